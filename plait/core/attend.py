@@ -1,0 +1,88 @@
+"""Attention, computed in one place; a switch changes the backend of every model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BACKENDS = ("sdpa", "eager")
+_backend = "sdpa"
+_record: list[Tensor] | None = None
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Compute all attention inside with `name`: "sdpa" (fused kernels) or "eager" (plain products)."""
+    global _backend
+    if name not in BACKENDS:
+        raise ValueError(f"attention backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+@contextmanager
+def record() -> Iterator[list[Tensor]]:
+    """Collect every attention map (B, H, N, M) computed inside, in call order, under any backend."""
+    global _record
+    before, _record = _record, []
+    try:
+        yield _record
+    finally:
+        _record = before
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    keep: Tensor | None = None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v, over the keys that may be attended to.
+
+    q (B, H, N, E), k (B, H, M, E), v (B, H, M, F) -> (B, H, N, F).
+    keep: (B, M) or (B, N, M) bool, True = may attend. bias: additive, broadcastable to (B, H, N, M).
+    causal: query n sees keys up to n + M - N. A query with nothing to attend to returns zeros.
+    """
+    mask = None
+    if keep is not None:
+        mask = keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
+    n, m = q.shape[-2], k.shape[-2]
+    if causal and (mask is not None or bias is not None or n != m or _backend == "eager" or _record is not None):
+        past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+        mask, causal = past if mask is None else mask & past, False
+    if _record is not None:
+        _record.append(_maps(q, k, mask, bias, scale))
+    if _backend == "eager":
+        return F.dropout(_maps(q, k, mask, bias, scale), dropout).to(v.dtype) @ v
+    if mask is None and bias is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
+    if bias is not None:
+        add = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, float("-inf"))
+    else:
+        add = mask
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=add, dropout_p=dropout, scale=scale)
+    # Kernels differ on rows with no key (NaN, a mean, or zeros): the promise is zeros.
+    return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+
+
+def _maps(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float | None) -> Tensor:
+    """(B, H, N, M) attention weights in float32; a row with no key is all zeros."""
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)).float() @ k.float().mT
+    if bias is not None:
+        scores = scores + bias.float()
+    if mask is None:
+        return scores.softmax(-1)
+    maps = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    return maps.masked_fill(~mask, 0.0)

@@ -1,0 +1,181 @@
+"""What systems there are, read from their files' text: nothing is imported, so listing 300 systems needs no torch.
+
+A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is meant when
+none is named), SIZES (rows of constructor arguments) and WEIGHTS (per size: who else has this variant, where its weights lie).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+SYSTEMS = Path(__file__).parent.parent / "systems"
+
+# Which tasks can use which role.
+ROLE_TASKS = {
+    "backbone": ("classify", "regress"),
+    "embedder": ("classify", "regress", "retrieve", "match"),
+    "fuser": ("classify", "regress", "match"),
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """One system file's declarations."""
+
+    name: str
+    module: str
+    summary: str
+    takes: tuple[str, ...]
+    roles: tuple[str, ...]
+    default: str
+    sizes: dict[str, dict]
+    weights: dict[str, dict] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.summary.split("\n")[0].strip()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(t for t in ("classify", "regress", "retrieve", "match") if any(t in ROLE_TASKS[r] for r in self.roles))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One size of one system: what `plait show` prints."""
+
+    name: str
+    size: str
+    system: System
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return self.system.takes
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.system.tasks
+
+    @property
+    def arguments(self) -> dict:
+        """The constructor arguments of this size."""
+        return dict(self.system.sizes[self.size])
+
+    @property
+    def weights(self) -> dict:
+        """Where published weights lie: hub, file, source (their layout), licence, mean, std; empty where nobody publishes any."""
+        return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
+
+    @property
+    def references(self) -> dict[str, str]:
+        """{"timm": its name there}: who can check this variant."""
+        return dict(self.system.weights.get(self.size, {}).get("references", {}))
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, counted on a model without storage (imports torch)."""
+        from plait.core.create import build
+
+        return sum(p.numel() for p in build(self.name).parameters())
+
+
+def list_models(pattern: str = "*", *, takes: Iterable[str] | None = None, task: str | None = None, toys: bool = False) -> list[str]:
+    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can do `task`."""
+    wanted = {takes} if isinstance(takes, str) else set(takes or ())
+    return [
+        f"{s.name}_{size}"
+        for s in systems().values()
+        for size in s.sizes
+        if (toys or size != "toy") and wanted <= set(s.takes) and (task is None or task in s.tasks)
+        if fnmatch.fnmatch(f"{s.name}_{size}", pattern)
+    ]
+
+
+def model_info(name: str) -> ModelInfo:
+    """The declarations of `name`: a system ("crossvit", meaning its default size) or a size of one ("crossvit_small").
+
+    Raises ValueError for an unknown name, with the nearest known ones and, for a peer's name, ours.
+    """
+    known = systems()
+    if name in known:
+        return ModelInfo(f"{name}_{known[name].default}", known[name].default, known[name])
+    for system in known.values():
+        size = name.removeprefix(f"{system.name}_")
+        if size != name and size in system.sizes:
+            return ModelInfo(name, size, system)
+    everything = list_models(toys=True)
+    alike = [f"{s.name}_{size}" for s in known.values() for size, w in s.weights.items() if name in w.get("references", {}).values()]
+    near = alike or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
+    raise ValueError(f"no model is named {name!r}: {hint}")
+
+
+@cache
+def systems() -> dict[str, System]:
+    """All systems by name, sorted."""
+    found = (_read(p) for p in sorted(SYSTEMS.glob("*/*.py"), key=lambda p: p.stem) if not p.stem.startswith("_"))
+    return {s.name: s for s in found}
+
+
+def _read(path: Path) -> System:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: dict = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            try:
+                names[node.targets[0].id] = _literal(node.value, names)
+            except _NotLiteral:  # RULES and other constants that need the module's code
+                continue
+    needed = ("TAKES", "ROLES", "DEFAULT", "SIZES", "WEIGHTS")
+    if missing := [n for n in needed if n not in names]:
+        raise ValueError(f"{path} is no system file: it has no literal {', '.join(missing)}")
+    return System(
+        name=path.stem,
+        module=f"plait.systems.{path.parent.name}.{path.stem}",
+        summary=ast.get_docstring(tree) or "",
+        takes=names["TAKES"],
+        roles=names["ROLES"],
+        default=names["DEFAULT"],
+        sizes=names["SIZES"],
+        weights=names["WEIGHTS"],
+    )
+
+
+class _NotLiteral(Exception):
+    pass
+
+
+def _literal(node: ast.expr, names: dict):
+    """The value of a literal, where dict(...), {**A}, A | B, -1 and earlier constants count as literals."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name() if node.id in names:
+            return names[node.id]
+        case ast.Tuple():
+            return tuple(_literal(e, names) for e in node.elts)
+        case ast.List():
+            return [_literal(e, names) for e in node.elts]
+        case ast.UnaryOp(op=ast.USub()):
+            return -_literal(node.operand, names)
+        case ast.BinOp(op=ast.BitOr()):
+            return _literal(node.left, names) | _literal(node.right, names)
+        case ast.Dict():
+            out: dict = {}
+            for key, value in zip(node.keys, node.values):
+                out |= _literal(value, names) if key is None else {_literal(key, names): _literal(value, names)}
+            return out
+        case ast.Call(func=ast.Name(id="dict"), args=args):
+            out = {}
+            for a in args:
+                out |= _literal(a, names)
+            for k in node.keywords:
+                out |= _literal(k.value, names) if k.arg is None else {k.arg: _literal(k.value, names)}
+            return out
+    raise _NotLiteral(ast.dump(node))

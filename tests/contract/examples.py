@@ -1,0 +1,65 @@
+"""Inputs for every system's toy, made from what the model says it takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import plait
+from plait.core.catalog import System, systems
+
+SYSTEMS = list(systems().values())
+
+
+def toy(system: System, seed: int = 0) -> nn.Module:
+    return plait.create_model(f"{system.name}_toy", seed=seed)
+
+
+def kind(slot: str) -> str:
+    return slot.split("_")[0]
+
+
+def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
+    """A full batch. Toys read 32 x 32 pictures, 12 token ids under 64, 1600 samples, 4 numbers, 3 categories under 5, vectors of 6."""
+    g = torch.Generator().manual_seed(seed)
+    make = {
+        "image": lambda: torch.rand(rows, 3, 32, 32, generator=g),
+        "text": lambda: torch.randint(5, 64, (rows, 12), generator=g),
+        "audio": lambda: 0.1 * torch.randn(rows, 1600, generator=g),
+        "number": lambda: torch.randn(rows, 4, generator=g),
+        "category": lambda: torch.randint(1, 5, (rows, 3), generator=g),
+        "vector": lambda: torch.randn(rows, 6, generator=g),
+    }
+    batch: dict = {slot: make[kind(slot)]() for slot in model.takes}
+    batch["keep"] = {s: torch.ones(batch[s].shape[:2], dtype=torch.bool) for s in model.takes if kind(s) not in ("image", "vector")}
+    batch["present"] = {s: torch.ones(rows, dtype=torch.bool) for s in model.takes}
+    for slot, keep in batch["keep"].items():  # ragged rows: the last one is a third shorter
+        cut = keep.shape[1] - keep.shape[1] // 3
+        keep[-1, cut:] = False
+        batch[slot][-1, cut:] = 0
+    return batch
+
+
+def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
+    """All float outputs of the model's public methods, flattened to {name: tensor with B first}."""
+    out: dict = {}
+    if len(system.takes) == 1:
+        (slot,) = model.takes
+        keep = batch["keep"].get(slot)
+        out["logits"] = model(batch[slot], keep)
+        out["pooled"] = model.pool(model.tokens(batch[slot], keep))
+        return out
+    flatten("forward", model(batch), out)
+    if "embedder" in system.roles:
+        flatten("embed", model.embed(batch), out)
+    if "fuser" in system.roles:
+        flatten("fuse", model.fuse(batch), out)
+    return out
+
+
+def flatten(prefix: str, value, out: dict) -> None:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            flatten(f"{prefix}.{k}", v, out)
+    elif isinstance(value, Tensor) and value.is_floating_point():
+        out[prefix] = value

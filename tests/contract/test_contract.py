@@ -1,0 +1,219 @@
+"""What every system promises, checked on its toy. A new system is covered by existing."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+
+import pytest
+import torch
+
+import plait
+from plait.core import attend
+from plait.core.create import build
+from tests.contract.examples import SYSTEMS, example, kind, run, toy
+
+every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=tolerance, atol=tolerance, msg=lambda m: f"{key}: {m}")
+
+
+def one_row(value, i):
+    if isinstance(value, dict):
+        return {k: one_row(v, i) for k, v in value.items()}
+    return value[i : i + 1]
+
+
+@every_system
+def test_forward_is_finite_and_pure(system):
+    model = toy(system).eval()
+    batch = example(model)
+    before = copy.deepcopy(model.state_dict())
+    first, second = run(model, batch, system), run(model, batch, system)
+    close(first, second, 0)
+    assert all(v.isfinite().all() for v in first.values())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@every_system
+def test_same_outputs_in_training_and_evaluation(system):
+    model = toy(system)
+    batch = example(model)
+    assert run(model.train(), batch, system).keys() == run(model.eval(), batch, system).keys()
+
+
+@every_system
+def test_every_parameter_gets_a_gradient(system):
+    model = toy(system).train()
+    out = run(model, example(model, rows=4), system)
+    g = torch.Generator().manual_seed(0)
+    sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
+    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert wanted
+    assert not [n for n, p in wanted.items() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not [n for n, p in model.named_parameters() if p.dim() == 0]
+
+
+@every_system
+def test_a_row_alone_equals_the_row_in_a_batch(system):
+    model = toy(system).eval()
+    batch = example(model)
+    together = run(model, batch, system)
+    for i in range(3):
+        alone = run(model, one_row(batch, i), system)
+        close(alone, {k: v[i : i + 1] if v.shape[0] == 3 else v for k, v in together.items()})
+
+
+@every_system
+def test_garbage_in_the_padding_changes_nothing(system):
+    model = toy(system).eval()
+    batch = example(model)
+    dirty = copy.deepcopy(batch)
+    for slot, keep in batch["keep"].items():
+        garbage = {"text": 63, "category": 4}.get(kind(slot), 1e3)
+        dirty[slot] = torch.where(keep, batch[slot], torch.full_like(batch[slot], garbage))
+    clean, soiled = run(model, batch, system), run(model, dirty, system)
+    close(per_real_token(clean, batch), per_real_token(soiled, batch))
+
+
+def per_real_token(out, batch):
+    """Outputs per token are only promised where the token is real."""
+    masks = {k.shape[1]: k for k in batch["keep"].values()}
+    return {n: v.masked_fill(~masks[v.shape[1]][..., None], 0) if v.dim() == 3 and v.shape[1] in masks else v for n, v in out.items()}
+
+
+@every_system
+def test_any_subset_of_the_modalities(system):
+    model = toy(system).eval()
+    if len(system.takes) == 1:
+        pytest.skip("reads one modality")
+    batch = example(model)
+    whole = run(model, batch, system)
+    for count in range(len(model.takes)):
+        for given in itertools.combinations(model.takes, count):
+            if count == 0 or (len(model.takes) > 3 and 1 < count < len(model.takes) - 1):
+                continue
+            left_out = {s: v for s, v in batch.items() if s in given}
+            left_out["keep"] = {s: v for s, v in batch["keep"].items() if s in given}
+            left_out["present"] = {s: v for s, v in batch["present"].items() if s in given}
+            marked = copy.deepcopy(batch)
+            for slot in set(model.takes) - set(given):
+                marked["present"][slot][:] = False
+            out = run(model, left_out, system)
+            assert out.keys() == whole.keys()
+            assert all(v.isfinite().all() for v in out.values())
+            close(out, run(model, marked, system))  # absent from the batch, or there but marked absent: the same answer
+            assert any(not torch.allclose(out[k], whole[k]) for k in out if out[k].shape == whole[k].shape)
+
+
+@every_system
+def test_an_absent_cell_does_not_touch_other_rows(system):
+    model = toy(system).eval()
+    if len(system.takes) == 1:
+        pytest.skip("reads one modality")
+    batch = example(model)
+    whole = run(model, batch, system)
+    for slot in model.takes:
+        holed = copy.deepcopy(batch)
+        holed["present"][slot][1] = False
+        out = run(model, holed, system)
+        rows = {k: v for k, v in whole.items() if v.shape[0] == 3}
+        close({k: out[k][[0, 2]] for k in rows}, {k: whole[k][[0, 2]] for k in rows})
+
+
+@every_system
+def test_state_dict_round_trip(system, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, other = toy(system, seed=1).eval(), toy(system, seed=2).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    plait.load_weights(other, load_file(tmp_path / "w.safetensors"))
+    batch = example(model)
+    close(run(model, batch, system), run(other, batch, system), 0)
+
+
+@every_system
+def test_public_layouts_are_reversible_and_strict(system):
+    model = toy(system, seed=1)
+    rules = getattr(sys.modules[type(model).__module__], "RULES", {})
+    for source in rules:
+        public = plait.save_weights(model, source)
+        other = plait.load_weights(toy(system, seed=2), public, source)
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+        key = sorted(public)[0]
+        with pytest.raises(ValueError):
+            plait.load_weights(other, {**public, "no.such.key.at.all": torch.zeros(1)}, source)
+        with pytest.raises(ValueError):
+            plait.load_weights(other, {k: v for k, v in public.items() if k != key}, source)
+        with pytest.raises(ValueError):
+            plait.load_weights(other, {**public, key: torch.zeros(3, 1, 4, 1, 5)}, source)
+
+
+@every_system
+def test_built_on_meta_and_seeded(system):
+    assert all(p.is_meta for p in build(f"{system.name}_toy").parameters())
+    a, b, c = toy(system, 1).state_dict(), toy(system, 1).state_dict(), toy(system, 2).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+    assert all(v.isfinite().all() for v in a.values())
+
+
+@every_system
+def test_bfloat16(system):
+    model = toy(system).eval()
+    batch = example(model)
+    full = run(model, batch, system)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = run(model, batch, system)
+    for key, value in full.items():
+        assert half[key].isfinite().all()
+        assert (half[key].float() - value).abs().max() < 0.1 * value.abs().max() + 0.02, key
+
+
+@every_system
+def test_attention_backends_agree_and_maps_are_recorded(system):
+    model = toy(system).eval()
+    batch = example(model)
+    fused = run(model, batch, system)
+    with attend.backend("eager"):
+        close(fused, run(model, batch, system))
+    with attend.record() as maps:
+        recorded = run(model, batch, system)
+    close(fused, recorded)
+    assert maps and all(m.dim() == 4 and m.isfinite().all() for m in maps)
+
+
+@every_system
+def test_compiles_whole(system):
+    torch._dynamo.reset()
+    model = toy(system).eval()
+    batch = example(model)
+    with torch.no_grad():
+        compiled = torch.compile(lambda b: run(model, b, system), fullgraph=True, backend="aot_eager")
+        close(run(model, batch, system), compiled(batch))
+
+
+class Exportable(torch.nn.Module):
+    def __init__(self, model, system):
+        super().__init__()
+        self.model, self.system = model, system
+
+    def forward(self, batch):
+        return run(self.model, batch, self.system)
+
+
+@every_system
+def test_exports_with_a_dynamic_batch(system):
+    model = toy(system).eval()
+    wrapped, batch = Exportable(model, system), example(model, rows=3)
+    rows = torch.export.Dim("rows", min=2, max=64)
+    shapes = torch.utils._pytree.tree_map(lambda _: {0: rows}, batch)
+    with torch.no_grad():
+        program = torch.export.export(wrapped, (batch,), dynamic_shapes=(shapes,))
+        other = example(model, rows=5, seed=7)
+        close(run(model, other, system), program.module()(other))

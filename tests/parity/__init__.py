@@ -1,0 +1,13 @@
+"""Parity with public implementations: one module per system."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+def modules() -> list[ModuleType]:
+    """The modules of this folder that check a system: those with CASES."""
+    found = [importlib.import_module(f"tests.parity.{m.name}") for m in pkgutil.iter_modules(__path__) if m.name != "__main__" and not m.name.startswith("test_")]
+    return [m for m in found if hasattr(m, "CASES")]

@@ -1,0 +1,26 @@
+"""The smallest published size of every system against its peer; `make parity` runs them all."""
+
+from __future__ import annotations
+
+import pytest
+
+import plait
+from tests.parity import modules
+from tests.parity.compare import TOLERANCE
+
+
+def smallest() -> list:
+    return [pytest.param(m, min(m.CASES, key=lambda n: plait.model_info(n).parameters), id=m.__name__.rsplit(".")[-1]) for m in modules()]
+
+
+@pytest.mark.parametrize("module, name", smallest())
+def test_smallest_size_agrees_with_its_peer(module, name):
+    row = module.parity(name)
+    assert row.parameters == row.reference_parameters
+    assert row.error < TOLERANCE
+
+
+@pytest.mark.parametrize("module", [pytest.param(m, id=m.__name__.rsplit(".")[-1]) for m in modules()])
+def test_every_referenced_size_has_a_case(module):
+    sizes = {n for n in plait.list_models() if plait.model_info(n).references and n.startswith(f"{module.SYSTEM}_")}
+    assert sizes <= set(module.CASES)
