@@ -33,9 +33,11 @@ class Score(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Three decimals for what is near one, four digits for what is large or tiny: 0.871, 1.235e+04."""
+    """Three decimals for what is near one, fewer or more digits for what is large or tiny: 0.871, 12345, 0.00069."""
     size = abs(value)
-    return f"{value:.3f}" if size == 0 or 0.001 <= size < 1000 else f"{value:.4g}"
+    if size < 1e-9 or 0.001 <= size < 1000:
+        return f"{value if size >= 1e-9 else 0.0:.3f}"
+    return f"{value:.2g}" if size < 1 else f"{value:.0f}" if size < 1e6 else f"{value:.4g}"
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
@@ -61,12 +63,12 @@ def proportion(name: str, rows: np.ndarray) -> Score:
 def from_influence(name: str, value: float, influence: np.ndarray, n: int, units: int) -> Score:
     """Interval of a statistic in [0, 1] from the rows' influence values (already divided by the number of rows), on the logit scale.
 
-    The variance is the sum of squares of `influence` (infinitesimal jackknife, Efron 1982; for AUROC this is DeLong's). Where the
-    sample shows no variance (a perfect ranking) the interval is Wilson's for `units` trials instead of a point."""
+    The variance is the sum of squares of `influence` (infinitesimal jackknife, Efron 1982; for AUROC this is DeLong's). A perfect
+    (or perfectly wrong) sample shows no variance: its interval is Wilson's for `units` trials instead of a point."""
     error = float(np.sqrt(np.sum(np.square(influence))))
     spread = value * (1 - value)
-    if error < 1e-12 or spread < 1e-12:
-        low, high = wilson(min(max(value, 0.0), 1.0) * units, units)
+    if spread < 1e-12:
+        low, high = wilson(round(value) * units, units)
         return Score(name, value, low, high, n, "higher")
     middle, half = np.log(value / (1 - value)), min(Z * error / spread, 700.0)
     low, high = 1 / (1 + np.exp(-(middle - half))), 1 / (1 + np.exp(-(middle + half)))

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from plait.evaluate.intervals import (
-    Score, bounded, draw_sums, draw_weights, finite, from_draws, from_influence, mean_score, paired_gain, paired_permutation_p, percentiles,
-    proportion, wilson,
+    MOST_UNITS, Score, bounded, draw_sums, draw_weights, finite, from_draws, from_influence, mean_score, paired_gain, paired_permutation_p,
+    percentiles, proportion, wilson,
 )
 from plait.evaluate.ranking import retrieval, retrieval_chance, retrieval_rows
 
@@ -69,7 +69,8 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     truth (n,) int classes, -100 = ignored; probs (n, K), each row sums to 1. Balanced accuracy averages over the true classes, macro F1
     over the classes that are true or answered. AUROC is that of class 1 where K = 2, else the mean of one class against the rest over
     the classes that have both; it is left out where no class has. Calibration error is that of the likeliest class in 15 bins of equal
-    width (Guo et al. 2017); it is biased upwards in small samples, which its interval takes back (a basic bootstrap interval).
+    width (Guo et al. 2017); it is biased upwards in small samples, and its interval (percentile and basic
+    bootstrap together) misses a small true error more often than 5% of the time for that reason.
     Raises ValueError for wrong shapes, NaN (with their count), classes outside 0..K-1, rows that are no probabilities, or no row left."""
     truth, probs = _classes(truth, probs)
     n, answer = len(truth), probs.argmax(1)
@@ -226,7 +227,8 @@ def _confusion_scores(truth: np.ndarray, answer: np.ndarray, K: int) -> list[Sco
         return recall.sum(1) / (have > 0).sum(1), f1.sum(1) / (have + given > 0).sum(1)
 
     (recall, f1), (recalls, f1s) = both(counts[None]), both(draws)
-    return [bounded("balanced accuracy", recall[0], recalls, n), bounded("macro F1", f1[0], f1s, n)]
+    # With few rows a class, macro F1 falls when rows are drawn again, as it fell when they were sampled: mirroring takes that back.
+    return [bounded("balanced accuracy", recall[0], recalls, n), bounded("macro F1", f1[0], np.clip(2 * f1[0] - f1s, 0, 1), n)]
 
 
 def _calibration(correct: np.ndarray, confidence: np.ndarray) -> Score:
@@ -236,13 +238,21 @@ def _calibration(correct: np.ndarray, confidence: np.ndarray) -> Score:
     columns[np.arange(n), bins] = confidence - correct
     value = float(np.abs(columns.sum(0)).sum() / n)
     low, high = percentiles(np.abs(draw_sums(columns, 0)).sum(1) / n)
-    low, high = max(0.0, 2 * value - high), min(1.0, 2 * value - low)  # resampling adds as much bias as sampling did
-    return Score("calibration error", value, min(low, value), max(high, value), n, "lower")
+    return Score("calibration error", value, max(0.0, min(low, 2 * value - high)), min(1.0, max(high, 2 * value - low)), n, "lower")
 
 
 def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Score:
-    """Spearman's correlation; each bootstrap sample is ranked anew from how often the rows were drawn."""
+    """Spearman's correlation; each bootstrap sample is ranked anew from how often the rows were drawn.
+
+    Beyond 20,000 rows the bootstrap runs on 20,000 of them and its interval shrinks with the root of the number of rows."""
     n = len(truth)
+    if n > MOST_UNITS:
+        some = np.random.default_rng(0).choice(n, MOST_UNITS, replace=False)
+        part, shrink = _spearman(truth[some], predicted[some]), np.sqrt(MOST_UNITS / n)
+        ranks = [np.cumsum(sizes)[place] - sizes[place] / 2 for _, place, sizes in
+                 (np.unique(values, return_inverse=True, return_counts=True) for values in (truth, predicted))]
+        value = float(np.corrcoef(*ranks)[0, 1])
+        return Score("Spearman", value, value - shrink * (part.value - part.low), value + shrink * (part.high - part.value), n, "higher")
     a, b = (np.unique(values, return_inverse=True)[1] for values in (truth, predicted))
 
     def ranks(weights: np.ndarray, place: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
