@@ -1,0 +1,1 @@
+"""From a table to batches: read_table -> Schema.guess -> split_rows -> Schema.fit -> Rows.scan -> Rows.batch."""

@@ -1,0 +1,37 @@
+"""Folders of media files as tables: one folder per class, or all files in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".ico")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
+
+
+def folder_columns(folder: Path) -> dict[str, list[str]]:
+    """Columns of a folder: `image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders above them."""
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts))
+    media = {"image": [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES], "audio": [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]}
+    if media["image"] and media["audio"]:
+        raise DataError(
+            f"{folder} holds {len(media['image'])} pictures and {len(media['audio'])} sounds. "
+            "Give a folder of one kind, or a table with a column for each."
+        )
+    kind = "image" if media["image"] else "audio"
+    found = media[kind]
+    if not found:
+        inside = ", ".join(str(p) for p in files[:3]) or "nothing"
+        raise DataError(f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES[:3])}...) or sounds ({', '.join(AUDIO_SUFFIXES[:3])}...); it holds {inside}.")
+    columns = {kind: [p.as_posix() for p in found]}
+    tops = {p.parts[0] for p in found if len(p.parts) > 1}
+    depth = min(len(p.parts) for p in found)
+    if depth >= 2 and tops <= SPLITS and "train" in {t.replace("ing", "") for t in tops}:
+        columns["split"] = [p.parts[0] for p in found]
+        if depth >= 3:
+            columns["label"] = [p.parts[1] for p in found]
+    elif depth >= 2:
+        columns["label"] = [p.parts[0] for p in found]
+    return columns

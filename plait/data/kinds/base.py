@@ -1,0 +1,184 @@
+"""What every kind of column has in common."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from plait.data.stores import Fixed, Ragged
+
+
+class Bad(ValueError):
+    """A cell that holds something, but nothing usable. The message is the reason, short and without the cell's own content."""
+
+
+class Missing(ValueError):
+    """A cell that turns out to be empty. The message is what to count it as."""
+
+
+@dataclass
+class Place:
+    """Where media cells are found, what is refused, and where remarks about cells are counted (thread-safe)."""
+
+    root: Path | None = None
+    allow_outside: bool = False
+    max_pixels: int = 100_000_000
+    notes: Counter = field(default_factory=Counter)
+    lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def note(self, remark: str, times: int = 1) -> None:
+        """Count a remark such as "too long"."""
+        with self.lock:
+            self.notes[remark] += times
+
+    def source(self, cell: Any) -> bytes | Path:
+        """The bytes or the existing file that a media cell means: bytes, a path, or {bytes, path}. Raises Bad."""
+        if isinstance(cell, dict):
+            cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
+        if isinstance(cell, (bytes, bytearray, memoryview)):
+            if len(cell) == 0:
+                raise Bad("no bytes")
+            return bytes(cell)
+        if not isinstance(cell, str):
+            raise Bad("neither a path nor bytes")
+        if not cell.strip():
+            raise Missing("empty path")
+        return self._file(cell)
+
+    def _file(self, cell: str) -> Path:
+        if "\0" in cell or len(cell) > 4096:
+            raise Bad("not a path")
+        if self.root is None and not self.allow_outside:
+            raise Bad("a path, but the table has no root folder (read_table(..., root=...))")
+        try:
+            path = Path(self.root or ".", cell).resolve()
+            if not self.allow_outside and not path.is_relative_to(Path(self.root).resolve()):
+                raise Bad("path outside the table's folder")
+            if path.is_file():
+                if path.stat().st_size == 0:
+                    raise Bad("empty file")
+                return path
+        except (OSError, RuntimeError) as error:
+            raise Bad("not a path") from error
+        raise Bad("a folder, not a file" if path.is_dir() else "no such file")
+
+
+@dataclass
+class FitOptions:
+    """What a caller may fix before a kind learns the rest from the training rows."""
+
+    place: Place
+    image_size: list[int] | None = None
+    max_tokens: int | None = None
+    vocab: int = 8000
+    tokenizer_file: str | None = None
+
+
+@dataclass
+class Glance:
+    """A column as it looks before anything is decided: what the guesses go by."""
+
+    name: str
+    column: pa.ChunkedArray
+    place: Place
+
+    @cached_property
+    def filled(self) -> pa.ChunkedArray:
+        """The cells that hold a value."""
+        return self.column.drop_null()
+
+    @cached_property
+    def count(self) -> int:
+        return len(self.filled)
+
+    @cached_property
+    def distinct(self) -> int:
+        """The number of different values; -1 where the type (lists, structs) does not tell."""
+        return -1 if pa.types.is_nested(self.column.type) else pc.count_distinct(self.filled).as_py()
+
+    @cached_property
+    def sample(self) -> list:
+        """Up to 1,000 values, evenly spread over the column."""
+        at = np.unique(np.linspace(0, max(self.count - 1, 0), num=min(self.count, 1000)).astype(np.int64))
+        return [self.filled[int(i)].as_py() for i in at]
+
+    @cached_property
+    def is_text(self) -> bool:
+        return pa.types.is_string(self.column.type) or pa.types.is_large_string(self.column.type)
+
+    def matching(self, pattern: str) -> int:
+        """How many text cells match a regular expression (RE2)."""
+        return int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0) if self.is_text else 0
+
+    def share(self, test: Callable[[Any], bool]) -> float:
+        """The share of the sampled values that pass a test."""
+        return sum(map(test, self.sample)) / len(self.sample) if self.sample else 0.0
+
+
+@dataclass
+class Encoded:
+    """A whole encoded column: values (n, F), real (n,) bool, and the bad cells as (row, reason)."""
+
+    values: np.ndarray
+    real: np.ndarray
+    bad: list[tuple[int, str]]
+
+
+class Kind:
+    """One kind of column. A new kind is a file with a subclass of this and a line in `KINDS`.
+
+    Kinds with `own_slot` get a slot per column, are decoded cell by cell by `encode`, and stack through `store`.
+    The others share the slot named `slot`, are encoded by the column, and stack side by side.
+    """
+
+    name: str = ""
+    slot: str = ""
+    own_slot: bool = True
+    media: bool = False
+    features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
+
+    def guess(self, glance: Glance) -> str | None:
+        """A printable reason why the column is of this kind, or None where it is not."""
+        raise NotImplementedError
+
+    def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """What is learnt from the training rows, as a dict that JSON can hold."""
+        raise NotImplementedError
+
+    def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
+        """One cell that is not null. Raises Bad or Missing."""
+        raise NotImplementedError
+
+    def width(self, params: dict) -> int:
+        """The number of features per cell; for images, texts and sounds the largest length."""
+        raise NotImplementedError
+
+    def store(self, rows: int, params: dict) -> Fixed | Ragged:
+        """An empty store for encoded cells. Only kinds with `own_slot`."""
+        raise NotImplementedError
+
+    def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
+        """All cells of a column. Only kinds that share a slot."""
+        raise NotImplementedError
+
+
+def cells_of(column: pa.ChunkedArray, most: int = 0) -> list:
+    """The values of a column that are not null, or `most` of them evenly spread."""
+    filled = column.drop_null()
+    if most and len(filled) > most:
+        filled = filled.take(pa.array(np.linspace(0, len(filled) - 1, num=most).astype(np.int64)))
+    return filled.to_pylist()
+
+
+def counted(part: int, whole: int, what: str) -> str:
+    """"1,180 of 1,200 cells are dates"."""
+    return f"{part:,} of {whole:,} cells {what}"

@@ -1,0 +1,144 @@
+"""Pictures: a path, bytes or {bytes, path} -> uint8 (3, H, W), letterboxed on gray."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from plait.data.folder import IMAGE_SUFFIXES
+from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.stores import Fixed
+
+# no formats that run other programs (EPS) or are no pictures
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "MPO", "TGA")
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
+GRAY = 128
+
+
+class ImageKind(Kind):
+    """Letterboxing keeps the aspect and fills the rest with gray. Transparent pictures are laid on white; EXIF orientation is respected."""
+
+    name, slot, own_slot, media = "image", "image", True, True
+
+    def guess(self, glance: Glance) -> str | None:
+        if glance.is_text:
+            ends = "|".join(s.replace(".", r"\.") for s in IMAGE_SUFFIXES)
+            hits = glance.matching(f"({ends})$")
+            if hits * 2 > glance.count:
+                some = next(v for v in glance.sample if v.lower().endswith(IMAGE_SUFFIXES))
+                return counted(hits, glance.count, f"end in {Path(some).suffix} or alike")
+            return None
+        heads = [h for h in map(head_bytes, glance.sample) if h is not None]
+        hits = sum(looks_like_image(h) for h in heads)
+        return counted(hits, len(heads), "looked at start like a picture file") if hits * 2 > len(heads) else None
+
+    def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """`size` [H, W]: as given, else a box for the training pictures.
+
+        The long side is the median long side rounded up to a multiple of 8 (32 to 224); the other side is shorter where
+        nine tenths of the pictures are (a table of 400 x 100 pictures gets [56, 224]).
+        """
+        if options.image_size is not None:
+            return {"size": [int(s) for s in options.image_size]}
+        sides = []
+        for cell in cells_of(column, 500):
+            try:
+                with _open(cell, options.place) as picture:
+                    turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                    sides.append(picture.size[::-1] if not turned else picture.size)  # (H, W)
+            except (Bad, Missing):
+                continue
+            except Exception:  # broken EXIF of a picture whose cell is reported when it is decoded
+                continue
+        if not sides:
+            return {"size": [32, 32]}
+        sides = np.asarray(sides, dtype=np.float64)
+        long = min(max(float(np.median(sides.max(1))), 32.0), 224.0)
+        shape = np.quantile(sides / sides.max(1, keepdims=True), 0.9, axis=0)  # share of the long side, for H and W
+        shape = shape / shape.max()
+        return {"size": [int(max(32, -(-round(long * s, 6) // 8) * 8)) for s in shape]}
+
+    def width(self, params: dict) -> int:
+        return 3 * params["size"][0] * params["size"][1]
+
+    def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
+        high, wide = params["size"]
+        with _open(cell, place) as picture:
+            try:
+                picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
+                picture.load()
+                picture = ImageOps.exif_transpose(picture)
+                return letterbox(to_rgb(picture), high, wide)
+            except Bad:
+                raise
+            except Exception as error:  # Pillow raises a dozen types on broken files; the reason goes into the report
+                raise Bad(f"broken picture ({type(error).__name__})") from error
+
+    def store(self, rows: int, params: dict) -> Fixed:
+        return Fixed(rows, (3, *params["size"]), np.uint8, scale=1 / 255)
+
+
+def _open(cell: Any, place: Place) -> Image.Image:
+    source = place.source(cell)
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise Bad(f"more than {place.max_pixels:,} pixels") from error
+    except Exception as error:
+        raise Bad("not a picture") from error
+    if picture.size[0] * picture.size[1] > place.max_pixels:
+        picture.close()
+        raise Bad(f"more than {place.max_pixels:,} pixels")
+    if 0 in picture.size:
+        raise Bad("a picture without pixels")
+    return picture
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16-bit gray is scaled, transparency laid on white, palettes and CMYK converted."""
+    if picture.mode.startswith(("I", "F")):
+        return Image.fromarray(_deep_gray(np.asarray(picture))).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _deep_gray(gray: np.ndarray) -> np.ndarray:
+    """Gray of more than 8 bits to uint8: whole numbers are 16-bit, decimals lie in [0, 1], [0, 255] or are scaled by their largest."""
+    if gray.dtype.kind == "f":
+        if not np.isfinite(gray).all():
+            raise Bad("a pixel is not a finite number")
+        most = float(gray.max())
+        gray = gray * (255.0 if most <= 1 else 1.0 if most <= 255 else 255.0 / most)
+        return np.clip(np.round(gray), 0, 255).astype(np.uint8)
+    return np.clip(np.round(gray.astype(np.float64) / 257), 0, 255).astype(np.uint8)
+
+
+def letterbox(picture: Image.Image, high: int, wide: int) -> np.ndarray:
+    """The picture resized with its aspect kept, centred on gray: uint8 (3, high, wide)."""
+    scale = min(high / picture.height, wide / picture.width)
+    h, w = (max(1, min(high, round(picture.height * scale))), max(1, min(wide, round(picture.width * scale))))
+    if (w, h) != picture.size:
+        picture = picture.resize((w, h), Image.Resampling.BILINEAR, reducing_gap=2.0 if scale < 0.5 else None)
+    box = np.full((3, high, wide), GRAY, np.uint8)
+    top, left = (high - h) // 2, (wide - w) // 2
+    box[:, top : top + h, left : left + w] = np.asarray(picture).transpose(2, 0, 1)
+    return box
+
+
+def head_bytes(cell: Any) -> bytes | None:
+    """The first bytes of a cell that holds bytes, or None."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes")
+    return bytes(cell[:16]) if isinstance(cell, (bytes, bytearray)) else None
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether bytes start like a picture file."""
+    return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] in (b"ftypavif", b"ftypavis")

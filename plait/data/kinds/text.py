@@ -1,0 +1,111 @@
+"""Texts: a byte-level BPE learnt from the training texts (or a published tokenizer.json) -> int32 ids, [CLS] tokens [SEP]."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from plait.data.arrow import as_text
+from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.data.stores import Ragged
+from plait.errors import UsageError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
+MOST_TOKENS = 512
+MOST_CHARACTERS = 100_000  # far beyond any max_tokens; keeps one huge cell from stalling a run
+# what published tokenizers call these
+NAMES = {
+    "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "PAD"),
+    "unk": ("[UNK]", "<unk>", "<|unk|>"),
+    "cls": ("[CLS]", "<s>", "<|startoftext|>", "<bos>", "<|begin_of_text|>", "<start_of_text>"),
+    "sep": ("[SEP]", "</s>", "<|endoftext|>", "<eos>", "<|end_of_text|>", "<end_of_text>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+class TextKind(Kind):
+    """Lower case and NFKC, bytes as alphabet (so no character is unknown), special ids 0 to 4 fixed."""
+
+    name, slot, own_slot, media = "text", "text", True, False
+
+    def guess(self, glance: Glance) -> str | None:
+        if not glance.is_text or not glance.sample:
+            return None
+        words = float(np.mean([len(v.split()) for v in glance.sample]))
+        long = float(np.mean([len(v) for v in glance.sample]))
+        share = glance.distinct / max(glance.count, 1)
+        if (words >= 3 and (glance.distinct > 50 or share > 0.5)) or (words >= 1.7 and share > 0.5) or (long > 60 and glance.distinct > 20):
+            return f"{words:.1f} words per cell, {glance.distinct:,} different values in {glance.count:,} cells"
+        return None
+
+    def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), and the ids of the special tokens."""
+        texts = [t for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict))) if t.strip()]
+        tokenizer = _published(options.tokenizer_file) if options.tokenizer_file else train_bpe(texts, options.vocab)
+        ids = {role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None) for role, names in NAMES.items()}
+        ids["pad"] = 0 if ids["pad"] is None else ids["pad"]
+        ends = (ids["cls"] is not None) + (ids["sep"] is not None)
+        limit = options.max_tokens or MOST_TOKENS
+        if limit < ends + 1:
+            raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
+        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)] or [8]
+        most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit)
+        return {"tokenizer": tokenizer.to_str(), "vocab": tokenizer.get_vocab_size(), "max_tokens": int(most), **ids}
+
+    def width(self, params: dict) -> int:
+        return params["max_tokens"]
+
+    def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
+        if isinstance(cell, (bytes, dict)):
+            raise Bad("not a text")
+        text = as_text(cell)
+        if not text.strip():
+            raise Missing("empty text")
+        ids = tokenizer_of(params["tokenizer"]).encode(text[:MOST_CHARACTERS], add_special_tokens=False).ids
+        first = [params["cls"]] if params["cls"] is not None else []
+        last = [params["sep"]] if params["sep"] is not None else []
+        room = params["max_tokens"] - len(first) - len(last)
+        if len(ids) > room or len(text) > MOST_CHARACTERS:
+            place.note("too long")
+        if not ids:
+            raise Missing("empty text")
+        return np.asarray(first + ids[:room] + last, dtype=np.int32)
+
+    def store(self, rows: int, params: dict) -> Ragged:
+        return Ragged(rows, np.int32, step=8, most=params["max_tokens"], pad=params["pad"])
+
+
+def train_bpe(texts: list[str], vocab: int) -> Tokenizer:
+    """A byte-level BPE with at most `vocab` entries (at least the 256 bytes and the special ones). The same texts give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocab, min_frequency=2, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    return tokenizer
+
+
+@lru_cache(maxsize=32)
+def tokenizer_of(text: str) -> Tokenizer:
+    """The tokenizer that `params["tokenizer"]` holds."""
+    return Tokenizer.from_str(text)
+
+
+def _published(path: str | Path) -> Tokenizer:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        json.loads(text)
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise UsageError(f"{path} is not a readable tokenizer.json: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

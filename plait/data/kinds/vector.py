@@ -1,0 +1,78 @@
+"""Vectors: lists of numbers of one length, or JSON text "[...]" -> float32 (F,), standardised."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Place, cells_of, counted
+from plait.data.stores import Fixed
+
+
+class VectorKind(Kind):
+    """The length is the most common one of the training rows; other lengths, and cells with NaN or infinity, are bad."""
+
+    name, slot, own_slot = "vector", "vector", True
+
+    def guess(self, glance: Glance) -> str | None:
+        if pa.types.is_list(glance.column.type):
+            return f"type {glance.column.type}"
+        if not glance.is_text or glance.matching(r"^\s*\[") * 20 < glance.count * 19:
+            return None
+        share = glance.share(_is_vector)
+        return counted(round(share * glance.count), glance.count, "are lists of numbers") if share >= 0.9 else None
+
+    def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """`width`, and `mean` and `std` (lists of that length)."""
+        cells = [v for v in map(_try, cells_of(column, 20_000)) if v is not None]
+        if not cells:
+            return {"width": 1, "mean": [0.0], "std": [1.0]}
+        width = Counter(len(v) for v in cells).most_common(1)[0][0]
+        stack = np.stack([v for v in cells if len(v) == width])
+        std = stack.std(0)
+        return {"width": int(width), "mean": stack.mean(0).tolist(), "std": np.where(std > 1e-12, std, 1.0).tolist()}
+
+    def width(self, params: dict) -> int:
+        return params["width"]
+
+    def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
+        value = read_vector(cell)
+        if len(value) != params["width"]:
+            raise Bad(f"a vector of another length than {params['width']}")
+        return np.clip((value - params["mean"]) / params["std"], -10, 10).astype(np.float32)
+
+    def store(self, rows: int, params: dict) -> Fixed:
+        return Fixed(rows, (params["width"],), np.float32)
+
+
+def read_vector(cell: Any) -> np.ndarray:
+    """A list of numbers, or one written as JSON, as float64. Raises Bad."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            raise Bad("not a vector") from error
+    if not isinstance(cell, list) or not cell or not all(isinstance(x, (int, float)) for x in cell):
+        raise Bad("an empty vector" if cell == [] else "not a vector")
+    try:
+        value = np.asarray(cell, dtype=np.float64)
+    except OverflowError as error:
+        raise Bad("not a finite number") from error
+    if not np.isfinite(value).all():
+        raise Bad("not a finite number")
+    return value
+
+
+def _try(cell: Any) -> np.ndarray | None:
+    try:
+        return read_vector(cell)
+    except Bad:
+        return None
+
+
+def _is_vector(cell: Any) -> bool:
+    return _try(cell) is not None

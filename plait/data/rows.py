@@ -1,0 +1,270 @@
+"""Rows: every cell decoded once, every bad cell listed, and batches of exactly the rows that were asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+
+from plait.data.arrow import as_text
+from plait.data.kinds import KINDS, Bad, Missing, Place
+from plait.data.schema import Schema
+from plait.data.table import Table
+from plait.errors import DataError, nearest
+
+CHUNK = 64  # rows per piece of work of a decoding thread
+
+
+class BadCells:
+    """The cells that hold something unusable: row, column, kind, reason, and the value's beginning. Each cell is listed once."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[int, str], tuple[str, str, str]] = {}
+        self.lock = threading.Lock()
+
+    def add(self, row: int, column: str, kind: str, reason: str, value: Any) -> None:
+        """List one cell; a second reason for the same cell is not kept."""
+        if isinstance(value, dict):
+            value = value["path"] if value.get("path") is not None else value.get("bytes")
+        shown = f"<{len(value)} bytes: {value[:16].hex()}>" if isinstance(value, bytes) else as_text(value)[:200]
+        with self.lock:
+            self.cells.setdefault((int(row), column), (kind, reason, shown))
+
+    def count(self) -> int:
+        """The number of bad cells."""
+        return len(self.cells)
+
+    def rows(self) -> np.ndarray:
+        """The rows with at least one bad cell, sorted."""
+        return np.unique(np.fromiter((row for row, _ in self.cells), dtype=np.int64, count=len(self.cells)))
+
+    def by_reason(self, column: str | None = None) -> dict[str, int]:
+        """{reason: cells}, the most frequent first; of one column or of all."""
+        found = Counter(reason for (_, name), (_, reason, _) in self.cells.items() if column in (None, name))
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def write(self, path: str | Path) -> Path:
+        """Write all of them as Parquet (row, column, kind, reason, value), also when there are none. Replaces the file in one step."""
+        keys = sorted(self.cells)
+        lines = [(*key, *self.cells[key]) for key in keys]
+        types = [("row", pa.int64()), ("column", pa.string()), ("kind", pa.string()), ("reason", pa.string()), ("value", pa.string())]
+        arrays = [pa.array([line[i] for line in lines], kind) for i, (_, kind) in enumerate(types)]
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        os.close(handle)
+        try:
+            pa.parquet.write_table(pa.Table.from_arrays(arrays, names=[name for name, _ in types]), temporary)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return path
+
+
+class Rows:
+    """The rows of a table as batches.
+
+    `scan` decodes and encodes every input cell once and keeps the results, while they fit in `cache_bytes`; media that do not fit
+    are decoded again when a batch wants them. Row i of a batch is always row index[i] of the table: a missing or bad cell gives a
+    blank and `present` False, never another row's data.
+
+    Input columns that the table lacks count as missing in every row and are named in `absent`; a table that lacks all of them is a
+    DataError. `bad` lists the bad cells, `notes` counts remarks per column ("too long", "empty text", "never seen").
+    """
+
+    def __init__(self, table: Table, schema: Schema, *, allow_outside: bool = False, cache_bytes: int = 4 << 30, workers: int = 2):
+        self.table, self.schema = table, schema
+        self.cache_bytes, self.workers = cache_bytes, max(1, workers)
+        self.allow_outside = allow_outside or schema.allow_outside
+        self.bad = BadCells()
+        self.absent = [name for name in schema.inputs if name not in table.names]
+        if len(self.absent) == len(schema.inputs):
+            raise DataError(
+                f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. {nearest(self.absent[0], table.names)}"
+            )
+        self.places = {name: Place(table.root, self.allow_outside) for name in schema.inputs}
+        self._stores: dict[str, Any] = {}  # slot -> filled store, or None where cells are decoded on demand
+        self._shared: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> values (n, F), real (n, F)
+        self._present: dict[str, np.ndarray] = {}
+        self._scanned = False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def notes(self) -> dict[str, dict[str, int]]:
+        """{column: {remark: cells}} after a scan."""
+        return {name: dict(place.notes) for name, place in self.places.items() if place.notes}
+
+    def scan(self, progress: Callable[[int, int], None] | None = None) -> Rows:
+        """Decode and encode every input cell once. `progress(done, total)` counts cells. Returns itself; a second scan does nothing."""
+        if self._scanned:
+            return self
+        total, done = len(self) * len(self.schema.inputs), 0
+        room = self.cache_bytes
+        for slot in sorted(self.schema.slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
+            if slot.kind in ("number", "category"):
+                self._encode_shared(slot.name, slot.columns)
+                done += len(self) * len(slot.columns)
+                if progress:
+                    progress(done, total)
+                continue
+            step = None if progress is None else _Steps(progress, done, total)
+            store = self._encode_own(slot.name, slot.columns[0], room, step)
+            self._stores[slot.name] = store
+            room -= store.nbytes if store is not None else 0
+            done += len(self)
+        self._scanned = True
+        return self
+
+    def presence(self) -> dict[str, np.ndarray]:
+        """{slot: (n,) bool}: which rows have anything usable in the slot."""
+        self.scan()
+        return {slot.name: self._present[slot.name].copy() for slot in self.schema.slots}
+
+    def batch(self, index: np.ndarray) -> dict:
+        """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and "present"."""
+        self.scan()
+        index = np.asarray(index, dtype=np.int64)
+        if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
+            raise IndexError(f"row numbers must lie in 0..{len(self) - 1}, got {index.min()}..{index.max()}." if index.ndim == 1 else "expected (B,)")
+        batch: dict = {"row": torch.from_numpy(index.copy()), "keep": {}, "present": {}}
+        rows = batch["row"]
+        for slot in self.schema.slots:
+            if slot.name in self._shared:
+                values, real = self._shared[slot.name]
+                batch[slot.name], keep = values[rows], real[rows]
+                present = torch.from_numpy(self._present[slot.name][index])
+            else:
+                store = self._stores[slot.name]
+                present = torch.from_numpy(self._present[slot.name][index])
+                if store is not None:
+                    batch[slot.name], keep = store.batch(index)
+                else:
+                    batch[slot.name], keep, present = self._decode(slot.columns[0], index, present)
+            if keep is not None:
+                batch["keep"][slot.name] = keep
+            batch["present"][slot.name] = present
+        return batch
+
+    def _encode_shared(self, slot: str, names: list[str]) -> None:
+        parts, reals = [], []
+        for name in names:
+            column = self.schema.column(name)
+            kind = KINDS[column.kind]
+            width = kind.width(column.params)
+            if name in self.absent:
+                parts.append(np.zeros((len(self), width), np.int64 if slot_is_ids(kind.slot) else np.float32))
+                reals.append(np.zeros((len(self), width), bool))
+                continue
+            cells = self.table.column(name)
+            found = kind.encode_column(cells, column.params, self.places[name])
+            for row, reason in found.bad:
+                self.bad.add(row, name, column.kind, reason, cells[row].as_py())
+            parts.append(found.values)
+            reals.append(np.repeat(found.real[:, None], width, axis=1))
+        values, real = np.concatenate(parts, 1), np.concatenate(reals, 1)
+        self._shared[slot] = (torch.from_numpy(np.ascontiguousarray(values)), torch.from_numpy(np.ascontiguousarray(real)))
+        self._present[slot] = real.any(1)
+
+    def _encode_own(self, slot: str, name: str, room: int, step: Callable[[int], None] | None) -> Any:
+        """Fill a store with a column's cells, or return None where it would not fit; every cell is decoded either way."""
+        column = self.schema.column(name)
+        kind, place = KINDS[column.kind], self.places[name]
+        present = np.zeros(len(self), bool)
+        self._present[slot] = present
+        store = kind.store(len(self), column.params)
+        keep = threading.Event()
+        if store.nbytes <= room:
+            keep.set()
+        else:
+            store = None
+        if name not in self.absent:
+            cells = self.table.column(name)
+
+            def work(start: int) -> int:
+                for row, cell in enumerate(cells.slice(start, CHUNK).to_pylist(), start):
+                    encoded = self._encode(row, cell, name, place)
+                    if encoded is None:
+                        continue
+                    present[row] = True
+                    if keep.is_set():
+                        store.put(row, encoded)
+                        if store.nbytes > room:
+                            keep.clear()
+                return start
+
+            for start in self._map(work, range(0, len(self), CHUNK), kind.media):
+                if step:
+                    step(min(CHUNK, len(self) - start))
+        if not keep.is_set():
+            return None
+        store.seal()
+        return store
+
+    def _encode(self, row: int, cell: Any, name: str, place: Place) -> np.ndarray | None:
+        if cell is None:
+            return None
+        column = self.schema.column(name)
+        try:
+            return KINDS[column.kind].encode(cell, column.params, place)
+        except Missing as remark:
+            place.note(str(remark))
+        except Bad as reason:
+            self.bad.add(row, name, column.kind, str(reason), cell)
+        return None
+
+    def _decode(self, name: str, index: np.ndarray, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """The cells of some rows, decoded now. A cell that has gone bad since the scan is listed and becomes a blank."""
+        column = self.schema.column(name)
+        kind, cells = KINDS[column.kind], self.table.column(name) if name not in self.absent else None
+        place = Place(self.table.root, self.allow_outside)  # remarks were counted by the scan
+        store = kind.store(len(index), column.params)
+        wanted = np.flatnonzero(present.numpy())
+        present = present.clone()
+
+        def work(at: int) -> None:
+            encoded = self._encode(int(index[at]), cells[int(index[at])].as_py(), name, place)
+            if encoded is None:
+                present[at] = False
+            else:
+                store.put(at, encoded)
+
+        for _ in self._map(work, wanted.tolist(), kind.media):
+            pass
+        store.seal()
+        values, keep = store.batch(np.arange(len(index)))
+        return values, keep, present
+
+    def _map(self, work: Callable[[int], Any], items: Any, threads: bool) -> Any:
+        if not threads or self.workers == 1:
+            yield from map(work, items)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            yield from pool.map(work, items)
+
+
+class _Steps:
+    """Turns "so many more cells" into progress(done, total)."""
+
+    def __init__(self, progress: Callable[[int, int], None], done: int, total: int):
+        self.progress, self.done, self.total = progress, done, total
+
+    def __call__(self, cells: int) -> None:
+        self.done += cells
+        self.progress(self.done, self.total)
+
+
+def slot_is_ids(slot: str) -> bool:
+    """Whether a shared slot holds ids (int64) rather than numbers (float32)."""
+    return slot == "category"
