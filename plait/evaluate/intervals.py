@@ -41,9 +41,9 @@ def number(value: float) -> str:
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of `hits` successes in `n` trials (Wilson 1927). Exactly 0 below when hits = 0, exactly 1 above when hits = n.
+    """Wilson's score interval of `hits` successes in `n` trials (Wilson 1927).
 
-    Raises ValueError for n = 0 and for hits outside 0..n."""
+    The lower end is exactly 0 when hits = 0, the upper end exactly 1 when hits = n. Raises ValueError for n = 0 and for hits outside 0..n."""
     if n <= 0:
         raise ValueError(f"got n = {n}: an interval needs at least one row; evaluate on a table with rows that have a target")
     if not 0 <= hits <= n:

@@ -80,7 +80,8 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     members = [truth == k for k in columns]
     kept = [(member, probs[:, k]) for member, k in zip(members, columns) if 0 < member.sum() < n]
     if kept:
-        scores.append(_macro("AUROC", [(*auroc_influence(member, p), np.arange(n), min(member.sum(), n - member.sum())) for member, p in kept], n))
+        rows = np.arange(n)
+        scores.append(_macro("AUROC", [(*auroc_influence(m, p), rows, min(m.sum(), n - m.sum())) for m, p in kept], n))
     return [*scores, _calibration(answer == truth, probs.max(1))]
 
 
@@ -288,7 +289,8 @@ def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"got classes {truth.min()} to {truth.max()}, expected 0 to {K - 1} (or -100 for ignored)")
     wrong = int(np.count_nonzero((np.abs(probs.sum(1) - 1) > 0.02) | (probs.min(1) < -1e-6)))
     if wrong:
-        raise ValueError(f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; apply a softmax first")
+        raise ValueError(f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; "
+                         "apply a softmax first")
     return truth, probs
 
 

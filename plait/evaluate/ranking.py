@@ -107,7 +107,8 @@ def _ids(positives: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarr
             raise ValueError(f"got {what} ids of shape {ids.shape} and type {ids.dtype}, expected integers (n,) with n >= 1")
     lost = int(np.count_nonzero(~np.isin(query_ids, item_ids)))
     if lost:
-        raise ValueError(f"got {lost} of {len(query_ids)} queries without a right item, expected at least one each; leave these queries out")
+        raise ValueError(f"got {lost} of {len(query_ids)} queries without a right item, expected at least one each; "
+                         "leave these queries out")
     return query_ids, item_ids
 
 
