@@ -1,0 +1,55 @@
+"""What is there and what is not: batches of several modalities, any of them absent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Blank = tuple[tuple[int, ...], torch.dtype]  # the shape of one row and its dtype
+
+
+class Streams(NamedTuple):
+    """Every slot of a model, completed: values (B, ...), keep {slot: (B, N)} where given, present {slot: (B,)}."""
+
+    values: dict[str, Tensor]
+    keep: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+
+def complete(batch: dict, blanks: dict[str, Blank]) -> Streams:
+    """Every slot in `blanks` from `batch`, a blank of zeros where the batch or the row lacks it.
+
+    Rows marked absent are blanked too, so that whatever lies in them (even NaN) is never read. A missing `present` entry means that all
+    rows are there; `keep` comes out False in absent rows. Raises ValueError when the batch has none of the slots.
+    """
+    given = [batch[s] for s in blanks if s in batch]
+    if not given:
+        raise ValueError(f"the batch holds {', '.join(batch) or 'nothing'}: expected at least one of {', '.join(blanks)}")
+    rows, device = given[0].shape[0], given[0].device
+    values, keeps, presents = {}, {}, {}
+    for slot, (shape, dtype) in blanks.items():
+        value = batch.get(slot)
+        if value is None:
+            values[slot] = torch.zeros(rows, *shape, dtype=dtype, device=device)
+            presents[slot] = torch.zeros(rows, dtype=torch.bool, device=device)
+            keep = None
+        else:
+            present = batch.get("present", {}).get(slot)
+            presents[slot] = torch.ones(rows, dtype=torch.bool, device=device) if present is None else present
+            values[slot] = blank_rows(value, presents[slot])
+            keep = batch.get("keep", {}).get(slot)
+        if keep is not None:
+            keeps[slot] = keep & presents[slot][:, None]
+    return Streams(values, keeps, presents)
+
+
+def blank_rows(value: Tensor, present: Tensor) -> Tensor:
+    """`value` (B, ...) with zeros in the rows where `present` (B,) is False."""
+    return value.masked_fill(~present.view(-1, *[1] * (value.dim() - 1)), 0)
+
+
+def masked(keep: Tensor | None, present: Tensor, count: int) -> Tensor:
+    """(B, count) bool: which tokens of a slot are real, given its own mask (or None) and whether the row has the slot at all."""
+    return present[:, None].expand(-1, count) if keep is None else keep & present[:, None]

@@ -1,0 +1,80 @@
+"""Convolutional stems: with little data, a few convolutions see edges long before a patch projection learns to."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.tokens import Tokens
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of (B, C, H, W), at every place on its own: padding elsewhere cannot change it."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def halving(channels: int, out: int) -> nn.Sequential:
+    """Half the height and width: a strided convolution, then one at the new size."""
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 3, 2, 1), ChannelNorm(out), nn.GELU(), nn.Conv2d(out, out, 3, 1, 1), ChannelNorm(out), nn.GELU()
+    )
+
+
+def stem_channels(width: int, halvings: int) -> list[int]:
+    """Channels after each halving: they double up to half the width."""
+    return [max(32, width // 2 ** (halvings - i)) for i in range(halvings)]
+
+
+class ImageStem(nn.Module):
+    """Pictures (B, 3, H, W) -> Tokens of a grid of 8 to 15 places a side for pictures of about `size` = (H, W)."""
+
+    def __init__(self, width: int, size: tuple[int, int]):
+        super().__init__()
+        halvings = max(1, int(math.log2(max(size) / 8)))
+        channels = [3, *stem_channels(width, halvings)]
+        self.stages = nn.Sequential(*(halving(a, b) for a, b in zip(channels, channels[1:])))
+        self.proj = nn.Conv2d(channels[-1], width, 1)
+        self.grid = tuple(math.ceil(s / 2**halvings) for s in size)
+
+    def forward(self, x: Tensor) -> Tokens:
+        x = self.proj(self.stages(x))
+        return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)
+
+
+class SpectrogramStem(nn.Module):
+    """Spectrograms (B, T, F) with keep (B, T) -> Tokens (B, T/4, D): two halvings of time and pitch, then pitch becomes width.
+
+    Frames that are not real are set to zero before every convolution, so that a row's tokens do not depend on its padding.
+    """
+
+    def __init__(self, width: int, bands: int):
+        super().__init__()
+        channels = [1, 32, 64]
+        self.stages = nn.ModuleList(halving(a, b) for a, b in zip(channels, channels[1:]))
+        self.proj = nn.Linear(channels[-1] * math.ceil(bands / 4), width)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tokens:
+        x = x[:, None]  # (B, 1, T, F)
+        for stage in self.stages:
+            for layer in stage:
+                if isinstance(layer, nn.Conv2d):
+                    x = x.masked_fill(~keep[:, None, :, None], 0.0)
+                    if layer.stride[0] == 2:
+                        keep = keep[:, ::2]
+                x = layer(x)
+        return Tokens(self.proj(x.transpose(1, 2).flatten(2)), keep=keep)  # (B, C, T, F) -> (B, T, C * F)
+
+
+def sinusoids(length: Tensor | int, width: int, device: torch.device) -> Tensor:
+    """(N, D) fixed positions (Vaswani et al. 2017), for sequences of any length."""
+    place = torch.arange(length, device=device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(1e4) / width))
+    return torch.cat([(place * rate).sin(), (place * rate).cos()], 1)

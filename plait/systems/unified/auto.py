@@ -1,0 +1,198 @@
+"""plait's own system: a small tower per column, woven by a fusion transformer. plait, 2026.
+
+New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few, one tower per slot, one
+vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all slots, whose masks know what is there.
+Because every part answers for itself and the fusion only adds to their sum, the whole does not fall behind its best part, and a row that
+lacks a modality is answered by those it has.
+
+Differs: from early fusion, where all tokens meet at once and the strongest modality drowns.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Stack
+from plait.core.tokens import Tokens, join, mean, prepend
+from plait.parts.positions.learned import GridPositions
+from plait.parts.presence import complete, masked
+from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
+from plait.parts.tokenizers.spectrogram import LogMel
+from plait.parts.tokenizers.stems import ImageStem, SpectrogramStem, sinusoids
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+
+
+class Picture(nn.Module):
+    """(B, 3, H, W) -> Tokens: a convolutional stem and learned positions."""
+
+    def __init__(self, width: int, size: tuple[int, int]):
+        super().__init__()
+        self.stem = ImageStem(width, size)
+        self.positions = GridPositions(self.stem.grid, width)
+        self.blank = (3, *size), torch.float32
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        return self.positions(self.stem(x))
+
+
+class Words(nn.Module):
+    """(B, N) token ids -> Tokens, with sinusoid positions: no length is too long."""
+
+    def __init__(self, width: int, vocab: int):
+        super().__init__()
+        self.words = WordTokens(vocab, width)
+        self.blank = (8,), torch.int64
+
+    def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
+        t = self.words(ids, keep)
+        return t.put(x=t.x + 0.02 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
+
+
+class Sound(nn.Module):
+    """(B, S) waveform -> Tokens, four spectrogram frames each."""
+
+    def __init__(self, width: int, rate: int, bands: int = 64):
+        super().__init__()
+        self.mel = LogMel(rate, bands)
+        self.stem = SpectrogramStem(width, bands)
+        self.blank = (rate // 10,), torch.float32
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        t = self.stem(*self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep))
+        return t.put(x=t.x + 0.02 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
+
+
+class Numbers(nn.Module):
+    """(B, F) standardised numbers -> Tokens, one each; missing ones are masked."""
+
+    def __init__(self, width: int, features: int):
+        super().__init__()
+        self.tokens = NumberTokens(features, width)
+        self.blank = (features,), torch.float32
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        return self.tokens(x, keep)
+
+
+class Categories(nn.Module):
+    """(B, F) category ids -> Tokens, one each."""
+
+    def __init__(self, width: int, sizes: tuple[int, ...]):
+        super().__init__()
+        self.tokens = CategoryTokens(sizes, width)
+        self.blank = (len(sizes),), torch.int64
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        return self.tokens(x, keep)
+
+
+class Vectors(nn.Module):
+    """(B, F) a vector from elsewhere -> one token."""
+
+    def __init__(self, width: int, features: int):
+        super().__init__()
+        self.tokens = VectorTokens(features, width)
+        self.blank = (features,), torch.float32
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        return self.tokens(x)
+
+
+READERS = {"image": Picture, "text": Words, "audio": Sound, "number": Numbers, "category": Categories, "vector": Vectors}
+
+
+class Tower(nn.Module):
+    """A slot's tokenizer and its encoder: values (B, ...) -> Tokens (B, 1 + N, D), a summary token first; its vector is `summary`."""
+
+    def __init__(self, read: nn.Module, width: int, depth: int, heads: int, drop_path: float):
+        super().__init__()
+        self.read = read
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))
+        self.norm = nn.LayerNorm(width)
+        self.width = width
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def forward(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tokens:
+        t = self.read(x, keep)
+        t = self.stack(prepend(self.cls, t.put(keep=masked(t.keep, present, t.x.shape[1]))))
+        return t.put(x=self.norm(t.x))
+
+
+def summary(t: Tokens) -> Tensor:
+    """(B, D): the summary token and the mean of the others."""
+    return t.x[:, 0] + mean(t)
+
+
+class Auto(nn.Module):
+    """A tower per slot and a fusion over all their tokens.
+
+    slots: {"image_0": {"size": (H, W)}, "text_0": {"vocab": V}, "audio_0": {"rate": R}, "number": {"features": F},
+    "category": {"sizes": (...)}, "vector_0": {"features": F}}; a slot's kind is its name before "_".
+    """
+
+    def __init__(self, *, slots, width=128, depth=3, heads=4, fusion_depth=1, embed_width=128, drop_path=0.1):
+        super().__init__()
+        self.takes, self.width, self.embed_width = tuple(slots), width, embed_width
+        self.part_widths = dict.fromkeys(slots, width)
+        self.towers = nn.ModuleDict(
+            {s: Tower(READERS[s.split("_")[0]](width, **spec), width, depth, heads, drop_path) for s, spec in slots.items()}
+        )
+        self.kinds = nn.ParameterDict({s: torch.empty(1, 1, width) for s in slots})
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.fusion = Stack(*pre_norm_blocks(width, fusion_depth, heads, 4 * width, drop_path=drop_path))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.ModuleDict({s: nn.Linear(width, embed_width, bias=False) for s in slots})
+        self.logit_scale = nn.Parameter(torch.empty(1))
+
+    def reset(self) -> None:
+        for p in [self.cls, *self.kinds.values()]:
+            nn.init.trunc_normal_(p, std=0.02)
+        nn.init.constant_(self.logit_scale, 2.66)  # log(1 / 0.07), as in CLIP
+
+    def read(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
+        """Every slot's tokens (B, 1 + N, D) and presence (B,)."""
+        s = complete(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
+        return {slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()}, s.present
+
+    def embed(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, embed_width) unit vectors}, zeros where the slot is absent."""
+        tokens, present = self.read(batch)
+        return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
+
+    def fuse(self, batch: dict) -> dict:
+        """{"fused": (B, D), "parts": {slot: (B, D)}}; an absent slot's part is zero and its tokens are not seen by the fusion."""
+        tokens, present = self.read(batch)
+        parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
+        streams = [t.put(x=t.x + self.kinds[s], keep=t.keep & present[s][:, None], head=0) for s, t in tokens.items()]
+        return {"fused": self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0]), "parts": parts}
+
+    def forward(self, batch: dict) -> dict:
+        return self.fuse(batch)
+
+
+MODEL = Auto
+TAKES = ("image", "text", "audio", "number", "category", "vector")
+ROLES = ("embedder", "fuser")
+DEFAULT = "small"
+TOY_SLOTS = {
+    "image_0": dict(size=(32, 32)),
+    "image_1": dict(size=(32, 32)),
+    "text_0": dict(vocab=64),
+    "audio_0": dict(rate=8000),
+    "number": dict(features=4),
+    "category": dict(sizes=(5, 5, 5)),
+    "vector_0": dict(features=6),
+}
+SIZES = {
+    "toy": dict(slots=TOY_SLOTS, width=32, depth=1, heads=2, embed_width=16),
+    "tiny": dict(slots=TOY_SLOTS, width=96, depth=2, heads=3),
+    "small": dict(slots=TOY_SLOTS, width=128, depth=3, heads=4),
+    "base": dict(slots=TOY_SLOTS, width=384, depth=6, heads=6, fusion_depth=2),
+}
+WEIGHTS = {}

@@ -1,0 +1,57 @@
+"""The model behind classify, regress and match: a bound system, a sum-of-parts head, and a loss on the whole and on each part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from plait.parts.heads.parts import SumOfParts
+from plait.tasks.bind import Bound, drop_modalities
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) loss per row
+
+
+class Answer(nn.Module):
+    """Batches in, outputs (B, K) out; in training, batch and generator in, named losses out.
+
+    forward is the loss, so that wrappers for several devices see the call that they hook.
+    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later.
+    aside: the weight of the parts' own losses beside that of the whole.
+    """
+
+    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3, aside: float = 0.5, seed: int = 0):
+        super().__init__()
+        self.bound, self.loss, self.drop, self.aside = bound, loss, drop, aside
+        self.head = SumOfParts(bound.width, bound.part_widths, prior)
+        with torch.random.fork_rng([]), torch.no_grad():
+            torch.manual_seed(seed)
+            self.head.reset()
+
+    def answer(self, batch: dict) -> Tensor:
+        """(B, K) outputs: logits, or standardised numbers."""
+        return self.head(self.bound.features(batch))[0].float()
+
+    def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
+        if len(self.bound.takes) > 1:
+            batch = {**batch, "present": drop_modalities(batch["present"], self.drop, generator)}
+        f = self.bound.features(batch)
+        total, own = self.head(f)
+        known = known_rows(batch["target"])
+        losses = {"loss": mean_over(self.loss(total.float(), batch["target"]), known & f.anything())}
+        if len(own) > 1:
+            parts = [mean_over(self.loss(o.float(), batch["target"]), known & f.present[s]) for s, o in own.items()]
+            losses["parts"] = self.aside * torch.stack(parts).mean()
+        return losses
+
+
+def known_rows(target: Tensor) -> Tensor:
+    """(B,) bool: rows whose target is there (-100 and NaN are not; one known label of several is enough)."""
+    known = ~target.isnan() if target.is_floating_point() else target != -100
+    return known & (target != -100) if known.dim() == 1 else (known & (target != -100)).any(1)
+
+
+def mean_over(values: Tensor, rows: Tensor) -> Tensor:
+    """The mean of `values` (B,) over the True `rows`; 0, with a gradient path, where there is none."""
+    return values.masked_fill(~rows, 0.0).sum() / rows.sum().clamp(min=1)

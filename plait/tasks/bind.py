@@ -1,0 +1,80 @@
+"""A system of any role as one module that a task can use: batch in, features or vectors out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plait.parts.heads.parts import Features
+
+IMAGENET_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Bound(nn.Module):
+    """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`."""
+
+    def __init__(self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
+        super().__init__()
+        self.system, self.role = system, role
+        self.takes = tuple(system.takes)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def width(self) -> int:
+        if self.role == "embedder":
+            return self.system.embed_width * len(self.takes)
+        return self.system.width
+
+    @property
+    def part_widths(self) -> dict[str, int]:
+        return dict(getattr(self.system, "part_widths", {})) if self.role == "fuser" else {}
+
+    def prepared(self, batch: dict) -> dict:
+        """The batch with normalised pictures; blanks of absent pictures stay zero."""
+        ready = {slot: batch[slot] for slot in self.takes if slot in batch}
+        for slot in ready:
+            if slot.split("_")[0] == "image":
+                ready[slot] = (ready[slot] - self.mean) / self.std
+        rows = next(iter(ready.values()))
+        there = batch.get("present", {})
+        ready["present"] = {
+            slot: there.get(slot, torch.full(rows.shape[:1], slot in batch, dtype=torch.bool, device=rows.device)) for slot in self.takes
+        }
+        ready["keep"] = {slot: k for slot, k in batch.get("keep", {}).items() if slot in self.takes}
+        return ready
+
+    def features(self, batch: dict) -> Features:
+        """fused (B, width), parts, present."""
+        ready = self.prepared(batch)
+        present = ready["present"]
+        if self.role == "fuser":
+            out = self.system.fuse(ready)
+            return Features(out["fused"], out["parts"], present)
+        if self.role == "embedder":
+            return Features(torch.cat(list(self.system.embed(ready).values()), -1), {}, present)
+        (slot,) = self.takes
+        t = self.system.tokens(ready[slot], ready["keep"].get(slot))
+        return Features(self.system.pool(t), {}, present)
+
+    def vectors(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, E) unit vectors}; only an embedder has them."""
+        return self.system.embed(self.prepared(batch))
+
+
+def drop_modalities(present: dict[str, Tensor], rate: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """Presence (B,) per slot with some slots taken away: in a share `rate` of the rows, each slot goes with probability one half.
+
+    A row keeps at least one of the slots it had, so that nothing is asked of nothing.
+    """
+    slots = list(present)
+    there = torch.stack([present[s] for s in slots], 1)  # (B, M)
+    device = there.device
+    chosen = torch.rand(there.shape[0], 1, generator=generator) < rate
+    gone = (torch.rand(there.shape, generator=generator) < 0.5) & chosen
+    left = there & ~gone.to(device)
+    # Rows that lost everything get one of their slots back, drawn evenly.
+    luck = torch.rand(there.shape, generator=generator).to(device).masked_fill(~there, -1.0)
+    rescue = torch.zeros_like(there).scatter(1, luck.argmax(1, keepdim=True), True) & there
+    left = torch.where(left.any(1, keepdim=True), left, rescue)
+    return {s: left[:, i] for i, s in enumerate(slots)}

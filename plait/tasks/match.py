@@ -1,0 +1,111 @@
+"""Is this pair true? A probability per row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from plait.data.digest import cell_digests
+from plait.data.schema import Schema
+from plait.data.table import Table
+from plait.errors import DataError
+from plait.evaluate import metrics, pictures
+from plait.evaluate.intervals import Score
+from plait.tasks.answer import Answer
+from plait.tasks.bind import Bound
+from plait.tasks.classify import binary_cross_entropy, flags
+
+MATCH = "match"  # the target's name where the table holds only true pairs
+
+
+class Match:
+    """True or not, per row. rate: the share of true pairs in the training rows."""
+
+    name = "match"
+    dtype = np.int64
+
+    def __init__(self, target: str, rate: float):
+        self.target, self.rate = target, rate
+
+    @classmethod
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Match:
+        (target,) = schema.targets
+        truth = flags(table.column(target), target)[rows]
+        known = truth[truth != -100]
+        if len(np.unique(known)) < 2:
+            raise DataError(f"the target {target!r} needs true and false pairs in the training rows: got {len(known)} rows of one sort")
+        return cls(target, float(known.mean()))
+
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+        """1, 0, or -100 where it is not known, (n,); and the rows that do not know."""
+        truth = flags(table.column(self.target), self.target)
+        return truth, [(int(i), "target missing", "") for i in np.flatnonzero(truth == -100)]
+
+    def model(self, bound: Bound, seed: int) -> Answer:
+        return Answer(bound, torch.tensor([np.log(self.rate / (1 - self.rate))]), _loss, seed=seed, drop=0.0)
+
+    def finish(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs (n, 1) -> probabilities (n,)."""
+        return 1 / (1 + np.exp(-np.clip(outputs[:, 0], -60, 60)))
+
+    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+        return metrics.matching(truth, answers)
+
+    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
+        return metrics.matching(truth, answers)[0].value
+
+    def baseline(self, truth: np.ndarray) -> list[Score]:
+        return self.scores(truth, np.full(len(truth), self.rate))
+
+    def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return metrics.matched_rows(truth, answers)
+
+    def columns(self, answers: np.ndarray) -> dict[str, list]:
+        return {self.target: answers >= 0.5, "probability": answers}
+
+    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes]:
+        return "Precision and recall", pictures.precision_recall([("match", truth, answers)])
+
+    def describe(self) -> str:
+        return f"{self.rate:.0%} of the pairs are true"
+
+    def to_json(self) -> dict:
+        return {"task": self.name, "target": self.target, "rate": self.rate}
+
+    @classmethod
+    def from_json(cls, state: dict) -> Match:
+        return cls(state["target"], state["rate"])
+
+
+def _loss(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return binary_cross_entropy(outputs, target[:, None])
+
+
+def with_mismatches(table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int) -> tuple[Table, dict[str, np.ndarray]]:
+    """True pairs and as many false ones: a table of twice the rows with a `match` column, and its splits.
+
+    A false row has the columns of the last slot from another row of the same split, chosen at random, never with the same content.
+    """
+    if len(schema.slots) < 2:
+        raise DataError("matching needs at least two inputs that can be paired: choose them with --inputs")
+    moved = schema.slots[-1].columns
+    other, rng = np.arange(len(table)), np.random.default_rng(seed)
+    content = np.stack([cell_digests(table, schema, name) for name in moved], 1)
+    real = np.zeros(len(table), bool)
+    for rows in splits.values():
+        other[rows] = rng.permutation(rows)
+        for _ in range(20):  # redraw what fell on its own content
+            clash = rows[(content[rows] == content[other[rows]]).all(1)]
+            if not len(clash):
+                break
+            other[clash] = rng.choice(rows, len(clash))
+        real[rows] = (content[rows] != content[other[rows]]).any(1)
+    false = table.data
+    for name in moved:
+        false = false.set_column(false.column_names.index(name), name, table.column(name).take(pa.array(other)))
+    both = pa.concat_tables([table.data, false.filter(pa.array(real))])
+    place = np.cumsum(real) - 1 + len(table)
+    doubled = {name: np.concatenate([rows, place[rows[real[rows]]]]) for name, rows in splits.items()}
+    truth = np.concatenate([np.ones(len(table), bool), np.zeros(int(real.sum()), bool)])
+    return Table(both, table.root, table.source).with_column(MATCH, truth), doubled

@@ -1,0 +1,161 @@
+"""Which picture belongs to this text, and which text to this picture? Two towers, one space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plait.data.digest import cell_digests
+from plait.data.schema import Schema
+from plait.data.table import Table
+from plait.errors import DataError
+from plait.evaluate.intervals import Score
+from plait.evaluate.ranking import retrieval, retrieval_chance
+from plait.parts.objectives.contrastive import contrastive
+from plait.tasks.bind import Bound
+
+Objective = Callable[[nn.Module, dict, nn.Module | None, torch.Generator], dict[str, Tensor]]
+
+
+class Pairs(nn.Module):
+    """Two slots of an embedder, drawn together where they belong together.
+
+    objective: a system's own (model, batch, state, generator) -> losses; None means the symmetric contrastive loss. `state` is what the
+    trainer keeps for it (a momentum teacher, a queue).
+    """
+
+    def __init__(self, bound: Bound, sides: tuple[str, str], objective: Objective | None = None):
+        super().__init__()
+        self.bound, self.sides, self.objective = bound, sides, objective
+        self.state: list[nn.Module] = []  # a list, so that it is no part of this model's weights
+
+    def answer(self, batch: dict) -> Tensor:
+        """(B, 2, E) unit vectors of both sides; zeros where a side is absent."""
+        vectors = self.bound.vectors(batch)
+        return torch.stack([vectors[s].float() for s in self.sides], 1)
+
+    def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
+        whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]] & (batch["target"][:, 0] != -100)
+        ids = batch["target"]
+        if self.objective is not None:
+            ready = self.bound.prepared(batch) | {"same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))}
+            return self.objective(self.bound.system, ready, self.state[0] if self.state else None, generator)
+        vectors = self.bound.vectors(batch)
+        a, b = (vectors[s][whole] for s in self.sides)
+        group = ids[whole, 0]
+        return contrastive(a, b, self.bound.system.logit_scale, group[:, None] == group)
+
+
+class Retrieve:
+    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; -100 where a side is missing.
+
+    Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the others.
+    """
+
+    name = "retrieve"
+    dtype = np.int64
+
+    def __init__(self, sides: tuple[str, str], names: tuple[str, str]):
+        self.sides, self.names = tuple(sides), tuple(names)
+
+    @property
+    def target(self) -> str:
+        return self.names[0]
+
+    @classmethod
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Retrieve:
+        order = sorted(schema.slots, key=lambda s: s.kind != "text")  # texts ask first
+        if len(order) != 2 or any(len(s.columns) != 1 for s in order):
+            found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
+            raise DataError(f"retrieval pairs two input columns, got {found}: choose two with --inputs A,B")
+        return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order))
+
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+        left, right = (_numbers(cell_digests(table, schema, name)) for name in self.names)
+        truth = np.stack([_groups(left, right), left, right], 1)
+        truth[(left < 0) | (right < 0)] = -100
+        return truth, []
+
+    def model(self, bound: Bound, seed: int, objective: Objective | None = None) -> Pairs:
+        return Pairs(bound, self.sides, objective)
+
+    def finish(self, outputs: np.ndarray) -> np.ndarray:
+        return outputs
+
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+        """Recalls and ranks in both directions. queries (n,) bool: rows that ask; all rows are answers to choose from."""
+        out = []
+        for (ask, reply), rows, items, ids in self._directions(truth, answers, queries):
+            found = retrieval((answers[rows, ask], answers[items, reply]), ids)
+            out += [s._replace(name=f"{self.names[ask]} to {self.names[reply]}, {s.name}") for s in found]
+        return out
+
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+        """What a random order scores."""
+        out = []
+        for (ask, reply), _, _, ids in self._directions(truth, answers, queries):
+            for name, value in retrieval_chance(*ids).items():
+                better = "lower" if "rank" in name else "higher"
+                out.append(Score(f"{self.names[ask]} to {self.names[reply]}, {name}", value, value, value, len(ids[0]), better))
+        return out
+
+    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
+        """Mean average precision of both directions."""
+        return float(np.mean([s.value for s in self.scores(truth, answers) if s.name.endswith("average precision")]))
+
+    def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None):
+        """Per direction: (asking side, replying side), one row per different query, one per different item, and the groups of both."""
+        whole = (truth[:, 0] != -100) & (np.abs(answers).sum(2) > 0).all(1)
+        asking = whole if queries is None else whole & queries
+        if not asking.any():
+            raise DataError("no row has both sides: there is no pair to find")
+        for ask, reply in ((0, 1), (1, 0)):
+            rows, items = _one_each(truth[:, 1 + ask], asking), _one_each(truth[:, 1 + reply], whole)
+            yield (ask, reply), rows, items, (truth[rows, 0], truth[items, 0])
+
+    def columns(self, answers: np.ndarray) -> dict[str, list]:
+        return {"similarity": (answers[:, 0] * answers[:, 1]).sum(1)}
+
+    def describe(self) -> str:
+        return f"{self.names[0]} with {self.names[1]}"
+
+    def to_json(self) -> dict:
+        return {"task": self.name, "sides": list(self.sides), "names": list(self.names)}
+
+    @classmethod
+    def from_json(cls, state: dict) -> Retrieve:
+        return cls(tuple(state["sides"]), tuple(state["names"]))
+
+
+def _numbers(digests: np.ndarray) -> np.ndarray:
+    """Digests as numbers from 0 by content, -1 for the empty one (n,)."""
+    kinds = {d: i for i, d in enumerate(dict.fromkeys(d for d in digests if d != b""))}
+    return np.asarray([kinds.get(d, -1) for d in digests], np.int64)
+
+
+def _one_each(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The first of the True `rows` for each different id."""
+    index = np.flatnonzero(rows)
+    return index[np.sort(np.unique(ids[index], return_index=True)[1])]
+
+
+def _groups(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Connected components of the rows that share a left or a right number (n,)."""
+    parent = np.arange(len(left))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for ids in (left, right):
+        first: dict[int, int] = {}
+        for i, value in enumerate(ids):
+            if value >= 0:
+                a, b = root(i), root(first.setdefault(value, i))
+                parent[max(a, b)] = min(a, b)
+    return np.asarray([root(i) for i in range(len(left))], np.int64)
