@@ -43,7 +43,8 @@ def number(value: float) -> str:
 def wilson(hits: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of `hits` successes in `n` trials (Wilson 1927).
 
-    The lower end is exactly 0 when hits = 0, the upper end exactly 1 when hits = n. Raises ValueError for n = 0 and for hits outside 0..n."""
+    The lower end is exactly 0 when hits = 0, the upper end exactly 1 when hits = n.
+    Raises ValueError for n = 0 and for hits outside 0..n."""
     if n <= 0:
         raise ValueError(f"got n = {n}: an interval needs at least one row; evaluate on a table with rows that have a target")
     if not 0 <= hits <= n:

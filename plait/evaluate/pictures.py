@@ -54,8 +54,9 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     The 20 most frequent true classes are shown, the rest together as "others". Targets of -100 are left out."""
     truth, answer = np.asarray(truth), np.asarray(answer)
     kept = truth != IGNORED
-    truth, answer = truth[kept], answer[kept]
-    if len(truth) == 0 or truth.shape != answer.shape or max(truth.max(), answer.max()) >= len(names) or min(truth.min(), answer.min()) < 0:
+    fit = truth.shape == answer.shape and bool(kept.any())
+    truth, answer = (truth[kept], answer[kept]) if fit else (truth, answer)
+    if not fit or max(truth.max(), answer.max()) >= len(names) or min(truth.min(), answer.min()) < 0:
         raise ValueError(f"got {len(truth)} targets and {len(answer)} answers for {len(names)} names, "
                          "expected as many of both (at least one), each 0 to K-1")
     shown = np.argsort(-np.bincount(truth, minlength=len(names)), kind="stable")[:MOST_CLASSES]
@@ -149,7 +150,8 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     if baseline:
         axes.axvline(baseline[1], color=ORANGE, linestyle=":", linewidth=1.8, zorder=0.5 if baseline[1] > max(ends[:-1]) else 2.5)
-        axes.text(baseline[1], -0.62, f"{shorten(baseline[0], 24)} {number(baseline[1])}", color=ORANGE, ha="center", va="bottom", fontsize=9)
+        label = f"{shorten(baseline[0], 24)} {number(baseline[1])}"
+        axes.text(baseline[1], -0.62, label, color=ORANGE, ha="center", va="bottom", fontsize=9)
     axes.set_yticks(range(len(rows)), [shorten(label, 28) for label, _ in rows])
     axes.set_ylim(len(rows) - 0.45, -0.6)
     axes.set_xlim(min(ends) - 0.02 * spread * (min(ends) < 0), max(ends) + 0.42 * spread)
@@ -169,6 +171,8 @@ def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> byt
     drawn = []
     for name, truth, score in parts:
         truth, score = np.asarray(truth), np.asarray(score)
+        if truth.shape != score.shape:
+            raise ValueError(f"got truth {truth.shape} and score {score.shape} for {name}, expected (n,) twice")
         positive, score = truth[truth != IGNORED] == 1, np.asarray(score[truth != IGNORED], np.float64)
         if positive.any():
             drawn.append((name, positive, finite(score, f"the scores of {name}")))
@@ -247,7 +251,8 @@ def _cell(axes: Axes, left: float, top: float, image: object, ok: bool | None) -
     if ok is None:
         return
     colour = BLUE if ok else ORANGE
-    axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=colour, linewidth=2.6, linestyle="-" if ok else (0, (3, 1.5)), zorder=2))
+    style = "-" if ok else (0, (3, 1.5))
+    axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=colour, linewidth=2.6, linestyle=style, zorder=2))
     axes.text(left + 0.94, top + 0.07, "✓" if ok else "✗", ha="right", va="top", fontsize=9, color="white", weight="bold", zorder=3,
               bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "round,pad=0.22"})
 

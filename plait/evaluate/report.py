@@ -150,7 +150,8 @@ def _examples(body: Examples) -> str:
     out = []
     for cells, truth, answer, probability, right in rows:
         if len(cells) != len(columns):
-            raise ValueError(f"got an example of {len(cells)} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}")
+            raise ValueError(f"got an example of {len(cells)} cells, expected {len(columns)}, one for each of "
+                             f"{', '.join(map(str, columns))}")
         mark = "" if right is None else '<span class="ok">✓ right</span>' if right else '<span class="bad">✗ wrong</span>'
         inputs = "".join('<td class="none">missing</td>' if cell is None else _cell(cell) for cell in cells)
         out.append(f"<tr>{inputs}{_cell(truth)}{_cell(answer)}{_cell(probability)}<td>{mark}</td></tr>")
@@ -186,7 +187,8 @@ DRAW = {"table": _table, "picture": _picture, "text": _paragraphs, "lines": _lin
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--line:#d8dee4;--box:#f6f8fa;--blue:#0067a3;--orange:#b04a00}
-@media (prefers-color-scheme:dark){:root{--page:#101418;--ink:#e6e9ec;--soft:#9aa5b1;--line:#2c343c;--box:#181e24;--blue:#6bb8ec;--orange:#f0955a}}
+@media (prefers-color-scheme:dark){:root{--page:#101418;--ink:#e6e9ec;--soft:#9aa5b1;--line:#2c343c;--box:#181e24;
+--blue:#6bb8ec;--orange:#f0955a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
 main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -204,13 +206,15 @@ font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",mono
 .score .value{font-size:2.3rem;font-weight:650;line-height:1.15;font-variant-numeric:tabular-nums}
 .score .interval{font-size:.9rem;font-variant-numeric:tabular-nums}
 .score .about{color:var(--soft);font-size:.84rem;margin-top:.35rem}
-.track{position:relative;height:8px;border-radius:4px;background:var(--line);margin:.55rem 0 .3rem;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.track{position:relative;height:8px;border-radius:4px;background:var(--line);margin:.55rem 0 .3rem;
+print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .track span{position:absolute;top:0;height:8px;min-width:3px;border-radius:4px;background:var(--blue);opacity:.5}
 .track b{position:absolute;top:-2px;width:3px;height:12px;margin-left:-1px;background:var(--blue)}
 .track i{position:absolute;top:-3px;width:0;height:14px;border-left:2px dotted var(--orange)}
 .wide{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.93rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);max-width:24rem;overflow-wrap:anywhere}
+th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);
+max-width:24rem;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 th.num,td.num{text-align:right;white-space:nowrap}
 td.none,.soft{color:var(--soft)}
@@ -222,5 +226,6 @@ figure img{display:block;max-width:100%;height:auto;background:#fff;border-radiu
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.3rem}
 @media (max-width:34rem){body{font-size:15px}.score .value{font-size:2rem}.scores{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light;--page:#fff;--ink:#000;--soft:#444;--line:#bbb;--box:#fff;--blue:#0067a3;--orange:#b04a00}
-main{max-width:none;padding:0}pre{white-space:pre-wrap}.wide{overflow:visible}tr,h2{break-inside:avoid}h2{break-after:avoid}thead{display:table-header-group}}
+main{max-width:none;padding:0}pre{white-space:pre-wrap}.wide{overflow:visible}
+tr,h2{break-inside:avoid}h2{break-after:avoid}thead{display:table-header-group}}
 """
