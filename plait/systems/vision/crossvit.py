@@ -1,0 +1,224 @@
+"""CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification. Chen, Fan, Panda, 2021. arXiv:2103.14899.
+
+New here: two vision transformers read one picture at two patch sizes and trade only their class tokens. Each class token visits the
+other branch, asks its patches with a single query, so that the exchange costs O(N), and brings back what it saw.
+
+Differs: other picture sizes than `image` are read too; the coarse branch's picture shrinks in proportion, to whole patches. `tokens`,
+which the paper does not need, gives the fine grid with both branches' features side by side, the coarse ones resampled to it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Join, Rename
+from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.layouts import timm_blocks
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Swap(nn.Module):
+    """The fusion step: the class token of `mine` asks the patches of `other` and comes home with the answer. One query: O(N)."""
+
+    def __init__(self, width: int, other: int, heads: int, drop: float):
+        super().__init__()
+        self.go = nn.Sequential(Norm(width), nn.GELU(), nn.Linear(width, other))
+        self.norm = Norm(other)
+        self.look = CrossAttention(other, heads)
+        self.drop = DropPath(drop)
+        self.back = nn.Sequential(Norm(other), nn.GELU(), nn.Linear(other, width))
+
+    def forward(self, mine: Tokens, other: Tokens) -> Tokens:
+        cls = self.go(mine.x[:, :1])  # (B, 1, D'), D' the other's width
+        seen = self.norm(torch.cat([cls, other.x[:, 1:]], 1))  # (B, 1 + N', D')
+        cls = cls + self.drop(self.look(Tokens(seen[:, :1]), Tokens(seen)).x)
+        return mine.put(x=torch.cat([self.back(cls), mine.x[:, 1:]], 1))
+
+
+class Round(nn.Module):
+    """Each branch reads on its own, then both swap at once."""
+
+    def __init__(self, widths, depths, heads, hidden, drops: list[float]):
+        super().__init__()
+        a, b = widths
+        self.stacks = nn.ModuleList(
+            Stack(*(layer(w, heads, h, drops[i]) for i in range(depth))) for w, h, depth in zip(widths, hidden, depths)
+        )
+        self.swaps = nn.ModuleList([Swap(a, b, heads, drops[-1]), Swap(b, a, heads, drops[-1])])
+
+    def forward(self, fine: Tokens, coarse: Tokens) -> tuple[Tokens, Tokens]:
+        fine, coarse = self.stacks[0](fine), self.stacks[1](coarse)
+        return self.swaps[0](fine, coarse), self.swaps[1](coarse, fine)
+
+
+def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
+    """One pre-norm encoder layer."""
+    return Block(
+        mix=Pre(Norm(width), Attention(width, heads), DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
+    )
+
+
+class ConvTokens(nn.Module):
+    """The stem of the dagger variants: (B, 3, H, W) -> Tokens, three convolutions given as (kernel, stride, padding)."""
+
+    def __init__(self, width: int, layers: tuple[tuple[int, int, int], ...]):
+        super().__init__()
+        a, b, c = (nn.Conv2d(i, o, *how) for i, o, how in zip((3, width // 4, width // 2), (width // 4, width // 2, width), layers))
+        self.proj = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), c)
+
+    def forward(self, x: Tensor) -> Tokens:
+        x = self.proj(x)
+        return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)
+
+
+class Eye(nn.Module):
+    """One branch's tokens: a tokenizer, a class token and positions."""
+
+    def __init__(self, stem: nn.Module, grid: tuple[int, int], width: int):
+        super().__init__()
+        self.stem, self.cls, self.positions = stem, nn.Parameter(torch.empty(1, 1, width)), GridPositions(grid, width, head=1)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def forward(self, x: Tensor) -> Tokens:
+        return self.positions(prepend(self.cls, self.stem(x)))
+
+
+class CrossViT(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K), the mean of both branches' heads.
+
+    image, coarse: the (H, W) that the fine and the coarse branch were made for; the model scales its input for the coarse one itself.
+    Pairs are (fine, coarse); depths has a pair for each round of reading and swapping. stems: convolutions instead of patch projections.
+    """
+
+    takes = ("image",)
+
+    def __init__(
+        self,
+        *,
+        image=(240, 240),
+        coarse=(224, 224),
+        patches=(12, 16),
+        widths,
+        depths,
+        heads,
+        ratio=4,
+        stems=None,
+        num_classes=1000,
+        drop_path=0.0,
+    ):
+        super().__init__()
+        self.width, self.image, self.coarse, self.patch = sum(widths), tuple(image), tuple(coarse), patches[1]
+        makers = [PatchTokens(w, p) for w, p in zip(widths, patches)] if stems is None else [ConvTokens(w, s) for w, s in zip(widths, stems)]
+        self.eyes = nn.ModuleList(
+            Eye(stem, (size[0] // p, size[1] // p), w) for stem, size, p, w in zip(makers, (image, coarse), patches, widths)
+        )
+        counts = [max(pair) for pair in depths]
+        drops = iter(drop_path * i / max(sum(counts) - 1, 1) for i in range(sum(counts)))  # grows with depth, over all rounds
+        hidden = [ratio * w for w in widths]
+        self.rounds = nn.ModuleList(Round(widths, pair, heads, hidden, [next(drops) for _ in range(n)]) for pair, n in zip(depths, counts))
+        self.norms = nn.ModuleList(Norm(w) for w in widths)
+        self.heads = nn.ModuleList(nn.Linear(w, num_classes) for w in widths if num_classes)
+
+    def streams(self, x: Tensor) -> tuple[Tokens, Tokens]:
+        """The fine and the coarse branch's normed tokens, a class token first."""
+        fine, coarse = self.eyes[0](x), self.eyes[1](self.scale_image(x))
+        for step in self.rounds:
+            fine, coarse = step(fine, coarse)
+        return fine.put(x=self.norms[0](fine.x)), coarse.put(x=self.norms[1](coarse.x))
+
+    def scale_image(self, x: Tensor) -> Tensor:
+        """What the coarse branch sees: the picture scaled as `coarse` is to `image`, then down to whole patches."""
+        size = [side * c // i // self.patch * self.patch for side, c, i in zip(x.shape[2:], self.coarse, self.image)]
+        return x if size == list(x.shape[2:]) else F.interpolate(x, size=size, mode="bicubic", align_corners=False)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of each place."""
+        fine, coarse = self.streams(x)
+        places = coarse.body().transpose(1, 2).unflatten(2, coarse.grid)  # (B, D2, h, w)
+        places = F.interpolate(places, size=fine.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)  # (B, N, D2)
+        return fine.put(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D1 + D2): both class tokens."""
+        return t.x[:, 0]
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        classes = [t.x[:, 0] for t in self.streams(x)]
+        if not self.heads:
+            return torch.cat(classes, 1)
+        return (self.heads[0](classes[0]) + self.heads[1](classes[1])) / 2
+
+
+TINY = dict(widths=(96, 192), depths=((1, 4), (1, 4), (1, 4)), heads=3)
+SMALL = dict(widths=(192, 384), depths=((1, 4), (1, 4), (1, 4)), heads=6)
+BASE = dict(widths=(384, 768), depths=((1, 4), (1, 4), (1, 4)), heads=12)
+NINE = dict(widths=(128, 256), depths=((1, 3), (1, 3), (1, 3)), heads=4, ratio=3)
+FIFTEEN = dict(widths=(192, 384), depths=((1, 5), (1, 5), (1, 5)), heads=6, ratio=3)
+EIGHTEEN = dict(widths=(224, 448), depths=((1, 6), (1, 6), (1, 6)), heads=7, ratio=3)
+DAGGER = dict(stems=(((7, 4, 3), (3, 3, 0), (3, 1, 1)), ((7, 4, 3), (3, 2, 1), (3, 2, 1))))
+BIG = dict(image=(408, 408), coarse=(384, 384))
+
+MODEL = CrossViT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), coarse=(24, 24), patches=(4, 8), widths=(16, 32), depths=((1, 2), (1, 1)), heads=2, num_classes=10),
+    "nano": dict(
+        image=(64, 64), coarse=(64, 64), patches=(4, 8), widths=(96, 192), depths=((1, 2), (1, 2), (1, 2)), heads=3, drop_path=0.1
+    ),
+    "tiny": TINY,
+    "small": SMALL,
+    "base": BASE,
+    "9": NINE,
+    "15": FIFTEEN,
+    "18": EIGHTEEN,
+    "9_dagger": NINE | DAGGER,
+    "15_dagger": FIFTEEN | DAGGER,
+    "18_dagger": EIGHTEEN | DAGGER,
+    "15_dagger_408": FIFTEEN | DAGGER | BIG,
+    "18_dagger_408": EIGHTEEN | DAGGER | BIG,
+}
+
+ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "tiny": ROW | dict(hub="timm/crossvit_tiny_240.in1k", references={"timm": "crossvit_tiny_240"}),
+    "small": ROW | dict(hub="timm/crossvit_small_240.in1k", references={"timm": "crossvit_small_240"}),
+    "base": ROW | dict(hub="timm/crossvit_base_240.in1k", references={"timm": "crossvit_base_240"}),
+    "9": ROW | dict(hub="timm/crossvit_9_240.in1k", references={"timm": "crossvit_9_240"}),
+    "15": ROW | dict(hub="timm/crossvit_15_240.in1k", references={"timm": "crossvit_15_240"}),
+    "18": ROW | dict(hub="timm/crossvit_18_240.in1k", references={"timm": "crossvit_18_240"}),
+    "9_dagger": ROW | dict(hub="timm/crossvit_9_dagger_240.in1k", references={"timm": "crossvit_9_dagger_240"}),
+    "15_dagger": ROW | dict(hub="timm/crossvit_15_dagger_240.in1k", references={"timm": "crossvit_15_dagger_240"}),
+    "18_dagger": ROW | dict(hub="timm/crossvit_18_dagger_240.in1k", references={"timm": "crossvit_18_dagger_240"}),
+    "15_dagger_408": ROW | dict(hub="timm/crossvit_15_dagger_408.in1k", references={"timm": "crossvit_15_dagger_408"}),
+    "18_dagger_408": ROW | dict(hub="timm/crossvit_18_dagger_408.in1k", references={"timm": "crossvit_18_dagger_408"}),
+}
+RULES = {
+    "timm": [
+        Rename("cls_token_{b}", "eyes.{b}.cls"),
+        Rename("cls_token.{b}", "eyes.{b}.cls"),  # the authors' own spelling, in older files
+        Rename("pos_embed_{b}", "eyes.{b}.positions.table"),
+        Rename("pos_embed.{b}", "eyes.{b}.positions.table"),
+        Rename("patch_embed.{b}.proj.{rest*}", "eyes.{b}.stem.proj.{rest*}"),
+        *timm_blocks("blocks.{i}.blocks.{b}.{j}", "rounds.{i}.stacks.{b}.blocks.{j}"),
+        Rename("blocks.{i}.projs.{b}.{rest*}", "rounds.{i}.swaps.{b}.go.{rest*}"),
+        Rename("blocks.{i}.fusion.{b}.norm1.{p}", "rounds.{i}.swaps.{b}.norm.{p}"),
+        Rename("blocks.{i}.fusion.{b}.attn.wq.{p}", "rounds.{i}.swaps.{b}.look.q.{p}"),
+        Join(["blocks.{i}.fusion.{b}.attn.wk.{p}", "blocks.{i}.fusion.{b}.attn.wv.{p}"], "rounds.{i}.swaps.{b}.look.kv.{p}"),
+        Rename("blocks.{i}.fusion.{b}.attn.proj.{p}", "rounds.{i}.swaps.{b}.look.out.{p}"),
+        Rename("blocks.{i}.revert_projs.{b}.{rest*}", "rounds.{i}.swaps.{b}.back.{rest*}"),
+        Rename("norm.{b}.{p}", "norms.{b}.{p}"),
+        Rename("head.{b}.{p}", "heads.{b}.{p}"),
+    ],
+}
