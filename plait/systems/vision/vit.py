@@ -3,7 +3,8 @@
 New here: a picture is cut into patches, each patch becomes one token, and a plain transformer encoder reads them beside a class
 token. Nothing in it knows that neighbouring patches are neighbours but the learned positions.
 
-Differs: DeiT's plain variants (arXiv:2012.12877) are this model trained otherwise, so they are sizes of it.
+Differs: tiny and small (DeiT's widths) and the 8 and 32 patches are those of How to train your ViT (arXiv:2106.10270), giant and gigantic
+those of Scaling Vision Transformers (arXiv:2106.04560), read by a class token; dropout is left to stochastic depth.
 """
 
 from __future__ import annotations
@@ -13,27 +14,30 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class ViT(nn.Module):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other sizes are resampled."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
+    resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are the pooled features."""
 
     takes = ("image",)
 
-    def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
+    def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width = width
         self.patches = PatchTokens(width, patch)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
-        self.stack = Stack(*(layer(width, heads, hidden or 4 * width, drop_path * i / max(depth - 1, 1)) for i in range(depth)))
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -41,23 +45,28 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first."""
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         return self.stack(self.positions(prepend(self.cls, self.patches(x))))
 
     def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.head(self.pool(self.tokens(x)))
 
 
-def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
-    """One pre-norm encoder layer."""
-    return Block(
-        mix=Pre(Norm(width), Attention(width, heads), DropPath(drop)),
-        feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop)),
-    )
-
+TINY = dict(width=192, depth=12, heads=3)
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+HUGE = dict(width=1280, depth=32, heads=16)
+P8 = dict(patch=8)
+P14 = dict(patch=14)
+P16 = dict(patch=16)
+P32 = dict(patch=32)
+BIG = dict(image=(384, 384))
+BARE = dict(num_classes=0)
 
 MODEL = ViT
 TAKES = ("image",)
@@ -66,22 +75,59 @@ DEFAULT = "nano"
 SIZES = {
     "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, num_classes=10),
     "nano": dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, drop_path=0.1),
-    "base_patch16_224": dict(width=768, depth=12, heads=12),
+    "tiny_patch16_224": TINY | P16,
+    "tiny_patch16_384": TINY | P16 | BIG,
+    "small_patch32_224": SMALL | P32,
+    "small_patch32_384": SMALL | P32 | BIG,
+    "small_patch16_224": SMALL | P16,
+    "small_patch16_384": SMALL | P16 | BIG,
+    "small_patch8_224": SMALL | P8 | BARE,
+    "base_patch32_224": BASE | P32,
+    "base_patch32_384": BASE | P32 | BIG,
+    "base_patch16_224": BASE | P16,
+    "base_patch16_384": BASE | P16 | BIG,
+    "base_patch8_224": BASE | P8,
+    "large_patch32_224": LARGE | P32 | BARE,
+    "large_patch32_384": LARGE | P32 | BIG,
+    "large_patch16_224": LARGE | P16,
+    "large_patch16_384": LARGE | P16 | BIG,
+    "large_patch14_224": LARGE | P14,
+    "huge_patch14_224": HUGE | P14 | BARE,
+    "giant_patch14_224": P14 | dict(width=1408, depth=40, heads=16, hidden=6144),
+    "gigantic_patch14_224": P14 | dict(width=1664, depth=48, heads=16, hidden=8192),
 }
+
+TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0")
+HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGENET = TIMM | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "base_patch16_224": dict(references={"timm": "vit_base_patch16_224"}),
+    "tiny_patch16_224": HALF | dict(hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_224"}),
+    "tiny_patch16_384": HALF | dict(hub="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_384"}),
+    "small_patch32_224": HALF | dict(hub="timm/vit_small_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_224"}),
+    "small_patch32_384": HALF | dict(hub="timm/vit_small_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_384"}),
+    "small_patch16_224": HALF | dict(hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_224"}),
+    "small_patch16_384": HALF | dict(hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_384"}),
+    "small_patch8_224": IMAGENET | dict(hub="timm/vit_small_patch8_224.dino", references={"timm": "vit_small_patch8_224"}),
+    "base_patch32_224": HALF | dict(hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_224"}),
+    "base_patch32_384": HALF | dict(hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_384"}),
+    "base_patch16_224": HALF | dict(hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch16_224"}),
+    "base_patch16_384": HALF | dict(hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch16_384"}),
+    "base_patch8_224": HALF | dict(hub="timm/vit_base_patch8_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch8_224"}),
+    "large_patch32_224": HALF | dict(hub="timm/vit_large_patch32_224.orig_in21k", references={"timm": "vit_large_patch32_224"}),
+    "large_patch32_384": HALF | dict(hub="timm/vit_large_patch32_384.orig_in21k_ft_in1k", references={"timm": "vit_large_patch32_384"}),
+    "large_patch16_224": HALF | dict(hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_224"}),
+    "large_patch16_384": HALF | dict(hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_384"}),
+    "large_patch14_224": dict(references={"timm": "vit_large_patch14_224"}),
+    "huge_patch14_224": HALF | dict(hub="timm/vit_huge_patch14_224.orig_in21k", references={"timm": "vit_huge_patch14_224"}),
+    "giant_patch14_224": dict(references={"timm": "vit_giant_patch14_224"}),
+    "gigantic_patch14_224": dict(references={"timm": "vit_gigantic_patch14_224"}),
 }
 RULES = {
     "timm": [
         Rename("cls_token", "cls"),
         Rename("pos_embed", "positions.table"),
         Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        Rename("blocks.{i}.norm1.{p}", "stack.blocks.{i}.mix.norm.{p}"),
-        Rename("blocks.{i}.attn.qkv.{p}", "stack.blocks.{i}.mix.f.qkv.{p}"),
-        Rename("blocks.{i}.attn.proj.{p}", "stack.blocks.{i}.mix.f.out.{p}"),
-        Rename("blocks.{i}.norm2.{p}", "stack.blocks.{i}.feed.norm.{p}"),
-        Rename("blocks.{i}.mlp.fc1.{p}", "stack.blocks.{i}.feed.f.up.{p}"),
-        Rename("blocks.{i}.mlp.fc2.{p}", "stack.blocks.{i}.feed.f.down.{p}"),
+        *timm_blocks(),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.{p}", "head.{p}"),
     ],

@@ -1,0 +1,35 @@
+"""How public implementations name the layers that `towers/encoder.py` builds: rules that several systems' layouts share."""
+
+from __future__ import annotations
+
+from plait.core.weights import Join, Rename, Rule
+
+
+def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
+    """timm's ViT blocks, with or without layer scale, to ours."""
+    return [
+        Rename(f"{theirs}.norm1.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.attn.qkv.{{p}}", f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{theirs}.attn.proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.ls1.gamma", f"{ours}.mix.after.0.gamma"),
+        Rename(f"{theirs}.norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{theirs}.ls2.gamma", f"{ours}.feed.after.0.gamma"),
+    ]
+
+
+def bert_layers(theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}", weight: str = "weight", bias: str = "bias") -> list[Rule]:
+    """transformers' BertLayer to ours; `weight` and `bias` are what its norms call theirs (gamma and beta in old files)."""
+    norms = {
+        f"{theirs}.attention.output.LayerNorm": f"{ours}.mix.norm",
+        f"{theirs}.output.LayerNorm": f"{ours}.feed.norm",
+    }
+    return [
+        Join([f"{theirs}.attention.self.{n}.{{p}}" for n in ("query", "key", "value")], f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{theirs}.attention.output.dense.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        *(Rename(f"{public}.{weight}", f"{own}.weight") for public, own in norms.items()),
+        *(Rename(f"{public}.{bias}", f"{own}.bias") for public, own in norms.items()),
+    ]
