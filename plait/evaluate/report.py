@@ -127,7 +127,7 @@ def _cell(value: object) -> str:
         return f'<td class="num">{number(value)}</td>'
     if isinstance(value, (bytes, bytearray)):
         return f'<td class="thumb">{_image(value, "")}</td>'
-    return f"<td>{_text(value)}</td>"
+    return f'<td class="long">{_text(value)}</td>' if len(str(value)) > 40 else f"<td>{_text(value)}</td>"
 
 
 def _rows(columns: Sequence[str], rows: Sequence[str], right: Sequence[bool]) -> str:
@@ -141,7 +141,7 @@ def _table(body: Table) -> str:
     if uneven:
         raise ValueError(f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}")
     cells = [[_cell(value) for value in row] for row in rows]
-    right = [bool(cells) and all('class="n' in row[i] for row in cells) for i in range(len(columns))]
+    right = [bool(cells) and all(row[i].startswith('<td class="n') for row in cells) for i in range(len(columns))]
     return _rows(columns, [f"<tr>{''.join(row)}</tr>" for row in cells], right)
 
 
@@ -214,7 +214,8 @@ print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .wide{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.93rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line);
-max-width:24rem;overflow-wrap:anywhere}
+max-width:24rem;overflow-wrap:break-word}
+td.long{min-width:15rem}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 th.num,td.num{text-align:right;white-space:nowrap}
 td.none,.soft{color:var(--soft)}
