@@ -55,7 +55,7 @@ def Transpose(public: str, ours: str) -> Rule:
 
 def View(public: str, ours: str, shape: Sequence[int], public_shape: Sequence[int]) -> Rule:
     """The same numbers in another shape: `shape` here, `public_shape` there; -1 as in Tensor.reshape."""
-    return Rule((public,), (ours,), lambda ts: [ts[0].reshape(*shape)], lambda ts: [ts[0].reshape(*public_shape)])
+    return Rule((public,), (ours,), lambda ts: [ts[0].reshape(tuple(shape))], lambda ts: [ts[0].reshape(tuple(public_shape))])
 
 
 def Drop(public: str) -> Rule:
