@@ -1,0 +1,174 @@
+"""Checkpoints that survive a kill at any moment: safetensors and JSON in a folder that appears whole or not at all.
+
+`folder/checkpoints/` holds the last two, numbered. A new one is written beside them under another name, flushed to the disk, and renamed
+as the last act, so a folder with a number for a name is complete; `files.json` in it has the size and checksum of each file. The one
+before is kept until the next but one, so that there is something to go back to when a file of the last is damaged later.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save_file
+from torch import Tensor
+
+from plait.errors import DataError
+
+HOME = "checkpoints"
+SEAL = "files.json"
+KEPT = 2
+
+
+@dataclass
+class Checkpoint:
+    """What was saved: `tensors` by file ("model", "optimizer"...) and name, `state` plain numbers, and where it was read."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict
+    folder: Path
+
+
+def save(folder: str | Path, tensors: dict[str, dict[str, Tensor]], state: dict) -> Path:
+    """Write a checkpoint of `folder`: each entry of `tensors` becomes a safetensors file, `state` becomes JSON.
+
+    Returns its folder. Raises DataError where the disk is full or refuses; the checkpoints before it are then whole.
+    """
+    home = Path(folder) / HOME
+    before = _numbers(home)
+    number = before[-1] + 1 if before else 1
+    new, final = home / f"{number:06d}.new", home / f"{number:06d}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _sweep(home, before[-KEPT:])  # what an earlier kill left half written or half removed
+        new.mkdir()
+        for name, content in tensors.items():
+            save_file(_alone(content), new / f"{name}.safetensors")
+        (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        seal = {p.name: _flush(p) for p in sorted(new.iterdir())}
+        (new / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+        _flush(new / SEAL)
+        _flush_folder(new)
+        os.replace(new, final)
+        _flush_folder(home)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise DataError(_refused(home, error, before)) from error
+    _sweep(home, [*before, number][-KEPT:])
+    return final
+
+
+def load(folder: str | Path) -> Checkpoint | None:
+    """The newest whole checkpoint of `folder`, or None where none was ever completed.
+
+    A damaged one is passed over with a warning that names the file. Raises ValueError where all are damaged.
+    """
+    home = Path(folder) / HOME
+    faults: list[str] = []
+    for number in reversed(_numbers(home)):
+        try:
+            found = _read(home / f"{number:06d}")
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if faults:
+            warnings.warn(f"{'; '.join(faults)}. Going on from the checkpoint before it, {found.folder}.", stacklevel=2)
+        return found
+    if faults:
+        raise ValueError(f"no checkpoint of {folder} can be read: {'; '.join(faults)}. Start again without resuming.")
+    return None
+
+
+def remove(folder: str | Path) -> None:
+    """Remove all checkpoints of `folder`."""
+    home = Path(folder) / HOME
+    if home.exists():
+        _sweep(home, [])
+        home.rmdir()
+
+
+def _read(folder: Path) -> Checkpoint:
+    path = folder / SEAL
+    try:
+        seal = json.loads(path.read_text(encoding="utf-8"))
+        seal = {str(name): (int(entry["bytes"]), int(entry["crc32"])) for name, entry in seal.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is missing or damaged") from error
+    if "state.json" not in seal:
+        raise ValueError(f"{path} is damaged: it does not name state.json")
+    tensors, state = {}, {}
+    for name, (size, checksum) in seal.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        data = path.read_bytes()
+        if len(data) != size:
+            raise ValueError(f"{path} is damaged: it has {len(data):,} bytes, expected {size:,}")
+        if zlib.crc32(data) != checksum:
+            raise ValueError(f"{path} is damaged: its checksum is not the one it was written with")
+        if name == "state.json":
+            state = json.loads(data)
+        else:
+            tensors[path.stem] = from_bytes(data)
+    return Checkpoint(tensors, state, folder)
+
+
+def _alone(content: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, no two in the same memory, as the format wants them."""
+    out, seen = {}, set()
+    for name, t in content.items():
+        t = t.detach().cpu().contiguous()
+        place = t.untyped_storage().data_ptr()
+        out[name] = t.clone() if place in seen else t
+        seen.add(place)
+    return out
+
+
+def _flush(path: Path) -> dict[str, int]:
+    """Make sure that the file is on the disk; its size and checksum."""
+    checksum = 0
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        while piece := file.read(1 << 22):
+            checksum = zlib.crc32(piece, checksum)
+        return dict(bytes=file.tell(), crc32=checksum)
+
+
+def _flush_folder(path: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and orders renames by itself
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _numbers(home: Path) -> list[int]:
+    return sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
+
+
+def _sweep(home: Path, keep: list[int]) -> None:
+    """Remove all but the checkpoints `keep`. A folder loses its number first: a kill leaves no half-removed checkpoint."""
+    for path in list(home.iterdir()):
+        if path.name.isdigit() and int(path.name) in keep:
+            continue
+        if path.name.isdigit():
+            path = path.replace(path.with_name(path.name + ".old"))
+        shutil.rmtree(path)
+
+
+def _refused(home: Path, error: Exception, before: list[int]) -> str:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "os error 28" in str(error)
+    why = "the disk is full" if full else str(error)
+    there = next((p for p in (home, *home.parents) if p.exists()), home)
+    kept = f"the one before it is whole ({home / f'{before[-1]:06d}'})" if before else "there was none before it"
+    free = shutil.disk_usage(there).free / 1e6
+    return f"could not save a checkpoint in {home}: {why} ({free:,.0f} MB free); {kept}. Make room there, then resume."

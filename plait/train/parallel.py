@@ -1,0 +1,106 @@
+"""One process or many: placing the model, sharing out a batch, and agreeing on what to do next."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+
+from plait.core.block import Block
+
+
+class Team:
+    """The processes of this run, one unless `accelerate launch` or `torchrun` started several.
+
+    With several, the model is wrapped for DDP; with `accelerate launch --use_fsdp` it is sharded instead (FSDP2, a `Block` at a time).
+    """
+
+    def __init__(self, device: str | torch.device | None = None):
+        from accelerate import Accelerator
+
+        launched = "LOCAL_RANK" in os.environ
+        on_cpu = not torch.accelerator.is_available() if device is None else torch.device(device).type == "cpu"
+        self.accelerator = Accelerator(cpu=launched and on_cpu)
+        self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device if device is None or self.size > 1 else torch.device(device)
+        self.main = self.rank == 0
+        self.sharded = self.size > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        # Decisions travel as numbers on the CPU, so that no process waits for its accelerator.
+        self.side = dist.new_group(backend="gloo") if self.size > 1 else None
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model to call: `model` on its device, wrapped or sharded where there are several processes."""
+        model.to(self.device)
+        if self.size == 1:
+            return model
+        if not self.sharded:
+            gpu = [self.device.index] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(model, device_ids=gpu)
+        for block in [m for m in model.modules() if isinstance(m, Block)]:
+            fully_shard(block)
+        return fully_shard(model)
+
+    def share(self, batch: dict) -> tuple[dict, int, float]:
+        """This process's rows of `batch` on its device, how many rows the whole batch has, and the weight of this part's mean loss.
+
+        Parts may differ by a row, so that the mean over processes of weight times loss is the mean over the whole batch. A process
+        left without a row computes row 0 at weight 0: all must take part in every step.
+        """
+        rows = count_rows(batch)
+        if self.size == 1:
+            return to_device(batch, self.device), rows, 1.0
+        start, stop = rows * self.rank // self.size, rows * (self.rank + 1) // self.size
+        weight = (stop - start) * self.size / rows
+        part = slice(start, stop) if stop > start else slice(0, 1)
+        return to_device(_cut(batch, part), self.device), rows, weight
+
+    def agree(self, *numbers: float) -> list[float]:
+        """The largest of each number over all processes."""
+        if self.size == 1:
+            return list(numbers)
+        shared = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.side)
+        return shared.tolist()
+
+    def mean(self, numbers: list[float]) -> list[float]:
+        """The mean of each number over all processes."""
+        if self.size == 1:
+            return numbers
+        shared = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(shared, group=self.side)
+        return (shared / self.size).tolist()
+
+    def same(self, value: Any) -> Any:
+        """The main process's value, everywhere."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0, group=self.side)
+        return box[0]
+
+
+def count_rows(batch: dict) -> int:
+    """The number of rows of a batch: the first dimension of its first tensor."""
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            return value.shape[0]
+        if isinstance(value, dict) and value:
+            return count_rows(value)
+    raise ValueError("a batch without any tensor: expected a dict of tensors with the rows first")
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """All tensors of a nested dict on `device`; anything else stays as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {k: to_device(v, device) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _cut(value: Any, part: slice) -> Any:
+    if isinstance(value, dict):
+        return {k: _cut(v, part) for k, v in value.items()}
+    return value[part] if isinstance(value, Tensor | list | tuple) else value
