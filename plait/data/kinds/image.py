@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,8 @@ class ImageKind(Kind):
         for cell in cells_of(column, 500):
             try:
                 with _open(cell, options.place) as picture:
-                    turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                    sides.append(picture.size[::-1] if not turned else picture.size)  # (H, W)
+                    sides.append(picture.size if _lies(picture) else picture.size[::-1])  # (H, W)
             except (Bad, Missing):
-                continue
-            except Exception:  # broken EXIF of a picture whose cell is reported when it is decoded
                 continue
         if not sides:
             return {"size": [32, 32]}
@@ -97,6 +95,14 @@ def _open(cell: Any, place: Place) -> Image.Image:
     if 0 in picture.size:
         raise Bad("a picture without pixels")
     return picture
+
+
+def _lies(picture: Image.Image) -> bool:
+    """Whether EXIF says that the picture lies on its side; broken EXIF says nothing."""
+    try:
+        return picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return False
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

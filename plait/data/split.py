@@ -1,0 +1,210 @@
+"""Splits that depend on what rows hold: the same table in another order is split alike, and identical rows never part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+
+from plait.data.digest import cell_digests, row_digests
+from plait.data.kinds import KINDS
+from plait.data.kinds.category import column_text
+from plait.data.schema import Schema
+from plait.data.table import Table
+from plait.errors import DataError, UsageError
+
+NAMES = ("train", "val", "test")
+SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
+
+
+def split_rows(
+    table: Table,
+    schema: Schema,
+    *,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    group: str | None = None,
+    column: str | None = None,
+    stratify: Sequence | np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Split rows into "train", "val" and "test": sorted row numbers.
+
+    Rows are ordered by a digest of their input and target cells (media by their bytes) and the seed. Identical rows stay on one side,
+    except in a table without media, text or vectors of which fewer than a tenth of the rows differ: there repetition is no leak. Rows of one
+    `group` stay together. Sizes are exact as far as this allows; no split is empty while three groups of rows are there.
+
+    Args:
+        fractions: of train, val and test; they sum to 1.
+        group: a column; all its rows of one value stay on one side. Rows without a value are groups of their own.
+        column: a ready-made split; train/val/validation/dev/test (and other names, which become splits of their own).
+        stratify: a class per row (None where unknown): classes are spread evenly, and every class with three rows appears in train.
+
+    Raises:
+        UsageError: fractions that do not sum to 1. DataError: rows without a split, or nothing to train on.
+    """
+    if column is not None:
+        return _ready_made(table, column)
+    parts = np.asarray(fractions, dtype=np.float64)
+    if parts.shape != (3,) or (parts < 0).any() or abs(parts.sum() - 1) > 1e-6 or parts[0] == 0:
+        raise UsageError(f"fractions must be three numbers >= 0 that sum to 1, with something to train on; got {tuple(fractions)}.")
+    n = len(table)
+    classes = _codes(stratify, n)
+    clusters = _clusters(table, schema, group, seed)
+    counts = np.bincount(classes, minlength=classes.max(initial=0) + 1)
+    quota = {name: _quota(counts, float(f)) for name, f in zip(NAMES[1:], parts[1:])}
+    over = np.maximum(quota["test"] + quota["val"] - np.maximum(counts - 1, 0), 0)  # a class keeps a row to train on
+    for name in ("test", "val"):
+        cut = np.minimum(over, quota[name])
+        quota[name], over = quota[name] - cut, over - cut
+    side = _fill(clusters, classes, counts, quota, {name: round(float(f) * n) for name, f in zip(NAMES[1:], parts[1:])})
+    return {name: np.flatnonzero(side == i) for i, name in enumerate(NAMES)}
+
+
+def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> list[np.ndarray]:
+    """Rows that must stay together, in the order of their digests."""
+    n = len(table)
+    names = sorted(schema.inputs + schema.targets)
+    content = row_digests(table, schema, names)
+    order = [blake2b(c, digest_size=8, key=str(seed).encode()[:64]).hexdigest() for c in content]
+    _, same = np.unique(np.asarray([c.hex() for c in content]), return_inverse=True)
+    rich = any(KINDS[schema.column(c).kind].own_slot for c in schema.inputs)
+    if not rich and same.max(initial=0) + 1 < n / 10:
+        same = np.arange(n)
+    keys = [same]
+    if group is not None:
+        texts = column_text(table.column(group)).to_pylist()
+        known: dict[str, int] = {}
+        keys.append(np.asarray([known.setdefault(t, len(known)) if t is not None else -1 - i for i, t in enumerate(texts)]))
+    parent = np.arange(n)
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for key in keys:
+        by = np.argsort(key, kind="stable")
+        for a, b in pairwise(by.tolist()):
+            if key[a] == key[b]:
+                parent[root(b)] = root(a)
+    roots = np.asarray([root(i) for i in range(n)])
+    by = np.lexsort((np.arange(n), roots))
+    groups = np.split(by, np.flatnonzero(np.diff(roots[by])) + 1)
+    return sorted(groups, key=lambda rows: (min(order[i] for i in rows), rows[0]))
+
+
+def _quota(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """Rows per class, by largest remainder, summing to the rounded fraction of all rows."""
+    exact = counts * fraction
+    quota = np.floor(exact + 1e-9).astype(np.int64)
+    short = max(0, round(fraction * int(counts.sum())) - int(quota.sum()))
+    for k in np.argsort(-(exact - quota), kind="stable")[:short]:
+        quota[k] += 1
+    return quota
+
+
+def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, quota: dict, totals: dict) -> np.ndarray:
+    side = np.zeros(len(classes), np.int64)  # 0 train, 1 val, 2 test
+    left = {name: quota[name].copy() for name in quota}
+    room = dict(totals)
+    training = counts.copy()
+    kept: list[np.ndarray] = []
+
+    def give(rows: np.ndarray, name: str) -> None:
+        side[rows] = NAMES.index(name)
+        np.subtract.at(training, classes[rows], 1)
+        room[name] -= len(rows)
+
+    for rows in clusters:
+        which, have = np.unique(classes[rows], return_counts=True)
+        for name in ("test", "val"):
+            if (have <= left[name][which]).all() and len(rows) <= room[name]:
+                left[name][which] -= have
+                give(rows, name)
+                break
+        else:
+            kept.append(rows)
+
+    def spared(rows: np.ndarray) -> bool:
+        which, have = np.unique(classes[rows], return_counts=True)
+        return bool((training[which] - have >= 1).all())
+
+    for name in ("test", "val"):  # second round: reach the sizes where classes and groups did not come out even
+        for at in range(len(kept) - 1, -1, -1):
+            if room[name] <= 0:
+                break
+            if len(kept[at]) <= room[name] and spared(kept[at]):
+                give(kept.pop(at), name)
+    for name in ("test", "val"):  # no empty split while there are groups to spare
+        if totals[name] > 0 and room[name] == totals[name] and len(kept) > 1:
+            smallest = sorted(range(len(kept)), key=lambda i: len(kept[i]))
+            pick = next((i for i in smallest if spared(kept[i])), None)
+            if pick is not None:
+                give(kept.pop(pick), name)
+    return side
+
+
+def _codes(stratify: Sequence | np.ndarray | None, n: int) -> np.ndarray:
+    if stratify is None:
+        return np.zeros(n, np.int64)
+    values = stratify.tolist() if hasattr(stratify, "tolist") else list(stratify)
+    if len(values) != n:
+        raise UsageError(f"stratify has {len(values)} values, the table has {n} rows.")
+    names = sorted({str(v) for v in values})
+    codes = {name: i for i, name in enumerate(names)}
+    return np.asarray([codes[str(v)] for v in values], np.int64)
+
+
+def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:
+    texts = column_text(table.column(column)).to_pylist()
+    missing = [i for i, t in enumerate(texts) if t is None]
+    if missing:
+        raise DataError(f"{len(missing):,} rows have no value in the split column {column!r} (the first is row {missing[0]}).")
+    rows: dict[str, list[int]] = {name: [] for name in NAMES}
+    for i, text in enumerate(texts):
+        rows.setdefault(SPELLINGS.get(text.lower(), text), []).append(i)
+    for name in rows:
+        close = get_close_matches(name.lower(), SPELLINGS, n=1, cutoff=0.8)
+        if name not in NAMES and close:
+            raise DataError(f"the split column {column!r} holds {name!r}. Did you mean {close[0]!r}?")
+    if len(rows) > 23:
+        raise DataError(f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not look like a split.")
+    if not rows["train"]:
+        raise DataError(f"the split column {column!r} has no 'train' rows; it holds {', '.join(map(repr, sorted(set(texts))[:10]))}.")
+    return {name: np.asarray(index, dtype=np.int64) for name, index in rows.items()}
+
+
+def duplicates_across(table: Table, schema: Schema, splits: dict[str, np.ndarray]) -> list[dict]:
+    """Contents that lie on several sides: one dict per content, {"what", "column", "rows", "splits"}.
+
+    "what" is "inputs" (all input cells equal, "column" None) or "media" (one media cell with the same bytes). Contents with all input
+    cells missing do not count.
+    """
+    side = np.full(len(table), "", dtype=object)
+    for name, rows in splits.items():
+        side[rows] = name
+    inputs = [name for name in schema.inputs if name in table.names]
+    blank = np.all([cell_digests(table, schema, name) == b"" for name in inputs], axis=0) if inputs else np.zeros(len(table), bool)
+    whole = row_digests(table, schema, inputs)
+    whole[blank] = b""
+    found = _crossing(whole, side, "inputs", None)
+    for name in inputs:
+        if KINDS[schema.column(name).kind].media:
+            found += _crossing(cell_digests(table, schema, name), side, "media", name)
+    return found
+
+
+def _crossing(digests: np.ndarray, side: np.ndarray, what: str, column: str | None) -> list[dict]:
+    rows: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(digests):
+        if digest and side[i]:
+            rows.setdefault(digest, []).append(i)
+    return [
+        {"what": what, "column": column, "rows": same, "splits": sorted({side[i] for i in same})}
+        for same in rows.values()
+        if len({side[i] for i in same}) > 1
+    ]
