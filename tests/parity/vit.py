@@ -1,24 +1,13 @@
-"""ViT and DeiT against timm."""
+"""ViT against timm."""
 
 from __future__ import annotations
 
-import torch
-
-import plait
-from plait.core.catalog import systems
-from tests.parity.compare import Row, count, perturb, relative_error
-from tests.peers import declare_torchvision
+from tests.parity.compare import Row
+from tests.parity.pictures import against_timm, cases
 
 SYSTEM = "vit"
-CASES = {f"{SYSTEM}_{size}": row["references"]["timm"] for size, row in systems()[SYSTEM].weights.items()}
+CASES = cases(SYSTEM)
 
 
-@torch.no_grad()
 def parity(name: str) -> Row:
-    declare_torchvision()
-    import timm
-
-    theirs = perturb(timm.create_model(CASES[name]))
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="timm")
-    x = torch.randn(2, 3, *theirs.pretrained_cfg["input_size"][1:], generator=torch.Generator().manual_seed(1))
-    return Row(name, f"timm {CASES[name]}", count(ours), count(theirs), relative_error(ours(x), theirs(x)))
+    return against_timm(name, CASES[name])

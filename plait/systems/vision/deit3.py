@@ -1,0 +1,99 @@
+"""DeiT III: Revenge of the ViT. Touvron, Cord, Jegou, 2022. arXiv:2204.07118.
+
+New here: mostly a recipe (three simple augmentations, binary cross-entropy, training small and fine-tuning large). In the network, a learned
+factor per channel on every branch (layer scale) keeps deep ViTs trainable, and positions are added to the patches only.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.block import Stack
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Rename
+from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_blocks
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class DeiT3(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer scale starts."""
+
+    takes = ("image",)
+
+    def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
+        super().__init__()
+        self.width = width
+        self.patches = PatchTokens(width, patch)
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path, scale=scale))
+        self.norm = Norm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
+        return self.stack(prepend(self.cls, self.positions(self.patches(x))))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the class token, normed."""
+        return self.norm(t.x[:, 0])
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+SMALL = dict(width=384, depth=12, heads=6)
+MEDIUM = dict(width=512, depth=12, heads=8)
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+HUGE = dict(width=1280, depth=32, heads=16, patch=14)
+BIG = dict(image=(384, 384))
+
+MODEL = DeiT3
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, scale=1e-1, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, scale=1e-1, drop_path=0.1),
+    "small_patch16_224": SMALL,
+    "small_patch16_384": SMALL | BIG,
+    "medium_patch16_224": MEDIUM,
+    "base_patch16_224": BASE,
+    "base_patch16_384": BASE | BIG,
+    "large_patch16_224": LARGE,
+    "large_patch16_384": LARGE | BIG,
+    "huge_patch14_224": HUGE,
+}
+
+IMAGENET = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "small_patch16_224": IMAGENET | dict(hub="timm/deit3_small_patch16_224.fb_in1k", references={"timm": "deit3_small_patch16_224"}),
+    "small_patch16_384": IMAGENET | dict(hub="timm/deit3_small_patch16_384.fb_in1k", references={"timm": "deit3_small_patch16_384"}),
+    "medium_patch16_224": IMAGENET | dict(hub="timm/deit3_medium_patch16_224.fb_in1k", references={"timm": "deit3_medium_patch16_224"}),
+    "base_patch16_224": IMAGENET | dict(hub="timm/deit3_base_patch16_224.fb_in1k", references={"timm": "deit3_base_patch16_224"}),
+    "base_patch16_384": IMAGENET | dict(hub="timm/deit3_base_patch16_384.fb_in1k", references={"timm": "deit3_base_patch16_384"}),
+    "large_patch16_224": IMAGENET | dict(hub="timm/deit3_large_patch16_224.fb_in1k", references={"timm": "deit3_large_patch16_224"}),
+    "large_patch16_384": IMAGENET | dict(hub="timm/deit3_large_patch16_384.fb_in1k", references={"timm": "deit3_large_patch16_384"}),
+    "huge_patch14_224": IMAGENET | dict(hub="timm/deit3_huge_patch14_224.fb_in1k", references={"timm": "deit3_huge_patch14_224"}),
+}
+RULES = {
+    "timm": [
+        Rename("cls_token", "cls"),
+        Rename("pos_embed", "positions.table"),
+        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
+        *timm_blocks(),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
+    ],
+}

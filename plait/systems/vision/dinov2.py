@@ -1,0 +1,127 @@
+"""DINOv2: Learning Robust Visual Features without Supervision. Oquab et al., 2023. arXiv:2304.07193.
+
+New here: a ViT whose features, learned without labels from curated data, serve as they are. In the network: layer scale, and in the giant size
+a gated feed-forward. The `reg4` variants (Vision Transformers Need Registers, Darcet et al., arXiv:2309.16588) have four learned tokens with
+no picture behind them, where the model keeps what it used to write into uninformative patches; positions are then added to patches only.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import FeedForward, Stack
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Rename
+from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_blocks
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        a, b = self.up(t.x).chunk(2, -1)
+        return t.put(x=self.down(F.silu(a) * b))
+
+
+class DINOv2(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K), or the class token's features (B, D) with `num_classes=0`, as it is published.
+
+    image: the (H, W) that positions are learned for; other multiples of the patch are resampled. registers: how many tokens without a
+    picture. gated: the hidden width of a gated feed-forward, 0 for the plain one of 4 D. scale: where layer scale starts.
+    """
+
+    takes = ("image",)
+
+    def __init__(
+        self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0
+    ):
+        super().__init__()
+        self.width = width
+        self.patches = PatchTokens(width, patch)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=0 if registers else 1)
+        feed = SwiGLU if gated else FeedForward
+        blocks = pre_norm_blocks(width, depth, heads, gated or 4 * width, norm=Norm, feed=feed, drop_path=drop_path, scale=scale)
+        self.stack = Stack(*blocks)
+        self.norm = Norm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+        if self.registers is not None:
+            nn.init.trunc_normal_(self.registers, std=0.02)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + registers + N, D): class token, registers, patches, before the last norm."""
+        t = self.patches(x)
+        if self.registers is None:
+            return self.stack(self.positions(prepend(self.cls, t)))
+        return self.stack(prepend(self.cls, prepend(self.registers, self.positions(t))))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the class token, normed."""
+        return self.norm(t.x[:, 0])
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+SMALL = dict(width=384, depth=12, heads=6)
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+GIANT = dict(width=1536, depth=40, heads=24, gated=4096)
+REG4 = dict(registers=4)
+
+MODEL = DINOv2
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, registers=2, gated=64, scale=1e-1, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, registers=4, scale=1e-1, num_classes=1000, drop_path=0.1),
+    "small_patch14": SMALL,
+    "base_patch14": BASE,
+    "large_patch14": LARGE,
+    "giant_patch14": GIANT,
+    "small_patch14_reg4": SMALL | REG4,
+    "base_patch14_reg4": BASE | REG4,
+    "large_patch14_reg4": LARGE | REG4,
+    "giant_patch14_reg4": GIANT | REG4,
+}
+
+IMAGENET = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "small_patch14": IMAGENET | dict(hub="timm/vit_small_patch14_dinov2.lvd142m", references={"timm": "vit_small_patch14_dinov2"}),
+    "base_patch14": IMAGENET | dict(hub="timm/vit_base_patch14_dinov2.lvd142m", references={"timm": "vit_base_patch14_dinov2"}),
+    "large_patch14": IMAGENET | dict(hub="timm/vit_large_patch14_dinov2.lvd142m", references={"timm": "vit_large_patch14_dinov2"}),
+    "giant_patch14": IMAGENET | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m", references={"timm": "vit_giant_patch14_dinov2"}),
+    "small_patch14_reg4": IMAGENET | dict(hub="timm/vit_small_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_small_patch14_reg4_dinov2"}),
+    "base_patch14_reg4": IMAGENET | dict(hub="timm/vit_base_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_base_patch14_reg4_dinov2"}),
+    "large_patch14_reg4": IMAGENET | dict(hub="timm/vit_large_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_large_patch14_reg4_dinov2"}),
+    "giant_patch14_reg4": IMAGENET | dict(hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}),
+}
+RULES = {
+    "timm": [
+        Rename("cls_token", "cls"),
+        Rename("reg_token", "registers"),
+        Rename("pos_embed", "positions.table"),
+        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
+        *timm_blocks(),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
+    ],
+}

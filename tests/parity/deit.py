@@ -1,0 +1,13 @@
+"""DeiT, distilled and not, against timm."""
+
+from __future__ import annotations
+
+from tests.parity.compare import Row
+from tests.parity.pictures import against_timm, cases
+
+SYSTEM = "deit"
+CASES = cases(SYSTEM)
+
+
+def parity(name: str) -> Row:
+    return against_timm(name, CASES[name])
