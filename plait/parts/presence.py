@@ -41,7 +41,7 @@ def complete(batch: dict, blanks: dict[str, Blank]) -> Streams:
             values[slot] = blank_rows(value, presents[slot])
             keep = batch.get("keep", {}).get(slot)
         if keep is not None:
-            keeps[slot] = keep & presents[slot][:, None]
+            keeps[slot] = keep & presents[slot].view(-1, *[1] * (keep.dim() - 1))
     return Streams(values, keeps, presents)
 
 

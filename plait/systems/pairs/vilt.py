@@ -1,0 +1,251 @@
+"""ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision. Kim, Son, Kim, 2021. arXiv:2102.03334.
+
+New here: one transformer reads words and picture patches in one sequence. There is no picture tower and no detector: patches enter as words
+do, by one projection, and a learned vector per modality tells them apart. Pictures keep their shape: the grid of positions is stretched
+to each picture's own.
+
+Differs: stochastic depth takes the place of dropout. Patches are never sampled: long pictures are read whole. An absent modality is a blank
+that nothing attends to; the leading token, which is pooled, belongs to the text, so that an absent text still asks the picture with one
+padding token. The variant for pairs of pictures (NLVR2) is left out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Stack
+from plait.core.tokens import Tokens, join, prepend
+from plait.core.weights import Drop, Join, Rename, Rule
+from plait.parts.positions.learned import SequencePositions
+from plait.parts.presence import complete, masked
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+
+Norm = partial(nn.LayerNorm, eps=1e-12)
+
+
+class Wording(nn.Module):
+    """BERT's input: ids (B, N), keep (B, N) -> Tokens of words, places and the kind of the segment, which here is always the first."""
+
+    def __init__(self, vocab: int, length: int, width: int):
+        super().__init__()
+        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
+        self.segment = nn.Parameter(torch.empty(2, width))
+        self.norm = Norm(width)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.segment, std=0.02)
+
+    def forward(self, ids: Tensor, keep: Tensor) -> Tokens:
+        t = self.positions(self.words(ids, keep))
+        return t.put(x=self.norm(t.x + self.segment[0]))
+
+
+class Picture(nn.Module):
+    """(B, 3, H, W) -> Tokens (B, 1 + N, D): a class token and patches, with positions stretched to every picture's own grid.
+
+    pixels (B, H, W): which pixels are real, where pictures of several shapes were padded to one (each in its upper left corner).
+    """
+
+    def __init__(self, image: tuple[int, int], patch: int, width: int):
+        super().__init__()
+        self.patches = PatchTokens(width, patch)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.grid = (image[0] // patch, image[1] // patch)
+        self.positions = nn.Parameter(torch.empty(1, 1 + self.grid[0] * self.grid[1], width))
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, x: Tensor, pixels: Tensor | None, present: Tensor) -> Tokens:
+        t = self.patches(x)
+        real = None if pixels is None else pixels[:, :: self.patches.patch, :: self.patches.patch]  # (B, h, w)
+        t = prepend(self.cls + self.positions[:, :1], t.put(x=t.x + self.places(t.grid, real)))
+        keep = None if real is None else F.pad(real.flatten(1), (1, 0), value=True)
+        return t.put(keep=masked(keep, present, t.x.shape[1]))
+
+    def places(self, grid: tuple[int, int], real: Tensor | None) -> Tensor:
+        """(1 or B, N, D): the learned grid laid over each picture's real patches, corner on corner, bilinear."""
+        table = self.positions[:, 1:].transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
+        if real is None:
+            table = table if grid == self.grid else F.interpolate(table, size=grid, mode="bilinear", align_corners=True)
+        else:
+            down = along(real[:, :, 0])[:, :, None].expand(-1, *grid)  # (B, h, w) in [-1, 1] where real
+            across = along(real[:, 0])[:, None, :].expand(-1, *grid)
+            table = table.expand(real.shape[0], -1, -1, -1)
+            table = F.grid_sample(table, torch.stack([across, down], -1), padding_mode="border", align_corners=True)
+        return table.flatten(2).transpose(1, 2)
+
+
+def along(real: Tensor) -> Tensor:
+    """(B, n) bool, leading ones real -> (B, n) from -1 at the first to 1 at the last real one."""
+    count = real.sum(1, keepdim=True)
+    return 2 * torch.arange(real.shape[1], device=real.device) / (count - 1).clamp(min=1) - 1
+
+
+class Guess(nn.Module):
+    """BERT's word head: (..., D) and the word vectors (V, D) -> logits (..., V)."""
+
+    def __init__(self, vocab: int, width: int):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, width), Norm(width)
+        self.bias = nn.Parameter(torch.empty(vocab))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
+
+
+class ViLT(nn.Module):
+    """A batch of pictures and texts -> one vector that has read both, and what the heads that were built say of it.
+
+    image: the (H, W) that positions are learned for; other multiples of the patch are read too. length: most tokens of a text; mask: the
+    id of a hidden word. Heads: guess (hidden words), match (does the text belong to the picture?), answers (how many, 0 for none).
+    """
+
+    takes = ("image", "text")
+
+    def __init__(
+        self,
+        *,
+        image=(384, 384),
+        patch=32,
+        vocab=30522,
+        length=40,
+        mask=103,
+        width=768,
+        depth=12,
+        heads=12,
+        drop_path=0.0,
+        guess=False,
+        match=False,
+        answers=0,
+    ):
+        super().__init__()
+        self.width, self.part_widths, self.mask = width, {}, mask
+        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
+        self.wording, self.picture = Wording(vocab, length, width), Picture(image, patch, width)
+        self.kind = nn.Parameter(torch.empty(2, width))  # text, image
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path))
+        self.norm, self.dense = Norm(width), nn.Linear(width, width)
+        self.guess = Guess(vocab, width) if guess else None
+        self.match = nn.Linear(width, 1) if match else None
+        self.answer = (
+            nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers)) if answers else None
+        )
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.kind, std=0.02)
+
+    def read(self, batch: dict) -> tuple[Tokens, Tensor]:
+        """Tokens (B, N + 1 + M, D) of N words, the picture's class token and M patches, all normed; and the ids (B, N).
+
+        batch["keep"] may hold "image", (B, H, W): which pixels are real.
+        """
+        s = complete(batch, self.blanks)
+        ids, here = s.values["text"], s.present
+        text = self.wording(ids, masked(s.keep.get("text"), here["text"], ids.shape[1]))
+        image = self.picture(s.values["image"], s.keep.get("image"), here["image"])
+        t = self.stack(join(text.put(x=text.x + self.kind[0]), image.put(x=image.x + self.kind[1])))
+        return t.put(x=self.norm(t.x)), ids
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D) in [-1, 1], from the leading token."""
+        return self.dense(t.x[:, 0]).tanh()
+
+    def words(self, x: Tensor) -> Tensor:
+        """(..., D) tokens -> (..., V) logits of the words that stand there; needs the `guess` head."""
+        return self.guess(x, self.wording.words.table.weight)
+
+    def fuse(self, batch: dict) -> dict:
+        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its own."""
+        return {"fused": self.pool(self.read(batch)[0]), "parts": {}}
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """fused (B, D); and for each head: match (B, 1) logits, answer (B, K) logits, words (B, V) logits of what stands in each row's
+        first hidden place (its leading token where nothing is hidden)."""
+        t, ids = self.read(batch)
+        out = {"fused": self.pool(t)}
+        if self.match is not None:
+            out["match"] = self.match(out["fused"])
+        if self.answer is not None:
+            out["answer"] = self.answer(out["fused"])
+        if self.guess is not None:
+            place = ((ids == self.mask) & t.keep[:, : ids.shape[1]]).int().argmax(1)
+            out["words"] = self.words(t.x[torch.arange(ids.shape[0], device=ids.device), place])
+        return out
+
+
+def same(tensors: list[Tensor]) -> list[Tensor]:
+    """(bias, vectors, vectors again) -> (bias, vectors): the word head is tied to the words."""
+    bias, table, again = tensors
+    if table.shape != again.shape or not (table.is_meta or torch.equal(table, again)):
+        raise ValueError("the word head's weight differs from the word vectors: expected one tensor, since the model ties them")
+    return [bias, table]
+
+
+def layout(model: str) -> list[Rule]:
+    """transformers' keys; `model` is the prefix of the encoder's."""
+    text, layer, ours = f"{model}embeddings.text_embeddings", f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
+    words = f"{text}.word_embeddings.weight"
+    head = ("mlm_score.decoder.bias", words, "mlm_score.decoder.weight")
+    return [
+        Rule(head, ("guess.bias", "wording.words.table.weight"), same, lambda ts: [*ts, ts[1].clone()]),
+        Rename(words, "wording.words.table.weight"),
+        Rename(f"{text}.position_embeddings.weight", "wording.positions.table"),
+        Rename(f"{text}.token_type_embeddings.weight", "wording.segment"),
+        Rename(f"{text}.LayerNorm.{{p}}", "wording.norm.{p}"),
+        Rename(f"{model}embeddings.cls_token", "picture.cls"),
+        Rename(f"{model}embeddings.position_embeddings", "picture.positions"),
+        Rename(f"{model}embeddings.patch_embeddings.projection.{{p}}", "picture.patches.proj.{p}"),
+        Rename(f"{model}embeddings.token_type_embeddings.weight", "kind"),
+        Join([f"{layer}.attention.attention.{n}.{{p}}" for n in ("query", "key", "value")], f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{layer}.attention.output.dense.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{layer}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{layer}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{layer}.layernorm_before.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{layer}.layernorm_after.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{model}layernorm.{{p}}", "norm.{p}"),
+        Rename(f"{model}pooler.dense.{{p}}", "dense.{p}"),
+        Rename("mlm_score.transform.dense.{p}", "guess.dense.{p}"),
+        Rename("mlm_score.transform.LayerNorm.{p}", "guess.norm.{p}"),
+        Rename("rank_output.{p}", "match.{p}"),
+        Rename("classifier.{rest*}", "answer.{rest*}"),
+        Drop(f"{text}.position_ids"),
+        Drop("mlm_score.bias"),  # older files hold the word head's bias twice
+    ]
+
+
+RULES = {"transformers": layout(""), "transformers_heads": layout("vilt.")}  # ViltModel; ViltFor...
+
+MODEL = ViLT
+TAKES = ("image", "text")
+ROLES = ("fuser",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(
+        image=(32, 32), patch=8, vocab=64, length=16, mask=4, width=32, depth=2, heads=2, guess=True, match=True, answers=7
+    ),
+    "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, mask=4, width=192, depth=6, heads=3, drop_path=0.1),
+    "b_32": dict(guess=True),
+    "b_32_coco": dict(match=True),
+    "b_32_flickr30k": dict(match=True),
+    "b_32_vqa": dict(answers=3129),
+}
+
+HALF = dict(source="transformers_heads", file="pytorch_model.bin", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WEIGHTS = {
+    "b_32": HALF | dict(hub="dandelin/vilt-b32-mlm", references={"transformers": "dandelin/vilt-b32-mlm"}),
+    "b_32_coco": HALF | dict(hub="dandelin/vilt-b32-finetuned-coco", references={"transformers": "dandelin/vilt-b32-finetuned-coco"}),
+    "b_32_flickr30k": HALF
+    | dict(hub="dandelin/vilt-b32-finetuned-flickr30k", references={"transformers": "dandelin/vilt-b32-finetuned-flickr30k"}),
+    "b_32_vqa": HALF | dict(hub="dandelin/vilt-b32-finetuned-vqa", references={"transformers": "dandelin/vilt-b32-finetuned-vqa"}),
+}
