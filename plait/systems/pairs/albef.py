@@ -1,0 +1,364 @@
+"""Align before Fuse: Vision and Language Representation Learning with Momentum Distillation. Li et al., 2021. arXiv:2107.07651.
+
+New here: BERT is cut in two. Its first half reads the text alone, and a contrastive loss aligns what it says with what a ViT says of the
+picture; its second half asks the picture, by cross-attention. Alignment comes first, so that the fusion meets features that already speak
+of the same things; and a momentum teacher softens all targets, because web captions lie. The objective is a page at the end of this file.
+
+Differs: the teacher has no dropout, follows the whole model, quickly at first (momentum (1 + t) / (10 + t) up to 0.995), and is trusted
+over 1,000 steps instead of an epoch. Queues start empty, not with noise; every process keeps its own. Rows of one group (`batch["same"]`,
+else `batch["row"]`) are never each other's negatives, in the queue too, as in the official retrieval fine-tuning. The losses leave out
+what a batch lacks: an absent picture or text makes no pair, though a text alone still has words to guess.
+The published files also hold the teacher and its queues: both layouts drop them (`*_m.*`, `*_queue`), since training makes its own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Attention, CrossAttention, Stack
+from plait.core.init import own
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Drop, Join, Rename, Rule, View
+from plait.parts.objectives.matching import hard_negatives, hide_words
+from plait.parts.objectives.momentum import Momentum, alike, mean_where, queue_contrast
+from plait.parts.positions.learned import GridPositions, SequencePositions
+from plait.parts.presence import complete, masked
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
+from plait.parts.towers.layouts import bert_layers, timm_blocks
+
+PictureNorm = partial(nn.LayerNorm, eps=1e-6)
+TextNorm = partial(nn.LayerNorm, eps=1e-12)
+
+
+class Picture(nn.Module):
+    """ViT: (B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, all normed."""
+
+    def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
+        super().__init__()
+        self.patches = PatchTokens(width, patch)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=PictureNorm))
+        self.norm = PictureNorm(width)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def forward(self, x: Tensor) -> Tokens:
+        t = self.stack(self.positions(prepend(self.cls, self.patches(x))))
+        return t.put(x=self.norm(t.x))
+
+
+class Wording(nn.Module):
+    """BERT's input: ids (B, N), keep (B, N) -> Tokens of words, places and the kind of the segment, which here is always the first."""
+
+    def __init__(self, vocab: int, length: int, width: int, dropout: float):
+        super().__init__()
+        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
+        self.kind = nn.Parameter(torch.empty(2, width))
+        self.norm, self.drop = TextNorm(width), nn.Dropout(dropout)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.kind, std=0.02)
+
+    def forward(self, ids: Tensor, keep: Tensor) -> Tokens:
+        t = self.positions(self.words(ids, keep))
+        return t.put(x=self.drop(self.norm(t.x + self.kind[0])))
+
+
+class Guess(nn.Module):
+    """BERT's word head: (..., D) and the word vectors (V, D) -> logits (..., V)."""
+
+    def __init__(self, vocab: int, width: int):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, width), TextNorm(width)
+        self.bias = nn.Parameter(torch.empty(vocab))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
+
+
+class ALBEF(nn.Module):
+    """A batch of pictures and texts -> unit vectors of each, and their fusion.
+
+    image, patch, image_width, image_depth, image_heads: the picture's tower. vocab, length (most tokens), mask (the id of a hidden word):
+    the texts. width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit vectors.
+    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective remembers.
+    """
+
+    takes = ("image", "text")
+    scheme = {nn.Conv2d: own}
+
+    def __init__(
+        self,
+        *,
+        image=(256, 256),
+        patch=16,
+        image_width=768,
+        image_depth=12,
+        image_heads=12,
+        vocab=30522,
+        length=512,
+        mask=103,
+        width=768,
+        text_depth=6,
+        fusion_depth=6,
+        heads=12,
+        embed_width=256,
+        dropout=0.1,
+        guess=True,
+        queue=65536,
+    ):
+        super().__init__()
+        self.width, self.embed_width, self.part_widths = width, embed_width, {}
+        self.vocab, self.mask, self.text_depth, self.queue = vocab, mask, text_depth, queue
+        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
+        self.picture = Picture(image, patch, image_width, image_depth, image_heads)
+        self.wording = Wording(vocab, length, width, dropout)
+        layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
+        ask = partial(CrossAttention, context_width=image_width, dropout=dropout)
+        self.layers = nn.ModuleList(
+            layers(width, text_depth, heads, 4 * width) + layers(width, fusion_depth, heads, 4 * width, look=ask),
+        )
+        self.image_proj, self.text_proj = nn.Linear(image_width, embed_width), nn.Linear(width, embed_width)
+        self.match = nn.Linear(width, 2)  # fused (B, D) -> (B, 2): no pair, a pair
+        self.guess = Guess(vocab, width) if guess else None
+        self.temperature = nn.Parameter(torch.empty(1))
+
+    def reset(self) -> None:
+        nn.init.constant_(self.temperature, 0.07)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """(1,): the log of what similarities are multiplied by, which is one over the temperature."""
+        return -self.temperature.log()
+
+    def see(self, image: Tensor, present: Tensor) -> Tokens:
+        """(B, 3, H, W), (B,) -> Tokens (B, 1 + N, image_width); none of an absent picture's is real."""
+        t = self.picture(image)
+        return t.put(keep=masked(None, present, t.x.shape[1]))
+
+    def read(self, ids: Tensor, keep: Tensor) -> Tokens:
+        """(B, N), (B, N) -> Tokens (B, N, D) from BERT's first half."""
+        t = self.wording(ids, keep)
+        for i in range(self.text_depth):
+            t = self.layers[i](t)
+        return t
+
+    def look(self, text: Tokens, image: Tokens) -> Tokens:
+        """The text asks, the picture answers: Tokens (B, N, D) from BERT's second half."""
+        for i in range(self.text_depth, len(self.layers)):
+            text = self.layers[i](text, image)
+        return text
+
+    def words(self, x: Tensor) -> Tensor:
+        """(..., D) fused tokens -> (..., V) logits of the words that stand there."""
+        return self.guess(x, self.wording.words.table.weight)
+
+    def vectors(self, image: Tokens, text: Tokens) -> dict[str, Tensor]:
+        """{"image", "text"}: (B, E) float32 unit vectors of the leading tokens."""
+        return {
+            "image": F.normalize(self.image_proj(image.x[:, 0]).float(), dim=-1),
+            "text": F.normalize(self.text_proj(text.x[:, 0]).float(), dim=-1),
+        }
+
+    def open(self, batch: dict) -> tuple[Tensor, Tokens, Tensor, Tensor]:
+        """What a batch holds, blanks where it lacks something: image (B, 3, H, W), present (B,), ids (B, N), keep (B, N)."""
+        s = complete(batch, self.blanks)
+        ids = s.values["text"]
+        return s.values["image"], s.present["image"], ids, masked(s.keep.get("text"), s.present["text"], ids.shape[1])
+
+    def encode(self, batch: dict) -> tuple[Tokens, Tokens]:
+        """The tokens of both towers, before they meet."""
+        image, present, ids, keep = self.open(batch)
+        return self.see(image, present), self.read(ids, keep)
+
+    def embed(self, batch: dict) -> dict[str, Tensor]:
+        """{"image", "text"}: (B, E) unit vectors."""
+        return self.vectors(*self.encode(batch))
+
+    def fuse(self, batch: dict) -> dict:
+        """{"fused": (B, D), "parts": {}}: the text's leading token after it has seen the picture."""
+        image, text = self.encode(batch)
+        return {"fused": self.look(text, image).x[:, 0], "parts": {}}
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head, words (B, V): what
+        stands in each row's first hidden place (its leading token where nothing is hidden)."""
+        image, present, ids, keep = self.open(batch)
+        image, text = self.see(image, present), self.read(ids, keep)
+        t = self.look(text, image)
+        out = {**self.vectors(image, text), "fused": t.x[:, 0], "match": self.match(t.x[:, 0]), "logit_scale": self.logit_scale}
+        if self.guess is not None:
+            place = ((ids == self.mask) & keep).int().argmax(1)
+            out["words"] = self.words(t.x[torch.arange(ids.shape[0], device=ids.device), place])
+        return out
+
+
+class Needs(NamedTuple):
+    """What the objective keeps between steps: an EMA teacher and one queue of `queue` vectors of `width` per modality."""
+
+    momentum: float
+    queue: int
+    width: int
+    alpha: float  # the teacher's share of the targets
+    ramp: int  # steps over which it gets there
+
+
+def needs(model: ALBEF) -> Needs:
+    return Needs(momentum=0.995, queue=model.queue, width=model.embed_width, alpha=0.4, ramp=1000)
+
+
+def make_state(model: ALBEF, seed: int) -> nn.Module:
+    """The teacher and the queues; nothing in them is random, so that the seed has no say."""
+    n = needs(model)
+    return Momentum(model, model.takes, size=n.queue, width=n.width, momentum=n.momentum, ramp=n.ramp)
+
+
+def objective(model: ALBEF, batch: dict, state: Momentum, generator: torch.Generator) -> dict[str, Tensor]:
+    """{"align", "match", "words"}: three losses of a batch of pairs. What the teacher saw is left in `state` until `after_step`.
+
+    batch may hold "same" (B,) int64, the group of each row; without it rows are told apart by "row", or else all differ.
+    """
+    pixels, present, ids, keep = model.open(batch)
+    image, text = model.see(pixels, present), model.read(ids, keep)
+    with torch.no_grad():
+        image_then = state.teacher.see(pixels, present)
+        vectors_then = state.teacher.vectors(image_then, state.teacher.read(ids, keep))
+    alpha = needs(model).alpha * state.warmth()
+    real, group = present & keep.any(1), batch.get("same", batch.get("row"))
+    align, scores = queue_contrast(model.vectors(image, text), vectors_then, state.queues, real, group, model.temperature, alpha)
+    state.observe(vectors_then, real, group)
+    others = real[None, :] & ~alike(group, ids.shape[0], ids.device)
+    pictures, found_pictures = hard_negatives(scores["text"], others, generator)
+    texts, found_texts = hard_negatives(scores["image"], others, generator)
+    counts = torch.cat([real, real & found_pictures, real & found_texts])
+    losses = {"align": align, "match": match_loss(model, image, text, pictures, texts, counts)}
+    if model.guess is not None:
+        candidates = keep & (torch.arange(ids.shape[1], device=ids.device) > 0)  # the leading token is never hidden
+        hidden, labels = hide_words(ids, candidates, generator, mask=model.mask, vocab=model.vocab)
+        losses["words"] = words_loss(model, state.teacher, hidden, keep, labels, image, image_then, alpha)
+    return losses
+
+
+def after_step(model: ALBEF, state: Momentum) -> None:
+    """The queues take in what the teacher saw, the teacher follows, and the temperature stays in the official bounds."""
+    state.advance(model)
+    with torch.no_grad():
+        model.temperature.clamp_(0.001, 0.5)
+
+
+def match_loss(model: ALBEF, image: Tokens, text: Tokens, pictures: Tensor, texts: Tensor, counts: Tensor) -> Tensor:
+    """Each pair, each text with a wrong picture and each picture with a wrong text, told apart; counts (3 B,): which of these there are."""
+    asking, answering = rows_of(text, texts), rows_of(image, pictures)
+    asking = text.put(x=torch.cat([text.x, text.x, asking.x]), keep=torch.cat([text.keep, text.keep, asking.keep]))
+    answering = image.put(x=torch.cat([image.x, answering.x, image.x]), keep=torch.cat([image.keep, answering.keep, image.keep]))
+    logits = model.match(model.look(asking, answering).x[:, 0]).float()
+    labels = torch.zeros_like(counts, dtype=torch.int64)
+    labels[: image.x.shape[0]] = 1
+    return mean_where(F.cross_entropy(logits, labels, reduction="none"), counts)
+
+
+def words_loss(model, teacher, hidden, keep, labels, image, image_then, alpha) -> Tensor:
+    """Hidden words guessed from the rest of the text and the picture; targets are the words and the teacher's guesses."""
+    chosen = labels >= 0
+    logits = model.words(model.look(model.read(hidden, keep), image).x[chosen]).float()  # (M, V)
+    with torch.no_grad():
+        believed = teacher.words(teacher.look(teacher.read(hidden, keep), image_then).x[chosen]).float().softmax(-1)
+    log = logits.log_softmax(-1)
+    told = -log.gather(1, labels[chosen][:, None])[:, 0]
+    return ((1 - alpha) * told - alpha * (believed * log).sum(-1)).sum() / chosen.sum().clamp(min=1)
+
+
+def rows_of(t: Tokens, index: Tensor) -> Tokens:
+    return t.put(x=t.x[index], keep=t.keep[index])
+
+
+def tied(public: tuple[str, ...], ours: str) -> Rule:
+    """One tensor that the public layout stores under several names; they must agree."""
+
+    def one(tensors: list[Tensor]) -> list[Tensor]:
+        if any(t.shape != tensors[0].shape or not (t.is_meta or torch.equal(t, tensors[0])) for t in tensors):
+            raise ValueError(f"{' and '.join(public)} differ: expected one tensor under all these names, since the model ties them")
+        return tensors[:1]
+
+    return Rule(public, (ours,), one, lambda ts: [ts[0].clone() for _ in public])
+
+
+def layout(bert: str, table: list[Rule]) -> list[Rule]:
+    """The official keys; `bert` is the prefix of BERT's, `table` says what becomes of the word vectors."""
+    layer, ours = f"{bert}.encoder.layer.{{i}}", "layers.{i}"
+    return [
+        *(Drop(f"{name}_m.{{rest*}}") for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj")),
+        *(Drop(name) for name in ("image_queue", "text_queue", "idx_queue", "queue_ptr", f"{bert}.embeddings.position_ids")),
+        Rename("visual_encoder.cls_token", "picture.cls"),
+        Rename("visual_encoder.pos_embed", "picture.positions.table"),
+        Rename("visual_encoder.patch_embed.proj.{p}", "picture.patches.proj.{p}"),
+        *timm_blocks("visual_encoder.blocks.{i}", "picture.stack.blocks.{i}"),
+        Rename("visual_encoder.norm.{p}", "picture.norm.{p}"),
+        *table,
+        Rename(f"{bert}.embeddings.position_embeddings.weight", "wording.positions.table"),
+        Rename(f"{bert}.embeddings.token_type_embeddings.weight", "wording.kind"),
+        Rename(f"{bert}.embeddings.LayerNorm.{{p}}", "wording.norm.{p}"),
+        *bert_layers(layer, ours),
+        Rename(f"{layer}.crossattention.self.query.{{p}}", f"{ours}.look.f.q.{{p}}"),
+        Join([f"{layer}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.look.f.kv.{{p}}"),
+        Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.look.f.out.{{p}}"),
+        Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.look.norm.{{p}}"),
+        Rename("text_encoder.cls.predictions.transform.dense.{p}", "guess.dense.{p}"),
+        Rename("text_encoder.cls.predictions.transform.LayerNorm.{p}", "guess.norm.{p}"),
+        tied(("text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"), "guess.bias"),
+        Rename("vision_proj.{p}", "image_proj.{p}"),
+        Rename("text_proj.{p}", "text_proj.{p}"),
+        Rename("itm_head.{p}", "match.{p}"),
+        View("temp", "temperature", (1,), ()),
+    ]
+
+
+WORDS, OURS = "embeddings.word_embeddings.weight", "wording.words.table.weight"
+RULES = {
+    "official": layout("text_encoder.bert", [tied((f"text_encoder.bert.{WORDS}", "text_encoder.cls.predictions.decoder.weight"), OURS)]),
+    "official_retrieval": layout("text_encoder", [Rename(f"text_encoder.{WORDS}", OURS)]),  # fine-tuned: BERT without its word head
+}
+
+MODEL = ALBEF
+TAKES = ("image", "text")
+ROLES = ("embedder", "fuser")
+DEFAULT = "nano"
+FINE = dict(image=(384, 384), guess=False)
+SIZES = {
+    "toy": dict(
+        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=16, mask=4, width=48, text_depth=2,
+        fusion_depth=2, heads=4, embed_width=16, dropout=0.0, queue=12,
+    ),
+    "nano": dict(
+        image=(64, 64), patch=8, image_width=192, image_depth=6, image_heads=3, vocab=8192, mask=4, width=192, text_depth=3,
+        fusion_depth=3, heads=3, embed_width=128, queue=4096,
+    ),
+    "base": dict(),
+    "base_4m": dict(),
+    "base_384_flickr30k": FINE,
+    "base_384_coco": FINE,
+    "base_384_refcoco": FINE,
+}  # fmt: skip
+SALESFORCE = dict(
+    source="official", licence="BSD-3-Clause", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
+TUNED = SALESFORCE | dict(source="official_retrieval")
+WEIGHTS = {
+    "base": SALESFORCE | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth"),
+    "base_4m": SALESFORCE | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF_4M.pth"),
+    "base_384_flickr30k": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/flickr30k.pth"),
+    "base_384_coco": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/mscoco.pth"),
+    "base_384_refcoco": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/refcoco.pth"),
+}
