@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from plait.parts.heads.parts import Features
 
-IMAGENET_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
 
 class Bound(nn.Module):
     """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`."""
@@ -23,7 +21,7 @@ class Bound(nn.Module):
     @property
     def width(self) -> int:
         if self.role == "embedder":
-            return self.system.embed_width * len(self.takes)
+            return self.system.embed_width * (len(self.takes) + 1)
         return self.system.width
 
     @property
@@ -33,9 +31,7 @@ class Bound(nn.Module):
     def prepared(self, batch: dict) -> dict:
         """The batch with normalised pictures; blanks of absent pictures stay zero."""
         ready = {slot: batch[slot] for slot in self.takes if slot in batch}
-        for slot in ready:
-            if slot.split("_")[0] == "image":
-                ready[slot] = (ready[slot] - self.mean) / self.std
+        ready |= {slot: (x - self.mean) / self.std for slot, x in ready.items() if slot.split("_")[0] == "image"}
         rows = next(iter(ready.values()))
         there = batch.get("present", {})
         ready["present"] = {
@@ -52,7 +48,8 @@ class Bound(nn.Module):
             out = self.system.fuse(ready)
             return Features(out["fused"], out["parts"], present)
         if self.role == "embedder":
-            return Features(torch.cat(list(self.system.embed(ready).values()), -1), {}, present)
+            vectors = list(self.system.embed(ready).values())
+            return Features(torch.cat([*vectors, torch.stack(vectors).prod(0)], -1), {}, present)  # the product says how they agree
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
         return Features(self.system.pool(t), {}, present)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -112,7 +114,9 @@ class Classify:
 
 
 def _real(value) -> bool:
-    return value is not None and value == value and (not isinstance(value, str) or value.strip() != "")
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is not None and str(value).strip() != ""
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -170,7 +174,8 @@ class ClassifyMany:
         return {"labels": chosen} | {f"p({label})": answers[:, i] for i, label in enumerate(self.labels)}
 
     def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes]:
-        return "Precision and recall", pictures.precision_recall([(label, truth[:, i], answers[:, i]) for i, label in enumerate(self.labels)])
+        parts = [(label, truth[:, i], answers[:, i]) for i, label in enumerate(self.labels)]
+        return "Precision and recall", pictures.precision_recall(parts)
 
     def describe(self) -> str:
         return f"{len(self.labels)} labels, {sum(self.rates):.1f} a row"

@@ -1,9 +1,9 @@
 """plait's own system: a small tower per column, woven by a fusion transformer. plait, 2026.
 
-New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few, one tower per slot, one
-vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all slots, whose masks know what is there.
-Because every part answers for itself and the fusion only adds to their sum, the whole does not fall behind its best part, and a row that
-lacks a modality is answered by those it has.
+New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few, one tower per
+slot, one vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all slots, whose masks know what
+is there. Because every part answers for itself and the fusion only adds to their sum, the whole does not fall behind its best part, and
+a row that lacks a modality is answered by those it has.
 
 Differs: from early fusion, where all tokens meet at once and the strongest modality drowns.
 """
@@ -143,7 +143,7 @@ class Auto(nn.Module):
         self.towers = nn.ModuleDict(
             {s: Tower(READERS[s.split("_")[0]](width, **spec), width, depth, heads, drop_path) for s, spec in slots.items()}
         )
-        self.kinds = nn.ParameterDict({s: torch.empty(1, 1, width) for s in slots})
+        self.kinds = nn.Parameter(torch.empty(len(slots), width))
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.fusion = Stack(*pre_norm_blocks(width, fusion_depth, heads, 4 * width, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
@@ -151,7 +151,7 @@ class Auto(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(1))
 
     def reset(self) -> None:
-        for p in [self.cls, *self.kinds.values()]:
+        for p in [self.cls, self.kinds]:
             nn.init.trunc_normal_(p, std=0.02)
         nn.init.constant_(self.logit_scale, 2.66)  # log(1 / 0.07), as in CLIP
 
@@ -169,7 +169,7 @@ class Auto(nn.Module):
         """{"fused": (B, D), "parts": {slot: (B, D)}}; an absent slot's part is zero and its tokens are not seen by the fusion."""
         tokens, present = self.read(batch)
         parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
-        streams = [t.put(x=t.x + self.kinds[s], keep=t.keep & present[s][:, None], head=0) for s, t in tokens.items()]
+        streams = [t.put(x=t.x + kind, keep=t.keep & present[s][:, None], head=0) for kind, (s, t) in zip(self.kinds, tokens.items())]
         return {"fused": self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0]), "parts": parts}
 
     def forward(self, batch: dict) -> dict:

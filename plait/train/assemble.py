@@ -1,0 +1,126 @@
+"""From a schema and a system's name to a model for a task."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from plait.core.catalog import ROLE_TASKS, ModelInfo, model_info, systems
+from plait.core.create import create_model
+from plait.data.schema import Schema
+from plait.errors import UsageError
+from plait.tasks.bind import Bound
+
+# Which role serves a task best, where a system has several.
+PREFERRED = {
+    "classify": ("fuser", "backbone", "embedder"),
+    "regress": ("fuser", "backbone", "embedder"),
+    "retrieve": ("embedder",),
+    "match": ("fuser", "embedder"),
+}
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `create_model` needs to build the same system again, and how it is bound. Plain JSON."""
+
+    name: str
+    arguments: dict
+    role: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
+        system = create_model(self.name, seed=seed, pretrained=pretrained, **self.arguments)
+        return Bound(system, self.role, self.mean, self.std)
+
+
+def base_task(task: str) -> str:
+    """The task's name without its variant: classify_many is a way to classify."""
+    return task.removesuffix("_many")
+
+
+def choose(name: str, schema: Schema, task: str) -> ModelInfo:
+    """The model info of `name`, whose slots the schema then bears. Raises UsageError where it does not fit, naming systems that do."""
+    info = model_info(name)
+    kinds = [s.kind for s in schema.slots]
+    free = "slots" in _signature(info)
+    doubled = sorted({k for k in kinds if kinds.count(k) > 1})
+    fits = set(kinds) <= set(info.takes) and (free or not doubled)
+    if not fits or base_task(task) not in info.tasks:
+        why = (
+            f"it cannot {base_task(task)}"
+            if base_task(task) not in info.tasks
+            else f"it reads {', '.join(info.takes)}, each once, and the inputs are {', '.join(kinds)}"
+        )
+        others = [s.name for s in systems().values() if set(kinds) <= set(s.takes) and base_task(task) in s.tasks]
+        others = [o for o in others if not doubled or "slots" in _signature(model_info(o))]
+        raise UsageError(f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}.")
+    if not free:
+        schema.rename_slots({s.name: s.kind for s in schema.slots})
+    return info
+
+
+def reads(info: ModelInfo) -> dict[str, Any]:
+    """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves them open."""
+    signature = _signature(info)
+    found = {}
+    for key in ("image", "length"):
+        value = info.arguments.get(key, signature[key].default if key in signature else None)
+        if value is not None and value is not inspect.Parameter.empty:
+            found[key] = value
+    return found
+
+
+def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False) -> Recipe:
+    """How to build the system for these columns."""
+    signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
+    kind_of = {s.name: s.kind for s in schema.slots}
+    arguments: dict = {}
+    if "slots" in signature:
+        arguments["slots"] = {slot: _slot(kind_of[slot], shape) for slot, shape in shapes.items()}
+    for slot, shape in shapes.items():
+        if kind_of[slot] == "image" and "image" in signature:
+            arguments["image"] = tuple(shape["size"])
+        if kind_of[slot] == "text" and "vocab" in signature and not pretrained:
+            arguments["vocab"] = shape["vocab"]
+    if "num_classes" in signature:
+        arguments["num_classes"] = 0
+    role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
+    return Recipe(info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)))
+
+
+def objective(info: ModelInfo) -> tuple[Callable | None, Callable | None, Callable | None]:
+    """The system's own (objective, make_state, after_step), None each where it has none."""
+    module = _module(info)
+    return getattr(module, "objective", None), getattr(module, "make_state", None), getattr(module, "after_step", None)
+
+
+def _slot(kind: str, shape: dict) -> dict:
+    match kind:
+        case "image":
+            return {"size": tuple(shape["size"])}
+        case "text":
+            return {"vocab": shape["vocab"]}
+        case "audio":
+            return {"rate": shape["rate"]}
+        case "category":
+            return {"sizes": tuple(shape["sizes"])}
+        case _:
+            return {"features": shape["width"]}
+
+
+def _module(info: ModelInfo) -> ModuleType:
+    return importlib.import_module(info.system.module)
+
+
+def _signature(info: ModelInfo) -> dict[str, inspect.Parameter]:
+    model: type[nn.Module] = _module(info).MODEL
+    return dict(inspect.signature(model.__init__).parameters)

@@ -1,0 +1,81 @@
+"""A prepared table and a model as what the training loop runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.data.augment import augment
+from plait.tasks import Task
+from plait.train.predict import outputs
+from plait.train.prepare import Prepared
+
+
+class TableJob:
+    """Batches of the training rows, in an order drawn from (seed, epoch); the score is the task's guide on the validation rows."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Prepared,
+        *,
+        batch_size: int,
+        seed: int,
+        strength: float,
+        precision: str = "fp32",
+        state: nn.Module | None = None,
+        advance: Callable[[nn.Module, nn.Module], None] | None = None,
+    ):
+        self.model, self.data, self.task = model, data, data.task
+        self.batch_size, self.seed, self.strength, self.precision = batch_size, seed, strength, precision
+        self.state, self._advance = state, advance
+        self.index = data.splits["train"]
+        self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
+        self.steps_per_epoch = -(-len(self.index) // batch_size)
+        self.seconds: Counter = Counter()  # where the time of a run went
+
+    def batches(self, epoch: int, start: int) -> Iterator[dict]:
+        """The epoch's batches from number `start` on."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.index)
+        for step in range(start, self.steps_per_epoch):
+            begun = time.perf_counter()
+            batch = self.batch(order[step * self.batch_size : (step + 1) * self.batch_size])
+            decoded = time.perf_counter()
+            if self.strength > 0:
+                generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch, step))
+                batch = augment(batch, self.data.schema, generator, strength=self.strength)
+            self.seconds["reading rows"] += decoded - begun
+            self.seconds["augmentation"] += time.perf_counter() - decoded
+            yield batch
+
+    def batch(self, index: np.ndarray) -> dict:
+        """Rows with their targets."""
+        return self.data.rows.batch(index) | {"target": torch.from_numpy(self.data.truth[index])}
+
+    def after_step(self) -> None:
+        if self._advance is not None:
+            self._advance(self.model.bound.system, self.state)
+
+    def score(self, model: nn.Module) -> tuple[float, dict]:
+        """The guide on the validation rows, and the main score for the curves."""
+        begun = time.perf_counter()
+        answers = answers_for(self.task, model, self.data, self.watch, self.precision)
+        truth = self.data.truth[self.watch]
+        guide = self.task.guide(truth, answers)
+        self.seconds["validation"] += time.perf_counter() - begun
+        return guide, {"guide": guide}
+
+
+def answers_for(task: Task, model: nn.Module, data: Prepared, index: np.ndarray, precision: str, absent=()) -> np.ndarray:
+    """The task's answers for some rows, with some slots taken away."""
+    return task.finish(outputs(model, data.rows, index, precision=precision, absent=absent))
+
+
+def hash_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

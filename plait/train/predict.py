@@ -1,0 +1,53 @@
+"""A trained model's outputs for rows of a table: in order, one per row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plait.data.rows import Rows
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    """The batch with every tensor on `device`."""
+    return {k: to_device(v, device) if isinstance(v, dict) else v.to(device, non_blocking=True) for k, v in batch.items()}
+
+
+def without(batch: dict, slots: Iterable[str]) -> dict:
+    """The batch with these slots marked absent."""
+    gone = set(slots)
+    return {**batch, "present": {s: torch.zeros_like(p) if s in gone else p for s, p in batch["present"].items()}}
+
+
+def outputs(
+    model: nn.Module,
+    rows: Rows,
+    index: np.ndarray,
+    *,
+    batch_size: int = 128,
+    precision: str = "fp32",
+    absent: Iterable[str] = (),
+    call: Callable[[nn.Module, dict], Tensor | dict[str, Tensor]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray | dict[str, np.ndarray]:
+    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots taken away."""
+    device = next(model.parameters()).device
+    call = call or (lambda m, b: m.answer(b))
+    training, found = model.training, []
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            for start in range(0, len(index), batch_size):
+                batch = without(to_device(rows.batch(index[start : start + batch_size]), device), absent)
+                out = call(model, batch)
+                found.append({k: v.float().cpu().numpy() for k, v in out.items()} if isinstance(out, dict) else out.float().cpu().numpy())
+                if progress:
+                    progress(min(start + batch_size, len(index)), len(index))
+    finally:
+        model.train(training)
+    if found and isinstance(found[0], dict):
+        return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
+    return np.concatenate(found)

@@ -1,0 +1,222 @@
+"""From a table and settings to everything that training needs; whatever cannot work says so here, before any training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+
+from plait.core.catalog import ModelInfo
+from plait.data.check import check_table
+from plait.data.digest import row_digests
+from plait.data.rows import Rows
+from plait.data.schema import Schema
+from plait.data.split import duplicates_across, split_rows
+from plait.data.table import Table, read_table
+from plait.errors import DataError, UsageError
+from plait.tasks import TASKS, Task
+from plait.tasks.match import MATCH, with_mismatches
+from plait.train.assemble import choose, reads
+from plait.train.console import Console
+from plait.train.settings import Settings
+
+
+@dataclass
+class Prepared:
+    """A table ready to train on. truth: the task's targets for every row; splits: sorted row numbers with a known target."""
+
+    table: Table
+    schema: Schema
+    rows: Rows
+    task: Task
+    info: ModelInfo
+    truth: np.ndarray
+    splits: dict[str, np.ndarray]
+    fingerprint: str
+    target_bad: Counter = field(default_factory=Counter)
+    duplicates: list = field(default_factory=list)
+    check: dict = field(default_factory=dict)
+
+    def remarks(self) -> list[str]:
+        """What a careful reader would want to know of the table, in sentences."""
+        said = [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
+        across = Counter((d["what"], d["column"], ", ".join(d["splits"])) for d in self.duplicates)
+        for (what, column, sides), count in across.items():
+            said.append(f"{count:,} {f'{column!r} cells' if what == 'media' else 'rows of inputs'} are the same in {sides}")
+        return said + [f"{count:,} rows: {why}" for why, count in self.target_bad.items()]
+
+
+def prepare(source, settings: Settings, console: Console) -> Prepared:
+    """Read, guess, split, learn, decode. Raises DataError or UsageError for what cannot work."""
+    table, given = _gather(source, settings)
+    schema = guess(table, settings)
+    splits = _split(table, schema, settings, given)
+    task_name = settings.task or guess_task(schema)
+    if task_name == "match" and not schema.targets:
+        table, splits = with_mismatches(table, schema, splits, settings.seed)
+        schema.columns = [*schema.columns, *Schema.guess(table, inputs=schema.inputs, target=MATCH).used("target")]
+    kind = task_class(task_name, schema, table)
+    info = choose(system_name(settings, schema), schema, kind.name)
+    fixed = reads(info)
+    schema.fit(
+        table,
+        splits["train"],
+        image_size=settings.image_size or fixed.get("image"),
+        max_tokens=settings.max_tokens or fixed.get("length") or 256,
+        tokenizer_file=settings.tokenizer,
+    )
+    task = kind.learn(table, schema, splits["train"])
+    truth, bad_targets = task.encode(table, schema)
+    rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
+    for row, reason, value in bad_targets:
+        if reason != "target missing":
+            rows.bad.add(row, task.target if isinstance(task.target, str) else ", ".join(task.target), "target", reason, value)
+    splits = _known(splits, truth, task)
+    console.start("reading", len(table) * len(schema.inputs))
+    try:
+        rows.scan(console.step)
+    finally:
+        console.stop()
+    _refuse_too_bad(rows, len(table), settings.max_bad)
+    _refuse_empty(rows, schema, splits["train"])
+    digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
+    fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
+    return Prepared(
+        table,
+        schema,
+        rows,
+        task,
+        info,
+        truth,
+        splits,
+        fingerprint,
+        target_bad=Counter(reason for _, reason, _ in bad_targets),
+        duplicates=duplicates_across(table, schema, splits),
+        check=check_table(table, schema, rows),
+    )
+
+
+def guess(table: Table, settings: Settings) -> Schema:
+    """The schema of `table` under the settings."""
+    return Schema.guess(
+        table,
+        kinds=settings.kinds,
+        inputs=settings.inputs,
+        target=settings.target,
+        group=settings.group,
+        split=settings.split,
+        allow_outside=settings.allow_outside,
+    )
+
+
+def guess_task(schema: Schema) -> str:
+    """The task that the target's kind asks for."""
+    if not schema.targets:
+        raise UsageError("no target: name the column to predict with --target, or pair two columns with --task retrieve or --task match")
+    return "regress" if schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1 else "classify"
+
+
+def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
+    """The task's class: one label or several, by the target."""
+    if name in ("classify", "regress") and not schema.targets:
+        raise UsageError(f"--task {name} needs a target: name the column to predict with --target")
+    if name == "classify" and (len(schema.targets) > 1 or pa.types.is_list(table.column(schema.targets[0]).type)):
+        return TASKS["classify_many"]
+    if name != "classify" and len(schema.targets) > 1:
+        raise UsageError(f"--task {name} takes one target, got {', '.join(schema.targets)}")
+    return TASKS[name]
+
+
+def system_name(settings: Settings, schema: Schema) -> str:
+    """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do."""
+    if settings.system != "auto":
+        return settings.system
+    return "auto_tiny" if all(s.kind in ("number", "category", "vector") for s in schema.slots) else "auto_small"
+
+
+def _gather(source, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
+    """One table, and the splits that files of their own give."""
+    tables = {"train": read_table(source)}
+    tables |= {name: read_table(path) for name, path in (("val", settings.val), ("test", settings.test)) if path is not None}
+    if len(tables) == 1:
+        return tables["train"], None
+    first = tables["train"]
+    aligned = []
+    for name, t in tables.items():
+        lacking = [c for c in first.names if c not in t.names]
+        if lacking:
+            raise DataError(f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns")
+        try:
+            aligned.append(t.data.select(first.names).cast(first.data.schema))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"the columns of {t.source} have other types than those of {first.source}: {error}") from error
+        if t.root != first.root and name != "train":
+            aligned[-1] = _rooted(aligned[-1], t, first)
+    ends = np.cumsum([len(t) for t in tables.values()])
+    given = {name: np.arange(end - len(t), end) for (name, t), end in zip(tables.items(), ends)}
+    return Table(pa.concat_tables(aligned), first.root, first.source), given
+
+
+def _rooted(data: pa.Table, table: Table, first: Table) -> pa.Table:
+    """Media paths of a table in another folder, rewritten relative to the first table's."""
+    schema = Schema.guess(table)
+    for column in schema.columns:
+        if column.kind in ("image", "audio") and pa.types.is_string(data.column(column.name).type) and table.root and first.root:
+            moved = [p and str((table.root / p).resolve()) for p in data.column(column.name).to_pylist()]
+            data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
+    return data
+
+
+def _split(table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    stratify = None
+    if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
+        stratify = [None if v is None else str(v) for v in table.column(schema.targets[0]).to_pylist()]
+    if given is None:
+        return split_rows(
+            table,
+            schema,
+            fractions=settings.fractions,
+            seed=settings.seed,
+            group=settings.group,
+            column=settings.split,
+            stratify=stratify,
+        )
+    if "val" not in given:  # a test table alone: a tenth of the training rows watches the training
+        train = given["train"]
+        part = split_rows(
+            table.take(train),
+            schema,
+            fractions=(0.9, 0.1, 0.0),
+            seed=settings.seed,
+            group=settings.group,
+            stratify=None if stratify is None else [stratify[i] for i in train],
+        )
+        given = {**given, "train": train[part["train"]], "val": train[part["val"]]}
+    return {"test": np.zeros(0, np.int64), **given}
+
+
+def _known(splits: dict[str, np.ndarray], truth: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """The splits without rows whose target is not known."""
+    known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
+    known = known if known.ndim == 1 else known.any(1)
+    out = {name: rows[known[rows]] for name, rows in splits.items()}
+    if not len(out["train"]):
+        raise DataError(f"no training row has a usable target ({task.target!r}): there is nothing to learn from")
+    return out
+
+
+def _refuse_too_bad(rows: Rows, count: int, limit: float) -> None:
+    bad = len(rows.bad.rows())
+    if bad > limit * count:
+        reasons = "; ".join(f"{n:,} x {why}" for why, n in list(rows.bad.by_reason().items())[:5])
+        raise DataError(f"{bad:,} of {count:,} rows ({bad / count:.1%}) have a bad cell, more than --max-bad {limit:.1%} allows: {reasons}")
+
+
+def _refuse_empty(rows: Rows, schema: Schema, train: np.ndarray) -> None:
+    there = rows.presence()
+    if not any(p[train].any() for p in there.values()):
+        reasons = "; ".join(rows.bad.by_reason()) or "all cells are empty"
+        raise DataError(f"no training row has a readable input ({reasons})")

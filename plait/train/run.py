@@ -1,0 +1,310 @@
+"""A trained model in its folder: load it, evaluate, predict, embed, search. Nothing in the folder is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from plait.core.catalog import model_info
+from plait.core.weights import load_strict
+from plait.data.kinds import KINDS
+from plait.data.rows import Rows
+from plait.data.schema import Schema
+from plait.data.table import Table, read_table
+from plait.errors import DataError, UsageError
+from plait.tasks import TASKS, Retrieve, Task
+from plait.train.assemble import Recipe, objective
+from plait.train.assess import Assessment, assess
+from plait.train.predict import outputs
+
+MODEL = "model.safetensors"
+
+
+@dataclass
+class Hit:
+    """One answer of a search: its row in the searched table, its similarity (cosine, -1 to 1), and its cell where that is a path."""
+
+    row: int
+    score: float
+    cell: str
+
+
+class Run:
+    """A trained model with its schema and task. `plait.load(folder)` makes one."""
+
+    def __init__(self, folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str, *, stopped: str = "finished"):
+        self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
+        self.precision, self.stopped = precision, stopped
+        self.assessment: Assessment | None = None
+        self.history = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
+
+    def rows(self, source: Any, *, allow_outside: bool = False, progress=None) -> Rows:
+        """The rows of any table that `fit` would read, decoded for this model. Raises DataError where no input column is there."""
+        table = self._aligned(read_table(source))
+        return Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
+
+    def evaluate(self, source: Any, *, gallery: Any = None, allow_outside: bool = False, progress=None) -> Assessment:
+        """Scores with intervals on a table that has the target (for retrieval: both sides).
+
+        gallery: for retrieval, a table of more items to choose from, which do not ask themselves.
+        """
+        rows = self.rows(source, allow_outside=allow_outside, progress=progress)
+        table, queries = rows.table, None
+        if gallery is not None:
+            if not isinstance(self.task, Retrieve):
+                raise UsageError("a gallery is for retrieval: this run does " + self.task.name)
+            more = self._aligned(read_table(gallery))
+            names = [n for n in self.schema.inputs if n in table.names and n in more.names]
+            both = pa.concat_tables([table.data.select(names), more.data.select(names).cast(table.data.select(names).schema)])
+            queries = np.arange(len(both)) < len(table)
+            table = Table(both, table.root, table.source)
+            rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
+        for name in [self.task.target] if isinstance(self.task.target, str) else self.task.target:
+            table.column(name)  # a DataError that names the nearest, where the target is not there
+        truth, bad = self.task.encode(table, self.schema)
+        for row, reason, value in bad:
+            rows.bad.add(row, str(self.task.target), "target", reason, value)
+        found = assess(self.model, self.task, rows, self.schema, truth, np.arange(len(table)), self.precision, queries=queries)
+        self.last_bad = rows.bad
+        return found
+
+    def predict(self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None) -> pa.Table:
+        """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not be read).
+
+        out: also write it, as Parquet, CSV or JSON lines by its ending.
+        """
+        rows = self.rows(source, allow_outside=allow_outside, progress=progress)
+        answers = self.task.finish(outputs(self.model, rows, np.arange(len(rows)), precision=self.precision))
+        columns = {"row": np.arange(len(rows)), **self.task.columns(answers), "unread": _unread(rows)}
+        table = pa.table({k: pa.array(v) for k, v in columns.items()})
+        if out is not None:
+            write_table(table, out)
+        self.last_bad = rows.bad
+        return table
+
+    def embed(self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None) -> pa.Table:
+        """A unit vector per row and input that the table has: columns `row`, then `vector` (or `vector_NAME` for several inputs).
+
+        A row whose cell is missing or unreadable gets a null. Paths in the table are kept, so that hits can be shown.
+        """
+        rows = self.rows(source, allow_outside=allow_outside, progress=progress)
+        vectors, there = self._vectors(rows), rows.presence()
+        columns: dict[str, Any] = {"row": np.arange(len(rows))}
+        for slot, values in vectors.items():
+            name = "vector" if len(vectors) == 1 else f"vector_{self._label(slot)}"
+            flat = pa.array(values.astype(np.float32).ravel())
+            missing = ~there[slot] if slot in there else np.zeros(len(rows), bool)
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(missing))
+        for slot in self.schema.slots:
+            column = slot.columns[0]
+            if column in rows.table.names and pa.types.is_string(rows.table.column(column).type):
+                columns[column] = rows.table.column(column)
+        table = pa.table(columns)
+        if out is not None:
+            write_table(table, out)
+        self.last_bad = rows.bad
+        return table
+
+    def search(self, source: Any, *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False, **query: Any) -> list[Hit]:
+        """The `k` nearest rows of `source` (a table, a folder, or a file of vectors that `embed` wrote) to one query, exactly.
+
+        query: one input by its kind or column: text="a red door" or image="door.jpg". show: write a contact sheet (PNG) of the hits.
+        """
+        return self.search_many(source, [query], k=k, show=show, allow_outside=allow_outside)[0]
+
+    def search_many(
+        self, source: Any, queries: list[dict], *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False
+    ) -> list[list[Hit]]:
+        """As `search`, for several queries at once; the contact sheet has a row for each."""
+        if not isinstance(self.task, Retrieve):
+            raise UsageError(f"this run does {self.task.name}: only a run of --task retrieve can search")
+        asked = [self._query(q) for q in queries]
+        replying = [next(s for s in self.task.sides if s != slot) for slot, _ in asked]
+        rows = None
+        if isinstance(source, (str, Path)) and Path(source).suffix == ".parquet" and "row" in pa.parquet.read_schema(source).names:
+            stored = pa.parquet.read_table(source)
+            column = "vector" if "vector" in stored.column_names else f"vector_{self._label(replying[0])}"
+            items = np.stack([np.zeros(len(asked[0][1])) if v is None else v for v in stored[column].to_pylist()]).astype(np.float32)
+            cells = stored[self._label(replying[0])].to_pylist() if self._label(replying[0]) in stored.column_names else [""] * len(items)
+            found = {replying[0]: items}
+        else:
+            rows = self.rows(source, allow_outside=allow_outside)
+            found = self._vectors(rows)
+            if replying[0] not in found or not rows.presence()[replying[0]].any():
+                raise DataError(f"{rows.table.source} has no readable {self._label(replying[0])} to search among")
+            column = rows.table.column(self._label(replying[0]))
+            cells = [c if isinstance(c, str) else "" for c in column.to_pylist()]
+        hits = []
+        for (_, vector), reply in zip(asked, replying):
+            scores = found[reply] @ vector
+            scores[np.abs(found[reply]).sum(1) == 0] = -np.inf  # nothing there: never an answer
+            best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
+            hits.append([Hit(int(i), float(scores[i]), cells[i]) for i in best])
+        if show is not None:
+            self._show(Path(show), queries, hits, rows, replying)
+        return hits
+
+    # -- the ways in
+
+    def _aligned(self, table: Table) -> Table:
+        """The table with its columns named as in training, where that can only mean one thing."""
+        inputs = self.schema.used("input")
+        for column in inputs:
+            only = sum(c.kind == column.kind for c in inputs) == 1
+            if column.name not in table.names and KINDS[column.kind].media and only and column.kind in table.names:
+                data = table.data.rename_columns([column.name if n == column.kind else n for n in table.names])
+                table = Table(data, table.root, table.source)
+        return table
+
+    def _vectors(self, rows: Rows) -> dict[str, np.ndarray]:
+        """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an embedder."""
+        index = np.arange(len(rows))
+        if hasattr(self.model.bound.system, "embed") and isinstance(self.task, Retrieve):
+            here = {s.name for s in self.schema.slots if not set(s.columns) <= set(rows.absent)}
+            found = outputs(self.model, rows, index, precision=self.precision, call=_embed)
+            return {slot: v for slot, v in found.items() if slot in here}
+        return {"": outputs(self.model, rows, index, precision=self.precision, call=_fused)}
+
+    def _query(self, query: dict) -> tuple[str, np.ndarray]:
+        if len(query) != 1:
+            raise UsageError(f"a query has one input, got {', '.join(query) or 'none'}")
+        (name, value), = query.items()
+        slot = next((s for s in self.schema.slots if name in (s.kind, s.name, s.columns[0])), None)
+        if slot is None or slot.name not in self.task.sides:
+            known = ", ".join(f"{s.kind} ({s.columns[0]})" for s in self.schema.slots)
+            raise UsageError(f"cannot search by {name!r}: this run knows {known}")
+        value = str(value) if isinstance(value, Path) else value
+        root = Path.cwd() if isinstance(value, str) and slot.kind != "text" else None
+        rows = Rows(Table(pa.table({slot.columns[0]: [value]}), root, "the query"), self.schema, allow_outside=True).scan()
+        if not rows.presence()[slot.name][0]:
+            raise DataError(f"the query cannot be read: {', '.join(rows.bad.by_reason()) or 'it is empty'}")
+        return slot.name, self._vectors(rows)[slot.name][0]
+
+    def _label(self, slot: str) -> str:
+        return self.schema.slot(slot).columns[0] if slot else "row"
+
+    def _show(self, path: Path, queries: list[dict], hits: list[list[Hit]], rows: Rows | None, replying: list[str]) -> None:
+        from plait.evaluate.pictures import retrieval_sheet
+
+        sheet = []
+        for query, found, reply in zip(queries, hits, replying):
+            image = rows is not None and self.schema.slot(reply).kind == "image"
+            cells = [(rows.batch(np.array([h.row]))[reply][0].numpy() if image else None, f"{h.score:.2f} {h.cell}", None) for h in found]
+            sheet.append((" ".join(str(v) for v in query.values()), cells))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(retrieval_sheet(sheet))
+
+
+def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+    return model.bound.vectors(batch)
+
+
+def _fused(model: nn.Module, batch: dict) -> torch.Tensor:
+    return nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)
+
+
+def _unread(rows: Rows) -> list[str]:
+    out: list[list[str]] = [[] for _ in range(len(rows))]
+    for row, column in sorted(rows.bad.cells):
+        out[row].append(column)
+    return [", ".join(names) for names in out]
+
+
+def save_run(folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str) -> Run:
+    """Write the model's weights (and its schema) into `folder`; the rest is there already."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    _replace(folder / MODEL, lambda path: save_file(state, path))
+    write_json(folder / "schema.json", schema.to_json())
+    return Run(folder, schema, task, model.eval(), precision)
+
+
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
+    """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is damaged."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} is no run folder: it has no config.json")
+    if not (folder / MODEL).is_file():
+        raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
+    config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
+    made = config["recipe"]
+    bound = Recipe(made["name"], made["arguments"], made["role"], tuple(made["mean"]), tuple(made["std"])).build()
+    task = TASKS[config["task"]["task"]].from_json(config["task"])
+    goal = objective(model_info(made["name"]))[0]
+    model = task.model(bound, 0, goal) if isinstance(task, Retrieve) else task.model(bound, 0)
+    try:
+        state = load_file(folder / MODEL)
+    except Exception as error:  # safetensors raises its own type, which is no ValueError
+        raise DataError(f"{folder / MODEL} is damaged: {error}") from error
+    load_strict(model, state)
+    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"])
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain)
+    _replace(path, lambda p: Path(p).write_text(text, encoding="utf-8"))
+
+
+def _plain(value: Any):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no plain JSON")
+
+
+def write_table(table: pa.Table, path: str | Path) -> Path:
+    """Write a table as Parquet, CSV or JSON lines by the path's ending, whole or not at all."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".pq"):
+        _replace(path, lambda p: pa.parquet.write_table(table, p))
+    elif suffix == ".csv":
+        from pyarrow import csv
+
+        flat = table
+        for i, field in enumerate(table.schema):  # CSV has no lists
+            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+                cells = [None if v is None else json.dumps(v) for v in table.column(i).to_pylist()]
+                flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
+        _replace(path, lambda p: csv.write_csv(flat, p))
+    elif suffix in (".jsonl", ".ndjson"):
+        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+        _replace(path, lambda p: Path(p).write_text(lines, encoding="utf-8"))
+    else:
+        raise UsageError(f"cannot write {path}: end its name in .parquet, .csv or .jsonl")
+    return path
+
+
+def _replace(path: Path, write) -> None:
+    """Call `write` with a temporary path beside `path`, then put it in its place. Raises DataError where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+        os.close(handle)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
