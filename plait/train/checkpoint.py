@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON in a folder that appears whole or not at all.
 
 `folder/checkpoints/` holds the last two, numbered. A new one is written beside them under another name, flushed to the disk, and renamed
-as the last act, so a folder with a number for a name is complete; `files.json` in it has the size and checksum of each file. The one
-before is kept until the next but one, so that there is something to go back to when a file of the last is damaged later.
+as the last act, so a folder with a number for a name is complete; `files.json` in it has the size and checksum of each file, and its
+own. The one before is kept until the next but one: there is something to go back to when a file of the last is damaged later.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import warnings
 import zlib
@@ -26,6 +27,7 @@ from plait.errors import DataError
 HOME = "checkpoints"
 SEAL = "files.json"
 KEPT = 2
+WINDOWS_FULL = 112
 
 
 @dataclass
@@ -54,7 +56,7 @@ def save(folder: str | Path, tensors: dict[str, dict[str, Tensor]], state: dict)
             save_file(_alone(content), new / f"{name}.safetensors")
         (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
         seal = {p.name: _flush(p) for p in sorted(new.iterdir())}
-        (new / SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+        (new / SEAL).write_text(json.dumps(dict(files=seal, crc32=_checksum(seal))), encoding="utf-8")
         _flush(new / SEAL)
         _flush_folder(new)
         os.replace(new, final)
@@ -98,14 +100,14 @@ def remove(folder: str | Path) -> None:
 def _read(folder: Path) -> Checkpoint:
     path = folder / SEAL
     try:
-        seal = json.loads(path.read_text(encoding="utf-8"))
-        seal = {str(name): (int(entry["bytes"]), int(entry["crc32"])) for name, entry in seal.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        seal, own = read["files"], read["crc32"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is missing or damaged") from error
-    if "state.json" not in seal:
-        raise ValueError(f"{path} is damaged: it does not name state.json")
+    if own != _checksum(seal):
+        raise ValueError(f"{path} is damaged: its checksum is not the one it was written with")
     tensors, state = {}, {}
-    for name, (size, checksum) in seal.items():
+    for name, (size, checksum) in ((n, (e["bytes"], e["crc32"])) for n, e in seal.items()):
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing")
@@ -119,6 +121,10 @@ def _read(folder: Path) -> Checkpoint:
         else:
             tensors[path.stem] = from_bytes(data)
     return Checkpoint(tensors, state, folder)
+
+
+def _checksum(seal: dict) -> int:
+    return zlib.crc32(json.dumps(seal, sort_keys=True).encode())
 
 
 def _alone(content: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -166,8 +172,9 @@ def _sweep(home: Path, keep: list[int]) -> None:
 
 
 def _refused(home: Path, error: Exception, before: list[int]) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "os error 28" in str(error)
-    why = "the disk is full" if full else str(error)
+    found = re.search(r"os error (\d+)", str(error))  # safetensors says it in words
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    why = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT, WINDOWS_FULL) else str(error)
     there = next((p for p in (home, *home.parents) if p.exists()), home)
     kept = f"the one before it is whole ({home / f'{before[-1]:06d}'})" if before else "there was none before it"
     free = shutil.disk_usage(there).free / 1e6

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.core.weights import load_strict
 from plait.errors import UsageError
@@ -98,6 +98,7 @@ class Trainer:
         self.best_score, self.best_epoch = -math.inf, None
         self.best: dict[str, Tensor] = {}
         self.sums: dict[str, float] = {}  # of each loss over the epoch's steps
+        self.lr = 0.0  # of the last step
         self.before = 0.0  # seconds of earlier sessions
         self.score_seconds = 0.0
         found = self._found(resume)
@@ -105,7 +106,7 @@ class Trainer:
             load_strict(job.model, found.tensors["model"])
             if job.state is not None:
                 load_strict(job.state, found.tensors["state"])
-        # FSDP2 changes the model for good: an untouched copy takes the best weights in the end.
+        # FSDP2 changes the model for good: an untouched copy is scored, and takes the best weights in the end.
         self.untouched = copy.deepcopy(job.model) if team.sharded else job.model
         self.model = team.place(job.model)
         if job.state is not None:
@@ -137,13 +138,11 @@ class Trainer:
                 stopped = "early"
             else:
                 stopped = self._epoch()
-        if stopped != "interrupted" and self.step_saved != self.step:
+        if stopped != "interrupted" and self.saved != (self.step, len(self.rows)):
             self._save()
-        job = self.job
-        job.model = self.untouched
-        job.model.eval()
+        self.job.model = self._for_scoring()
         if self.best:
-            load_strict(job.model, self.best)
+            load_strict(self.job.model, self.best)
         return History(self.rows, self.best_epoch, stopped, self.elapsed())
 
     def _epoch(self) -> str | None:
@@ -198,8 +197,8 @@ class Trainer:
         bad, asked, due, elapsed = team.agree(fault is not None, self.interrupt.asked, due, self.elapsed() if team.main else 0.0)
         if bad:
             self._raise(fault)
-        lr = plan.lr * optim.schedule(self._share_done(elapsed, 1), plan.warmup)
-        optim.set_rate(self.optimizer, lr)
+        self.lr = plan.lr * optim.schedule(self._share_done(elapsed, 1), plan.warmup)
+        optim.set_rate(self.optimizer, self.lr)
         (total if weight == 1.0 else total * weight).backward()
         if plan.clip is not None:
             optim.clip(self.params, plan.clip)
@@ -213,7 +212,7 @@ class Trainer:
         if self.progress:
             done = self._share_done(elapsed)
             left = (now - self.start) * (1.0 - done) / max(done - self.begun_at, 1e-9)
-            self.progress.update(dict(step=self.step, total=self.total, epoch=self.epoch + 1, lr=lr, seconds_left=left, **self.seen))
+            self.progress.update(dict(step=self.step, total=self.total, epoch=self.epoch + 1, lr=self.lr, seconds_left=left, **self.seen))
         return elapsed, bool(asked), bool(due)
 
     def _score(self, complete: bool) -> None:
@@ -221,20 +220,20 @@ class Trainer:
         self._read_all()
         start = time.monotonic()
         torch.manual_seed(step_seed(self.plan.seed, self.step))
-        self.job.model.eval()
         self._swap()
+        model = self._for_scoring()
         with torch.no_grad(), torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            score, notes = self.team.same(self.job.score(self.job.model))
+            score, notes = self.team.same(self.job.score(model))
         score = float(score) if math.isfinite(score) else -math.inf
         if self.best_epoch is None or score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch + 1
-            self.best = {k: optim.whole(v.detach()).to("cpu", copy=True) for k, v in self.job.model.state_dict().items()}
+            self.best = {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
         self._swap()
         self.score_seconds = self.team.same(time.monotonic() - start)
         steps = self.step - self.epoch * self.job.steps_per_epoch
         losses = dict(zip(self.sums, self.team.mean([v / steps for v in self.sums.values()]))) if steps else {}
         row = dict(epoch=self.epoch + 1, step=self.step, seconds=round(self.elapsed(), 3), score=score, loss=sum(losses.values()))
-        row |= dict(losses=losses, lr=self.optimizer.param_groups[0]["lr"], complete=complete)
+        row |= dict(losses=losses, lr=self.lr, complete=complete)
         if taken := row.keys() & notes.keys():
             raise ValueError(f"score() returned {', '.join(sorted(taken))}, which the trainer writes itself: give them other names")
         row = _plain(row | notes)
@@ -245,6 +244,12 @@ class Trainer:
         if self.progress:
             self.progress.epoch(row)
         self.read_at, self.rows_read = time.monotonic(), 0
+
+    def _for_scoring(self) -> nn.Module:
+        """A model in eval mode whose every method works: a sharded one only has its forward, so the untouched copy stands in."""
+        if self.team.sharded:
+            load_strict(self.untouched.to(self.team.device), _whole(self.job.model.state_dict()))
+        return self.untouched.eval()
 
     def _swap(self) -> None:
         """Exchange the weights and their average."""
@@ -299,13 +304,13 @@ class Trainer:
         step, losses = fault
         terms = ", ".join(f"{k} {v:g}" for k, v in losses.items())
         mend = f"lower --lr (now {self.plan.lr:g})" + (", or train with --precision fp32" if self.plan.precision == "bf16" else "")
-        last = f"The checkpoint of step {self.step_saved} is whole." if self.step_saved else "No checkpoint had been saved."
+        last = f"The checkpoint of step {self.saved[0]} is whole." if self.saved[0] else "No checkpoint had been saved."
         raise UsageError(f"the loss is not finite at step {step} (epoch {self.epoch + 1}): {terms}. {last} To mend it, {mend}.")
 
     # -- checkpoints
 
     def _found(self, resume: bool) -> checkpoint.Checkpoint | None:
-        self.step_saved = 0
+        self.saved = (0, 0)  # steps and rows of the newest checkpoint
         if not resume:
             if self.team.main:
                 checkpoint.remove(self.folder)
@@ -324,7 +329,8 @@ class Trainer:
     def _restore(self, found: checkpoint.Checkpoint) -> None:
         state = found.state
         self.step, self.epoch, self.rows, self.before = state["step"], state["epoch"], state["rows"], state["seconds"]
-        self.sums, self.score_seconds, self.step_saved = state["sums"], state["score_seconds"], state["step"]
+        self.sums, self.lr, self.score_seconds = state["sums"], state["lr"], state["score_seconds"]
+        self.saved = (self.step, len(self.rows))
         self.best_epoch, self.best_score = state["best_epoch"], -math.inf if state["best_score"] is None else state["best_score"]
         self.best = found.tensors["best"]
         optim.load_flat(self.optimizer, found.tensors["optimizer"])
@@ -338,12 +344,12 @@ class Trainer:
         tensors = dict(model=_whole(self.job.model.state_dict()), optimizer=optim.flat_state(self.optimizer), best=self.best)
         tensors["average"] = _whole(dict(zip(self.names, self.average)))
         tensors["state"] = self.job.state.state_dict() if self.job.state is not None else {}
-        state = dict(step=self.step, epoch=self.epoch, seconds=self.elapsed(), rows=self.rows, sums=self.sums)
+        state = dict(step=self.step, epoch=self.epoch, seconds=self.elapsed(), rows=self.rows, sums=self.sums, lr=self.lr)
         state |= dict(score_seconds=self.score_seconds, best_epoch=self.best_epoch, best_score=self.best_score)
         state |= dict(plan=asdict(self.plan), steps_per_epoch=self.job.steps_per_epoch)
         if self.team.main:
             checkpoint.save(self.folder, tensors, _plain(state))
-        self.step_saved, self.saved_at = self.step, time.monotonic()
+        self.saved, self.saved_at = (self.step, len(self.rows)), time.monotonic()
         self.save_cost = self.saved_at - start
 
     def _write_metrics(self) -> None:
