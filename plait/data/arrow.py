@@ -23,6 +23,8 @@ def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
     if hasattr(values, "tolist"):
         values = values.tolist()
     cells = [_plain(cell) for cell in values]
+    if {bytes, str} <= {type(cell) for cell in cells}:  # Arrow would take the paths for bytes
+        return pa.chunked_array([_mixed(name, cells)])
     try:
         array = pa.array(cells)
     except (pa.ArrowException, OverflowError, ValueError, TypeError):
@@ -95,15 +97,27 @@ def _plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_time(kind):
         return column.cast(pa.string())
     if pa.types.is_duration(kind):
-        return pa.chunked_array([pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)]
-                                if column.num_chunks == 0 else
-                                [pc.divide(c.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
-                                 for c in column.chunks], pa.float64())
+        per_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), per_second)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _plain_moments(column)
     if str(kind) in ("string_view", "binary_view"):
         return column.cast(pa.large_string() if str(kind) == "string_view" else pa.large_binary())
     if pa.types.is_fixed_size_binary(kind):
         return column.cast(pa.binary())
     return column
+
+
+def _plain_moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates and times as microseconds in UTC; a column that leaves the years 1 to 9999 as the whole numbers that it holds."""
+    kind = column.type
+    days = pa.types.is_date32(kind)
+    unit = 86400 if days else {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[getattr(kind, "unit", "ms")]
+    numbers = column.cast(pa.int32()).cast(pa.int64()) if days else column.cast(pa.int64())
+    low, high = pc.min_max(numbers).as_py().values()
+    if low is not None and (low * unit < -62_135_596_800 or high * unit > 253_402_300_799):
+        return numbers
+    return column.cast(pa.timestamp("us"), safe=False)
 
 
 def _as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:

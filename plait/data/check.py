@@ -1,4 +1,4 @@
-"""What a user should know of a table before training on it: kinds, gaps, broken cells, repetitions and columns that give the answer away."""
+"""What to know of a table before training: kinds, gaps, broken cells, repetitions and columns that give the answer away."""
 
 from __future__ import annotations
 

@@ -12,9 +12,14 @@ SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 
 
 def folder_columns(folder: Path) -> dict[str, list[str]]:
-    """Columns of a folder: `image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders above them."""
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts))
-    media = {"image": [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES], "audio": [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]}
+    """`image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders above."""
+    files = sorted(
+        p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)
+    )
+    media = {
+        "image": [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES],
+        "audio": [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES],
+    }
     if media["image"] and media["audio"]:
         raise DataError(
             f"{folder} holds {len(media['image'])} pictures and {len(media['audio'])} sounds. "
@@ -24,7 +29,10 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
     found = media[kind]
     if not found:
         inside = ", ".join(str(p) for p in files[:3]) or "nothing"
-        raise DataError(f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES[:3])}...) or sounds ({', '.join(AUDIO_SUFFIXES[:3])}...); it holds {inside}.")
+        raise DataError(
+            f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES[:3])}...) or sounds ({', '.join(AUDIO_SUFFIXES[:3])}...). "
+            f"It holds {inside}."
+        )
     columns = {kind: [p.as_posix() for p in found]}
     tops = {p.parts[0] for p in found if len(p.parts) > 1}
     depth = min(len(p.parts) for p in found)

@@ -137,7 +137,9 @@ class Rows:
         self.scan()
         index = np.asarray(index, dtype=np.int64)
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
-            raise IndexError(f"row numbers must lie in 0..{len(self) - 1}, got {index.min()}..{index.max()}." if index.ndim == 1 else "expected (B,)")
+            raise IndexError(
+                f"row numbers must lie in 0..{len(self) - 1}, got {index.min()}..{index.max()}." if index.ndim == 1 else "expected (B,)"
+            )
         batch: dict = {"row": torch.from_numpy(index.copy()), "keep": {}, "present": {}}
         rows = batch["row"]
         for slot in self.schema.slots:

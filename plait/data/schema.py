@@ -140,7 +140,9 @@ class Schema:
             tokenizer_file: a published tokenizer.json to use instead of learning one.
         """
         size = [image_size, image_size] if isinstance(image_size, int) else list(image_size) if image_size is not None else None
-        options = FitOptions(Place(table.root, self.allow_outside), size, max_tokens, vocab, str(tokenizer_file) if tokenizer_file else None)
+        options = FitOptions(
+            Place(table.root, self.allow_outside), size, max_tokens, vocab, str(tokenizer_file) if tokenizer_file else None
+        )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
@@ -205,7 +207,9 @@ def _uses(table: Table, kinds: dict, inputs: list | None, targets: list, group: 
         if what == "kind":
             continue
         if uses.get(name, what) != what or (what == "input" and (inputs or []).count(name) > 1):
-            raise UsageError(f"column {name!r} cannot be both {uses.get(name)} and {what}." if uses[name] != what else f"input {name!r} is named twice.")
+            raise UsageError(
+                f"column {name!r} cannot be both {uses.get(name)} and {what}." if uses[name] != what else f"input {name!r} is named twice."
+            )
         uses[name] = what
     return uses
 
@@ -216,7 +220,9 @@ def _column(glance: Glance, use: str, forced: str | None, chosen: bool) -> Colum
             raise DataError(f"the target {glance.name!r} has no value in any row.")
         return Column(glance.name, forced or "category", "no cell has a value", "ignored")
     if use == "target" and glance.distinct == 1:
-        raise DataError(f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is nothing to learn.")
+        raise DataError(
+            f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is nothing to learn."
+        )
     kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
     column = Column(glance.name, kind, why, use)
     if use == "input" and not chosen:
@@ -271,7 +277,9 @@ def _categorical(kind: pa.DataType) -> bool:
 
 def _second_names(columns: list[Column], table: Table, kinds: dict, inputs: list | None, allow_outside: bool) -> None:
     """Ignore a column of file names that do not exist where another column holds the media's bytes: it is only their name."""
-    with_bytes = [c for c in columns if c.use == "input" and KINDS[c.kind].media and not Glance(c.name, table.column(c.name), Place()).is_text]
+    with_bytes = [
+        c for c in columns if c.use == "input" and KINDS[c.kind].media and not Glance(c.name, table.column(c.name), Place()).is_text
+    ]
     for column in columns:
         if not with_bytes or column in with_bytes or column.use != "input" or not KINDS[column.kind].media:
             continue

@@ -17,7 +17,16 @@ from plait.data.table import Table
 from plait.errors import DataError, UsageError
 
 NAMES = ("train", "val", "test")
-SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test", "testing": "test"}
+SPELLINGS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def split_rows(
@@ -33,8 +42,8 @@ def split_rows(
     """Split rows into "train", "val" and "test": sorted row numbers.
 
     Rows are ordered by a digest of their input and target cells (media by their bytes) and the seed. Identical rows stay on one side,
-    except in a table without media, text or vectors of which fewer than a tenth of the rows differ: there repetition is no leak. Rows of one
-    `group` stay together. Sizes are exact as far as this allows; no split is empty while three groups of rows are there.
+    except in a table without media, text or vectors of which fewer than a tenth of the rows differ: there repetition is no leak.
+    Rows of one `group` stay together. Sizes are exact as far as this allows; no split is empty while three groups of rows are there.
 
     Args:
         fractions: of train, val and test; they sum to 1.
@@ -121,7 +130,7 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
 
     for rows in clusters:
         which, have = np.unique(classes[rows], return_counts=True)
-        for name in ("test", "val"):
+        for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):  # the emptier one first
             if (have <= left[name][which]).all() and len(rows) <= room[name]:
                 left[name][which] -= have
                 give(rows, name)
@@ -172,7 +181,9 @@ def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:
         if name not in NAMES and close:
             raise DataError(f"the split column {column!r} holds {name!r}. Did you mean {close[0]!r}?")
     if len(rows) > 23:
-        raise DataError(f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not look like a split.")
+        raise DataError(
+            f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not look like a split."
+        )
     if not rows["train"]:
         raise DataError(f"the split column {column!r} has no 'train' rows; it holds {', '.join(map(repr, sorted(set(texts))[:10]))}.")
     return {name: np.asarray(index, dtype=np.int64) for name, index in rows.items()}

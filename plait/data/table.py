@@ -57,7 +57,7 @@ class Table:
 
 
 def read_table(source: Any, *, root: str | Path | None = None) -> Table:
-    """Read a table from a CSV, TSV, Parquet or JSON file, a folder of media, a pandas / polars / pyarrow / `datasets` table, or a dict of lists.
+    """Read a CSV, TSV, Parquet or JSON file, a folder of media, a pandas / polars / pyarrow / `datasets` table, or a dict of lists.
 
     Args:
         source: a path; a table object with the Arrow stream interface; or a dict {column: cells}.
@@ -92,7 +92,9 @@ def _from_path(path: Path) -> pa.Table:
         return pa.table(folder_columns(path))
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise DataError(f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected {', '.join(SUFFIXES)} or a folder).")
+        raise DataError(
+            f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected {', '.join(SUFFIXES)} or a folder)."
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty.")
     if form == "csv":
@@ -150,7 +152,8 @@ def _from_pandas(frame: Any) -> pa.Table:
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         try:
-            arrays.append(pa.Array.from_pandas(series))
+            array = pa.Array.from_pandas(series)
+            arrays.append(column_from_values(name, series.tolist()) if pa.types.is_binary(array.type) else array)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             missing = series.isna().to_numpy()
             cells = [None if gone else cell for cell, gone in zip(series.tolist(), missing)]

@@ -42,12 +42,18 @@ def read_csv(path: Path) -> pa.Table:
     try:
         data = pa.csv.read_csv(
             path,
-            read_options=pa.csv.ReadOptions(column_names=names, skip_rows_after_names=1, block_size=min(max(path.stat().st_size, 1 << 20), 1 << 28)),
+            read_options=pa.csv.ReadOptions(
+                column_names=names, skip_rows_after_names=1, block_size=min(max(path.stat().st_size, 1 << 20), 1 << 28)
+            ),
             parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(column_types={n: pa.string() for n in names}, null_values=MISSING, strings_can_be_null=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={n: pa.string() for n in names}, null_values=MISSING, strings_can_be_null=True
+            ),
         )
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in every row.") from error
+        raise DataError(
+            f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in every row."
+        ) from error
     return pa.table({name: _number_if_all(data.column(name)) for name in names})
 
 
@@ -59,7 +65,9 @@ def _check_bytes(path: Path) -> None:
             if line == 1 and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise DataError(f"{path} is in UTF-16. Save it as UTF-8.")
             if b"\0" in block:
-                raise DataError(f"{path} has a NUL byte in line {line + block[: block.index(0)].count(10)}: it is not a text file, or damaged.")
+                raise DataError(
+                    f"{path} has a NUL byte in line {line + block[: block.index(0)].count(10)}: it is not a text file, or damaged."
+                )
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:

@@ -180,5 +180,5 @@ def cells_of(column: pa.ChunkedArray, most: int = 0) -> list:
 
 
 def counted(part: int, whole: int, what: str) -> str:
-    """"1,180 of 1,200 cells are dates"."""
+    """ "1,180 of 1,200 cells are dates"."""
     return f"{part:,} of {whole:,} cells {what}"

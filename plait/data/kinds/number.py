@@ -11,6 +11,7 @@ import pyarrow as pa
 from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
 
 CLIP = 10.0
+HUGE = 1e100  # beyond this everything is the same; keeps squares and quotients finite
 HEAVY = 50.0  # a value this many interquartile ranges away from the median makes the tails heavy
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?(\d+\.?\d*|\.\d+)")
@@ -30,7 +31,9 @@ class NumberKind(Kind):
         if not glance.is_text or glance.matching(r"^\s*[+-]?0\d"):  # leading zeros: an identifier
             return None
         if glance.count >= 20 and glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) >= 0.95:
-            return counted(round(glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) * glance.count), glance.count, "are numbers")
+            return counted(
+                round(glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) * glance.count), glance.count, "are numbers"
+            )
         style = style_of(glance.sample)
         if style is None or glance.matching(r"^\s*[+-]?\d{16,}\s*$"):
             return None
@@ -40,19 +43,24 @@ class NumberKind(Kind):
         """`style` of text cells, `log` (the scale of the signed logarithm, or None), `mean` and `std` after it."""
         style = None if _is_numeric(column) else (style_of(column.drop_null().to_pylist()) or "plain")
         values, real, _ = parse_column(column, style)
-        x = values[real]
+        x = np.clip(values[real], -HUGE, HUGE)
         if len(x) == 0:
             return {"style": style, "log": None, "mean": 0.0, "std": 1.0}
         low, middle, high = np.quantile(x, [0.25, 0.5, 0.75])
         spread = high - low
         heavy = spread > 0 and float(np.abs(x - middle).max()) > HEAVY * spread
-        log = float(np.median(np.abs(x[x != 0]))) if heavy else None
+        log = max(float(np.median(np.abs(x[x != 0]))), 1 / HUGE) if heavy else None
         y = signed_log(x, log)
         low, middle, high = np.quantile(y, [0.25, 0.5, 0.75])
         if high > low:  # a single huge value must not flatten all others
             y = np.clip(y, middle - 20 * (high - low), middle + 20 * (high - low))
         std = float(y.std())
-        return {"style": style, "log": log, "mean": float(y.mean()), "std": std if np.isfinite(std) and std > 1e-12 * max(1.0, abs(float(y.mean()))) else 1.0}
+        return {
+            "style": style,
+            "log": log,
+            "mean": float(y.mean()),
+            "std": std if np.isfinite(std) and std > 1e-12 * max(1.0, abs(float(y.mean()))) else 1.0,
+        }
 
     def width(self, params: dict) -> int:
         return 1
@@ -79,7 +87,7 @@ def signed_log(x: np.ndarray, scale: float | None) -> np.ndarray:
 
 def standardise(values: np.ndarray, params: dict) -> np.ndarray:
     """float64 -> float32, zero mean and unit variance over the training rows, within +-10."""
-    y = signed_log(values, params["log"])
+    y = signed_log(np.clip(values, -HUGE, HUGE), params["log"])
     return np.clip((y - params["mean"]) / params["std"], -CLIP, CLIP).astype(np.float32)
 
 

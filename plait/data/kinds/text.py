@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plait.data.arrow import as_text
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
@@ -82,10 +82,13 @@ class TextKind(Kind):
 
 
 def train_bpe(texts: list[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE with at most `vocab` entries (at least the 256 bytes and the special ones). The same texts give the same tokenizer."""
+    """A byte-level BPE with at most `vocab` entries (the 256 bytes and the special ones come first). Deterministic."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    # a "word" of a hundred thousand letters would take the merges minutes
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\S{64}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab, min_frequency=2, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
