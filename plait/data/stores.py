@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import torch
 
+LONG = 1024  # above this, copying row by row beats an index for every sample (measured: 2 to 4 times)
+
 
 class Fixed:
     """Cells of one shape: pictures (uint8, read as float32 / 255) and vectors (float32)."""
@@ -58,11 +60,13 @@ class Ragged:
         length = self.length[index]
         longest = int(length.max(initial=1))
         n = min(-(-max(longest, 1) // self.step) * self.step, self.most)
-        at = np.arange(n)
-        keep = at[None, :] < length[:, None]  # (B, N)
-        where = self.start[index][:, None] + at[None, :]
+        keep = np.arange(n) < length[:, None]  # (B, N)
         picked = np.full(keep.shape, self.pad, self.dtype)
-        picked[keep] = self.flat[where[keep]]
+        if n <= LONG:
+            picked[keep] = self.flat[(self.start[index][:, None] + np.arange(n))[keep]]
+        else:
+            for row, first, size in zip(picked, self.start[index], length):
+                row[:size] = self.flat[first : first + size]
         cells = torch.from_numpy(picked)
         cells = cells.to(torch.int64) if self.scale is None else cells.to(torch.float32).mul_(self.scale)
         return cells, torch.from_numpy(keep)

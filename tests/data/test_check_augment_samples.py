@@ -15,7 +15,7 @@ from plait.data.rows import Rows
 from plait.data.samples import SEEN, UNSEEN, glyphs
 from plait.data.schema import Schema
 from plait.data.table import read_table
-from tests.data.damaged import Maker
+from tests.data.maker import Maker
 
 
 def checked(cells: dict, target: str, root=None, **arguments) -> dict:

@@ -15,7 +15,8 @@ from plait.data.schema import Schema
 from plait.data.split import split_rows
 from plait.data.table import read_table
 from plait.errors import DataError, UsageError
-from tests.data.damaged import COUNT, DAMAGE, Maker, bomb, damaged
+from tests.data.damaged import COUNT, DAMAGE, damaged
+from tests.data.maker import Maker, bomb
 
 # damage that cannot be trained on: these must be refused
 REFUSED = {"ragged csv", "NUL bytes", "wrong encoding", "one class", "0 rows", "empty file", "no such target", "unknown kind",

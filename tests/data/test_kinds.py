@@ -17,7 +17,7 @@ from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.base import FitOptions, Glance
 from plait.data.kinds.number import undo
 from plait.data.kinds.text import tokenizer_of
-from tests.data.damaged import bomb
+from tests.data.maker import bomb
 
 HERE = Place()
 

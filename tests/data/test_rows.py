@@ -13,7 +13,7 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.errors import DataError
-from tests.data.damaged import Maker
+from tests.data.maker import Maker
 
 N = 30
 
