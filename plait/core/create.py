@@ -46,7 +46,8 @@ def create_model(
             raise ValueError(f"{info.name} has no published weights on the hub: give pretrained= a path or a URL")
         state = read_state(fetch(row["hub"], row["file"]) if pretrained is True else _local(pretrained))
         ours = state.keys() == model.state_dict().keys()
-        load_weights(model, state, source="plait" if ours else row.get("source", "plait"))
+        part = model if ours else model.get_submodule(row.get("part", ""))  # some publish only a part, such as a shared encoder
+        load_weights(part, state, source="plait" if ours else row.get("source", "plait"))
     return model
 
 

@@ -1,7 +1,7 @@
 """ViLT against transformers, on square, wide and ragged pictures and padded texts.
 
-transformers shuffles the patches (it draws them without replacement), so that patch tokens are compared by their mean; everything else one by
-one. Where pictures are ragged its patch tokens include padding, and only the text tokens and heads are compared.
+transformers shuffles the patches (it draws them without replacement), so that patch tokens are compared by their mean; everything else
+one by one. Where pictures are ragged its patch tokens include padding, and only the text tokens and heads are compared.
 """
 
 from __future__ import annotations

@@ -57,13 +57,13 @@ class CategoryTokens(nn.Module):
 
 
 class VectorTokens(nn.Module):
-    """Vectors (B, F) -> Tokens (B, 1, D): one token, a projection of the whole vector."""
+    """Vectors (B, F) -> Tokens (B, 1, D): one token, a projection of the whole vector. `keep` is there for the sake of one call for all."""
 
     def __init__(self, features: int, width: int):
         super().__init__()
         self.proj = nn.Linear(features, width)
 
-    def forward(self, x: Tensor) -> Tokens:
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         _check(x, self.proj.in_features, "features")
         return Tokens(self.proj(x)[:, None])  # (B, 1, D)
 

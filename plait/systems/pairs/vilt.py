@@ -139,7 +139,9 @@ class ViLT(nn.Module):
         self.guess = Guess(vocab, width) if guess else None
         self.match = nn.Linear(width, 1) if match else None
         self.answer = (
-            nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers)) if answers else None
+            nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
+            if answers
+            else None
         )
 
     def reset(self) -> None:
@@ -231,9 +233,7 @@ TAKES = ("image", "text")
 ROLES = ("fuser",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(
-        image=(32, 32), patch=8, vocab=64, length=16, mask=4, width=32, depth=2, heads=2, guess=True, match=True, answers=7
-    ),
+    "toy": dict(image=(32, 32), patch=8, vocab=64, length=16, mask=4, width=32, depth=2, heads=2, guess=True, match=True, answers=7),
     "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, mask=4, width=192, depth=6, heads=3, drop_path=0.1),
     "b_32": dict(guess=True),
     "b_32_coco": dict(match=True),

@@ -118,7 +118,9 @@ class CrossViT(nn.Module):
     ):
         super().__init__()
         self.width, self.image, self.coarse, self.patch = sum(widths), tuple(image), tuple(coarse), patches[1]
-        makers = [PatchTokens(w, p) for w, p in zip(widths, patches)] if stems is None else [ConvTokens(w, s) for w, s in zip(widths, stems)]
+        makers = (
+            [PatchTokens(w, p) for w, p in zip(widths, patches)] if stems is None else [ConvTokens(w, s) for w, s in zip(widths, stems)]
+        )
         self.eyes = nn.ModuleList(
             Eye(stem, (size[0] // p, size[1] // p), w) for stem, size, p, w in zip(makers, (image, coarse), patches, widths)
         )
