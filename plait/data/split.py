@@ -129,7 +129,7 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
         room[name] -= len(rows)
 
     for rows in clusters:
-        which, have = np.unique(classes[rows], return_counts=True)
+        which, have = _tally(classes[rows])
         for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):  # the emptier one first
             if (have <= left[name][which]).all() and len(rows) <= room[name]:
                 left[name][which] -= have
@@ -139,7 +139,7 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
             kept.append(rows)
 
     def spared(rows: np.ndarray) -> bool:
-        which, have = np.unique(classes[rows], return_counts=True)
+        which, have = _tally(classes[rows])
         return bool((training[which] - have >= 1).all())
 
     for name in ("test", "val"):  # second round: reach the sizes where classes and groups did not come out even
@@ -155,6 +155,11 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
             if pick is not None:
                 give(kept.pop(pick), name)
     return side
+
+
+def _tally(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different classes and how often each is there; most groups are a single row, for which np.unique is slow."""
+    return (classes, np.ones(1, np.int64)) if len(classes) == 1 else np.unique(classes, return_counts=True)
 
 
 def _codes(stratify: Sequence | np.ndarray | None, n: int) -> np.ndarray:
