@@ -32,6 +32,7 @@ class Maker:
     """Draws healthy tables with pictures, sounds, texts, numbers, categories and dates, for the damage to begin with."""
 
     def __init__(self, seed: int, folder: Path):
+        self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.folder = folder
         self.n = int(self.rng.integers(24, 48))

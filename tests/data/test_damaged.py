@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
@@ -66,9 +68,20 @@ def read_back(path) -> list[dict]:
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
+def content(seed: int, folder) -> tuple:
+    case = damaged(seed, folder)
+    source = case.source
+    if isinstance(source, pa.Table):
+        shown = str(source)
+    else:
+        shown = str(source.relative_to(folder)) if isinstance(source, Path) else repr(source)
+    files = tuple((p.name, hash(p.read_bytes())) for p in sorted(folder.rglob("*")) if p.is_file())
+    return case.name, repr(case.arguments), shown, files
+
+
 def test_the_tables_differ_and_repeat(tmp_path) -> None:
-    names = [damaged(seed, tmp_path / str(seed)).name for seed in range(len(DAMAGE))]
-    assert len(set(names)) >= 40
+    assert len({content(seed, tmp_path / str(seed)) for seed in range(COUNT)}) == COUNT
+    assert len({damaged(seed, tmp_path / f"again{seed}").name for seed in range(len(DAMAGE))}) >= 40
     one, two = damaged(4, tmp_path / "a"), damaged(4, tmp_path / "b")
     assert one.source.read_bytes() == two.source.read_bytes()
     files = [sorted(p.read_bytes() for p in (tmp_path / folder).iterdir()) for folder in "ab"]
