@@ -17,7 +17,7 @@ def cases(system: str) -> dict[str, str]:
 
 @torch.no_grad()
 def against_timm(name: str, reference: str) -> Row:
-    """Logits (features where there is no head) of both models on pictures of the native size, and on half of it with positions resampled."""
+    """Logits (features where there is no head) of both models on pictures of the native size and on half of it, positions resampled."""
     declare_torchvision()
     import timm
 

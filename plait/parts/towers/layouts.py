@@ -19,7 +19,9 @@ def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> l
     ]
 
 
-def bert_layers(theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}", weight: str = "weight", bias: str = "bias") -> list[Rule]:
+def bert_layers(
+    theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}", weight: str = "weight", bias: str = "bias"
+) -> list[Rule]:
     """transformers' BertLayer to ours; `weight` and `bias` are what its norms call theirs (gamma and beta in old files)."""
     norms = {
         f"{theirs}.attention.output.LayerNorm": f"{ours}.mix.norm",
@@ -32,4 +34,29 @@ def bert_layers(theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}
         Rename(f"{theirs}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
         *(Rename(f"{public}.{weight}", f"{own}.weight") for public, own in norms.items()),
         *(Rename(f"{public}.{bias}", f"{own}.bias") for public, own in norms.items()),
+    ]
+
+
+def open_clip_blocks(theirs: str, ours: str) -> list[Rule]:
+    """open_clip's residual attention blocks (and OpenAI's) to ours."""
+    return [
+        Rename(f"{theirs}.ln_1.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.attn.in_proj_weight", f"{ours}.mix.f.qkv.weight"),
+        Rename(f"{theirs}.attn.in_proj_bias", f"{ours}.mix.f.qkv.bias"),
+        Rename(f"{theirs}.attn.out_proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.ln_2.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{theirs}.mlp.c_fc.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.mlp.c_proj.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+    ]
+
+
+def clip_blocks(theirs: str, ours: str) -> list[Rule]:
+    """transformers' CLIPEncoderLayer to ours."""
+    return [
+        Rename(f"{theirs}.layer_norm1.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Join([f"{theirs}.self_attn.{n}_proj.{{p}}" for n in "qkv"], f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{theirs}.self_attn.out_proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.layer_norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
     ]

@@ -102,10 +102,18 @@ WEIGHTS = {
     "small_patch16_224": IMAGENET | dict(hub="timm/deit_small_patch16_224.fb_in1k", references={"timm": "deit_small_patch16_224"}),
     "base_patch16_224": IMAGENET | dict(hub="timm/deit_base_patch16_224.fb_in1k", references={"timm": "deit_base_patch16_224"}),
     "base_patch16_384": IMAGENET | dict(hub="timm/deit_base_patch16_384.fb_in1k", references={"timm": "deit_base_patch16_384"}),
-    "tiny_distilled_patch16_224": IMAGENET | dict(hub="timm/deit_tiny_distilled_patch16_224.fb_in1k", references={"timm": "deit_tiny_distilled_patch16_224"}),
-    "small_distilled_patch16_224": IMAGENET | dict(hub="timm/deit_small_distilled_patch16_224.fb_in1k", references={"timm": "deit_small_distilled_patch16_224"}),
-    "base_distilled_patch16_224": IMAGENET | dict(hub="timm/deit_base_distilled_patch16_224.fb_in1k", references={"timm": "deit_base_distilled_patch16_224"}),
-    "base_distilled_patch16_384": IMAGENET | dict(hub="timm/deit_base_distilled_patch16_384.fb_in1k", references={"timm": "deit_base_distilled_patch16_384"}),
+    "tiny_distilled_patch16_224": dict(
+        IMAGENET, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k", references={"timm": "deit_tiny_distilled_patch16_224"}
+    ),
+    "small_distilled_patch16_224": dict(
+        IMAGENET, hub="timm/deit_small_distilled_patch16_224.fb_in1k", references={"timm": "deit_small_distilled_patch16_224"}
+    ),
+    "base_distilled_patch16_224": dict(
+        IMAGENET, hub="timm/deit_base_distilled_patch16_224.fb_in1k", references={"timm": "deit_base_distilled_patch16_224"}
+    ),
+    "base_distilled_patch16_384": dict(
+        IMAGENET, hub="timm/deit_base_distilled_patch16_384.fb_in1k", references={"timm": "deit_base_distilled_patch16_384"}
+    ),
 }
 RULES = {
     "timm": [

@@ -1,7 +1,7 @@
 """DeiT III: Revenge of the ViT. Touvron, Cord, Jegou, 2022. arXiv:2204.07118.
 
-New here: mostly a recipe (three simple augmentations, binary cross-entropy, training small and fine-tuning large). In the network, a learned
-factor per channel on every branch (layer scale) keeps deep ViTs trainable, and positions are added to the patches only.
+New here: mostly a recipe (three simple augmentations, binary cross-entropy, training small and fine-tuning large). In the network, a
+learned factor per channel on every branch (layer scale) keeps deep ViTs trainable, and positions are added to the patches only.
 """
 
 from __future__ import annotations

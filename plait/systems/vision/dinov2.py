@@ -1,8 +1,9 @@
 """DINOv2: Learning Robust Visual Features without Supervision. Oquab et al., 2023. arXiv:2304.07193.
 
-New here: a ViT whose features, learned without labels from curated data, serve as they are. In the network: layer scale, and in the giant size
-a gated feed-forward. The `reg4` variants (Vision Transformers Need Registers, Darcet et al., arXiv:2309.16588) have four learned tokens with
-no picture behind them, where the model keeps what it used to write into uninformative patches; positions are then added to patches only.
+New here: a ViT whose features, learned without labels from curated data, serve as they are. In the network: layer scale, and in the giant
+size a gated feed-forward. The `reg4` variants (Vision Transformers Need Registers, Darcet et al., arXiv:2309.16588) have four learned
+tokens with no picture behind them, where the model keeps what it used to write into uninformative patches; positions are then added to
+patches only.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ class DINOv2(nn.Module):
 
     takes = ("image",)
 
-    def __init__(
-        self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0
-    ):
+    def __init__(self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0):
         super().__init__()
         self.width = width
         self.patches = PatchTokens(width, patch)
@@ -109,10 +108,18 @@ WEIGHTS = {
     "base_patch14": IMAGENET | dict(hub="timm/vit_base_patch14_dinov2.lvd142m", references={"timm": "vit_base_patch14_dinov2"}),
     "large_patch14": IMAGENET | dict(hub="timm/vit_large_patch14_dinov2.lvd142m", references={"timm": "vit_large_patch14_dinov2"}),
     "giant_patch14": IMAGENET | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m", references={"timm": "vit_giant_patch14_dinov2"}),
-    "small_patch14_reg4": IMAGENET | dict(hub="timm/vit_small_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_small_patch14_reg4_dinov2"}),
-    "base_patch14_reg4": IMAGENET | dict(hub="timm/vit_base_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_base_patch14_reg4_dinov2"}),
-    "large_patch14_reg4": IMAGENET | dict(hub="timm/vit_large_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_large_patch14_reg4_dinov2"}),
-    "giant_patch14_reg4": IMAGENET | dict(hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}),
+    "small_patch14_reg4": dict(
+        IMAGENET, hub="timm/vit_small_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_small_patch14_reg4_dinov2"}
+    ),
+    "base_patch14_reg4": dict(
+        IMAGENET, hub="timm/vit_base_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_base_patch14_reg4_dinov2"}
+    ),
+    "large_patch14_reg4": dict(
+        IMAGENET, hub="timm/vit_large_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_large_patch14_reg4_dinov2"}
+    ),
+    "giant_patch14_reg4": dict(
+        IMAGENET, hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}
+    ),
 }
 RULES = {
     "timm": [

@@ -1,0 +1,277 @@
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision. Radford et al., 2021. arXiv:2103.00020.
+
+New here: a picture tower and a text tower meet only in one vector each, trained so that a picture's nearest text in the batch is its own;
+any list of texts is then a classifier without training.
+
+Differs: the transformer towers only; residual networks are left out. A text's vector is read at its last real token, which is where the
+published tokenizers put the end of the text.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Attention, FeedForward, QuickGELU, Stack
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Drop, Rename, Rule, Transpose, View
+from plait.parts.positions.learned import GridPositions, SequencePositions
+from plait.parts.presence import complete
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import Make, pre_norm_blocks
+from plait.parts.towers.layouts import clip_blocks, open_clip_blocks
+
+
+class ImageTower(nn.Module):
+    """Pictures (B, 3, H, W) -> vectors (B, E): a ViT with one more norm before its blocks, read at the class token."""
+
+    def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int, hidden: int, embed: int, act: Make):
+        super().__init__()
+        self.patches = PatchTokens(width, patch, bias=False)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.before = nn.LayerNorm(width)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, feed=partial(FeedForward, act=act)))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, embed, bias=False)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
+        t = self.positions(prepend(self.cls, self.patches(x)))
+        return self.stack(t.put(x=self.before(t.x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.norm(self.tokens(x).x[:, 0]))
+
+
+class TextTower(nn.Module):
+    """Token ids (B, N), keep (B, N) -> vectors (B, E): a causal transformer read at the last real token."""
+
+    def __init__(self, vocab: int, length: int, width: int, depth: int, heads: int, embed: int, act: Make):
+        super().__init__()
+        self.words = WordTokens(vocab, width)
+        self.positions = SequencePositions(length, width)
+        mix, feed = partial(Attention, causal=True), partial(FeedForward, act=act)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, mix=mix, feed=feed))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, embed, bias=False)
+
+    def tokens(self, ids: Tensor, keep: Tensor) -> Tokens:
+        """Tokens (B, N, D), before the last norm."""
+        return self.stack(self.positions(self.words(ids, keep)))
+
+    def forward(self, ids: Tensor, keep: Tensor) -> Tensor:
+        rows, places = (torch.arange(n, device=ids.device) for n in ids.shape)
+        last = (keep * places).amax(1)  # (B,)
+        return self.project(self.norm(self.tokens(ids, keep).x[rows, last]))
+
+
+class CLIP(nn.Module):
+    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector for each.
+
+    image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower. embed: E. quick:
+    OpenAI's approximate GELU. Without `keep`, a text reaches to its last id that is not 0.
+    """
+
+    takes = ("image", "text")
+
+    def __init__(
+        self, *, image=(224, 224), patch, width, depth, heads, hidden=None,
+        vocab=49408, length=77, text_width, text_depth, text_heads, embed, quick=False,
+    ):  # fmt: skip
+        super().__init__()
+        self.embed_width = embed
+        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
+        act = QuickGELU if quick else nn.GELU
+        eyes = ImageTower(image, patch, width, depth, heads, hidden or 4 * width, embed, act)
+        self.towers = nn.ModuleDict({"image": eyes, "text": TextTower(vocab, length, text_width, text_depth, text_heads, embed, act)})
+        self.logit_scale = nn.Parameter(torch.empty(1))
+
+    def reset(self) -> None:
+        nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
+
+    def embed(self, batch: dict) -> dict[str, Tensor]:
+        """{"image": (B, E), "text": (B, E)} unit vectors; zeros in rows where the picture or the text is absent."""
+        s = complete(batch, self.blanks)
+        ids, keep = s.values["text"], s.keep.get("text")
+        if keep is None:
+            keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
+        vectors = {"image": self.towers["image"](s.values["image"]), "text": self.towers["text"](ids, keep)}
+        return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective clamps."""
+        return {**self.embed(batch), "logit_scale": self.logit_scale}
+
+
+BASE = dict(width=768, depth=12, heads=12, text_width=512, text_depth=12, text_heads=8, embed=512)
+LARGE = dict(patch=14, width=1024, depth=24, heads=16, text_width=768, text_depth=12, text_heads=12, embed=768)
+WIDE_TEXT = dict(patch=14, text_width=1024, text_depth=24, text_heads=16, embed=1024)
+HUGE = WIDE_TEXT | dict(width=1280, depth=32, heads=16)
+GIANT = WIDE_TEXT | dict(width=1408, depth=40, heads=16, hidden=6144)
+BIG_TEXT = dict(text_width=1280, text_depth=32, text_heads=20, embed=1280)
+GIGANTIC = BIG_TEXT | dict(patch=14, width=1664, depth=48, heads=16, hidden=8192)
+P16 = dict(patch=16)
+P32 = dict(patch=32)
+I378 = dict(image=(378, 378))
+QUICK = dict(quick=True)
+XLM = dict(vocab=901629)
+
+MODEL = CLIP
+TAKES = ("image", "text")
+ROLES = ("embedder",)
+DEFAULT = "nano"
+TOY = dict(width=32, depth=2, heads=2, text_width=32, text_depth=2, text_heads=2, embed=16)
+NANO = dict(width=192, depth=6, heads=3, text_width=192, text_depth=4, text_heads=3, embed=128)
+SIZES = {
+    "toy": TOY | dict(image=(32, 32), patch=8, vocab=64, length=16),
+    "nano": NANO | dict(image=(64, 64), patch=8, vocab=8192),
+    "vit_b_32": BASE | P32,
+    "vit_b_32_256": BASE | P32 | dict(image=(256, 256)),
+    "vit_b_32_quickgelu": BASE | P32 | QUICK,
+    "vit_b_16": BASE | P16,
+    "vit_b_16_quickgelu": BASE | P16 | QUICK,
+    "vit_b_16_plus_240": dict(
+        P16, image=(240, 240), width=896, depth=12, heads=14, text_width=640, text_depth=12, text_heads=10, embed=640
+    ),
+    "vit_l_14": LARGE,
+    "vit_l_14_quickgelu": LARGE | QUICK,
+    "vit_l_14_336_quickgelu": LARGE | QUICK | dict(image=(336, 336)),
+    "vit_h_14": HUGE,
+    "vit_h_14_quickgelu": HUGE | QUICK,
+    "vit_h_14_378_quickgelu": HUGE | QUICK | I378,
+    "vit_h_14_worldwide_quickgelu": HUGE | QUICK | XLM,
+    "vit_h_14_worldwide_378": HUGE | XLM | I378,
+    "vit_g_14": GIANT,
+    "vit_bigg_14": GIGANTIC,
+    "vit_bigg_14_quickgelu": GIGANTIC | QUICK,
+    "vit_bigg_14_worldwide": GIGANTIC | XLM,
+    "vit_bigg_14_worldwide_378": GIGANTIC | XLM | I378,
+}
+
+FILE = dict(file="open_clip_model.safetensors", source="open_clip")
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+MIT = FILE | SEEN | dict(licence="mit")
+HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+META = FILE | SEEN | dict(licence="cc-by-nc-4.0")
+APPLE = FILE | SEEN | dict(licence="apple-ascl", file="open_clip_pytorch_model.bin")
+WEIGHTS = {
+    "vit_b_32": dict(
+        MIT,
+        hub="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+        references={"open_clip": "ViT-B-32", "transformers": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"},
+    ),
+    "vit_b_32_256": MIT | dict(hub="laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", references={"open_clip": "ViT-B-32-256"}),
+    "vit_b_32_quickgelu": dict(
+        MIT,
+        hub="timm/vit_base_patch32_clip_224.openai",
+        references={"open_clip": "ViT-B-32-quickgelu", "transformers": "openai/clip-vit-base-patch32"},
+    ),
+    "vit_b_16": dict(
+        MIT,
+        hub="laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+        references={"open_clip": "ViT-B-16", "transformers": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"},
+    ),
+    "vit_b_16_quickgelu": dict(
+        MIT,
+        hub="timm/vit_base_patch16_clip_224.openai",
+        references={"open_clip": "ViT-B-16-quickgelu", "transformers": "openai/clip-vit-base-patch16"},
+    ),
+    "vit_b_16_plus_240": MIT | dict(hub="timm/vit_base_patch16_plus_clip_240.laion400m_e32", references={"open_clip": "ViT-B-16-plus-240"}),
+    "vit_l_14": dict(
+        MIT | HALF,
+        hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+        references={"open_clip": "ViT-L-14", "transformers": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"},
+    ),
+    "vit_l_14_quickgelu": dict(
+        MIT,
+        hub="timm/vit_large_patch14_clip_224.openai",
+        references={"open_clip": "ViT-L-14-quickgelu", "transformers": "openai/clip-vit-large-patch14"},
+    ),
+    "vit_l_14_336_quickgelu": dict(
+        MIT,
+        hub="timm/vit_large_patch14_clip_336.openai",
+        references={"open_clip": "ViT-L-14-336-quickgelu", "transformers": "openai/clip-vit-large-patch14-336"},
+    ),
+    "vit_h_14": dict(
+        MIT,
+        hub="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        references={"open_clip": "ViT-H-14", "transformers": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"},
+    ),
+    "vit_h_14_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14", references={"open_clip": "ViT-H-14-quickgelu"}),
+    "vit_h_14_378_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", references={"open_clip": "ViT-H-14-378-quickgelu"}),
+    "vit_h_14_worldwide_quickgelu": dict(
+        META, hub="timm/vit_huge_patch14_clip_224.metaclip2_worldwide", references={"open_clip": "ViT-H-14-worldwide-quickgelu"}
+    ),
+    "vit_h_14_worldwide_378": dict(
+        META, hub="timm/vit_huge_patch14_clip_378.metaclip2_worldwide", references={"open_clip": "ViT-H-14-worldwide-378"}
+    ),
+    "vit_g_14": dict(
+        MIT,
+        hub="laion/CLIP-ViT-g-14-laion2B-s34B-b88K",
+        references={"open_clip": "ViT-g-14", "transformers": "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"},
+    ),
+    "vit_bigg_14": dict(
+        MIT,
+        hub="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+        references={"open_clip": "ViT-bigG-14", "transformers": "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"},
+    ),
+    "vit_bigg_14_quickgelu": dict(
+        META, hub="timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b", references={"open_clip": "ViT-bigG-14-quickgelu"}
+    ),
+    "vit_bigg_14_worldwide": dict(
+        META, hub="timm/vit_gigantic_patch14_clip_224.metaclip2_worldwide", references={"open_clip": "ViT-bigG-14-worldwide"}
+    ),
+    "vit_bigg_14_worldwide_378": dict(
+        META, hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide", references={"open_clip": "ViT-bigG-14-worldwide-378"}
+    ),
+}
+
+
+def lift(public: str, ours: str) -> Rule:
+    """One more leading dimension here."""
+    return Rule((public,), (ours,), lambda ts: [ts[0][None]], lambda ts: [ts[0][0]])
+
+
+IMAGE, TEXT = "towers.image", "towers.text"
+RULES = {
+    "open_clip": [
+        lift("logit_scale", "logit_scale"),
+        View("visual.class_embedding", f"{IMAGE}.cls", (1, 1, -1), (-1,)),
+        lift("visual.positional_embedding", f"{IMAGE}.positions.table"),
+        Rename("visual.conv1.weight", f"{IMAGE}.patches.proj.weight"),
+        Rename("visual.ln_pre.{p}", f"{IMAGE}.before.{{p}}"),
+        *open_clip_blocks("visual.transformer.resblocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
+        Rename("visual.ln_post.{p}", f"{IMAGE}.norm.{{p}}"),
+        Transpose("visual.proj", f"{IMAGE}.project.weight"),
+        Rename("token_embedding.weight", f"{TEXT}.words.table.weight"),
+        Rename("positional_embedding", f"{TEXT}.positions.table"),
+        *open_clip_blocks("transformer.resblocks.{i}", f"{TEXT}.stack.blocks.{{i}}"),
+        Rename("ln_final.{p}", f"{TEXT}.norm.{{p}}"),
+        Transpose("text_projection", f"{TEXT}.project.weight"),
+    ],
+    "transformers": [
+        lift("logit_scale", "logit_scale"),
+        View("vision_model.embeddings.class_embedding", f"{IMAGE}.cls", (1, 1, -1), (-1,)),
+        lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.positions.table"),
+        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.patches.proj.weight"),
+        Rename("vision_model.pre_layrnorm.{p}", f"{IMAGE}.before.{{p}}"),
+        *clip_blocks("vision_model.encoder.layers.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
+        Rename("vision_model.post_layernorm.{p}", f"{IMAGE}.norm.{{p}}"),
+        Rename("visual_projection.weight", f"{IMAGE}.project.weight"),
+        Rename("text_model.embeddings.token_embedding.weight", f"{TEXT}.words.table.weight"),
+        Rename("text_model.embeddings.position_embedding.weight", f"{TEXT}.positions.table"),
+        *clip_blocks("text_model.encoder.layers.{i}", f"{TEXT}.stack.blocks.{{i}}"),
+        Rename("text_model.final_layer_norm.{p}", f"{TEXT}.norm.{{p}}"),
+        Rename("text_projection.weight", f"{TEXT}.project.weight"),
+        Drop("{tower}.embeddings.position_ids"),
+    ],
+}

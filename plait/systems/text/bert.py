@@ -1,0 +1,240 @@
+"""BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding. Devlin et al., 2018. arXiv:1810.04805.
+
+New here: an encoder that sees both sides of every word, trained to fill in masked words and to tell whether one segment follows another;
+one vector, the first token's, then answers for the whole text.
+
+Differs: the masked-word head exists only where it is asked for (`mlm=True`); it uses the word table itself, not a second parameter. With
+mlm=True and num_classes=2 the model is the published pre-training model, whose head says whether the second segment follows the first.
+The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Attention, Stack
+from plait.core.tokens import Tokens
+from plait.core.weights import Drop, Rename, Rule
+from plait.parts.positions.learned import SequencePositions
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import post_norm_blocks
+from plait.parts.towers.layouts import bert_layers
+
+Norm = partial(nn.LayerNorm, eps=1e-12)
+
+
+class MaskedWords(nn.Module):
+    """Features (B, N, D) and the word table (V, D) -> logits (B, N, V) of the word at each place."""
+
+    def __init__(self, width: int, vocab: int):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(width, width), Norm(width)
+        self.bias = nn.Parameter(torch.empty(vocab))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
+
+
+class BERT(nn.Module):
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as BERT's encoder is published.
+
+    vocab: number of word pieces. length: the longest text. kinds: number of segments. mlm: also build the masked-word head.
+    """
+
+    takes = ("text",)
+
+    def __init__(self, *, vocab=30522, length=512, kinds=2, width, depth, heads, hidden=None, num_classes=0, dropout=0.1, mlm=False):
+        super().__init__()
+        self.width = width
+        self.pieces = WordTokens(vocab, width)
+        self.kinds = nn.Embedding(kinds, width)
+        self.positions = SequencePositions(length, width)
+        self.norm, self.drop = Norm(width), nn.Dropout(dropout)
+        mix = partial(Attention, dropout=dropout)
+        self.stack = Stack(*post_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, mix=mix, dropout=dropout))
+        self.pooler = nn.Linear(width, width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        self.mlm = MaskedWords(width, vocab) if mlm else None
+
+    def tokens(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
+        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) -> Tokens (B, N, D)."""
+        t = self.pieces(ids, keep)
+        t = self.positions(t.put(x=t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds))))
+        return self.stack(t.put(x=self.drop(self.norm(t.x))))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the first token through the pooler."""
+        return self.pooler(t.x[:, 0]).tanh()
+
+    def words(self, t: Tokens) -> Tensor:
+        """(B, N, V) logits of the masked-word head. Raises ValueError where it was not built."""
+        if self.mlm is None:
+            raise ValueError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
+        return self.mlm(t.x, self.pieces.table.weight)
+
+    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(ids, keep)))
+
+
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+H128 = dict(width=128, heads=2)
+H256 = dict(width=256, heads=4)
+H512 = dict(width=512, heads=8)
+H768 = dict(width=768, heads=12)
+CASED = dict(vocab=28996)
+
+MODEL = BERT
+TAKES = ("text",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(vocab=64, length=16, width=32, depth=2, heads=2, num_classes=10),
+    "nano": dict(vocab=8192, length=256, width=192, depth=4, heads=3),
+    "base_uncased": BASE,
+    "base_cased": BASE | CASED,
+    "base_multilingual_uncased": BASE | dict(vocab=105879),
+    "base_multilingual_cased": BASE | dict(vocab=119547),
+    "base_chinese": BASE | dict(vocab=21128),
+    "large_uncased": LARGE,
+    "large_cased": LARGE | CASED,
+    "large_uncased_whole_word": LARGE,
+    "large_cased_whole_word": LARGE | CASED,
+    "l2_h128": H128 | dict(depth=2),
+    "l2_h256": H256 | dict(depth=2),
+    "l2_h512": H512 | dict(depth=2),
+    "l2_h768": H768 | dict(depth=2),
+    "l4_h128": H128 | dict(depth=4),
+    "l4_h256": H256 | dict(depth=4),
+    "l4_h512": H512 | dict(depth=4),
+    "l4_h768": H768 | dict(depth=4),
+    "l6_h128": H128 | dict(depth=6),
+    "l6_h256": H256 | dict(depth=6),
+    "l6_h512": H512 | dict(depth=6),
+    "l6_h768": H768 | dict(depth=6),
+    "l8_h128": H128 | dict(depth=8),
+    "l8_h256": H256 | dict(depth=8),
+    "l8_h512": H512 | dict(depth=8),
+    "l8_h768": H768 | dict(depth=8),
+    "l10_h128": H128 | dict(depth=10),
+    "l10_h256": H256 | dict(depth=10),
+    "l10_h512": H512 | dict(depth=10),
+    "l10_h768": H768 | dict(depth=10),
+    "l12_h128": H128 | dict(depth=12),
+    "l12_h256": H256 | dict(depth=12),
+    "l12_h512": H512 | dict(depth=12),
+    "l12_h768": H768 | dict(depth=12),
+}
+
+FILE = dict(source="google", licence="apache-2.0", file="model.safetensors")
+BIN = FILE | dict(file="pytorch_model.bin")
+WEIGHTS = {
+    "base_uncased": FILE | dict(hub="google-bert/bert-base-uncased", references={"transformers": "google-bert/bert-base-uncased"}),
+    "base_cased": FILE | dict(hub="google-bert/bert-base-cased", references={"transformers": "google-bert/bert-base-cased"}),
+    "base_multilingual_uncased": dict(
+        FILE, hub="google-bert/bert-base-multilingual-uncased", references={"transformers": "google-bert/bert-base-multilingual-uncased"}
+    ),
+    "base_multilingual_cased": dict(
+        FILE, hub="google-bert/bert-base-multilingual-cased", references={"transformers": "google-bert/bert-base-multilingual-cased"}
+    ),
+    "base_chinese": FILE | dict(hub="google-bert/bert-base-chinese", references={"transformers": "google-bert/bert-base-chinese"}),
+    "large_uncased": FILE | dict(hub="google-bert/bert-large-uncased", references={"transformers": "google-bert/bert-large-uncased"}),
+    "large_cased": FILE | dict(hub="google-bert/bert-large-cased", references={"transformers": "google-bert/bert-large-cased"}),
+    "large_uncased_whole_word": dict(
+        FILE,
+        hub="google-bert/bert-large-uncased-whole-word-masking",
+        references={"transformers": "google-bert/bert-large-uncased-whole-word-masking"},
+    ),
+    "large_cased_whole_word": dict(
+        FILE,
+        hub="google-bert/bert-large-cased-whole-word-masking",
+        references={"transformers": "google-bert/bert-large-cased-whole-word-masking"},
+    ),
+    "l2_h128": BIN | dict(hub="google/bert_uncased_L-2_H-128_A-2", references={"transformers": "google/bert_uncased_L-2_H-128_A-2"}),
+    "l2_h256": BIN | dict(hub="google/bert_uncased_L-2_H-256_A-4", references={"transformers": "google/bert_uncased_L-2_H-256_A-4"}),
+    "l2_h512": BIN | dict(hub="google/bert_uncased_L-2_H-512_A-8", references={"transformers": "google/bert_uncased_L-2_H-512_A-8"}),
+    "l2_h768": BIN | dict(hub="google/bert_uncased_L-2_H-768_A-12", references={"transformers": "google/bert_uncased_L-2_H-768_A-12"}),
+    "l4_h128": BIN | dict(hub="google/bert_uncased_L-4_H-128_A-2", references={"transformers": "google/bert_uncased_L-4_H-128_A-2"}),
+    "l4_h256": BIN | dict(hub="google/bert_uncased_L-4_H-256_A-4", references={"transformers": "google/bert_uncased_L-4_H-256_A-4"}),
+    "l4_h512": BIN | dict(hub="google/bert_uncased_L-4_H-512_A-8", references={"transformers": "google/bert_uncased_L-4_H-512_A-8"}),
+    "l4_h768": BIN | dict(hub="google/bert_uncased_L-4_H-768_A-12", references={"transformers": "google/bert_uncased_L-4_H-768_A-12"}),
+    "l6_h128": BIN | dict(hub="google/bert_uncased_L-6_H-128_A-2", references={"transformers": "google/bert_uncased_L-6_H-128_A-2"}),
+    "l6_h256": BIN | dict(hub="google/bert_uncased_L-6_H-256_A-4", references={"transformers": "google/bert_uncased_L-6_H-256_A-4"}),
+    "l6_h512": BIN | dict(hub="google/bert_uncased_L-6_H-512_A-8", references={"transformers": "google/bert_uncased_L-6_H-512_A-8"}),
+    "l6_h768": BIN | dict(hub="google/bert_uncased_L-6_H-768_A-12", references={"transformers": "google/bert_uncased_L-6_H-768_A-12"}),
+    "l8_h128": BIN | dict(hub="google/bert_uncased_L-8_H-128_A-2", references={"transformers": "google/bert_uncased_L-8_H-128_A-2"}),
+    "l8_h256": BIN | dict(hub="google/bert_uncased_L-8_H-256_A-4", references={"transformers": "google/bert_uncased_L-8_H-256_A-4"}),
+    "l8_h512": BIN | dict(hub="google/bert_uncased_L-8_H-512_A-8", references={"transformers": "google/bert_uncased_L-8_H-512_A-8"}),
+    "l8_h768": BIN | dict(hub="google/bert_uncased_L-8_H-768_A-12", references={"transformers": "google/bert_uncased_L-8_H-768_A-12"}),
+    "l10_h128": BIN | dict(hub="google/bert_uncased_L-10_H-128_A-2", references={"transformers": "google/bert_uncased_L-10_H-128_A-2"}),
+    "l10_h256": BIN | dict(hub="google/bert_uncased_L-10_H-256_A-4", references={"transformers": "google/bert_uncased_L-10_H-256_A-4"}),
+    "l10_h512": BIN | dict(hub="google/bert_uncased_L-10_H-512_A-8", references={"transformers": "google/bert_uncased_L-10_H-512_A-8"}),
+    "l10_h768": BIN | dict(hub="google/bert_uncased_L-10_H-768_A-12", references={"transformers": "google/bert_uncased_L-10_H-768_A-12"}),
+    "l12_h128": BIN | dict(hub="google/bert_uncased_L-12_H-128_A-2", references={"transformers": "google/bert_uncased_L-12_H-128_A-2"}),
+    "l12_h256": BIN | dict(hub="google/bert_uncased_L-12_H-256_A-4", references={"transformers": "google/bert_uncased_L-12_H-256_A-4"}),
+    "l12_h512": BIN | dict(hub="google/bert_uncased_L-12_H-512_A-8", references={"transformers": "google/bert_uncased_L-12_H-512_A-8"}),
+    "l12_h768": BIN | dict(hub="google/bert_uncased_L-12_H-768_A-12", references={"transformers": "google/bert_uncased_L-12_H-768_A-12"}),
+}
+
+
+def tied(public: str, copy: str, ours: str) -> Rule:
+    """One tensor of ours that the public layout holds under two names; ValueError where the two differ."""
+
+    def same(pair: list[Tensor]) -> list[Tensor]:
+        if not torch.equal(*pair):
+            raise ValueError(f"{public} and {copy} differ: expected one tensor under two names, tie them before loading")
+        return pair[:1]
+
+    return Rule((copy, public), (ours,), same, lambda one: one * 2)
+
+
+def encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> list[Rule]:
+    """Everything up to the pooler; `weight` and `bias` are what the norms call theirs."""
+    return [
+        Rename(f"{prefix}embeddings.word_embeddings.weight", "pieces.table.weight"),
+        Rename(f"{prefix}embeddings.token_type_embeddings.weight", "kinds.weight"),
+        Rename(f"{prefix}embeddings.position_embeddings.weight", "positions.table"),
+        Rename(f"{prefix}embeddings.LayerNorm.{weight}", "norm.weight"),
+        Rename(f"{prefix}embeddings.LayerNorm.{bias}", "norm.bias"),
+        *bert_layers(f"{prefix}encoder.layer.{{i}}", weight=weight, bias=bias),
+        Rename(f"{prefix}pooler.dense.{{p}}", "pooler.{p}"),
+    ]
+
+
+def heads(weight: str = "weight", bias: str = "bias") -> list[Rule]:
+    """The two heads of pre-training."""
+    return [
+        Rename("cls.predictions.transform.dense.{p}", "mlm.dense.{p}"),
+        Rename(f"cls.predictions.transform.LayerNorm.{weight}", "mlm.norm.weight"),
+        Rename(f"cls.predictions.transform.LayerNorm.{bias}", "mlm.norm.bias"),
+        Rename("cls.predictions.bias", "mlm.bias"),
+        Rename("cls.seq_relationship.{p}", "head.{p}"),
+    ]
+
+
+CLASSIFIER = Rename("classifier.{p}", "head.{p}")
+TIED = [
+    tied("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "pieces.table.weight"),
+    tied("cls.predictions.bias", "cls.predictions.decoder.bias", "mlm.bias"),
+]
+# Google's published files: norms called gamma and beta (weight and bias in the small sizes), now and then with copies of tied tensors.
+PUBLISHED = [*encoder("bert.", "gamma", "beta"), *encoder("bert."), Drop("bert.embeddings.position_ids")]
+RULES = {
+    "transformers": [*encoder(""), CLASSIFIER],  # BertModel
+    "transformers_classifier": [*encoder("bert."), CLASSIFIER],  # BertForSequenceClassification
+    "transformers_pretraining": [*TIED, *encoder("bert."), *heads()],  # BertForPreTraining
+    "google": [*PUBLISHED, CLASSIFIER, Drop("cls.{rest*}")],  # a published file, its pre-training heads left out
+    "google_pretraining": [
+        *PUBLISHED,
+        *heads("gamma", "beta"),
+        *heads(),
+        Drop("cls.predictions.decoder.{p}"),
+    ],  # with mlm=True, num_classes=2
+}
