@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from plait.train.assess import Assessment, assess
 from plait.train.console import Console, clock
 from plait.train.job import TableJob
 from plait.train.loop import Plan, train
-from plait.train.pages import report
+from plait.train.pages import Ran, report
 from plait.train.predict import to_device
 from plait.train.prepare import Prepared, prepare
 from plait.train.run import Run, save_run, write_json
@@ -120,18 +121,21 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
         console.say("stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}")
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
     run = save_run(folder, data.schema, data.task, job.model, plan.precision)
-    index, name = evaluated_rows(data)
-    found = assess(run.model, data.task, data.rows, data.schema, data.truth, index, plan.precision)
-    tell(console, found, name, data.task)
+    run.history = history
+    for name, index in evaluated_rows(data).items():
+        run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, data.truth, index, plan.precision)
+        tell(console, run.assessments[name], name, data.task)
     timing = slowest(job.seconds)
     if timing:
         console.say("", f"slowest part: {timing}")
-    facts = {"split": name, "stopped": history.stopped, **found.to_json(), "cost": cost, "seconds": dict(job.seconds)}
+    scores = {name: found.to_json() for name, found in run.assessments.items()}
+    facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
     write_json(folder / "report.json", facts)
-    report(folder / "report.html", data, made, plan, settings, history, found, name, cost, job.seconds, machine(device), command())
+    ran = Ran(data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command())
+    run.report = partial(report, folder / "report.html", ran)
+    run.report()
     verb = "search" if isinstance(data.task, Retrieve) else "predict"
     console.say("saved", f"{folder} (report.html)    next: plait {verb} {folder} ...")
-    run.assessment, run.history = found, history
     return run
 
 
@@ -193,17 +197,7 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
 
 def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: dict) -> None:
     """What will be done, before it is done."""
-    there = data.rows.presence()
-    slot_of = {c: s.name for s in data.schema.slots for c in s.columns}
-    parts = []
-    for c in data.schema.used("input"):
-        bad = sum(data.rows.bad.by_reason(c.name).values())
-        nulls = data.table.column(c.name).null_count if c.name in data.table.names else len(data.table)
-        media = c.kind in ("image", "audio", "text", "vector")
-        fine = int(there[slot_of[c.name]].sum()) if media else len(data.table) - nulls - bad
-        more = [f"{nulls:,} missing"] * (nulls > 0) + [f"{bad:,} bad (bad_rows.parquet)"] * (bad > 0)
-        parts.append(f"{c.name} {c.kind} {fine:,} ok" + "".join(", " + m for m in more))
-    console.say("columns", " | ".join(parts))
+    console.say("columns", " | ".join(column_lines(data)))
     for c in data.schema.used("ignored"):
         console.say("left out", f"{c.name}: {c.why}")
     for remark in data.remarks():
@@ -215,6 +209,28 @@ def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: d
         f"{made.name}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about {clock(cost['seconds'])} for "
         f"{plan.epochs} epochs of {len(data.splits['train']):,} rows in {'bfloat16' if plan.precision == 'bf16' else 'float32'}",
     )
+
+
+def column_lines(data: Prepared) -> list[str]:
+    """What each input column holds; more than six plain ones without a fault share a line."""
+    there = data.rows.presence()
+    slot_of = {c: s.name for s in data.schema.slots for c in s.columns}
+    lines, whole = [], {}
+    for c in data.schema.used("input"):
+        bad = sum(data.rows.bad.by_reason(c.name).values())
+        nulls = data.table.column(c.name).null_count
+        if not nulls and not bad and c.kind in ("number", "category", "boolean", "datetime"):
+            whole.setdefault(c.kind, []).append(c.name)
+            continue
+        media = c.kind in ("image", "audio", "text", "vector")
+        fine = int(there[slot_of[c.name]].sum()) if media else len(data.table) - nulls - bad
+        more = [f"{nulls:,} missing"] * (nulls > 0) + [f"{bad:,} bad (bad_rows.parquet)"] * (bad > 0)
+        more += [f"{n:,} {remark}" for remark, n in data.rows.notes.get(c.name, {}).items()]
+        lines.append(", ".join([f"{c.name} {c.kind} {fine:,} ok", *more]))
+    for kind, names in whole.items():
+        shown = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+        lines.append(f"{shown} {kind}")
+    return lines
 
 
 def tell(console: Console, found: Assessment, name: str, task) -> None:
@@ -234,12 +250,13 @@ def tell(console: Console, found: Assessment, name: str, task) -> None:
         console.say("absent", "   ".join(f"no {k} {number(s.value)}" for k, s in found.absent.items()))
 
 
-def evaluated_rows(data: Prepared) -> tuple[np.ndarray, str]:
-    """The rows that the report speaks of, and what they are called."""
-    for name in ("test", "val", "train"):
-        if len(data.splits[name]):
-            return data.splits[name], name
-    raise DataError("no rows to evaluate")
+def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
+    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the validation rows."""
+    held = {name: rows for name, rows in data.splits.items() if name not in ("train", "val") and len(rows)}
+    for name in ("val", "train"):
+        if not held:
+            held = {name: data.splits[name]} if len(data.splits[name]) else {}
+    return held
 
 
 def slowest(seconds: dict) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,54 +26,56 @@ from plait.train.settings import Settings
 SHOWN = 6  # examples right, and as many wrong
 
 
-def report(
-    path: Path,
-    data: Prepared,
-    made: Recipe,
-    plan: Plan,
-    settings: Settings,
-    history: History,
-    found: Assessment,
-    split: str,
-    cost: dict,
-    seconds: dict,
-    machine: str,
-    command: str,
-    extra: Sequence[Section] = (),
-) -> None:
-    """Write `path`, one HTML file that opens offline."""
-    chance = {s.name: ("chance" if isinstance(data.task, Retrieve) else "majority", s.value) for s in found.baseline}
+class Ran(NamedTuple):
+    """All that a report tells of: what went in, how it was trained, what was measured."""
+
+    data: Prepared
+    made: Recipe
+    plan: Plan
+    settings: Settings
+    history: History
+    found: dict[str, Assessment]
+    cost: dict
+    seconds: dict
+    machine: str
+    command: str
+
+
+def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
+    """Write `path`, one HTML file that opens offline. extra: sections that come right after the scores."""
+    data, main = ran.data, next(iter(ran.found.values()))
     facts = {
         "title": f"{data.task.name}: {data.table.source}",
-        "command": command,
+        "command": ran.command,
         "version": __version__,
         "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
-        "seed": settings.seed,
-        "machine": machine,
-        "scores": found.scores,
-        "baseline": chance,
+        "seed": ran.settings.seed,
+        "machine": ran.machine,
+        "scores": main.scores,
+        "baseline": {s.name: ("chance" if isinstance(data.task, Retrieve) else "majority", s.value) for s in main.baseline},
     }
     sections = [
-        *_scores(found, split, chance),
+        *(part for split, found in ran.found.items() for part in _scores(found, split)),
         *extra,
-        *_learning(history),
-        *_answers(data, found),
+        *_learning(ran.history),
+        *_answers(data, main),
         _columns(data),
         _bad(data),
-        _cost(made, plan, history, cost, seconds),
-        Section("Again", "lines", [command, f"seed {settings.seed}, data {data.fingerprint}", "settings: config.json"]),
+        _cost(ran),
+        Section("Again", "lines", [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"]),
     ]
     write_report(path, facts, sections)
 
 
-def _scores(found: Assessment, split: str, chance: dict) -> list[Section]:
-    rows = [(s, chance[s.name][1] if s.name in chance else None) for s in found.scores]
+def _scores(found: Assessment, split: str) -> list[Section]:
+    chance = {s.name: s.value for s in found.baseline}
+    rows = [(s, chance.get(s.name)) for s in found.scores]
     out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", Table(("score [95% interval]", "without a model"), rows))]
     if found.alone:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
         bars += [(f"no {k}", s) for k, s in found.absent.items()]
         main = found.scores[0].name
-        line = ("majority", chance[main][1]) if main in chance else None
+        line = ("majority", chance[main]) if main in chance else None
         gain = f"gain of fusion over {found.best_alone} alone: {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]"
         out.append(Section("What each modality gives", "picture", (pictures.score_bars(bars, line), gain)))
     return out
@@ -164,15 +167,15 @@ def _bad(data: Prepared) -> Section:
     return Section(title, "table", Table(("column", "what", "cells"), rows))
 
 
-def _cost(made: Recipe, plan: Plan, history: History, cost: dict, seconds: dict) -> Section:
+def _cost(ran: Ran) -> Section:
     rows = [
-        ("system", made.name),
-        ("parameters", f"{cost['parameters']:,}"),
-        ("rows a batch", plan.batch_size),
-        ("learning rate", f"{plan.lr:g}"),
-        ("precision", "bfloat16" if plan.precision == "bf16" else "float32"),
-        ("training", clock(history.seconds)),
-        *((part, clock(s)) for part, s in seconds.items() if part != "training in all"),
-        ("memory", f"{cost['memory_gb']:.1f} GB"),
+        ("system", ran.made.name),
+        ("parameters", f"{ran.cost['parameters']:,}"),
+        ("rows a batch", ran.plan.batch_size),
+        ("learning rate", f"{ran.plan.lr:g}"),
+        ("precision", "bfloat16" if ran.plan.precision == "bf16" else "float32"),
+        ("training", clock(ran.history.seconds)),
+        *((part, clock(s)) for part, s in ran.seconds.items() if part != "training in all"),
+        ("memory", f"{ran.cost['memory_gb']:.1f} GB"),
     ]
     return Section("Time and memory", "table", Table(("what", "value"), rows))

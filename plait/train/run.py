@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from plait.errors import DataError, UsageError
 from plait.tasks import TASKS, Retrieve, Task
 from plait.train.assemble import Recipe, objective
 from plait.train.assess import Assessment, assess
+from plait.train.loop import History
 from plait.train.predict import outputs
 
 MODEL = "model.safetensors"
@@ -46,8 +48,9 @@ class Run:
     def __init__(self, folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str, *, stopped: str = "finished"):
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
-        self.assessment: Assessment | None = None
-        self.history = None
+        self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
+        self.history: History | None = None
+        self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
