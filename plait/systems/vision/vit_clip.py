@@ -1,0 +1,122 @@
+"""Reproducible scaling laws for contrastive language-image learning. Cherti et al., 2023. arXiv:2212.07143.
+
+New here: nothing in the network: CLIP's picture tower (arXiv:2103.00020), a ViT with one more norm before its blocks and patches without a
+bias, fine-tuned to name classes. The towers as CLIP trains them, with the text tower beside them, are the system `clip`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.block import Stack
+from plait.core.tokens import Tokens, prepend
+from plait.core.weights import Rename
+from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_blocks
+
+
+class ViTCLIP(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
+    resampled. With `num_classes=0` the logits are the pooled features."""
+
+    takes = ("image",)
+
+    def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
+        super().__init__()
+        self.width = width
+        self.patches = PatchTokens(width, patch, bias=False)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.before = nn.LayerNorm(width)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.cls, std=0.02)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
+        t = self.positions(prepend(self.cls, self.patches(x)))
+        return self.stack(t.put(x=self.before(t.x)))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the class token, normed."""
+        return self.norm(t.x[:, 0])
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+B32 = dict(patch=32, width=768, depth=12, heads=12)
+B16 = dict(patch=16, width=768, depth=12, heads=12)
+L14 = dict(patch=14, width=1024, depth=24, heads=16)
+H14 = dict(patch=14, width=1280, depth=32, heads=16)
+S336 = dict(image=(336, 336))
+S384 = dict(image=(384, 384))
+S448 = dict(image=(448, 448))
+
+MODEL = ViTCLIP
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, drop_path=0.1),
+    "base_patch32_224": B32,
+    "base_patch32_384": B32 | S384,
+    "base_patch32_448": B32 | S448,
+    "base_patch16_224": B16,
+    "base_patch16_384": B16 | S384,
+    "large_patch14_224": L14,
+    "large_patch14_336": L14 | S336,
+    "huge_patch14_224": H14,
+    "huge_patch14_336": H14 | S336,
+}
+
+TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0")
+CLIP = TIMM | dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WEIGHTS = {
+    "base_patch32_224": dict(
+        CLIP, hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_224"}
+    ),
+    "base_patch32_384": dict(
+        CLIP, hub="timm/vit_base_patch32_clip_384.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_384"}
+    ),
+    "base_patch32_448": dict(
+        CLIP, hub="timm/vit_base_patch32_clip_448.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_448"}
+    ),
+    "base_patch16_224": dict(
+        CLIP, hub="timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch16_clip_224"}
+    ),
+    "base_patch16_384": dict(
+        CLIP, hub="timm/vit_base_patch16_clip_384.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch16_clip_384"}
+    ),
+    "large_patch14_224": dict(
+        HALF, hub="timm/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_large_patch14_clip_224"}
+    ),
+    "large_patch14_336": dict(
+        HALF, hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k", references={"timm": "vit_large_patch14_clip_336"}
+    ),
+    "huge_patch14_224": dict(
+        CLIP, hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_huge_patch14_clip_224"}
+    ),
+    "huge_patch14_336": dict(
+        CLIP, hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k", references={"timm": "vit_huge_patch14_clip_336"}
+    ),
+}
+RULES = {
+    "timm": [
+        Rename("cls_token", "cls"),
+        Rename("pos_embed", "positions.table"),
+        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
+        Rename("norm_pre.{p}", "before.{p}"),
+        *timm_blocks(),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
+    ],
+}
