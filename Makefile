@@ -1,0 +1,39 @@
+# Everything happens in .venv, which is made the first time. torch comes first: what asks for it later must not bring another build.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test parity lint clean
+
+demo: .venv/plait
+	$(BIN)/plait demo
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+parity: .venv/test
+	$(BIN)/python -m tests.parity
+
+lint: .venv/lint
+	$(BIN)/ruff check plait tests
+
+clean:
+	rm -rf .venv
+
+.venv/torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	@touch $@
+
+.venv/plait: .venv/torch pyproject.toml
+	$(PIP) -e .
+	@touch $@
+
+.venv/test: .venv/plait
+	$(PIP) -e '.[test,peers]'
+	@touch $@
+
+.venv/lint: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) ruff
+	@touch $@

@@ -1,0 +1,89 @@
+"""`plait check`: what a table holds, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plait.cli.options import Json, Outside, Quiet, names, pairs, writable
+from plait.cli.output import Answer, clean, counted, grid
+
+LONG = "too long"
+
+
+def check(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of media.")],
+    target: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Also look for columns that give it away.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=4, help="Texts with more tokens count as too long.")] = 256,
+    allow_outside: Outside = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures and sounds.")] = 2,
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> Answer:
+    """Look at a table before training.
+
+    Prints kinds of columns, missing, broken and repeated cells, and columns that give the answer away. Trains nothing, and writes nothing unless --out is given.
+
+    $ plait check pets.csv --target speed --kind photo=image
+    """
+    place = writable(out, (".parquet", ".pq")) if out else None
+    kinds = pairs(kind, "--kind")
+
+    import sys
+
+    import numpy as np
+
+    from plait.data.check import check_table
+    from plait.data.rows import Rows
+    from plait.data.schema import Schema
+    from plait.data.table import read_table
+    from plait.train.console import Console
+    from plait.train.prepare import guess_task, task_class
+
+    data = read_table(table)
+    schema = Schema.guess(data, kinds=kinds, inputs=names(inputs) or None, target=names(target) or None, allow_outside=allow_outside)
+    everything = np.arange(len(data))
+    schema.fit(data, everything, max_tokens=max_tokens)
+    rows = Rows(data, schema, allow_outside=allow_outside, workers=workers)
+    if schema.targets:
+        task = task_class(guess_task(schema), schema, data).learn(data, schema, everything)
+        for row, reason, value in task.encode(data, schema)[1]:
+            if reason != "target missing":
+                rows.bad.add(row, ", ".join(schema.targets), "target", reason, value)
+    console = Console(sys.stderr, quiet=quiet)
+    console.start("reading", len(data) * len(schema.inputs))
+    try:
+        rows.scan(console.step)
+    finally:
+        console.stop()
+    found = check_table(data, schema, rows)
+    if place:
+        rows.bad.write(place)
+    if not json and not quiet:
+        _print(found, data.source)
+        if place:
+            print(f"bad cells are listed in {place}")
+    return Answer({"table": str(data.source), **found, "bad_rows": str(place) if place else None})
+
+
+def _print(found: dict, source: str) -> None:
+    print(f"{clean(source)}: {counted(found['rows'], 'row')}, {counted(len(found['columns']), 'column')}")
+    cells = []
+    for c in found["columns"]:
+        kind = c["kind"] if c["use"] == "input" else "left out" if c["use"] == "ignored" else f"{c['kind']}, {c['use']}"
+        notes = [f"{n:,} {remark}" for remark, n in c["notes"].items() if remark != LONG and not remark.startswith("empty")]
+        bad = "; ".join(f"{n:,} {why}" for why, n in c["bad"].items())
+        counts = [f"{n:,}" if n else "" for n in (c["missing"], c["repeated"], c["notes"].get(LONG, 0))]
+        examples = " | ".join(clean(e)[:24] for e in c["examples"])
+        cells.append((c["name"], kind, c["why"], examples, counts[0], bad, counts[1], counts[2], "; ".join(notes)))
+    head = ("name", "kind", "why", "examples", "missing", "broken", "duplicates", "too long", "notes")
+    grid(head, cells, right=("missing", "duplicates", "too long"))
+    for leak in found["leaks"]:
+        print(clean(("careful: " if leak["read"] else "note: ") + leak["sentence"]))
+    if found["repeated_rows"]:
+        print(f"{counted(found['repeated_rows'], 'row')} with the same inputs as an earlier row")
+    print(counted(found["bad_cells"], "bad cell") if found["bad_cells"] else "every cell could be read")

@@ -1,0 +1,52 @@
+"""`plait models`: which systems there are, read from their files without importing any."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plait.cli.options import Json, names
+from plait.cli.output import Answer, clean, lines
+from plait.errors import UsageError, nearest
+
+
+def models(
+    pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as 'vit_*_224'.")] = None,
+    takes: Annotated[list[str] | None, typer.Option(metavar="KINDS", help="Only those that read all of these: image,text.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those that can classify, regress, retrieve or match.")] = None,
+    json: Json = False,
+) -> Answer:
+    """List models, what they read and can do.
+
+    $ plait models 'vit_*' --takes image --task classify
+    """
+    from plait.core.catalog import ROLE_TASKS, list_models, model_info, systems
+
+    kinds, tasks = sorted({t for s in systems().values() for t in s.takes}), sorted({t for ts in ROLE_TASKS.values() for t in ts})
+    for wanted in names(takes):
+        if wanted not in kinds:
+            raise UsageError(f"no model takes {wanted!r}. {nearest(wanted, kinds)}")
+    if task is not None and task not in tasks:
+        raise UsageError(f"unknown task {task!r}. {nearest(task, tasks)}")
+    glob = pattern or "*"
+    glob = glob if set("*?[") & set(glob) else f"*{glob}*"
+    found = [model_info(name) for name in list_models(glob, takes=names(takes), task=task)]
+    if not json and found:
+        cells = [(i.name, ",".join(i.takes), ",".join(i.tasks), "published" if i.weights.get("hub") else "", _short(i)) for i in found]
+        lines(("name", "takes", "tasks", "weights", "paper"), cells)
+    rows = [
+        {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "weights": i.weights.get("hub"), "title": i.system.title}
+        for i in found
+    ]
+    if not found:
+        near = nearest(pattern or "", [*systems(), *list_models()]) if pattern else ""
+        note = f"no model matches{f' {pattern!r}' if pattern else ''}." + (f" {near}" if near.startswith("Did") else "")
+        return Answer({"models": []}, 0, note)
+    return Answer({"models": rows})
+
+
+def _short(info) -> str:
+    """The paper's title without authors and number."""
+    title = clean(info.system.title)
+    return title if len(title) <= 72 else title[:71].rstrip() + "…"

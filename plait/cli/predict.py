@@ -1,0 +1,43 @@
+"""`plait predict`: an answer per row."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plait.cli.options import Device, Json, Outside, Quiet, RunFolder, writable
+from plait.cli.output import Answer, bad_cells, counted
+
+
+def predict(
+    run: RunFolder,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to answer; columns may be missing, the target too.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")],
+    device: Device = "auto",
+    allow_outside: Outside = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> Answer:
+    """Write one answer per row.
+
+    The answers are in the table's order; the column `unread` names the cells of a row that could not be read.
+
+    $ plait predict runs/pets new.csv -o answers.parquet
+    """
+    place = writable(out)
+
+    import sys
+
+    from plait.train.console import Console
+    from plait.train.fit import pick_device
+    from plait.train.run import load
+
+    model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
+    answers = model.predict(table, out=place, allow_outside=allow_outside)
+    bad = model.last_bad
+    if bad.count():
+        console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")
+    console.say("saved", f"{place}: {counted(len(answers), 'row')}, columns {', '.join(answers.column_names)}")
+    data = {"run": run, "table": table, "out": place, "rows": len(answers), "columns": answers.column_names}
+    return Answer(data | {"bad_cells": bad.count(), "bad": bad.by_reason()})

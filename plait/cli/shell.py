@@ -1,0 +1,149 @@
+"""From a command line to a command, and from what it gives back or raises to output and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+import plait
+from plait.cli import INTERRUPTED
+from plait.cli.check import check
+from plait.cli.demo import demo
+from plait.cli.embed import embed
+from plait.cli.evaluate import evaluate
+from plait.cli.fit import fit
+from plait.cli.models import models
+from plait.cli.output import Answer, as_json, clean
+from plait.cli.predict import predict
+from plait.cli.search import search
+from plait.cli.show import show
+from plait.errors import DataError, UsageError, nearest
+
+DEFECT, USAGE, DATA, CLOSED_PIPE = 1, 2, 3, 141
+PACKAGE = Path(plait.__file__).parent
+
+
+class Commands(TyperGroup):
+    """Lists commands in the order of a day's work, and suggests the nearest for one that is not there."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]):
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0].replace("_", "-")) is None:
+            raise UsageError(f"no command {args[0]!r}. {nearest(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"plait {plait.__version__}")
+        raise typer.Exit()
+
+
+def start(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Multimodal transformers: every system by name, your own table in, a working model out.
+
+    A first run, on any table with a column to predict:
+
+    $ plait fit houses.csv --target price
+    """
+
+
+def application() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        cls=Commands,
+        add_completion=False,  # it would write into the home folder
+        rich_markup_mode=None,
+        context_settings={"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(start)
+    for command in (check, fit, evaluate, predict, embed, search, models, show, demo):
+        app.command()(command)
+    return app
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line. Nothing but KeyboardInterrupt during start-up gets out of here."""
+    argv = list(argv) or ["--help"]
+    wants_json = "--json" in argv and not {"--help", "-h"} & set(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a column's name must not end a run on a narrow code page
+    try:
+        try:
+            with redirect_stdout(sys.stderr) if wants_json else nullcontext():
+                answer = _invoke(argv)
+        except BrokenPipeError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            code, message = _explained(error)
+            answer = Answer({"error": message, "code": code}, code, message)
+        if wants_json:
+            print(as_json(answer.data))
+        sys.stdout.flush()
+        if answer.complaint:
+            print(f"plait: {answer.complaint}", file=sys.stderr)
+        return answer.code
+    except BrokenPipeError:  # whoever read our output has gone: end as any Unix tool does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return CLOSED_PIPE
+
+
+def _invoke(argv: list[str]) -> Answer:
+    """Run a command. It returns an Answer, or nothing."""
+    command = typer.main.get_command(application())
+    try:
+        with command.make_context("plait", argv) as context:
+            return command.invoke(context) or Answer({})
+    except typer.Exit as done:  # --help and --version
+        return Answer({}, done.exit_code)
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """The exit code for an error, and one line that says what is wrong."""
+    if os.environ.get("PLAIT_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return INTERRUPTED, "interrupted"
+    if hasattr(error, "format_message"):  # the option parser's errors, whichever click typer came with
+        return USAGE, clean(_usage(error))
+    if isinstance(error, UsageError) or (isinstance(error, ValueError) and _on_purpose(error)):
+        return DATA if isinstance(error, DataError) else USAGE, clean(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return DATA, clean(f"{error.filename}: {error.strerror or error}")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return DATA, "out of memory: give a smaller --batch-size, --image-size or --system"
+    where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if PACKAGE in Path(f.filename).parents), None)
+    place = f" at plait/{Path(where.filename).relative_to(PACKAGE).as_posix()}:{where.lineno}" if where else ""
+    return DEFECT, clean(f"this is a defect: {type(error).__name__}: {error}{place} (PLAIT_DEBUG=1 shows the traceback)")
+
+
+def _on_purpose(error: ValueError) -> bool:
+    """Whether plait itself raised it, to say what is wrong, as it does for names, weights and data that do not fit."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PACKAGE in Path(frames[-1].filename).parents and (frames[-1].line or "").startswith("raise ")
+
+
+def _usage(error: BaseException) -> str:
+    """The parser's message, with the nearest option for an unknown one and the way to the help."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "plait"
+    message = error.format_message().rstrip(".")
+    name = getattr(error, "option_name", None)
+    if name and hasattr(error, "possibilities") and context:
+        known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
+        close = get_close_matches(name.replace("_", "-").replace("--", "", 1), [k.removeprefix("--") for k in known], 1, 0.5)
+        message = f"{path} has no option {name}." + (f" Did you mean --{close[0]}?" if close else "")
+        return f"{message} `{path} --help` lists them."
+    return f"{message}. See `{path} --help`."

@@ -1,0 +1,68 @@
+"""`plait show`: one model: its paper, what it reads, its sizes and its published weights."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from plait.cli.options import Json
+from plait.cli.output import Answer
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `plait models`, or a system (its default size).")],
+    json: Json = False,
+) -> Answer:
+    """Show one model and its paper.
+
+    What is new in it, what it reads, its sizes, parameters and published weights.
+
+    $ plait show crossvit_small
+    """
+    from plait.core.catalog import model_info
+
+    info = model_info(name)
+    system = info.system
+    data = {
+        "name": info.name,
+        "system": system.name,
+        "size": info.size,
+        "summary": system.summary,
+        "takes": info.takes,
+        "roles": system.roles,
+        "tasks": info.tasks,
+        "sizes": [s for s in system.sizes if s != "toy"],
+        "default": system.default,
+        "arguments": info.arguments,
+        "parameters": info.parameters,
+        "references": info.references,
+        "weights": info.weights,
+        "module": system.module,
+    }
+    if json:
+        return Answer(data)
+    print(system.summary.strip() + "\n")
+    sizes = ", ".join(f"{s} (default)" if s == system.default else s for s in data["sizes"])
+    for label, text in (
+        ("model", info.name),
+        ("takes", ", ".join(info.takes)),
+        ("roles", ", ".join(system.roles)),
+        ("tasks", ", ".join(info.tasks)),
+        ("sizes", sizes),
+        ("arguments", ", ".join(f"{k}={v!r}" for k, v in info.arguments.items()) or "none beside the class's own defaults"),
+        ("parameters", f"{data['parameters']:,}"),
+        ("elsewhere", ", ".join(f"{peer}: {theirs}" for peer, theirs in info.references.items()) or "no peer publishes this size"),
+        ("weights", _weights(info.weights)),
+        ("file", system.module.replace(".", "/") + ".py"),
+        ("try", f'plait.create_model("{info.name}")'),
+    ):
+        print(f"{label:<11} {text}")
+    return Answer(data)
+
+
+def _weights(row: dict) -> str:
+    where = row.get("hub")
+    if not where:
+        return "none published"
+    return f"{where}, {row.get('file', '')}, licence {row.get('licence') or 'not stated'}"
