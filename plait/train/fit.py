@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -323,10 +324,18 @@ def _claim(folder: Path) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" takes the accelerator of this machine, if there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """"auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not there."""
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
+    if name == "auto":
+        return here
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}: expected {expected}") from None
+    if device.type not in ("cpu", here.type) or (device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count()):
+        raise UsageError(f"this machine has no device {name!r}: expected {expected}")
+    return device
 
 
 def machine(device: torch.device) -> str:
@@ -336,8 +345,7 @@ def machine(device: torch.device) -> str:
 
 def command() -> str:
     """The command line that started this, for the report."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else ["python"]
-    return " ".join(words)
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else ["python"])
 
 
 def _memory() -> float:

@@ -136,30 +136,43 @@ class Run:
         if not isinstance(self.task, Retrieve):
             raise UsageError(f"this run does {self.task.name}: only a run of --task retrieve can search")
         asked = [self._query(q) for q in queries]
-        replying = [next(s for s in self.task.sides if s != slot) for slot, _ in asked]
-        rows = None
-        if isinstance(source, (str, Path)) and Path(source).suffix == ".parquet" and "row" in pa.parquet.read_schema(source).names:
-            stored = pa.parquet.read_table(source)
-            column = "vector" if "vector" in stored.column_names else f"vector_{self._label(replying[0])}"
-            items = np.stack([np.zeros(len(asked[0][1])) if v is None else v for v in stored[column].to_pylist()]).astype(np.float32)
-            cells = stored[self._label(replying[0])].to_pylist() if self._label(replying[0]) in stored.column_names else [""] * len(items)
-            found = {replying[0]: items}
-        else:
-            rows = self.rows(source, allow_outside=allow_outside)
-            found = self._vectors(rows)
-            if replying[0] not in found or not rows.presence()[replying[0]].any():
-                raise DataError(f"{rows.table.source} has no readable {self._label(replying[0])} to search among")
-            column = rows.table.column(self._label(replying[0]))
-            cells = [c if isinstance(c, str) else "" for c in column.to_pylist()]
+        sides = {slot for slot, _ in asked}
+        if len(sides) != 1:
+            raise UsageError(f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}")
+        reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside)
+        if items.shape[1] != len(asked[0][1]):
+            raise DataError(f"{source} holds vectors of {items.shape[1]} numbers, this run's have {len(asked[0][1])}: embed it with this run")
+        there = np.abs(items).sum(1) > 0  # nothing there: never an answer
         hits = []
-        for (_, vector), reply in zip(asked, replying):
-            scores = found[reply] @ vector
-            scores[np.abs(found[reply]).sum(1) == 0] = -np.inf  # nothing there: never an answer
-            best = np.argsort(-scores, kind="stable")[: min(k, int(np.isfinite(scores).sum()))]
+        for _, vector in asked:
+            scores = np.where(there, items @ vector, -np.inf)
+            best = np.argsort(-scores, kind="stable")[: min(k, int(there.sum()))]
             hits.append([Hit(int(i), float(scores[i]), cells[i]) for i in best])
         if show is not None:
-            self._show(Path(show), queries, hits, rows, replying)
+            self._show(Path(show), queries, hits, rows, reply)
         return hits
+
+    def _offered(self, source: Any, asking: str, allow_outside: bool) -> tuple[str, np.ndarray, list[str], Rows | None]:
+        """What `source` offers: the slot, its vectors (n, E) with zeros where there is none, its cells, and the rows unless it was a
+        table of vectors. The other side than the asking one answers or, where only that is there, the asking one."""
+        order = sorted(self.task.sides, key=lambda side: side == asking)
+        table, rows = read_table(source), None
+        stored = [(s, n) for s in order for n in [f"vector_{self._label(s)}"] if "row" in table.names and n in table.names]
+        if not stored and {"row", "vector"} <= set(table.names):
+            stored = [(next((s for s in order if self._label(s) in table.names), order[0]), "vector")]
+        if stored:
+            reply, name = stored[0]
+            items = _matrix(table.column(name), f"{table.source}, column {name!r}")
+        else:
+            rows = self.rows(table, allow_outside=allow_outside)
+            found, there, table = self._vectors(rows), rows.presence(), rows.table
+            reply = next((s for s in order if s in found and there[s].any()), None)
+            if reply is None:
+                raise DataError(f"{table.source} has no readable {' or '.join(map(self._label, order))} to search among")
+            items = np.where(there[reply][:, None], found[reply], 0)
+        label = self._label(reply)
+        cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
+        return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
 
     # -- the ways in
 
@@ -200,12 +213,12 @@ class Run:
     def _label(self, slot: str) -> str:
         return self.schema.slot(slot).columns[0] if slot else "row"
 
-    def _show(self, path: Path, queries: list[dict], hits: list[list[Hit]], rows: Rows | None, replying: list[str]) -> None:
+    def _show(self, path: Path, queries: list[dict], hits: list[list[Hit]], rows: Rows | None, reply: str) -> None:
         from plait.evaluate.pictures import retrieval_sheet
 
         sheet = []
-        for query, found, reply in zip(queries, hits, replying):
-            image = rows is not None and self.schema.slot(reply).kind == "image"
+        image = rows is not None and self.schema.slot(reply).kind == "image"
+        for query, found in zip(queries, hits):
             cells = [(rows.batch(np.array([h.row]))[reply][0].numpy() if image else None, f"{h.score:.2f} {h.cell}", None) for h in found]
             sheet.append((" ".join(str(v) for v in query.values()), cells))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +231,21 @@ def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
 
 def _fused(model: nn.Module, batch: dict) -> torch.Tensor:
     return nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)
+
+
+def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A column of vectors as (n, E) float32, zeros where one is null."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+        raise DataError(f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl")
+    filled = column.drop_null()
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in filled.chunks]
+    flat = np.concatenate(values).astype(np.float32) if values else np.zeros(0, np.float32)
+    width = len(flat) // max(len(filled), 1)
+    if width == 0 or width * len(filled) != len(flat):
+        raise DataError(f"{what}: the vectors are empty or differ in length")
+    out = np.zeros((len(column), width), np.float32)
+    out[column.is_valid().to_numpy()] = flat.reshape(-1, width)
+    return out
 
 
 def _unread(rows: Rows) -> list[str]:
