@@ -26,7 +26,8 @@ def check(
 ) -> Answer:
     """Look at a table before training.
 
-    Prints kinds of columns, missing, broken and repeated cells, and columns that give the answer away. Trains nothing, and writes nothing unless --out is given.
+    Prints kinds of columns, missing, broken and repeated cells, and columns that give the answer away.
+    Trains nothing, and writes nothing unless --out is given.
 
     $ plait check pets.csv --target speed --kind photo=image
     """

@@ -52,9 +52,9 @@ def evaluate(
     tell(console, found, "test", model.task)
     if not quiet and not json:
         chance = {s.name: s.value for s in found.baseline}
+        without = {name: number(value) for name, value in chance.items()}
         cells = [
-            (s.name, number(s.value), f"[{number(s.low)}, {number(s.high)}]", number(chance[s.name]) if s.name in chance else "", f"{s.n:,}")
-            for s in found.scores
+            (s.name, number(s.value), f"[{number(s.low)}, {number(s.high)}]", without.get(s.name, ""), f"{s.n:,}") for s in found.scores
         ]
         grid(("score", "value", "95% interval", "without a model", "rows"), cells, right=("value", "without a model", "rows"))
     if bad.count():

@@ -35,10 +35,8 @@ def models(
     if not json and found:
         cells = [(i.name, ",".join(i.takes), ",".join(i.tasks), "published" if i.weights.get("hub") else "", _short(i)) for i in found]
         lines(("name", "takes", "tasks", "weights", "paper"), cells)
-    rows = [
-        {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "weights": i.weights.get("hub"), "title": i.system.title}
-        for i in found
-    ]
+    rows = [{"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "title": i.system.title} for i in found]
+    rows = [row | {"weights": i.weights.get("hub")} for row, i in zip(rows, found)]
     if not found:
         near = nearest(pattern or "", [*systems(), *list_models()]) if pattern else ""
         note = f"no model matches{f' {pattern!r}' if pattern else ''}." + (f" {near}" if near.startswith("Did") else "")
