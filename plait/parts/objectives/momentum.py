@@ -15,7 +15,7 @@ NEVER = torch.finfo(torch.float32).min  # the score of what may not be chosen: f
 
 
 class Queue(nn.Module):
-    """The last `size` vectors (F, W) that were pushed, with the ids of the rows that they came from; -1 where a row has no id."""
+    """The last `size` vectors (size, W) that were pushed, with the ids of the rows that they came from; -1 where a row has no id."""
 
     def __init__(self, size: int, width: int):
         super().__init__()
@@ -32,6 +32,8 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, features: Tensor, ids: Tensor | None = None) -> None:
         """Take in (B, W) vectors, the oldest ones make room; B need not divide the size, and of more than `size` the last ones stay."""
+        if self.size == 0:
+            return
         features = features[-self.size :]
         ids = features.new_full((features.shape[0],), -1, dtype=torch.int64) if ids is None else ids[-self.size :]
         places = (self.head + torch.arange(features.shape[0], device=self.head.device)) % self.size
@@ -42,7 +44,7 @@ class Queue(nn.Module):
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float | Tensor) -> None:
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers are copied."""
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
         slow.lerp_(fast.to(slow.dtype), 1.0 - momentum)
@@ -77,11 +79,6 @@ class Momentum(nn.Module):
         """(1,) from 0 to 1 over the first `ramp` steps: how far the teacher may be trusted."""
         return (self.step / self.ramp).clamp(max=1.0)
 
-    def pace(self) -> Tensor:
-        """(1,) the teacher's momentum now: small at first, (1 + t) / (10 + t), until it reaches its own. In a short run a teacher that
-        stands still would be learnt by heart by both towers, each in its own way, and they would never meet."""
-        return ((1 + self.step) / (10 + self.step)).clamp(max=self.momentum)
-
     def observe(self, features: dict[str, Tensor], real: Tensor, ids: Tensor | None) -> None:
         """Keep the teacher's vectors {slot: (B, W)} of a batch until `advance`; real (B,) bool says which rows are worth a place."""
         self.pending.append(({slot: x.detach() for slot, x in features.items()}, real, ids))
@@ -93,7 +90,7 @@ class Momentum(nn.Module):
             for slot, x in features.items():
                 self.queues[slot].push(x[real], None if ids is None else ids[real])
         self.pending.clear()
-        ema_update(self.teacher, model, self.pace())
+        ema_update(self.teacher, model, self.momentum)
         self.step += 1
 
 
@@ -112,7 +109,10 @@ def queue_contrast(
     temperature: Tensor,
     alpha: Tensor | float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Contrast of two slots against the teacher's vectors of this batch and of the queues, both ways.
+    """Contrast of two slots, both ways, against the teacher's vectors of this batch and of the queues.
+
+    Without queues (size 0) the batch's own vectors take the teacher's place, so that both sides learn at once: this is InfoNCE, with the
+    teacher's beliefs in the targets. It is right for features that start from nothing, which change faster than a queue forgets.
 
     vectors, then: {slot: (B, E)} unit vectors of the model and of its teacher. real (B,) bool: which rows are pairs. group: see `alike`;
     a queued vector with a row's number is its positive too. temperature (1,). alpha: the teacher's share of the targets.
@@ -124,10 +124,11 @@ def queue_contrast(
     with torch.autocast(real.device.type, enabled=False):  # among tens of thousands of candidates bfloat16 cannot tell
         for mine, other in ((first, second), (second, first)):
             queue = queues[other]
-            keys = torch.cat([then[other], queue.features])  # (B + Q, E)
+            past = torch.cat([then[other], queue.features])  # (B + Q, E)
+            score = vectors[mine] @ (past if queue.size else vectors[other]).mT / temperature
+            believed = then[mine] @ past.mT / temperature.detach()
             known = same.new_zeros(rows, queue.size) if group is None else (group[:, None] == queue.ids) & (queue.ids >= 0)
             allowed = torch.cat([real | itself, queue.filled().expand(rows, -1)], 1)
-            score, believed = vectors[mine] @ keys.mT / temperature, then[mine] @ keys.mT / temperature.detach()
             losses.append(mean_where(soft_contrast(score, believed, torch.cat([same, known], 1), allowed, alpha), real))
             scores[mine] = score[:, :rows].detach()
     return (losses[0] + losses[1]) / 2, scores
