@@ -95,7 +95,7 @@ class ALBEF(nn.Module):
 
     image, patch, image_width, image_depth, image_heads: the picture's tower. vocab, length (most tokens), mask (the id of a hidden word):
     the texts. width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit vectors.
-    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective remembers, 0 for none.
+    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective remembers, or 0.
     """
 
     takes = ("image", "text")
