@@ -1,7 +1,7 @@
 """Tasks: what a table's columns ask of a model. Each owns its head, loss, metrics and picture.
 
 A task is a class with `learn(table, schema, rows)` (from the training rows), `encode(table, schema)` (targets, and cells that are
-none), `model(bound, seed)`, `finish(outputs)`, `scores`, `guide` (what early stopping looks at), `baseline`, `columns` (of a table of
+none), `model(bound)`, `finish(outputs)`, `scores`, `guide` (what early stopping looks at), `baseline`, `columns` (of a table of
 predictions), `picture`, and plain JSON for its state. A new one is a file here and a line in TASKS.
 """
 

@@ -21,17 +21,19 @@ class Answer(nn.Module):
     aside: the weight of the parts' own losses beside that of the whole.
     """
 
-    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3, aside: float = 0.5, seed: int = 0):
+    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3, aside: float = 0.5):
         super().__init__()
         self.bound, self.loss, self.drop, self.aside = bound, loss, drop, aside
-        self.head = SumOfParts(bound.width, bound.part_widths, prior)
-        with torch.random.fork_rng([]), torch.no_grad():
-            torch.manual_seed(seed)
-            self.head.reset()
+        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
 
     def answer(self, batch: dict) -> Tensor:
         """(B, K) outputs: logits, or standardised numbers."""
         return self.head(self.bound.features(batch))[0].float()
+
+    def straight(self, batch: dict) -> Tensor:
+        """(B, K) outputs of the head's linear layers alone."""
+        ready = self.bound.prepared(batch)
+        return self.head.straight(self.bound.raw(ready), ready["present"])
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.bound.takes) > 1:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.parts.heads.parts import Features
 
 
 class Bound(nn.Module):
-    """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`."""
+    """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`.
 
-    def __init__(self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
+    tables: {slot: sizes or width} of the slots that a linear model can read as they are: ids per category column, or numbers.
+    """
+
+    def __init__(self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), tables: dict | None = None):
         super().__init__()
-        self.system, self.role = system, role
+        self.system, self.role, self.tables = system, role, tables or {}
         self.takes = tuple(system.takes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -27,6 +31,26 @@ class Bound(nn.Module):
     @property
     def part_widths(self) -> dict[str, int]:
         return dict(getattr(self.system, "part_widths", {})) if self.role == "fuser" else {}
+
+    @property
+    def raw_widths(self) -> dict[str, int]:
+        """{slot: F} of what `raw` gives."""
+        widths = {slot: sum(size) if isinstance(size, (list, tuple)) else size for slot, size in self.tables.items()}
+        return {slot: 2 * w if slot == "number" else w for slot, w in widths.items()}
+
+    def raw(self, ready: dict) -> dict[str, Tensor]:
+        """{slot: (B, F)}: numbers beside flags of what is missing, categories one-hot (nothing for missing ones), vectors as they are."""
+        out = {}
+        for slot, size in self.tables.items():
+            x, keep = ready[slot], ready["keep"].get(slot)
+            if slot == "category":
+                hot = [F.one_hot(x[:, i].clamp(0, n - 1), n)[:, 1:].float() for i, n in enumerate(size)]
+                x = torch.cat([F.pad(h, (1, 0)) for h in hot], 1)
+            elif slot == "number":
+                keep = torch.ones_like(x, dtype=torch.bool) if keep is None else keep
+                x = torch.cat([x.masked_fill(~keep, 0.0), (~keep).float()], 1)
+            out[slot] = x
+        return out
 
     def prepared(self, batch: dict) -> dict:
         """The batch with normalised pictures; blanks of absent pictures stay zero."""
@@ -46,13 +70,13 @@ class Bound(nn.Module):
         present = ready["present"]
         if self.role == "fuser":
             out = self.system.fuse(ready)
-            return Features(out["fused"], out["parts"], present)
+            return Features(out["fused"], out["parts"], self.raw(ready), present)
         if self.role == "embedder":
             vectors = list(self.system.embed(ready).values())
-            return Features(torch.cat([*vectors, torch.stack(vectors).prod(0)], -1), {}, present)  # the product says how they agree
+            return Features(torch.cat([*vectors, torch.stack(vectors).prod(0)], -1), {}, {}, present)  # the product says how they agree
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
-        return Features(self.system.pool(t), {}, present)
+        return Features(self.system.pool(t), {}, {}, present)
 
     def vectors(self, batch: dict) -> dict[str, Tensor]:
         """{slot: (B, E) unit vectors}; only an embedder has them."""

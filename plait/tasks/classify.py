@@ -65,8 +65,8 @@ class Classify:
                 bad.append((i, "class not in the training rows", str(v)))
         return truth, bad
 
-    def model(self, bound: Bound, seed: int) -> Answer:
-        return Answer(bound, torch.tensor(np.log(self.frequencies)), cross_entropy, seed=seed)
+    def model(self, bound: Bound) -> Answer:
+        return Answer(bound, torch.tensor(np.log(self.frequencies)), cross_entropy)
 
     @property
     def frequencies(self) -> np.ndarray:
@@ -90,6 +90,9 @@ class Classify:
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
         return metrics.correct_rows(truth, answers)
+
+    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return metrics.log_loss_rows(truth, answers)
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         best = answers.argmax(1)
@@ -150,9 +153,9 @@ class ClassifyMany:
         truth, _ = _many(self.target, table, self.labels)
         return truth, [(int(i), "target missing", "") for i in np.flatnonzero((truth == -100).all(1))]
 
-    def model(self, bound: Bound, seed: int) -> Answer:
+    def model(self, bound: Bound) -> Answer:
         rates = np.asarray(self.rates)
-        return Answer(bound, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy, seed=seed)
+        return Answer(bound, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-np.clip(outputs, -60, 60)))
@@ -168,6 +171,11 @@ class ClassifyMany:
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
         return metrics.exact_match_rows(truth, answers)
+
+    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        known = truth != -100
+        loss = -np.log(np.where(truth == 1, answers, 1 - answers).clip(1e-7, 1)) * known
+        return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         chosen = [[label for label, p in zip(self.labels, row) if p >= 0.5] for row in answers]

@@ -42,8 +42,8 @@ class Match:
         truth = flags(table.column(self.target), self.target)
         return truth, [(int(i), "target missing", "") for i in np.flatnonzero(truth == -100)]
 
-    def model(self, bound: Bound, seed: int) -> Answer:
-        return Answer(bound, torch.tensor([np.log(self.rate / (1 - self.rate))]), _loss, seed=seed, drop=0.0)
+    def model(self, bound: Bound) -> Answer:
+        return Answer(bound, torch.tensor([np.log(self.rate / (1 - self.rate))]), _loss, drop=0.0)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
         """Outputs (n, 1) -> probabilities (n,)."""
@@ -60,6 +60,10 @@ class Match:
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
         return metrics.matched_rows(truth, answers)
+
+    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        known = truth != -100
+        return -np.log(np.where(truth == 1, answers, 1 - answers).clip(1e-7, 1))[known]
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         return {self.target: answers >= 0.5, "probability": answers}

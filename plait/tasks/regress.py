@@ -48,8 +48,8 @@ class Regress:
         numbers, bad = _numbers(table.column(self.target))
         return ((numbers - self.mean) / self.std).astype(np.float32), bad
 
-    def model(self, bound: Bound, seed: int) -> Answer:
-        return Answer(bound, torch.zeros(1), squared_error, seed=seed)
+    def model(self, bound: Bound) -> Answer:
+        return Answer(bound, torch.zeros(1), squared_error)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
         """Outputs (n, 1) -> numbers (n,) in the target's unit."""
@@ -72,6 +72,9 @@ class Regress:
         """Share of the variance explained, row by row (its mean is R2), so that gains are in R2."""
         real, predicted = self._known(truth, answers)
         return 1 - metrics.squared_error_rows(real, predicted) / max(real.var(), 1e-12)
+
+    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return metrics.squared_error_rows(*self._known(truth, answers))
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         return {self.target: answers}

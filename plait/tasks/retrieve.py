@@ -79,7 +79,7 @@ class Retrieve:
         truth[(left < 0) | (right < 0)] = -100
         return truth, []
 
-    def model(self, bound: Bound, seed: int, objective: Objective | None = None) -> Pairs:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
         return Pairs(bound, self.sides, objective)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:

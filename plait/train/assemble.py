@@ -25,6 +25,7 @@ PREFERRED = {
     "match": ("fuser", "embedder"),
 }
 HALF = (0.5, 0.5, 0.5)
+MOST_CATEGORIES = 2000  # that a linear model reads one by one
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Recipe:
     role: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    tables: dict  # slots that a linear model can read: sizes of category columns, or a width
 
     def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
         system = create_model(self.name, seed=seed, pretrained=pretrained, **self.arguments)
-        return Bound(system, self.role, self.mean, self.std)
+        return Bound(system, self.role, self.mean, self.std, self.tables)
 
 
 def base_task(task: str) -> str:
@@ -94,7 +96,11 @@ def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = Fal
     if "num_classes" in signature:
         arguments["num_classes"] = 0
     role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
-    return Recipe(info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)))
+    tables = {s: shape.get("sizes") or shape["width"] for s, shape in shapes.items() if kind_of[s] in ("number", "category", "vector")}
+    if sum(shapes["category"]["sizes"] if "category" in shapes else ()) > MOST_CATEGORIES:
+        tables.pop("category", None)
+    tables = tables if role == "fuser" else {}
+    return Recipe(info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)), tables)
 
 
 def objective(info: ModelInfo) -> tuple[Callable | None, Callable | None, Callable | None]:

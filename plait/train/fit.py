@@ -24,14 +24,15 @@ from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.tasks import Retrieve
 from plait.tasks.bind import Bound
+from plait.tasks.linear import solve_straight
 from plait.train import optim
 from plait.train.assemble import Recipe, objective, recipe
 from plait.train.assess import Assessment, assess
 from plait.train.console import Console, clock
-from plait.train.job import TableJob
+from plait.train.job import TableJob, answers_for
 from plait.train.loop import Plan, train
 from plait.train.pages import Ran, report
-from plait.train.predict import to_device
+from plait.train.predict import outputs, to_device
 from plait.train.prepare import Prepared, prepare
 from plait.train.run import Run, save_run, write_json
 from plait.train.settings import Settings
@@ -79,7 +80,6 @@ def fit(
     if before and before["fingerprint"] != data.fingerprint:
         raise DataError(f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs")
     made = Recipe(**before["recipe"]) if before else recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained))
-    made = Recipe(made.name, made.arguments, made.role, tuple(made.mean), tuple(made.std))
     bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
     model, state, advance = _model(data, bound, settings.seed)
     device = pick_device(settings.device)
@@ -121,6 +121,7 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
     if history.stopped == "interrupted":
         console.say("stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}")
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
+    settle(job, console)
     run = save_run(folder, data.schema, data.task, job.model, plan.precision)
     run.history = history
     for name, index in evaluated_rows(data).items():
@@ -145,8 +146,25 @@ def _model(data: Prepared, bound: Bound, seed: int):
     goal, make_state, advance = objective(data.info)
     if isinstance(data.task, Retrieve):
         state = make_state(bound.system, seed) if goal and make_state else None
-        return data.task.model(bound, seed, goal), state, advance if state is not None else None
-    return data.task.model(bound, seed), None, None
+        return data.task.model(bound, goal), state, advance if state is not None else None
+    model = data.task.model(bound)
+    solve_straight(model, data.rows, data.truth, data.splits["train"], seed)
+    return model, None, None
+
+
+def settle(job: TableJob, console: Console) -> None:
+    """Leave a plain table to the head's linear layers, unless what was trained beside them is better by two standard errors."""
+    data, kinds = job.data, {s.kind for s in job.data.schema.slots}
+    if isinstance(data.task, Retrieve) or not job.model.head.linear or not kinds <= {"number", "category", "vector"}:
+        return
+    truth = data.truth[job.watch]
+    whole = answers_for(data.task, job.model, data, job.watch, job.precision)
+    straight = data.task.finish(outputs(job.model, data.rows, job.watch, call=lambda m, b: m.straight(b)))
+    gain = data.task.loss_rows(truth, straight) - data.task.loss_rows(truth, whole)
+    if gain.mean() < 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
+        with torch.no_grad():
+            job.model.head.quiet()
+        console.say("", "the linear part alone is as good on the validation rows: it answers")
 
 
 def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:

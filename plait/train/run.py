@@ -141,7 +141,7 @@ class Run:
             raise UsageError(f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}")
         reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside)
         if items.shape[1] != len(asked[0][1]):
-            raise DataError(f"{source} holds vectors of {items.shape[1]} numbers, this run's have {len(asked[0][1])}: embed it with this run")
+            raise DataError(f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this run")
         there = np.abs(items).sum(1) > 0  # nothing there: never an answer
         hits = []
         for _, vector in asked:
@@ -272,10 +272,10 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
     config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
     made = config["recipe"]
-    bound = Recipe(made["name"], made["arguments"], made["role"], tuple(made["mean"]), tuple(made["std"])).build()
+    bound = Recipe(**made).build()
     task = TASKS[config["task"]["task"]].from_json(config["task"])
     goal = objective(model_info(made["name"]))[0]
-    model = task.model(bound, 0, goal) if isinstance(task, Retrieve) else task.model(bound, 0)
+    model = task.model(bound, goal) if isinstance(task, Retrieve) else task.model(bound)
     try:
         state = load_file(folder / MODEL)
     except Exception as error:  # safetensors raises its own type, which is no ValueError

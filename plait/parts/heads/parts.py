@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, present {slot: (B,) bool}."""
+    """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, raw {slot: (B, F)}, present {slot: (B,) bool}.
+
+    raw: the inputs themselves, of slots that are vectors already (numbers, categories, vectors).
+    """
 
     fused: Tensor
     parts: dict[str, Tensor]
+    raw: dict[str, Tensor]
     present: dict[str, Tensor]
 
     def anything(self) -> Tensor:
@@ -21,30 +25,50 @@ class Features(NamedTuple):
 
 
 class SumOfParts(nn.Module):
-    """outputs = prior + what each present part adds + what their fusion adds: (B, K).
+    """outputs = prior + a linear answer to raw inputs + what each present part adds + what their fusion adds: (B, K).
 
     If the modalities are independent given the answer, log-probabilities add: the sum is then already right, and the fusion, which starts
     from nothing, learns only what the parts do not say. A row with no part at all gets the prior, exactly.
+    The linear layers are no matter of gradient steps: a convex solver fills them before training (`tasks/linear.py`), and they stay.
 
     prior: (K,) outputs for a row of which nothing is known.
     """
 
-    def __init__(self, width: int, part_widths: dict[str, int], prior: Tensor):
+    def __init__(self, width: int, part_widths: dict[str, int], raw_widths: dict[str, int], prior: Tensor):
         super().__init__()
         self.fused = nn.Linear(width, len(prior))
         self.parts = nn.ModuleDict({slot: nn.Linear(w, len(prior)) for slot, w in part_widths.items()})
+        self.linear = nn.ModuleDict({slot: nn.Linear(w, len(prior)) for slot, w in raw_widths.items()})
+        self.linear.requires_grad_(False)
         self.register_buffer("prior", prior.float())
+        self.reset()
 
     def reset(self) -> None:
-        """Head weights start small; the prior is data and stays."""
+        """Every layer starts from nothing; the prior is data and stays."""
+        for layer in [self.fused, *self.parts.values(), *self.linear.values()]:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def quiet(self) -> None:
+        """Only the prior and the linear answers are left."""
         for layer in [self.fused, *self.parts.values()]:
-            nn.init.trunc_normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, f: Features) -> tuple[Tensor, dict[str, Tensor]]:
-        """The outputs (B, K), and each part's own answer {slot: (B, K)}, prior included."""
+        """The outputs (B, K), and each slot's own answer {slot: (B, K)}, prior included."""
         own = {slot: layer(f.parts[slot]) for slot, layer in self.parts.items()}
+        for slot, layer in self.linear.items():
+            straight = layer(f.raw[slot])
+            own[slot] = own[slot] + straight if slot in own else straight
         total = self.fused(f.fused)
         for slot, value in own.items():
             total = total + value * f.present[slot][:, None]
         return self.prior + total * f.anything()[:, None], {slot: self.prior + value for slot, value in own.items()}
+
+    def straight(self, raw: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """(B, K): the prior and the linear answers alone."""
+        total = self.prior.expand(len(next(iter(present.values()))), -1)
+        for slot, layer in self.linear.items():
+            total = total + layer(raw[slot]) * present[slot][:, None]
+        return total
