@@ -133,7 +133,7 @@ def _facts(folder: Path) -> dict:
 
     made = read_config(folder)
     facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    head = {"run": folder, "task": made["task"]["task"], "model": made["recipe"]["name"], "splits": made["splits"]}
+    head = {"run": folder, "task": made["task"]["task"], "model": made["recipe"]["name"], "rows": made["splits"]}
     return head | facts | {"bad_cells": pq.read_metadata(folder / "bad_rows.parquet").num_rows}
 
 
