@@ -98,7 +98,8 @@ def wine(home) -> Result:
 @pytest.fixture(scope="module")
 def shop(home) -> Path:
     """A trained run of retrieval."""
-    words = ("--task", "retrieve", "--inputs", "photo,title", "--system", "clip_nano", "--epochs", "1", "--batch-size", "auto", "--quiet")
+    words = ["--task", "retrieve", "--inputs", "photo,title", "--system", "clip_nano", "--epochs", "1", "--batch-size", "auto"]
+    words += ["--precision", "fp32", "--quiet"]
     result = plait("fit", str(home / "pairs.parquet"), *words, "--out", str(home / "runs" / "shop"))
     assert result == (0, "", "")
     return home / "runs" / "shop"
