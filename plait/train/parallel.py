@@ -39,7 +39,8 @@ class Team:
             return model
         if not self.sharded:
             gpu = [self.device.index] if self.device.type == "cuda" else None
-            return nn.parallel.DistributedDataParallel(model, device_ids=gpu)
+            # A task need not use every part of a system, and which it uses may differ by batch.
+            return nn.parallel.DistributedDataParallel(model, device_ids=gpu, find_unused_parameters=True)
         for block in [m for m in model.modules() if isinstance(m, Block)]:
             fully_shard(block)
         return fully_shard(model)

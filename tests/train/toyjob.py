@@ -37,6 +37,7 @@ class Toy(nn.Module):
         self.stack = Stack(block(), block())
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, classes)
+        self.spare = nn.Linear(WIDTH, 2)  # a part that this task has no use for
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(mean(self.stack(Tokens(self.patches(x).flatten(2).mT)))))
