@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from plait.cli import INTERRUPTED
 from plait.cli.options import Json, Quiet
 from plait.cli.output import Answer
 
@@ -28,5 +29,5 @@ def demo(
     from plait.train.console import Console
     from plait.train.demo import demo as play
 
-    budget = {} if minutes is None else {"minutes": minutes}
-    return Answer(play(Path(out), Console(sys.stdout, quiet=quiet), **budget))
+    found = play(Path(out), Console(sys.stdout, quiet=quiet), minutes=minutes)
+    return Answer(found, INTERRUPTED if found.get("stopped") == "interrupted" else 0)
