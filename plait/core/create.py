@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from plait.core.catalog import model_info
+from plait.core.catalog import ModelInfo, model_info
 from plait.core.init import initialise
 from plait.core.weights import State, convert, load_strict, read_state
 
@@ -40,14 +40,31 @@ def create_model(
     except TypeError as error:
         raise ValueError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
     initialise(model, seed=seed, device=device)
-    if pretrained:
-        row = info.weights
-        if pretrained is True and "hub" not in row:
-            raise ValueError(f"{info.name} has no published weights on the hub: give pretrained= a path or a URL")
-        state = read_state(fetch(row["hub"], row["file"]) if pretrained is True else _local(pretrained))
-        ours = state.keys() == model.state_dict().keys()
-        part = model if ours else model.get_submodule(row.get("part", ""))  # some publish only a part, such as a shared encoder
-        load_weights(part, state, source="plait" if ours else row.get("source", "plait"))
+    if not pretrained:
+        return model
+    heads = getattr(model, "classifier", ())
+    if heads and "num_classes" in arguments:  # the published classifier is for other classes: everything but it is taken over
+        rest = {k: v for k, v in arguments.items() if k != "num_classes"}
+        full = _published(info, initialise(build(name, **rest), device=device), pretrained).state_dict()
+        own = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in heads}
+        load_strict(model, {k: v for k, v in full.items() if k.split(".")[0] not in heads} | own)
+        return model
+    return _published(info, model, pretrained)
+
+
+def _published(info: ModelInfo, model: nn.Module, source: bool | str | Path) -> nn.Module:
+    """`model` with the published weights of its size (True), or those of a path or URL."""
+    row = info.weights
+    if source is True:
+        if "hub" not in row and "url" not in row:
+            raise ValueError(f"{info.name} has no published weights: give pretrained= a path or a URL")
+        path = fetch(row["hub"], row["file"]) if "hub" in row else _local(row["url"])
+    else:
+        path = _local(source)
+    state = read_state(path)
+    ours = state.keys() == model.state_dict().keys()
+    part = model if ours else model.get_submodule(row.get("part", ""))  # some publish only a part, such as a shared encoder
+    load_weights(part, state, source="plait" if ours else row.get("source", "plait"))
     return model
 
 

@@ -93,6 +93,8 @@ def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = Fal
             arguments["image"] = tuple(shape["size"])
         if kind_of[slot] == "text" and "vocab" in signature and not pretrained:
             arguments["vocab"] = shape["vocab"]
+            if "mask" in signature and shape["mask"] is not None:
+                arguments["mask"] = shape["mask"]
     if "num_classes" in signature:
         arguments["num_classes"] = 0
     role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])

@@ -28,18 +28,16 @@ def halving(channels: int, out: int) -> nn.Sequential:
     )
 
 
-def stem_channels(width: int, halvings: int) -> list[int]:
-    """Channels after each halving: they double up to half the width."""
-    return [max(32, width // 2 ** (halvings - i)) for i in range(halvings)]
-
-
 class ImageStem(nn.Module):
-    """Pictures (B, 3, H, W) -> Tokens of a grid of 8 to 15 places a side for pictures of about `size` = (H, W)."""
+    """Pictures (B, 3, H, W) -> Tokens of a grid of 4 to 7 places a side for pictures of about `size` = (H, W).
+
+    Channels double with each halving, up to the width: so few tokens are left that the layers above them cost little.
+    """
 
     def __init__(self, width: int, size: tuple[int, int]):
         super().__init__()
-        halvings = max(1, int(math.log2(max(size) / 8)))
-        channels = [3, *stem_channels(width, halvings)]
+        halvings = max(1, int(math.log2(max(size) / 4)))
+        channels = [3, *(max(32, width // 2 ** (halvings - 1 - i)) for i in range(halvings))]
         self.stages = nn.Sequential(*(halving(a, b) for a, b in zip(channels, channels[1:])))
         self.proj = nn.Conv2d(channels[-1], width, 1)
         self.grid = tuple(math.ceil(s / 2**halvings) for s in size)
