@@ -40,8 +40,9 @@ def evaluate(
 
     from plait.evaluate.intervals import number
     from plait.train.console import Console
-    from plait.train.fit import pick_device, tell
+    from plait.train.planning import pick_device
     from plait.train.run import load
+    from plait.train.telling import tell
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     found = model.evaluate(table, gallery=gallery, allow_outside=allow_outside)

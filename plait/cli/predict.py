@@ -30,7 +30,7 @@ def predict(
     import sys
 
     from plait.train.console import Console
-    from plait.train.fit import pick_device
+    from plait.train.planning import pick_device
     from plait.train.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)

@@ -38,7 +38,7 @@ def search(
     import sys
 
     from plait.train.console import Console
-    from plait.train.fit import pick_device
+    from plait.train.planning import pick_device
     from plait.train.run import load
 
     model = load(run, device=pick_device(device))

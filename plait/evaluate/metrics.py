@@ -7,8 +7,20 @@ from __future__ import annotations
 import numpy as np
 
 from plait.evaluate.intervals import (
-    MOST_UNITS, Score, bounded, draw_sums, draw_weights, finite, from_draws, from_influence, mean_score, paired_gain, paired_permutation_p,
-    percentiles, proportion, wilson,
+    MOST_UNITS,
+    Score,
+    bounded,
+    draw_sums,
+    draw_weights,
+    finite,
+    from_draws,
+    from_influence,
+    mean_score,
+    paired_gain,
+    paired_permutation_p,
+    percentiles,
+    proportion,
+    wilson,
 )
 from plait.evaluate.ranking import retrieval, retrieval_chance, retrieval_rows
 

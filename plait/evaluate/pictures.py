@@ -140,7 +140,7 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
     axes = figure.add_subplot()
     ends = [s.high for _, s in rows] + [s.low for _, s in rows] + [0.0] + ([baseline[1]] if baseline else [])
     spread = (max(ends) - min(ends)) or 1.0
-    for place, (label, score) in enumerate(rows):
+    for place, (_, score) in enumerate(rows):
         axes.barh(place, score.value, height=0.62, color=BLUE if place == 0 else "#9CC9E6")
         axes.plot([score.low, score.high], [place, place], color=BLACK, linewidth=1.5, solid_capstyle="butt")
         for end in (score.low, score.high):

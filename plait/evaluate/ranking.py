@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plait.evaluate.intervals import Score, finite, mean_score, proportion, Z
+from plait.evaluate.intervals import Score, Z, finite, mean_score, proportion
 
 KS = (1, 5, 10)
 BLOCK = 4_000_000  # scores in memory at a time

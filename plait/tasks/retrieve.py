@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.data.digest import cell_digests
@@ -35,10 +36,10 @@ class Pairs(nn.Module):
     def answer(self, batch: dict) -> Tensor:
         """(B, 2, E) unit vectors of both sides; zeros where a side is absent."""
         vectors = self.bound.vectors(batch)
-        return torch.stack([vectors[s].float() for s in self.sides], 1)
+        return torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)  # bfloat16 ones are not quite unit
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]] & (batch["target"][:, 0] != -100)
+        whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]]
         ids = batch["target"]
         if self.objective is not None:
             ready = self.bound.prepared(batch) | {"same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))}
@@ -50,7 +51,8 @@ class Pairs(nn.Module):
 
 
 class Retrieve:
-    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; -100 where a side is missing.
+    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that is missing is
+    negative, and a row without either is -100.
 
     Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the others.
     """
@@ -76,7 +78,7 @@ class Retrieve:
     def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
         left, right = (_numbers(cell_digests(table, schema, name)) for name in self.names)
         truth = np.stack([_groups(left, right), left, right], 1)
-        truth[(left < 0) | (right < 0)] = -100
+        truth[(left < 0) & (right < 0)] = -100
         return truth, []
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
@@ -108,12 +110,12 @@ class Retrieve:
 
     def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None):
         """Per direction: (asking side, replying side), one row per different query, one per different item, and the groups of both."""
-        whole = (truth[:, 0] != -100) & (np.abs(answers).sum(2) > 0).all(1)
-        asking = whole if queries is None else whole & queries
+        there = (truth[:, 1:] >= 0) & (np.abs(answers).sum(2) > 0)  # (n, 2)
+        asking = there.all(1) if queries is None else there.all(1) & queries
         if not asking.any():
             raise DataError("no row has both sides: there is no pair to find")
         for ask, reply in ((0, 1), (1, 0)):
-            rows, items = _one_each(truth[:, 1 + ask], asking), _one_each(truth[:, 1 + reply], whole)
+            rows, items = _one_each(truth[:, 1 + ask], asking), _one_each(truth[:, 1 + reply], there[:, reply])
             yield (ask, reply), rows, items, (truth[rows, 0], truth[items, 0])
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
     console, out, begun = console or Console(), Path(out), time.monotonic()
     console.say("sample", "drawing characters in twelve typefaces with their Unicode names")
     path = glyphs(out)
+    if (out / "run" / "config.json").exists():
+        shutil.rmtree(out / "run")  # of an earlier demo
     options = {"task": "retrieve", "inputs": ["image", "text"], "split": "split", "epochs": EPOCHS, "minutes": minutes}
     run = fit(path, out=out / "run", console=console, **options)
     if run.stopped == "interrupted":

@@ -40,6 +40,10 @@ class Prepared:
     duplicates: list = field(default_factory=list)
     check: dict = field(default_factory=dict)
 
+    def sizes(self) -> dict[str, int]:
+        """Rows per split."""
+        return {name: len(rows) for name, rows in self.splits.items()}
+
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
         said = [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]

@@ -71,8 +71,8 @@ class Run:
             if not isinstance(self.task, Retrieve):
                 raise UsageError("a gallery is for retrieval: this run does " + self.task.name)
             more = self._aligned(read_table(gallery))
-            names = [n for n in self.schema.inputs if n in table.names and n in more.names]
-            both = pa.concat_tables([table.data.select(names), more.data.select(names).cast(table.data.select(names).schema)])
+            names = [n for n in self.schema.inputs if n in table.names]
+            both = pa.concat_tables([table.data.select(names), _like(more, table.data.select(names).schema)])
             queries = np.arange(len(both)) < len(table)
             table = Table(both, table.root, table.source)
             rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
@@ -226,7 +226,7 @@ class Run:
 
 
 def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
-    return model.bound.vectors(batch)
+    return {slot: nn.functional.normalize(v.float(), dim=-1) for slot, v in model.bound.vectors(batch).items()}
 
 
 def _fused(model: nn.Module, batch: dict) -> torch.Tensor:
@@ -246,6 +246,12 @@ def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
     out = np.zeros((len(column), width), np.float32)
     out[column.is_valid().to_numpy()] = flat.reshape(-1, width)
     return out
+
+
+def _like(table: Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` from `table`; nulls where it has none."""
+    columns = [table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def _unread(rows: Rows) -> list[str]:

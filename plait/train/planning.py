@@ -1,0 +1,99 @@
+"""How long, how fast and on what: the plan of a run, and what it will cost, from the data and two measured steps."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.errors import UsageError
+from plait.tasks import Retrieve
+from plait.train import optim
+from plait.train.job import TableJob
+from plait.train.loop import Plan
+from plait.train.predict import to_device
+from plait.train.prepare import Prepared
+from plait.train.settings import Settings
+
+
+def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:
+    """Epochs, batch and rate from the number of rows, where the settings leave them open."""
+    n, retrieve = len(data.splits["train"]), isinstance(data.task, Retrieve)
+    batch = settings.batch_size or (128 if retrieve else 32 if n < 1500 else 64 if n < 10_000 else 128)
+    batch = min(batch, n)
+    epochs = settings.epochs or int(np.clip(round(80_000 / n), 8, 150))
+    own = data.info.system.name == "auto"
+    lr = settings.lr or (1e-3 if own else 5e-4) * (0.1 if settings.pretrained else 1.0)
+    plan = Plan(
+        epochs=epochs,
+        batch_size=batch,
+        lr=lr,
+        weight_decay=settings.weight_decay,
+        ema=settings.ema,
+        patience=settings.patience or max(10, epochs // 4),
+        minutes=settings.minutes,
+        seed=settings.seed,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    plan.precision = settings.precision
+    if plan.precision == "auto":
+        index = data.splits["train"][:batch]
+        sample = data.rows.batch(index) | {"target": torch.from_numpy(data.truth[index])}
+        plan.precision = optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
+    return plan
+
+
+def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
+    """Parameters, seconds for all steps (from two measured ones) and memory, before anything is trained."""
+    model = copy.deepcopy(job.model).to(device)  # and its state: a trial step must leave no trace
+    batch = to_device(job.batch(job.index[: plan.batch_size]), device)
+    generator = torch.Generator(device)
+    taken = []
+    with torch.random.fork_rng([]), torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        for _ in range(3):
+            begun = time.perf_counter()
+            sum(model(batch, generator.manual_seed(0)).values()).backward()
+            taken.append(time.perf_counter() - begun)
+            model.zero_grad(set_to_none=True)
+    parameters = sum(p.numel() for p in model.parameters())
+    seconds = min(taken[1:]) * plan.epochs * job.steps_per_epoch * 1.2
+    if plan.minutes:
+        seconds = min(seconds, plan.minutes * 60)
+    memory = _memory() + 12 * parameters / 1e9  # the optimizer's two averages and the best weights are yet to come
+    return {"parameters": parameters, "seconds": seconds, "memory_gb": memory, "steps": plan.epochs * job.steps_per_epoch}
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not there."""
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
+    if name == "auto":
+        return here
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}: expected {expected}") from None
+    if device.type not in ("cpu", here.type) or (device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count()):
+        raise UsageError(f"this machine has no device {name!r}: expected {expected}")
+    return device
+
+
+def machine(device: torch.device) -> str:
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}"
+    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _memory() -> float:
+    """The most memory this process has held, in GB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)

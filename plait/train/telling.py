@@ -1,0 +1,79 @@
+"""What a run says of itself: the page that `fit` and `evaluate` print."""
+
+from __future__ import annotations
+
+from plait.evaluate.intervals import number
+from plait.tasks import Retrieve, Task
+from plait.train.assemble import Recipe
+from plait.train.assess import Assessment
+from plait.train.console import Console, clock
+from plait.train.loop import Plan
+from plait.train.prepare import Prepared
+
+
+def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: dict) -> None:
+    """What will be done, before it is done."""
+    console.say("columns", " | ".join(column_lines(data)))
+    left: dict[str, list[str]] = {}
+    for c in data.schema.used("ignored"):
+        left.setdefault(c.why, []).append(c.name)
+    for why, names in left.items():
+        console.say("left out", f"{', '.join(names)}: {why}")
+    for remark in data.remarks():
+        console.say("careful", remark)
+    name = " with ".join(data.task.names) if isinstance(data.task, Retrieve) else f"{data.task.target}: {data.task.describe()}"
+    console.say("target", f"{name}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}")
+    width = "bfloat16" if plan.precision == "bf16" else "float32"
+    console.say(
+        "model",
+        f"{made.name}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about {clock(cost['seconds'])} for "
+        f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
+    )
+
+
+def column_lines(data: Prepared) -> list[str]:
+    """What each input column holds; more than six plain ones without a fault share a line."""
+    there = data.rows.presence()
+    slot_of = {c: s.name for s in data.schema.slots for c in s.columns}
+    lines, whole = [], {}
+    for c in data.schema.used("input"):
+        bad = sum(data.rows.bad.by_reason(c.name).values())
+        nulls = data.table.column(c.name).null_count
+        if not nulls and not bad and c.kind in ("number", "category", "boolean", "datetime"):
+            whole.setdefault(c.kind, []).append(c.name)
+            continue
+        media = c.kind in ("image", "audio", "text", "vector")
+        fine = int(there[slot_of[c.name]].sum()) if media else len(data.table) - nulls - bad
+        more = [f"{nulls:,} missing"] * (nulls > 0) + [f"{bad:,} bad (bad_rows.parquet)"] * (bad > 0)
+        more += [f"{n:,} {remark}" for remark, n in data.rows.notes.get(c.name, {}).items()]
+        lines.append(", ".join([f"{c.name} {c.kind} {fine:,} ok", *more]))
+    for kind, names in whole.items():
+        shown = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+        lines.append(f"{shown} {kind}")
+    return lines
+
+
+def tell(console: Console, found: Assessment, name: str, task: Task) -> None:
+    """The score, and what it is worth."""
+    main = found.scores[0]
+    chance = {s.name: s.value for s in found.baseline}
+    if isinstance(task, Retrieve):
+        for s in found.scores:
+            if "recall" in s.name:
+                console.say(name, f"{s}   chance {number(chance[s.name])}")
+        return
+    alone = "".join(f"   {k} only {number(s.value)}" for k, s in found.alone.items())
+    gain = f"   gain of fusion {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]" if found.gain else ""
+    usual = f"   majority {number(chance[main.name])}" if main.name in chance else ""
+    console.say(name, f"{main}{usual}{alone}{gain}")
+    if found.absent:
+        console.say("absent", "   ".join(f"no {k} {number(s.value)}" for k, s in found.absent.items()))
+
+
+def slowest(seconds: dict) -> str:
+    """The largest of the measured parts, beside the model's own share."""
+    total = seconds.get("training in all", 0.0)
+    parts = {k: v for k, v in seconds.items() if k != "training in all"}
+    parts["the model"] = max(0.0, total - sum(parts.values()))
+    name = max(parts, key=parts.get)
+    return f"{name} {parts[name] / total:.0%}" if total > 1 else ""
