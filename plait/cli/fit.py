@@ -108,7 +108,10 @@ def fit(
 
     from plait.train.console import Console
     from plait.train.fit import fit as train
+    from plait.train.memory import keep_memory
     from plait.train.settings import share
+
+    keep_memory()
 
     if max_bad is not None:
         options["max_bad"] = share(max_bad)

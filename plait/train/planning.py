@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import platform
-import sys
 import time
 
 import numpy as np
@@ -17,6 +16,7 @@ from plait.tasks import Retrieve
 from plait.train import optim
 from plait.train.job import TableJob
 from plait.train.loop import Plan
+from plait.train.memory import peak_memory
 from plait.train.predict import to_device
 from plait.train.prepare import Prepared
 from plait.train.settings import Settings
@@ -65,7 +65,7 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
     seconds = min(taken[1:]) * plan.epochs * job.steps_per_epoch * 1.2
     if plan.minutes:
         seconds = min(seconds, plan.minutes * 60)
-    memory = _memory() + 12 * parameters / 1e9  # the optimizer's two averages and the best weights are yet to come
+    memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9  # the optimizer's two averages and the best weights are yet to come
     return {"parameters": parameters, "seconds": seconds, "memory_gb": memory, "steps": plan.epochs * job.steps_per_epoch}
 
 
@@ -87,13 +87,3 @@ def pick_device(name: str) -> torch.device:
 def machine(device: torch.device) -> str:
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}"
     return f"{where}, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def _memory() -> float:
-    """The most memory this process has held, in GB."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)

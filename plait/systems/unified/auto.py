@@ -173,20 +173,26 @@ class Auto(nn.Module):
         s = complete(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
         return {slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()}, s.present
 
-    def embed(self, batch: dict) -> dict[str, Tensor]:
-        """{slot: (B, embed_width) unit vectors}, zeros where the slot is absent."""
-        tokens, present = self.read(batch)
+    def vectors(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict[str, Tensor]:
         return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
 
-    def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}}; an absent slot's part is zero and its tokens are not seen by the fusion."""
-        tokens, present = self.read(batch)
+    def weave(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict:
         parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
         streams = [t.put(x=t.x + kind, keep=t.keep & present[s][:, None], head=0) for kind, (s, t) in zip(self.kinds, tokens.items())]
         return {"fused": self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0]), "parts": parts}
 
+    def embed(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, embed_width) unit vectors}, zeros where the slot is absent."""
+        return self.vectors(*self.read(batch))
+
+    def fuse(self, batch: dict) -> dict:
+        """{"fused": (B, D), "parts": {slot: (B, D)}}; an absent slot's part is zero and its tokens are not seen by the fusion."""
+        return self.weave(*self.read(batch))
+
     def forward(self, batch: dict) -> dict:
-        return self.fuse(batch)
+        """fused, parts and vectors as `fuse` and `embed` give them, and logit_scale (1,)."""
+        seen = self.read(batch)
+        return {**self.weave(*seen), "vectors": self.vectors(*seen), "logit_scale": self.logit_scale}
 
 
 MODEL = Auto
