@@ -15,9 +15,9 @@ PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and di
 def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: float = 1.0) -> dict:
     """A changed copy of a batch; the tensors of the given one stay as they are.
 
-    Pictures are shifted, scaled, turned, recoloured and partly erased (and mirrored if larger than 64 pixels both ways); sounds are
-    shifted, made louder or softer, and get noise; a few tokens of texts become [MASK] (or [UNK]). Blanks stay blanks, and `keep` and
-    `present` stay true. `strength` 0 changes nothing, 1 is usual.
+    Pictures are shifted, scaled, stretched, turned, recoloured and partly erased (and mirrored if larger than 64 pixels both ways);
+    sounds are shifted, made louder or softer, and get noise; a few tokens of texts become [MASK] (or [UNK]). Blanks stay blanks, and
+    `keep` and `present` stay true. `strength` 0 changes nothing, 1 is usual.
 
     Args:
         generator: on the CPU; it alone decides what happens.
@@ -49,10 +49,13 @@ def augment_images(x: torch.Tensor, generator: torch.Generator, strength: float,
 
     angle = spread(b) * math.radians(10) * strength
     zoom = torch.exp(spread(b) * 0.12 * strength)
+    stretch = torch.exp(spread(b) * 0.1 * strength)  # wider and lower, or the reverse
     shift = spread(b, 2) * 0.08 * strength
     flip = torch.where(spread(b) < 0, -1.0, 1.0) if mirror else torch.ones_like(angle)
     cos, sin, aspect = torch.cos(angle) / zoom, torch.sin(angle) / zoom, h / w
-    rows = [torch.stack([cos * flip, -sin * aspect, shift[:, 0]], 1), torch.stack([sin / aspect * flip, cos, shift[:, 1]], 1)]
+    across = torch.stack([cos * flip, -sin * aspect], 1) / stretch[:, None]
+    down = torch.stack([sin / aspect * flip, cos], 1) * stretch[:, None]
+    rows = [torch.cat([across, shift[:, :1]], 1), torch.cat([down, shift[:, 1:]], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     contrast = 1 + 0.2 * strength * spread(b, 1, 1, 1)

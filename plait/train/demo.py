@@ -21,7 +21,7 @@ from plait.train.run import Run
 
 QUERIES = ("greek small letter theta", "white chess knight", "rightwards arrow", "latin capital letter a with ring above")
 REGULAR = "DejaVuSans"
-EPOCHS = 9
+EPOCHS = 16
 
 
 def demo(out: str | Path, console: Console | None = None, *, minutes: float | None = None) -> dict:
