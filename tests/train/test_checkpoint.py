@@ -122,6 +122,7 @@ print(moment)
 """
 
 
+@pytest.mark.filterwarnings("error")  # a kill leaves nothing that looks damaged
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_moment_of_a_save(tmp_path):
     done = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)

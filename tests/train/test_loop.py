@@ -57,15 +57,18 @@ def timeless(rows: list[dict]) -> list[dict]:
 
 
 def test_ten_kills_change_nothing(processes, tmp_path):
-    plan = replace(PLAN, epochs=12)
-    finish(start(processes, tmp_path / "whole", plan))
+    plan, job = replace(PLAN, epochs=40, patience=4), dict(seed=1)
+    finish(start(processes, tmp_path / "whole", plan, job))
     wanted = (tmp_path / "whole" / "done.txt").read_text()
-    chance, kills, tries = random.Random(3), 0, 0
+    assert wanted.startswith("early") and len(metrics(tmp_path / "whole")) > 10
+    chance, steps, finished = random.Random(3), [], 0
     folder = tmp_path / "killed0"
-    finished = 0
-    while kills < 10:
-        process = start(processes, folder, plan)
-        process.join(chance.uniform(0.1, 0.7))
+    while len(steps) < 10:
+        before = newest(folder)
+        process = start(processes, folder, plan, job)
+        while len(steps) not in (4, 7) and process.is_alive() and newest(folder) == before:  # two die while they start
+            time.sleep(0.003)
+        process.join(chance.uniform(0.0, 0.5))
         process.kill()
         process.join()
         if process.exitcode == 0:  # it was quicker: that run must be right, and the next kills are for another one
@@ -74,12 +77,18 @@ def test_ten_kills_change_nothing(processes, tmp_path):
             folder = tmp_path / f"killed{finished}"
         else:
             assert process.exitcode == -signal.SIGKILL
-            kills += 1
-        tries += 1
-        assert tries < 40
-    finish(start(processes, folder, plan))
+            found = checkpoint.load(folder)
+            steps.append(found.state["step"] if found else 0)
+        assert finished < 5
+    assert len(set(steps)) > 5 and any(s % STEPS for s in steps)  # they died in the midst of it
+    finish(start(processes, folder, plan, job))
     assert (folder / "done.txt").read_text() == wanted
     assert timeless(metrics(folder)) == timeless(metrics(tmp_path / "whole"))
+
+
+def newest(folder: Path) -> str:
+    """The name of the last checkpoint."""
+    return max((p.name for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default="")
 
 
 def test_stopping_early_keeps_the_best_average(tmp_path):
