@@ -9,6 +9,7 @@ import torch
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "bert"
@@ -50,5 +51,5 @@ def parity(name: str) -> Row:
     t, expected = ours.tokens(ids, keep, kinds), whole(**inputs)
     errors += [relative_error(ours.words(t)[keep], expected.prediction_logits[keep])]
     errors += [relative_error(ours.head(ours.pool(t)), expected.seq_relationship_logits)]
-    assert count(ours) == count(whole)
+    assert count(ours) == count(whole) and epsilons(ours) == epsilons(whole)
     return row._replace(error=max(errors))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "clip"
@@ -80,6 +81,7 @@ def parity(name: str) -> Row:
     x, ids, keep = inputs(theirs.visual.image_size[0], theirs.vocab_size, end)
     batch = {"image": x, "text": ids, "keep": {"text": keep}}
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="open_clip")
+    assert epsilons(ours) == epsilons(theirs)
     images, text = theirs.encode_image(x, normalize=True), theirs.encode_text(ids, normalize=True)
     row = Row(name, f"open_clip {reference}", count(ours), count(theirs), difference(ours, batch, images, text, theirs.logit_scale))
     if "transformers" not in CASES[name]:
@@ -91,5 +93,5 @@ def parity(name: str) -> Row:
     images = F.normalize(theirs.get_image_features(pixel_values=x).pooler_output, dim=-1)
     text = F.normalize(theirs.get_text_features(input_ids=ids, attention_mask=keep.long()).pooler_output, dim=-1)
     error = difference(ours, batch, images, text, theirs.logit_scale)
-    assert count(theirs) == row.parameters
+    assert count(theirs) == row.parameters and epsilons(ours) == epsilons(theirs)
     return row._replace(error=max(error, row.error), reference=f"{row.reference}, transformers")

@@ -7,6 +7,7 @@ import torch
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 
@@ -23,6 +24,7 @@ def against_timm(name: str, reference: str) -> Row:
 
     theirs = perturb(timm.create_model(reference, dynamic_img_size=True))
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="timm")
+    assert epsilons(ours) == epsilons(theirs)
     patch, side = theirs.patch_embed.patch_size[0], theirs.pretrained_cfg["input_size"][1]
     error = 0.0
     for height, width in ((side, side), (side // 2 // patch * patch, side)):

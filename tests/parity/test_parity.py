@@ -22,5 +22,6 @@ def test_smallest_size_agrees_with_its_peer(module, name):
 
 @pytest.mark.parametrize("module", [pytest.param(m, id=m.__name__.rsplit(".")[-1]) for m in modules()])
 def test_every_referenced_size_has_a_case(module):
-    sizes = {n for n in plait.list_models() if plait.model_info(n).references and n.startswith(f"{module.SYSTEM}_")}
+    infos = [plait.model_info(n) for n in plait.list_models()]
+    sizes = {i.name for i in infos if i.references and i.system.name == module.SYSTEM}
     assert sizes <= set(module.CASES)

@@ -1,11 +1,19 @@
-"""CLIP: what is absent, where a text ends, other picture sizes."""
+"""CLIP: what is absent, where a text ends, other picture sizes; the sizes that are too large to check whole."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
 import plait
+from tests.parity.clip import difference
+from tests.parity.compare import count, perturb
+from tests.peers import declare_torchvision
+
+TOO_LARGE = ["vit_h_14_worldwide_quickgelu", "vit_h_14_worldwide_378", "vit_g_14", "vit_bigg_14", "vit_bigg_14_quickgelu"]
+TOO_LARGE += ["vit_bigg_14_worldwide", "vit_bigg_14_worldwide_378"]
 
 
 @pytest.fixture
@@ -66,3 +74,26 @@ def test_pictures_of_another_size(model):
 def test_a_text_that_is_too_long_is_refused(model):
     with pytest.raises(ValueError, match="positions for 16"):
         model.embed({"text": torch.ones(1, 17, dtype=torch.int64)})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", TOO_LARGE)
+def test_one_layer_of_the_sizes_that_are_too_large_agrees_with_open_clip(size):
+    """Full widths, one layer in each tower, a vocabulary of 1,000 words, pictures of four patches."""
+    declare_torchvision()
+    import open_clip
+
+    config = copy.deepcopy(open_clip.get_model_config(plait.model_info(f"clip_{size}").references["open_clip"]))
+    config["vision_cfg"] |= {"layers": 1, "image_size": 28}
+    config["text_cfg"] |= {"layers": 1, "vocab_size": 1000}
+    theirs = perturb(open_clip.CLIP(**config))
+    ours = plait.create_model(f"clip_{size}", image=(28, 28), depth=1, text_depth=1, vocab=1000).eval()
+    plait.load_weights(ours, theirs.state_dict(), "open_clip")
+    ids = torch.zeros(2, 77, dtype=torch.int64)
+    ids[0, :4], ids[1, :3] = torch.tensor([7, 5, 9, 999]), torch.tensor([8, 6, 999])
+    if theirs.text_pool_type == "eos":
+        ids[ids == 999] = theirs.text_eos_id
+    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    images, text = theirs.encode_image(x, normalize=True), theirs.encode_text(ids, normalize=True)
+    assert count(ours) == count(theirs)
+    assert difference(ours, {"image": x, "text": ids}, images, text, theirs.logit_scale) < 1e-5
