@@ -100,8 +100,8 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
 def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     """Macro average precision, micro F1 at 0.5, exact match. truth (n, K) of 0, 1 and -100 = unknown; probs (n, K) in [0, 1].
 
-    Average precision is the mean over the labels that have a positive row. Raises ValueError as `classification`, and where no label
-    has a positive row."""
+    Average precision is the mean over the labels that have a positive row; it is left out where none has. Micro F1 is left out where
+    nothing is positive, neither in the truth nor in the answers. Raises ValueError as `classification`."""
     truth, probs, known = _labels(truth, probs)
     n, parts = len(truth), []
     for k in range(truth.shape[1]):
@@ -109,25 +109,23 @@ def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
         positive = truth[rows, k] == 1
         if positive.any():
             parts.append((*precision_influence(positive, probs[rows, k]), rows, positive.sum()))
-    if not parts:
-        raise ValueError("got no positive label at all, expected at least one 1 in the truth; average precision needs something to find")
     yes, right = (probs >= 0.5) & known, (truth == 1) & known
     columns = np.stack([(yes & right).sum(1), yes.sum(1) + right.sum(1)], 1).astype(np.float64)
     sums, draws = columns.sum(0), draw_sums(columns, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        f1 = bounded("micro F1", 2 * sums[0] / sums[1], 2 * draws[:, 0] / draws[:, 1], n)
-    return [_macro("macro average precision", parts, n), f1, proportion("exact match", exact_match_rows(truth, probs) == 1)]
+    scores = [_macro("macro average precision", parts, n)] if parts else []
+    if sums[1]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores.append(bounded("micro F1", 2 * sums[0] / sums[1], 2 * draws[:, 0] / draws[:, 1], n))
+    return [*scores, proportion("exact match", exact_match_rows(truth, probs) == 1)]
 
 
 def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
     """R2, mean absolute error, root mean squared error, Spearman's rank correlation; truth and predicted (n,) finite numbers.
 
-    Errors are in the target's unit. Spearman is left out where all predictions are equal.
-    Raises ValueError for wrong shapes, NaN (with their count), and where all targets are equal (R2 divides by their variance)."""
+    Errors are in the target's unit. R2 is left out where all targets are equal (it divides by their variance), Spearman where all
+    targets or all predictions are. Raises ValueError for wrong shapes and NaN (with their count)."""
     truth, predicted = _numbers(truth, predicted)
     n = len(truth)
-    if np.ptp(truth) == 0:
-        raise ValueError(f"got {n} targets that all equal {truth[0]:g}, expected at least two different ones; R2 divides by their variance")
     error, centred = truth - predicted, truth - truth.mean()
     columns = np.stack([np.square(error), np.abs(error), np.square(centred), centred], 1)
 
@@ -138,23 +136,24 @@ def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
         return np.stack([1 - squared / safe, absolute, np.sqrt(squared)])
 
     values, draws = scores_of(columns.mean(0)), scores_of(draw_sums(columns, 0) / n)
-    scores = [from_draws("R2", values[0], draws[0], n, "higher"), from_draws("MAE", values[1], draws[1], n, "lower"),
-              from_draws("RMSE", values[2], draws[2], n, "lower")]
+    errors = [from_draws("MAE", values[1], draws[1], n, "lower"), from_draws("RMSE", values[2], draws[2], n, "lower")]
+    if np.ptp(truth) == 0:
+        return errors
+    scores = [from_draws("R2", values[0], draws[0], n, "higher"), *errors]
     return scores if np.ptp(predicted) == 0 else [*scores, _spearman(truth, predicted)]
 
 
 def matching(truth: np.ndarray, score: np.ndarray) -> list[Score]:
     """AUROC, accuracy at 0.5, average precision of pair probabilities; truth (n,) of 0, 1 and -100 = ignored, score (n,) in [0, 1].
 
-    Raises ValueError as `classification`, and where all pairs are of one kind."""
+    Only accuracy is given where all pairs are of one kind. Raises ValueError as `classification`."""
     truth, score = _pairs(truth, score)
     n, positive = len(truth), truth == 1
     count = int(positive.sum())
+    accuracy, rows = proportion("accuracy", (score >= 0.5) == positive), np.arange(n)
     if count in (0, n):
-        raise ValueError(f"got {n} pairs that all have truth {int(truth[0])}, expected both 0 and 1; AUROC compares the two")
-    rows = np.arange(n)
-    return [_macro("AUROC", [(*auroc_influence(positive, score), rows, min(count, n - count))], n),
-            proportion("accuracy", (score >= 0.5) == positive),
+        return [accuracy]
+    return [_macro("AUROC", [(*auroc_influence(positive, score), rows, min(count, n - count))], n), accuracy,
             _macro("average precision", [(*precision_influence(positive, score), rows, count)], n)]
 
 

@@ -181,7 +181,9 @@ class ClassifyMany:
         chosen = [[label for label, p in zip(self.labels, row) if p >= 0.5] for row in answers]
         return {"labels": chosen} | {f"p({label})": answers[:, i] for i, label in enumerate(self.labels)}
 
-    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes]:
+    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes] | None:
+        if not (truth == 1).any():
+            return None
         parts = [(label, truth[:, i], answers[:, i]) for i, label in enumerate(self.labels)]
         return "Precision and recall", pictures.precision_recall(parts)
 

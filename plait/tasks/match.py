@@ -68,7 +68,9 @@ class Match:
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         return {self.target: answers >= 0.5, "probability": answers}
 
-    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes]:
+    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes] | None:
+        if not (truth == 1).any():
+            return None
         return "Precision and recall", pictures.precision_recall([("match", truth, answers)])
 
     def describe(self) -> str:

@@ -69,9 +69,10 @@ class Regress:
         return self.scores(truth, np.full(len(truth), self.mean))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Share of the variance explained, row by row (its mean is R2), so that gains are in R2."""
+        """Share of the variance explained, row by row (its mean is R2), so that gains are in R2. Where these rows' targets do not
+        vary, the training rows' variance is shared out."""
         real, predicted = self._known(truth, answers)
-        return 1 - metrics.squared_error_rows(real, predicted) / max(real.var(), 1e-12)
+        return 1 - metrics.squared_error_rows(real, predicted) / (real.var() if np.ptp(real) > 0 else self.std**2)
 
     def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
         return metrics.squared_error_rows(*self._known(truth, answers))

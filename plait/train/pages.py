@@ -92,8 +92,8 @@ def _learning(history: History) -> list[Section]:
 def _answers(data: Prepared, found: Assessment) -> list[Section]:
     if isinstance(data.task, Retrieve):
         return [_retrieved(data, found)]
-    title, picture = data.task.picture(found.truth, found.answers)
-    out = [Section(title, "picture", picture)]
+    drawn = data.task.picture(found.truth, found.answers)  # None where these rows show nothing
+    out = [Section(drawn[0], "picture", drawn[1])] if drawn else []
     names = data.schema.inputs[:6]
     columns = data.task.columns(found.answers)
     label = next(iter(columns))

@@ -50,19 +50,19 @@ def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torc
 
 
 def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
-    """Parameters, seconds for all steps (from two measured ones) and memory, before anything is trained."""
+    """Parameters, seconds for all steps (from at most three measured ones) and memory, before anything is trained."""
     model = copy.deepcopy(job.model).to(device)  # and its state: a trial step must leave no trace
     batch = to_device(job.batch(job.index[: plan.batch_size]), device)
     generator = torch.Generator(device)
     taken = []
     with torch.random.fork_rng([]), torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-        for _ in range(3):
+        for _ in range(min(3, plan.epochs * job.steps_per_epoch)):
             begun = time.perf_counter()
             sum(model(batch, generator.manual_seed(0)).values()).backward()
             taken.append(time.perf_counter() - begun)
             model.zero_grad(set_to_none=True)
     parameters = sum(p.numel() for p in model.parameters())
-    seconds = min(taken[1:]) * plan.epochs * job.steps_per_epoch * 1.2
+    seconds = min(taken[1:] or taken) * plan.epochs * job.steps_per_epoch * 1.2
     if plan.minutes:
         seconds = min(seconds, plan.minutes * 60)
     memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9  # the optimizer's two averages and the best weights are yet to come

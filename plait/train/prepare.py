@@ -222,5 +222,5 @@ def _refuse_too_bad(rows: Rows, count: int, limit: float) -> None:
 def _refuse_empty(rows: Rows, schema: Schema, train: np.ndarray) -> None:
     there = rows.presence()
     if not any(p[train].any() for p in there.values()):
-        reasons = "; ".join(rows.bad.by_reason()) or "all cells are empty"
-        raise DataError(f"no training row has a readable input ({reasons})")
+        reasons = {name: ", ".join(rows.bad.by_reason(name)) or "all cells are empty" for name in schema.inputs}
+        raise DataError(f"no training row has a readable input ({'; '.join(f'{name}: {why}' for name, why in reasons.items())})")
