@@ -21,7 +21,7 @@ from plait.train.run import Run
 
 QUERIES = ("greek small letter theta", "white chess knight", "rightwards arrow", "latin capital letter a with ring above")
 REGULAR = "DejaVuSans"
-EPOCHS = 16
+EPOCHS, RATE = 13, 1.5e-3
 
 
 def demo(out: str | Path, console: Console | None = None, *, minutes: float | None = None) -> dict:
@@ -34,7 +34,7 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
     path = glyphs(out)
     if (out / "run" / "config.json").exists():
         shutil.rmtree(out / "run")  # of an earlier demo
-    options = {"task": "retrieve", "inputs": ["image", "text"], "split": "split", "epochs": EPOCHS, "minutes": minutes}
+    options = {"task": "retrieve", "inputs": ["image", "text"], "split": "split", "epochs": EPOCHS, "lr": RATE, "minutes": minutes}
     run = fit(path, out=out / "run", console=console, **options)
     if run.stopped == "interrupted":
         return {"stopped": run.stopped, "run": str(run.folder)}
@@ -45,10 +45,11 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
         ("Characters never trained on, among all characters", unseen_characters(run, table)),
     ):
         lines = _lines(found)
-        sections.append(Section(title, "table", Lines(("score [95% interval]", "chance", "times chance"), lines)))
-        for score, chance, times in lines:
-            console.say("", f"{title}: {score}   chance {number(chance)}   {times:.0f} times")
-        figures[title] = {s.name: {"value": s.value, "low": s.low, "high": s.high, "chance": c} for s, c, _ in lines}
+        sections.append(Section(title, "table", Lines(("score", "value [95% interval]", "chance", "times chance"), lines)))
+        console.say("", f"{title}:")
+        for _, score, chance, times in lines:
+            console.say("", f"  {score}   chance {number(chance)}, {times:.0f} times")
+        figures[title] = {name: {"value": s.value, "low": s.low, "high": s.high, "chance": c} for name, s, c, _ in lines}
     hits = out / "hits.png"
     where = _rows(table, typeface=REGULAR)
     found = run.search_many(where, [{"text": q} for q in QUERIES], k=8, show=hits)
@@ -77,4 +78,4 @@ def _rows(table: Table, **equal: str) -> Table:
 
 def _lines(found: Assessment) -> list[tuple]:
     chance = {s.name: s.value for s in found.baseline}
-    return [(s, chance[s.name], s.value / chance[s.name]) for s in found.scores if "recall" in s.name]
+    return [(s.name, s, chance[s.name], s.value / chance[s.name]) for s in found.scores if "recall" in s.name]

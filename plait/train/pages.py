@@ -51,7 +51,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "seed": ran.settings.seed,
         "machine": ran.machine,
-        "scores": main.scores,
+        "scores": [s for s in main.scores if "recall" in s.name] if isinstance(data.task, Retrieve) else main.scores,
         "baseline": {s.name: ("chance" if isinstance(data.task, Retrieve) else "majority", s.value) for s in main.baseline},
     }
     sections = [
@@ -69,8 +69,9 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
 
 def _scores(found: Assessment, split: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
-    rows = [(s, chance.get(s.name)) for s in found.scores]
-    out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", Table(("score [95% interval]", "without a model"), rows))]
+    rows = [(s.name, s, chance.get(s.name)) for s in found.scores]
+    table = Table(("score", "value [95% interval]", "without a model"), rows)
+    out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
     if found.alone:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
         bars += [(f"no {k}", s) for k, s in found.absent.items()]
