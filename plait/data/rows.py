@@ -18,6 +18,7 @@ import torch
 
 from plait.data.arrow import as_text
 from plait.data.kinds import KINDS, Bad, Missing, Place
+from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError, nearest
@@ -248,12 +249,17 @@ class Rows:
         values, keep = store.batch(np.arange(len(index)))
         return values, keep, present
 
-    def _map(self, work: Callable[[int], Any], items: Any, threads: bool) -> Any:
-        if not threads or self.workers == 1:
+    def _map(self, work: Callable[[int], Any], items: Any, media: bool) -> Any:
+        """The results of `work`, in order; media are decoded in threads."""
+        if not media:
             yield from map(work, items)
             return
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from pool.map(work, items)
+        with no_pillow_warnings():
+            if self.workers == 1:
+                yield from map(work, items)
+                return
+            with ThreadPoolExecutor(self.workers) as pool:
+                yield from pool.map(work, items)
 
 
 class _Steps:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from plait.data.stores import Fixed
 # no formats that run other programs (EPS) or are no pictures
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "MPO", "TGA")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
+PNG_END = b"IEND\xaeB`\x82"
 GRAY = 128
 
 
@@ -47,12 +51,13 @@ class ImageKind(Kind):
         if options.image_size is not None:
             return {"size": [int(s) for s in options.image_size]}
         sides = []
-        for cell in cells_of(column, 500):
-            try:
-                with _open(cell, options.place) as picture:
-                    sides.append(picture.size if _lies(picture) else picture.size[::-1])  # (H, W)
-            except (Bad, Missing):
-                continue
+        with no_pillow_warnings():
+            for cell in cells_of(column, 500):
+                try:
+                    with _open(cell, options.place) as picture:
+                        sides.append(picture.size if _lies(picture) else picture.size[::-1])  # (H, W)
+                except (Bad, Missing):
+                    continue
         if not sides:
             return {"size": [32, 32]}
         sides = np.asarray(sides, dtype=np.float64)
@@ -68,6 +73,8 @@ class ImageKind(Kind):
         high, wide = params["size"]
         with _open(cell, place) as picture:
             try:
+                if picture.format == "PNG" and not _ends(picture.fp):
+                    raise Bad("broken picture (cut off)")
                 picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
                 picture.load()
                 picture = ImageOps.exif_transpose(picture)
@@ -95,6 +102,28 @@ def _open(cell: Any, place: Place) -> Image.Image:
     if 0 in picture.size:
         raise Bad("a picture without pixels")
     return picture
+
+
+def _ends(file: io.BufferedIOBase) -> bool:
+    """Whether a PNG file has its last chunk. Pillow would read a file that lost only its end, with the checksums of its pixels."""
+    at = file.tell()
+    try:
+        end = file.seek(0, io.SEEK_END)
+        file.seek(max(0, end - len(PNG_END)))
+        if file.read() == PNG_END:
+            return True
+        file.seek(0)
+        return PNG_END in file.read()  # something was appended
+    finally:
+        file.seek(at)
+
+
+@contextmanager
+def no_pillow_warnings() -> Iterator[None]:
+    """While it is entered Pillow does not warn of what is odd in a file, in any thread: a cell that cannot be used is listed anyway."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _lies(picture: Image.Image) -> bool:
