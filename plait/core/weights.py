@@ -58,6 +58,21 @@ def View(public: str, ours: str, shape: Sequence[int], public_shape: Sequence[in
     return Rule((public,), (ours,), lambda ts: [ts[0].reshape(tuple(shape))], lambda ts: [ts[0].reshape(tuple(public_shape))])
 
 
+def Tied(public: Sequence[str], ours: str) -> Rule:
+    """One tensor of ours that the public layout holds under several names; ValueError where they differ.
+
+    Where the first name is missing the rule does not apply, so that a `Rename` of another one after it reads files without the copy.
+    """
+
+    def one(tensors: list[Tensor]) -> list[Tensor]:
+        first = tensors[0]
+        if any(t.shape != first.shape or not (t.is_meta or torch.equal(t, first)) for t in tensors):
+            raise ValueError(f"{' and '.join(public)} differ: expected one tensor under all these names, tie them before loading")
+        return tensors[:1]
+
+    return Rule(tuple(public), (ours,), one, lambda ts: [ts[0].clone() for _ in public])
+
+
 def Drop(public: str) -> Rule:
     """A public key that carries nothing learned (position numbers, counters). It does not come back."""
     return Rule((public,), ())

@@ -9,5 +9,6 @@ from types import ModuleType
 
 def modules() -> list[ModuleType]:
     """The modules of this folder that check a system: those with CASES."""
-    found = [importlib.import_module(f"tests.parity.{m.name}") for m in pkgutil.iter_modules(__path__) if m.name != "__main__" and not m.name.startswith("test_")]
+    names = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "__main__" and not m.name.startswith("test_")]
+    found = [importlib.import_module(f"tests.parity.{name}") for name in names]
     return [m for m in found if hasattr(m, "CASES")]

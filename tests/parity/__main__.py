@@ -24,8 +24,8 @@ def main(pattern: str = "*") -> int:
                 continue
             row = module.parity(name)
             failed += not row.ok
-            verdict = "" if row.ok else "  DIFFERS"
-            print(f"{row.name:42} {row.reference:44} {row.parameters:13,} {row.reference_parameters:13,} {row.error:9.1e}{verdict}", flush=True)
+            counts = f"{row.parameters:13,} {row.reference_parameters:13,}"
+            print(f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True)
     print("all agree" if not failed else f"{failed} differ")
     return int(failed > 0)
 

@@ -7,6 +7,7 @@ import torch
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "crossvit"
@@ -21,6 +22,7 @@ def parity(name: str) -> Row:
 
     theirs = perturb(timm.create_model(CASES[name]))
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="timm")
+    assert epsilons(ours) == epsilons(theirs)
     x = torch.randn(2, 3, *theirs.pretrained_cfg["input_size"][1:], generator=torch.Generator().manual_seed(1))
     pooled = theirs.forward_head(theirs.forward_features(x), pre_logits=True)
     error = max(relative_error(ours(x), theirs(x)), relative_error(ours.pool(ours.tokens(x)), pooled))

@@ -9,6 +9,7 @@ import plait
 from plait.core.catalog import systems
 from plait.core.tokens import Tokens
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "meta_transformer"
@@ -31,6 +32,7 @@ def parity(name: str) -> Row:
     width, depth, heads = ours.blocks[0].mix.norm.normalized_shape[0], len(ours.blocks), ours.blocks[0].mix.f.heads
     theirs = published(width, depth, heads)
     plait.load_weights(ours, theirs.state_dict(), "official")
+    assert epsilons(ours) == epsilons(theirs)
     x = 0.02 * torch.randn(2, 50, width, generator=torch.Generator().manual_seed(1))  # small, so that a wrong eps shows
     error = relative_error(ours(Tokens(x)).x, theirs(x))
     return Row(name, f"timm Block x {depth} as {CASES[name]}", count(ours), count(theirs), error)

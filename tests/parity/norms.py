@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import nn
 
 
-def epsilons(model: nn.Module) -> set[float]:
-    """Every eps that a LayerNorm of `model` uses."""
-    return {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)}
+def epsilons(model: nn.Module) -> Counter[float]:
+    """How many LayerNorms of `model` use each eps."""
+    return Counter(m.eps for m in model.modules() if isinstance(m, nn.LayerNorm))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "vilt"
@@ -75,5 +76,6 @@ def difference(ours: nn.Module, theirs: nn.Module, image: int, patch: int, vocab
 
 def parity(name: str) -> Row:
     theirs = peer(CASES[name])
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="transformers_heads")
+    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source=plait.model_info(name).weights["source"])
+    assert epsilons(ours) == epsilons(theirs)
     return Row(name, f"transformers {CASES[name]}", count(ours), count(theirs), difference(ours, theirs, 384, 32, 30522, 20))

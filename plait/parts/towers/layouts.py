@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.core.weights import Join, Rename, Rule
+from plait.core.weights import Drop, Join, Rename, Rule
 
 
 def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
@@ -16,6 +16,39 @@ def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> l
         Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
         Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
         Rename(f"{theirs}.ls2.gamma", f"{ours}.feed.after.0.gamma"),
+    ]
+
+
+def timm_vit(theirs: str = "", ours: str = "", eye: str = "eye.") -> list[Rule]:
+    """timm's ViT from its patches to its classifier; `eye` is where ours keeps what comes before the blocks."""
+    return [
+        Rename(f"{theirs}cls_token", f"{ours}{eye}cls"),
+        Rename(f"{theirs}pos_embed", f"{ours}{eye}positions.table"),
+        Rename(f"{theirs}patch_embed.proj.{{p}}", f"{ours}{eye}stem.proj.{{p}}"),
+        *timm_blocks(f"{theirs}blocks.{{i}}", f"{ours}stack.blocks.{{i}}"),
+        Rename(f"{theirs}norm.{{p}}", f"{ours}norm.{{p}}"),
+        Rename(f"{theirs}head.{{p}}", f"{ours}head.{{p}}"),
+    ]
+
+
+def bert_input(theirs: str, ours: str = "wording", weight: str = "weight", bias: str = "bias") -> list[Rule]:
+    """transformers' BertEmbeddings to ours; `weight` and `bias` as in `bert_layers`."""
+    return [
+        Rename(f"{theirs}.word_embeddings.weight", f"{ours}.words.table.weight"),
+        Rename(f"{theirs}.token_type_embeddings.weight", f"{ours}.kinds.weight"),
+        Rename(f"{theirs}.position_embeddings.weight", f"{ours}.positions.table"),
+        Rename(f"{theirs}.LayerNorm.{weight}", f"{ours}.norm.weight"),
+        Rename(f"{theirs}.LayerNorm.{bias}", f"{ours}.norm.bias"),
+        Drop(f"{theirs}.position_ids"),
+    ]
+
+
+def bert_words(theirs: str, ours: str, weight: str = "weight", bias: str = "bias") -> list[Rule]:
+    """transformers' BertPredictionHeadTransform to ours, all of the word head but its bias; `weight` and `bias` as in `bert_layers`."""
+    return [
+        Rename(f"{theirs}.dense.{{p}}", f"{ours}.dense.{{p}}"),
+        Rename(f"{theirs}.LayerNorm.{weight}", f"{ours}.norm.weight"),
+        Rename(f"{theirs}.LayerNorm.{bias}", f"{ours}.norm.bias"),
     ]
 
 

@@ -24,16 +24,17 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention, Stack
 from plait.core.init import own
-from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Drop, Join, Rename, Rule, View
+from plait.core.tokens import Tokens
+from plait.core.weights import Drop, Join, Rename, Rule, Tied, View
+from plait.parts.heads.words import WordHead, first_place
 from plait.parts.objectives.matching import hard_negatives, hide_words
 from plait.parts.objectives.momentum import Momentum, alike, mean_where, queue_contrast
-from plait.parts.positions.learned import GridPositions, SequencePositions
 from plait.parts.presence import complete, masked
+from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
-from plait.parts.tokenizers.words import WordTokens
+from plait.parts.tokenizers.wording import Wording
 from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
-from plait.parts.towers.layouts import bert_layers, timm_blocks
+from plait.parts.towers.layouts import bert_input, bert_layers, bert_words, timm_vit
 
 PictureNorm = partial(nn.LayerNorm, eps=1e-6)
 TextNorm = partial(nn.LayerNorm, eps=1e-12)
@@ -44,50 +45,13 @@ class Picture(nn.Module):
 
     def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
-        self.patches = PatchTokens(width, patch)
-        self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=PictureNorm))
         self.norm = PictureNorm(width)
 
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.cls, std=0.02)
-
     def forward(self, x: Tensor) -> Tokens:
-        t = self.stack(self.positions(prepend(self.cls, self.patches(x))))
+        t = self.stack(self.eye(x))
         return t.put(x=self.norm(t.x))
-
-
-class Wording(nn.Module):
-    """BERT's input: ids (B, N), keep (B, N) -> Tokens of words, places and the kind of the segment, which here is always the first."""
-
-    def __init__(self, vocab: int, length: int, width: int, dropout: float):
-        super().__init__()
-        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
-        self.kind = nn.Parameter(torch.empty(2, width))
-        self.norm, self.drop = TextNorm(width), nn.Dropout(dropout)
-
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.kind, std=0.02)
-
-    def forward(self, ids: Tensor, keep: Tensor) -> Tokens:
-        t = self.positions(self.words(ids, keep))
-        return t.put(x=self.drop(self.norm(t.x + self.kind[0])))
-
-
-class Guess(nn.Module):
-    """BERT's word head: (..., D) and the word vectors (V, D) -> logits (..., V)."""
-
-    def __init__(self, vocab: int, width: int):
-        super().__init__()
-        self.dense, self.norm = nn.Linear(width, width), TextNorm(width)
-        self.bias = nn.Parameter(torch.empty(vocab))
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
 
 
 class ALBEF(nn.Module):
@@ -126,7 +90,7 @@ class ALBEF(nn.Module):
         self.vocab, self.mask, self.text_depth, self.queue = vocab, mask, text_depth, queue
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         self.picture = Picture(image, patch, image_width, image_depth, image_heads)
-        self.wording = Wording(vocab, length, width, dropout)
+        self.wording = Wording(vocab, length, width, TextNorm, dropout=dropout)
         layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
         ask = partial(CrossAttention, context_width=image_width, dropout=dropout)
         self.layers = nn.ModuleList(
@@ -134,7 +98,7 @@ class ALBEF(nn.Module):
         )
         self.image_proj, self.text_proj = nn.Linear(image_width, embed_width), nn.Linear(width, embed_width)
         self.match = nn.Linear(width, 2)  # fused (B, D) -> (B, 2): no pair, a pair
-        self.guess = Guess(vocab, width) if guess else None
+        self.guess = WordHead(width, vocab, TextNorm) if guess else None
         self.temperature = nn.Parameter(torch.empty(1))
 
     def reset(self) -> None:
@@ -165,7 +129,7 @@ class ALBEF(nn.Module):
 
     def words(self, x: Tensor) -> Tensor:
         """(..., D) fused tokens -> (..., V) logits of the words that stand there."""
-        return self.guess(x, self.wording.words.table.weight)
+        return self.guess(x, self.wording.table)
 
     def vectors(self, image: Tokens, text: Tokens) -> dict[str, Tensor]:
         """{"image", "text"}: (B, E) float32 unit vectors of the leading tokens."""
@@ -202,8 +166,7 @@ class ALBEF(nn.Module):
         t = self.look(text, image)
         out = {**self.vectors(image, text), "fused": t.x[:, 0], "match": self.match(t.x[:, 0]), "logit_scale": self.logit_scale}
         if self.guess is not None:
-            place = ((ids == self.mask) & keep).int().argmax(1)
-            out["words"] = self.words(t.x[torch.arange(ids.shape[0], device=ids.device), place])
+            out["words"] = self.words(first_place(t.x, (ids == self.mask) & keep))
         return out
 
 
@@ -286,40 +249,21 @@ def rows_of(t: Tokens, index: Tensor) -> Tokens:
     return t.put(x=t.x[index], keep=t.keep[index])
 
 
-def tied(public: tuple[str, ...], ours: str) -> Rule:
-    """One tensor that the public layout stores under several names; they must agree."""
-
-    def one(tensors: list[Tensor]) -> list[Tensor]:
-        if any(t.shape != tensors[0].shape or not (t.is_meta or torch.equal(t, tensors[0])) for t in tensors):
-            raise ValueError(f"{' and '.join(public)} differ: expected one tensor under all these names, since the model ties them")
-        return tensors[:1]
-
-    return Rule(public, (ours,), one, lambda ts: [ts[0].clone() for _ in public])
-
-
-def layout(bert: str, table: list[Rule]) -> list[Rule]:
-    """The official keys; `bert` is the prefix of BERT's, `table` says what becomes of the word vectors."""
+def layout(bert: str) -> list[Rule]:
+    """The official keys; `bert` is the prefix of BERT's."""
     layer, ours = f"{bert}.encoder.layer.{{i}}", "layers.{i}"
     return [
         *(Drop(f"{name}_m.{{rest*}}") for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj")),
-        *(Drop(name) for name in ("image_queue", "text_queue", "idx_queue", "queue_ptr", f"{bert}.embeddings.position_ids")),
-        Rename("visual_encoder.cls_token", "picture.cls"),
-        Rename("visual_encoder.pos_embed", "picture.positions.table"),
-        Rename("visual_encoder.patch_embed.proj.{p}", "picture.patches.proj.{p}"),
-        *timm_blocks("visual_encoder.blocks.{i}", "picture.stack.blocks.{i}"),
-        Rename("visual_encoder.norm.{p}", "picture.norm.{p}"),
-        *table,
-        Rename(f"{bert}.embeddings.position_embeddings.weight", "wording.positions.table"),
-        Rename(f"{bert}.embeddings.token_type_embeddings.weight", "wording.kind"),
-        Rename(f"{bert}.embeddings.LayerNorm.{{p}}", "wording.norm.{p}"),
+        *(Drop(name) for name in ("image_queue", "text_queue", "idx_queue", "queue_ptr")),
+        *timm_vit("visual_encoder.", "picture."),
+        *bert_input(f"{bert}.embeddings"),
         *bert_layers(layer, ours),
         Rename(f"{layer}.crossattention.self.query.{{p}}", f"{ours}.look.f.q.{{p}}"),
         Join([f"{layer}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.look.f.kv.{{p}}"),
         Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.look.f.out.{{p}}"),
         Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.look.norm.{{p}}"),
-        Rename("text_encoder.cls.predictions.transform.dense.{p}", "guess.dense.{p}"),
-        Rename("text_encoder.cls.predictions.transform.LayerNorm.{p}", "guess.norm.{p}"),
-        tied(("text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"), "guess.bias"),
+        *bert_words("text_encoder.cls.predictions.transform", "guess"),
+        Tied(["text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"], "guess.bias"),
         Rename("vision_proj.{p}", "image_proj.{p}"),
         Rename("text_proj.{p}", "text_proj.{p}"),
         Rename("itm_head.{p}", "match.{p}"),
@@ -327,10 +271,10 @@ def layout(bert: str, table: list[Rule]) -> list[Rule]:
     ]
 
 
-WORDS, OURS = "embeddings.word_embeddings.weight", "wording.words.table.weight"
+WORDS = ["text_encoder.bert.embeddings.word_embeddings.weight", "text_encoder.cls.predictions.decoder.weight"]
 RULES = {
-    "official": layout("text_encoder.bert", [tied((f"text_encoder.bert.{WORDS}", "text_encoder.cls.predictions.decoder.weight"), OURS)]),
-    "official_retrieval": layout("text_encoder", [Rename(f"text_encoder.{WORDS}", OURS)]),  # fine-tuned: BERT without its word head
+    "official": [Tied(WORDS, "wording.words.table.weight"), *layout("text_encoder.bert")],
+    "official_retrieval": layout("text_encoder"),  # fine-tuned: BERT without its word head
 }
 
 MODEL = ALBEF

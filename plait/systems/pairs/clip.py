@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, QuickGELU, Stack
-from plait.core.tokens import Tokens, prepend
+from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule, Transpose, View
-from plait.parts.positions.learned import GridPositions, SequencePositions
+from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import complete
+from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make, pre_norm_blocks
@@ -32,20 +33,15 @@ class ImageTower(nn.Module):
 
     def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int, hidden: int, embed: int, act: Make):
         super().__init__()
-        self.patches = PatchTokens(width, patch, bias=False)
-        self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, feed=partial(FeedForward, act=act)))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, embed, bias=False)
 
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.cls, std=0.02)
-
     def tokens(self, x: Tensor) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        t = self.positions(prepend(self.cls, self.patches(x)))
+        t = self.eye(x)
         return self.stack(t.put(x=self.before(t.x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -245,9 +241,9 @@ IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {
     "open_clip": [
         lift("logit_scale", "logit_scale"),
-        View("visual.class_embedding", f"{IMAGE}.cls", (1, 1, -1), (-1,)),
-        lift("visual.positional_embedding", f"{IMAGE}.positions.table"),
-        Rename("visual.conv1.weight", f"{IMAGE}.patches.proj.weight"),
+        View("visual.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
+        lift("visual.positional_embedding", f"{IMAGE}.eye.positions.table"),
+        Rename("visual.conv1.weight", f"{IMAGE}.eye.stem.proj.weight"),
         Rename("visual.ln_pre.{p}", f"{IMAGE}.before.{{p}}"),
         *open_clip_blocks("visual.transformer.resblocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
         Rename("visual.ln_post.{p}", f"{IMAGE}.norm.{{p}}"),
@@ -260,9 +256,9 @@ RULES = {
     ],
     "transformers": [
         lift("logit_scale", "logit_scale"),
-        View("vision_model.embeddings.class_embedding", f"{IMAGE}.cls", (1, 1, -1), (-1,)),
-        lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.positions.table"),
-        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.patches.proj.weight"),
+        View("vision_model.embeddings.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
+        lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.eye.positions.table"),
+        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.eye.stem.proj.weight"),
         Rename("vision_model.pre_layrnorm.{p}", f"{IMAGE}.before.{{p}}"),
         *clip_blocks("vision_model.encoder.layers.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
         Rename("vision_model.post_layernorm.{p}", f"{IMAGE}.norm.{{p}}"),

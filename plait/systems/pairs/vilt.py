@@ -19,31 +19,15 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, prepend
-from plait.core.weights import Drop, Join, Rename, Rule
-from plait.parts.positions.learned import SequencePositions
+from plait.core.weights import Drop, Join, Rename, Rule, Tied
+from plait.parts.heads.words import WordHead, first_place
 from plait.parts.presence import complete, masked
 from plait.parts.tokenizers.patches import PatchTokens
-from plait.parts.tokenizers.words import WordTokens
+from plait.parts.tokenizers.wording import Wording
 from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import bert_input, bert_words
 
 Norm = partial(nn.LayerNorm, eps=1e-12)
-
-
-class Wording(nn.Module):
-    """BERT's input: ids (B, N), keep (B, N) -> Tokens of words, places and the kind of the segment, which here is always the first."""
-
-    def __init__(self, vocab: int, length: int, width: int):
-        super().__init__()
-        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
-        self.segment = nn.Parameter(torch.empty(2, width))
-        self.norm = Norm(width)
-
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.segment, std=0.02)
-
-    def forward(self, ids: Tensor, keep: Tensor) -> Tokens:
-        t = self.positions(self.words(ids, keep))
-        return t.put(x=self.norm(t.x + self.segment[0]))
 
 
 class Picture(nn.Module):
@@ -89,21 +73,6 @@ def along(real: Tensor) -> Tensor:
     return 2 * torch.arange(real.shape[1], device=real.device) / (count - 1).clamp(min=1) - 1
 
 
-class Guess(nn.Module):
-    """BERT's word head: (..., D) and the word vectors (V, D) -> logits (..., V)."""
-
-    def __init__(self, vocab: int, width: int):
-        super().__init__()
-        self.dense, self.norm = nn.Linear(width, width), Norm(width)
-        self.bias = nn.Parameter(torch.empty(vocab))
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
-
-
 class ViLT(nn.Module):
     """A batch of pictures and texts -> one vector that has read both, and what the heads that were built say of it.
 
@@ -132,11 +101,11 @@ class ViLT(nn.Module):
         super().__init__()
         self.width, self.part_widths, self.mask = width, {}, mask
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
-        self.wording, self.picture = Wording(vocab, length, width), Picture(image, patch, width)
+        self.wording, self.picture = Wording(vocab, length, width, Norm), Picture(image, patch, width)
         self.kind = nn.Parameter(torch.empty(2, width))  # text, image
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path))
         self.norm, self.dense = Norm(width), nn.Linear(width, width)
-        self.guess = Guess(vocab, width) if guess else None
+        self.guess = WordHead(width, vocab, Norm) if guess else None
         self.match = nn.Linear(width, 1) if match else None
         self.answer = (
             nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
@@ -165,7 +134,7 @@ class ViLT(nn.Module):
 
     def words(self, x: Tensor) -> Tensor:
         """(..., D) tokens -> (..., V) logits of the words that stand there; needs the `guess` head."""
-        return self.guess(x, self.wording.words.table.weight)
+        return self.guess(x, self.wording.table)
 
     def fuse(self, batch: dict) -> dict:
         """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its own."""
@@ -181,30 +150,15 @@ class ViLT(nn.Module):
         if self.answer is not None:
             out["answer"] = self.answer(out["fused"])
         if self.guess is not None:
-            place = ((ids == self.mask) & t.keep[:, : ids.shape[1]]).int().argmax(1)
-            out["words"] = self.words(t.x[torch.arange(ids.shape[0], device=ids.device), place])
+            out["words"] = self.words(first_place(t.x, (ids == self.mask) & t.keep[:, : ids.shape[1]]))
         return out
-
-
-def same(tensors: list[Tensor]) -> list[Tensor]:
-    """(bias, vectors, vectors again) -> (bias, vectors): the word head is tied to the words."""
-    bias, table, again = tensors
-    if table.shape != again.shape or not (table.is_meta or torch.equal(table, again)):
-        raise ValueError("the word head's weight differs from the word vectors: expected one tensor, since the model ties them")
-    return [bias, table]
 
 
 def layout(model: str) -> list[Rule]:
     """transformers' keys; `model` is the prefix of the encoder's."""
-    text, layer, ours = f"{model}embeddings.text_embeddings", f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
-    words = f"{text}.word_embeddings.weight"
-    head = ("mlm_score.decoder.bias", words, "mlm_score.decoder.weight")
+    layer, ours = f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
     return [
-        Rule(head, ("guess.bias", "wording.words.table.weight"), same, lambda ts: [*ts, ts[1].clone()]),
-        Rename(words, "wording.words.table.weight"),
-        Rename(f"{text}.position_embeddings.weight", "wording.positions.table"),
-        Rename(f"{text}.token_type_embeddings.weight", "wording.segment"),
-        Rename(f"{text}.LayerNorm.{{p}}", "wording.norm.{p}"),
+        *bert_input(f"{model}embeddings.text_embeddings"),
         Rename(f"{model}embeddings.cls_token", "picture.cls"),
         Rename(f"{model}embeddings.position_embeddings", "picture.positions"),
         Rename(f"{model}embeddings.patch_embeddings.projection.{{p}}", "picture.patches.proj.{p}"),
@@ -217,16 +171,20 @@ def layout(model: str) -> list[Rule]:
         Rename(f"{layer}.layernorm_after.{{p}}", f"{ours}.feed.norm.{{p}}"),
         Rename(f"{model}layernorm.{{p}}", "norm.{p}"),
         Rename(f"{model}pooler.dense.{{p}}", "dense.{p}"),
-        Rename("mlm_score.transform.dense.{p}", "guess.dense.{p}"),
-        Rename("mlm_score.transform.LayerNorm.{p}", "guess.norm.{p}"),
+        *bert_words("mlm_score.transform", "guess"),
+        Rename("mlm_score.decoder.bias", "guess.bias"),
         Rename("rank_output.{p}", "match.{p}"),
         Rename("classifier.{rest*}", "answer.{rest*}"),
-        Drop(f"{text}.position_ids"),
         Drop("mlm_score.bias"),  # older files hold the word head's bias twice
     ]
 
 
-RULES = {"transformers": layout(""), "transformers_heads": layout("vilt.")}  # ViltModel; ViltFor...
+WORDS = ["mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.word_embeddings.weight"]
+RULES = {
+    "transformers": layout(""),  # ViltModel
+    "transformers_words": [Tied(WORDS, "wording.words.table.weight"), *layout("vilt.")],  # ViltForMaskedLM
+    "transformers_heads": layout("vilt."),  # ViltFor... any other task
+}
 
 MODEL = ViLT
 TAKES = ("image", "text")
@@ -243,7 +201,7 @@ SIZES = {
 
 HALF = dict(source="transformers_heads", file="pytorch_model.bin", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = {
-    "b_32": HALF | dict(hub="dandelin/vilt-b32-mlm", references={"transformers": "dandelin/vilt-b32-mlm"}),
+    "b_32": dict(HALF, source="transformers_words", hub="dandelin/vilt-b32-mlm", references={"transformers": "dandelin/vilt-b32-mlm"}),
     "b_32_coco": HALF | dict(hub="dandelin/vilt-b32-finetuned-coco", references={"transformers": "dandelin/vilt-b32-finetuned-coco"}),
     "b_32_flickr30k": HALF
     | dict(hub="dandelin/vilt-b32-finetuned-flickr30k", references={"transformers": "dandelin/vilt-b32-finetuned-flickr30k"}),

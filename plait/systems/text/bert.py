@@ -12,34 +12,17 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Stack
 from plait.core.tokens import Tokens
-from plait.core.weights import Drop, Rename, Rule
-from plait.parts.positions.learned import SequencePositions
-from plait.parts.tokenizers.words import WordTokens
+from plait.core.weights import Drop, Rename, Rule, Tied
+from plait.parts.heads.words import WordHead
+from plait.parts.tokenizers.wording import Wording
 from plait.parts.towers.encoder import post_norm_blocks
-from plait.parts.towers.layouts import bert_layers
+from plait.parts.towers.layouts import bert_input, bert_layers, bert_words
 
 Norm = partial(nn.LayerNorm, eps=1e-12)
-
-
-class MaskedWords(nn.Module):
-    """Features (B, N, D) and the word table (V, D) -> logits (B, N, V) of the word at each place."""
-
-    def __init__(self, width: int, vocab: int):
-        super().__init__()
-        self.dense, self.norm = nn.Linear(width, width), Norm(width)
-        self.bias = nn.Parameter(torch.empty(vocab))
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
 
 
 class BERT(nn.Module):
@@ -49,25 +32,21 @@ class BERT(nn.Module):
     """
 
     takes = ("text",)
+    classifier = ("head.",)
 
     def __init__(self, *, vocab=30522, length=512, kinds=2, width, depth, heads, hidden=None, num_classes=0, dropout=0.1, mlm=False):
         super().__init__()
         self.width = width
-        self.pieces = WordTokens(vocab, width)
-        self.kinds = nn.Embedding(kinds, width)
-        self.positions = SequencePositions(length, width)
-        self.norm, self.drop = Norm(width), nn.Dropout(dropout)
+        self.wording = Wording(vocab, length, width, Norm, kinds=kinds, dropout=dropout)
         mix = partial(Attention, dropout=dropout)
         self.stack = Stack(*post_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, mix=mix, dropout=dropout))
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        self.mlm = MaskedWords(width, vocab) if mlm else None
+        self.mlm = WordHead(width, vocab, Norm) if mlm else None
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
         """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) -> Tokens (B, N, D)."""
-        t = self.pieces(ids, keep)
-        t = self.positions(t.put(x=t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds))))
-        return self.stack(t.put(x=self.drop(self.norm(t.x))))
+        return self.stack(self.wording(ids, keep, kinds))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the first token through the pooler."""
@@ -77,7 +56,7 @@ class BERT(nn.Module):
         """(B, N, V) logits of the masked-word head. Raises ValueError where it was not built."""
         if self.mlm is None:
             raise ValueError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
-        return self.mlm(t.x, self.pieces.table.weight)
+        return self.mlm(t.x, self.wording.table)
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.head(self.pool(self.tokens(ids, keep)))
@@ -184,25 +163,10 @@ WEIGHTS = {
 }
 
 
-def tied(public: str, copy: str, ours: str) -> Rule:
-    """One tensor of ours that the public layout holds under two names; ValueError where the two differ."""
-
-    def same(pair: list[Tensor]) -> list[Tensor]:
-        if not torch.equal(*pair):
-            raise ValueError(f"{public} and {copy} differ: expected one tensor under two names, tie them before loading")
-        return pair[:1]
-
-    return Rule((copy, public), (ours,), same, lambda one: one * 2)
-
-
 def encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> list[Rule]:
     """Everything up to the pooler; `weight` and `bias` are what the norms call theirs."""
     return [
-        Rename(f"{prefix}embeddings.word_embeddings.weight", "pieces.table.weight"),
-        Rename(f"{prefix}embeddings.token_type_embeddings.weight", "kinds.weight"),
-        Rename(f"{prefix}embeddings.position_embeddings.weight", "positions.table"),
-        Rename(f"{prefix}embeddings.LayerNorm.{weight}", "norm.weight"),
-        Rename(f"{prefix}embeddings.LayerNorm.{bias}", "norm.bias"),
+        *bert_input(f"{prefix}embeddings", weight=weight, bias=bias),
         *bert_layers(f"{prefix}encoder.layer.{{i}}", weight=weight, bias=bias),
         Rename(f"{prefix}pooler.dense.{{p}}", "pooler.{p}"),
     ]
@@ -211,9 +175,7 @@ def encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> list[Rul
 def heads(weight: str = "weight", bias: str = "bias") -> list[Rule]:
     """The two heads of pre-training."""
     return [
-        Rename("cls.predictions.transform.dense.{p}", "mlm.dense.{p}"),
-        Rename(f"cls.predictions.transform.LayerNorm.{weight}", "mlm.norm.weight"),
-        Rename(f"cls.predictions.transform.LayerNorm.{bias}", "mlm.norm.bias"),
+        *bert_words("cls.predictions.transform", "mlm", weight, bias),
         Rename("cls.predictions.bias", "mlm.bias"),
         Rename("cls.seq_relationship.{p}", "head.{p}"),
     ]
@@ -221,11 +183,11 @@ def heads(weight: str = "weight", bias: str = "bias") -> list[Rule]:
 
 CLASSIFIER = Rename("classifier.{p}", "head.{p}")
 TIED = [
-    tied("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "pieces.table.weight"),
-    tied("cls.predictions.bias", "cls.predictions.decoder.bias", "mlm.bias"),
+    Tied(["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"], "wording.words.table.weight"),
+    Tied(["cls.predictions.decoder.bias", "cls.predictions.bias"], "mlm.bias"),
 ]
 # Google's published files: norms called gamma and beta (weight and bias in the small sizes), now and then with copies of tied tensors.
-PUBLISHED = [*encoder("bert.", "gamma", "beta"), *encoder("bert."), Drop("bert.embeddings.position_ids")]
+PUBLISHED = [*encoder("bert.", "gamma", "beta"), *encoder("bert.")]
 RULES = {
     "transformers": [*encoder(""), CLASSIFIER],  # BertModel
     "transformers_classifier": [*encoder("bert."), CLASSIFIER],  # BertForSequenceClassification

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, prepend
+from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
-from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.layouts import timm_blocks
 
@@ -79,20 +79,6 @@ class ConvTokens(nn.Module):
         return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)
 
 
-class Eye(nn.Module):
-    """One branch's tokens: a tokenizer, a class token and positions."""
-
-    def __init__(self, stem: nn.Module, grid: tuple[int, int], width: int):
-        super().__init__()
-        self.stem, self.cls, self.positions = stem, nn.Parameter(torch.empty(1, 1, width)), GridPositions(grid, width, head=1)
-
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.cls, std=0.02)
-
-    def forward(self, x: Tensor) -> Tokens:
-        return self.positions(prepend(self.cls, self.stem(x)))
-
-
 class CrossViT(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean of both branches' heads.
 
@@ -101,6 +87,7 @@ class CrossViT(nn.Module):
     """
 
     takes = ("image",)
+    classifier = ("heads.",)
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -46,11 +46,12 @@ class DeiT(nn.Module):
     """
 
     takes = ("image",)
+    classifier = ("votes.0.head.", "votes.1.head.")  # the tokens that they read are not for given classes
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, votes=2, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width = width
-        self.patches = PatchTokens(width, patch)
+        self.stem = PatchTokens(width, patch)
         self.votes = nn.ModuleList(Vote(width, num_classes) for _ in range(votes))
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=votes)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path))
@@ -58,7 +59,7 @@ class DeiT(nn.Module):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, votes + N, D), before the last norm."""
-        return self.stack(self.positions(prepend(torch.cat([v.token for v in self.votes], 1), self.patches(x))))
+        return self.stack(self.positions(prepend(torch.cat([v.token for v in self.votes], 1), self.stem(x))))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the leading tokens, normed."""
@@ -119,11 +120,8 @@ RULES = {
     "timm": [
         Rename("cls_token", "votes.0.token"),
         Rename("dist_token", "votes.1.token"),
-        Rename("pos_embed", "positions.table"),
-        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        *timm_blocks(),
-        Rename("norm.{p}", "norm.{p}"),
         Rename("head.{p}", "votes.0.head.{p}"),
         Rename("head_dist.{p}", "votes.1.head.{p}"),
+        *timm_vit(eye=""),
     ],
 }

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -26,11 +25,12 @@ class DeiT3(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer scale starts."""
 
     takes = ("image",)
+    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width = width
-        self.patches = PatchTokens(width, patch)
+        self.stem = PatchTokens(width, patch)
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path, scale=scale))
@@ -42,7 +42,7 @@ class DeiT3(nn.Module):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        return self.stack(prepend(self.cls, self.positions(self.patches(x))))
+        return self.stack(prepend(self.cls, self.positions(self.stem(x))))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
@@ -87,13 +87,4 @@ WEIGHTS = {
     "large_patch16_384": IMAGENET | dict(hub="timm/deit3_large_patch16_384.fb_in1k", references={"timm": "deit3_large_patch16_384"}),
     "huge_patch14_224": IMAGENET | dict(hub="timm/deit3_huge_patch14_224.fb_in1k", references={"timm": "deit3_huge_patch14_224"}),
 }
-RULES = {
-    "timm": [
-        Rename("cls_token", "cls"),
-        Rename("pos_embed", "positions.table"),
-        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        *timm_blocks(),
-        Rename("norm.{p}", "norm.{p}"),
-        Rename("head.{p}", "head.{p}"),
-    ],
-}
+RULES = {"timm": timm_vit(eye="")}

@@ -20,7 +20,7 @@ from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -45,11 +45,12 @@ class DINOv2(nn.Module):
     """
 
     takes = ("image",)
+    classifier = ("head.",)
 
     def __init__(self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0):
         super().__init__()
         self.width = width
-        self.patches = PatchTokens(width, patch)
+        self.stem = PatchTokens(width, patch)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=0 if registers else 1)
@@ -66,7 +67,7 @@ class DINOv2(nn.Module):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + registers + N, D): class token, registers, patches, before the last norm."""
-        t = self.patches(x)
+        t = self.stem(x)
         if self.registers is None:
             return self.stack(self.positions(prepend(self.cls, t)))
         return self.stack(prepend(self.cls, prepend(self.registers, self.positions(t))))
@@ -121,14 +122,4 @@ WEIGHTS = {
         IMAGENET, hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}
     ),
 }
-RULES = {
-    "timm": [
-        Rename("cls_token", "cls"),
-        Rename("reg_token", "registers"),
-        Rename("pos_embed", "positions.table"),
-        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        *timm_blocks(),
-        Rename("norm.{p}", "norm.{p}"),
-        Rename("head.{p}", "head.{p}"),
-    ],
-}
+RULES = {"timm": [*timm_vit(eye=""), Rename("reg_token", "registers")]}

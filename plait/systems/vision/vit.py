@@ -11,16 +11,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
-from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Rename
-from plait.parts.positions.learned import GridPositions
+from plait.core.tokens import Tokens
+from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -30,23 +28,19 @@ class ViT(nn.Module):
     resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are the pooled features."""
 
     takes = ("image",)
+    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width = width
-        self.patches = PatchTokens(width, patch)
-        self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.cls, std=0.02)
-
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        return self.stack(self.positions(prepend(self.cls, self.patches(x))))
+        return self.stack(self.eye(x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
@@ -122,13 +116,4 @@ WEIGHTS = {
     "giant_patch14_224": dict(references={"timm": "vit_giant_patch14_224"}),
     "gigantic_patch14_224": dict(references={"timm": "vit_gigantic_patch14_224"}),
 }
-RULES = {
-    "timm": [
-        Rename("cls_token", "cls"),
-        Rename("pos_embed", "positions.table"),
-        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        *timm_blocks(),
-        Rename("norm.{p}", "norm.{p}"),
-        Rename("head.{p}", "head.{p}"),
-    ],
-}
+RULES = {"timm": timm_vit()}

@@ -6,16 +6,15 @@ bias, fine-tuned to name classes. The towers as CLIP trains them, with the text 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
-from plait.core.tokens import Tokens, prepend
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename
-from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.layouts import timm_vit
 
 
 class ViTCLIP(nn.Module):
@@ -23,24 +22,20 @@ class ViTCLIP(nn.Module):
     resampled. With `num_classes=0` the logits are the pooled features."""
 
     takes = ("image",)
+    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width = width
-        self.patches = PatchTokens(width, patch, bias=False)
-        self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.cls, std=0.02)
-
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        t = self.positions(prepend(self.cls, self.patches(x)))
+        t = self.eye(x)
         return self.stack(t.put(x=self.before(t.x)))
 
     def pool(self, t: Tokens) -> Tensor:
@@ -109,14 +104,4 @@ WEIGHTS = {
         CLIP, hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k", references={"timm": "vit_huge_patch14_clip_336"}
     ),
 }
-RULES = {
-    "timm": [
-        Rename("cls_token", "cls"),
-        Rename("pos_embed", "positions.table"),
-        Rename("patch_embed.proj.{p}", "patches.proj.{p}"),
-        Rename("norm_pre.{p}", "before.{p}"),
-        *timm_blocks(),
-        Rename("norm.{p}", "norm.{p}"),
-        Rename("head.{p}", "head.{p}"),
-    ],
-}
+RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}

@@ -1,0 +1,33 @@
+"""Token ids to BERT's input."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from plait.core.tokens import Tokens
+from plait.parts.positions.learned import SequencePositions
+from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.encoder import Make
+
+
+class Wording(nn.Module):
+    """Words, their places and the kinds of their segments, normed: ids (B, N) int64 -> Tokens (B, N, D), as in BERT (arXiv:1810.04805).
+
+    vocab: number of word pieces. length: the longest text. kinds: number of kinds of segments. norm(width) makes the norm.
+    """
+
+    def __init__(self, vocab: int, length: int, width: int, norm: Make, *, kinds: int = 2, dropout: float = 0.0):
+        super().__init__()
+        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
+        self.kinds = nn.Embedding(kinds, width)
+        self.norm, self.drop = norm(width), nn.Dropout(dropout)
+
+    @property
+    def table(self) -> Tensor:
+        """(V, D): the word vectors."""
+        return self.words.table.weight
+
+    def forward(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
+        """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
+        t = self.positions(self.words(ids, keep))
+        return t.put(x=self.drop(self.norm(t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))))
