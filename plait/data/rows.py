@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Schema
 from plait.data.table import Table
+from plait.data.whole import write_whole
 from plait.errors import DataError, nearest
 
 CHUNK = 64  # rows per piece of work of a decoding thread
@@ -60,16 +59,8 @@ class BadCells:
         lines = [(*key, *self.cells[key]) for key in keys]
         types = [("row", pa.int64()), ("column", pa.string()), ("kind", pa.string()), ("reason", pa.string()), ("value", pa.string())]
         arrays = [pa.array([line[i] for line in lines], kind) for i, (_, kind) in enumerate(types)]
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
-        try:
-            pa.parquet.write_table(pa.Table.from_arrays(arrays, names=[name for name, _ in types]), temporary)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        return path
+        table = pa.Table.from_arrays(arrays, names=[name for name, _ in types])
+        return write_whole(path, lambda part: pa.parquet.write_table(table, part))
 
 
 class Rows:

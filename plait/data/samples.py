@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import unicodedata
 from hashlib import blake2b
 from pathlib import Path
@@ -13,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image, ImageDraw, ImageFont
+
+from plait.data.whole import write_whole
 
 SIDE = 32  # pixels
 FONT = 24  # points, before a too large glyph is shrunk
@@ -53,16 +53,7 @@ def glyphs(folder: str | Path, *, seed: int = 0) -> Path:
             rows["typeface"].append(name)
             rows["split"].append(split)
             rows["same"].append(known.setdefault((split, name, pixels.tobytes()), len(known)))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-    os.close(handle)
-    try:
-        pa.parquet.write_table(pa.table(rows), temporary)
-        os.replace(temporary, folder / "glyphs.parquet")
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return folder / "glyphs.parquet"
+    return write_whole(Path(folder) / "glyphs.parquet", lambda part: pa.parquet.write_table(pa.table(rows), part))
 
 
 def _fonts() -> dict[str, Path]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from plait.data.whole import write_whole
 from plait.evaluate.intervals import Score, number
 
 FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline"}
@@ -55,7 +55,7 @@ class Examples(NamedTuple):
     rows: Sequence[Example]
 
 
-def write_report(path: str | os.PathLike, facts: dict, sections: Sequence[Section]) -> None:
+def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> None:
     """Writes the report to `path` whole or not at all (a temporary file beside it takes its place at the end).
 
     facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers), "scores" (list of
@@ -73,14 +73,7 @@ def write_report(path: str | os.PathLike, facts: dict, sections: Sequence[Sectio
             f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(facts["title"])}</title>'
             f"<style>{STYLE}</style></head>\n<body><main>{_header(facts)}\n" + "\n".join(parts) + "</main></body></html>\n")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(page.encode("utf-8", "replace"))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, lambda part: part.write_bytes(page.encode("utf-8", "replace")))
 
 
 def _text(value: object) -> str:

@@ -7,10 +7,8 @@ own. The one before is kept until the next but one: there is something to go bac
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import shutil
 import warnings
 import zlib
@@ -22,12 +20,12 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
+from plait.data.whole import refusal
 from plait.errors import DataError
 
 HOME = "checkpoints"
 SEAL = "files.json"
 KEPT = 2
-WINDOWS_FULL = 112
 
 
 @dataclass
@@ -172,10 +170,7 @@ def _sweep(home: Path, keep: list[int]) -> None:
 
 
 def _refused(home: Path, error: Exception, before: list[int]) -> str:
-    found = re.search(r"os error (\d+)", str(error))  # safetensors says it in words
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    why = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT, WINDOWS_FULL) else str(error)
     there = next((p for p in (home, *home.parents) if p.exists()), home)
     kept = f"the one before it is whole ({home / f'{before[-1]:06d}'})" if before else "there was none before it"
     free = shutil.disk_usage(there).free / 1e6
-    return f"could not save a checkpoint in {home}: {why} ({free:,.0f} MB free); {kept}. Make room there, then resume."
+    return f"could not save a checkpoint in {home}: {refusal(error)} ({free:,.0f} MB free); {kept}. Make room there, then resume."

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from plait import __version__
+from plait.data.whole import sweep
 from plait.errors import DataError, UsageError
 from plait.tasks import Retrieve
 from plait.tasks.bind import Bound
@@ -106,6 +107,7 @@ def fit(
 
 def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: Path, device, cost: dict, console: Console, resume) -> Run:
     data = job.data
+    sweep(folder)
     write_json(folder / "schema.json", data.schema.to_json())
     data.rows.bad.write(folder / "bad_rows.parquet")
     console.start("training", plan.epochs * job.steps_per_epoch)

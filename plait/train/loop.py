@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.weights import load_strict
-from plait.errors import UsageError
+from plait.data.whole import refusal, write_whole
+from plait.errors import DataError, UsageError
 from plait.train import checkpoint, optim
 from plait.train.memory import peak_memory
 from plait.train.parallel import Team
@@ -363,10 +363,7 @@ class Trainer:
 
     def _write_metrics(self) -> None:
         """The rows of this run and no other, as one file."""
-        path = self.folder / METRICS
-        new = path.with_suffix(".new")
-        new.write_text("".join(_line(r) for r in self.rows), encoding="utf-8")
-        os.replace(new, path)
+        write_whole(self.folder / METRICS, lambda part: part.write_text("".join(_line(r) for r in self.rows), encoding="utf-8"))
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -389,5 +386,8 @@ def _line(row: dict) -> str:
 
 
 def _append(path: Path, row: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {refusal(error)}") from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table, read_table
+from plait.data.whole import write_whole
 from plait.errors import DataError, UsageError
 from plait.tasks import TASKS, Retrieve, Task
 from plait.train.assemble import Recipe, objective
@@ -264,7 +263,10 @@ def _unread(rows: Rows) -> list[str]:
 def save_run(folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    _replace(folder / MODEL, lambda path: save_file(state, path))
+    try:
+        write_whole(folder / MODEL, lambda path: save_file(state, path))
+    except DataError as error:
+        raise DataError(f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}") from error
     write_json(folder / "schema.json", schema.to_json())
     return Run(folder, schema, task, model.eval(), precision)
 
@@ -300,7 +302,7 @@ def _read_json(path: Path) -> dict:
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON whole or not at all."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain)
-    _replace(path, lambda p: Path(p).write_text(text, encoding="utf-8"))
+    write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def _plain(value: Any):
@@ -314,7 +316,7 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
-        _replace(path, lambda p: pa.parquet.write_table(table, p))
+        write_whole(path, lambda p: pa.parquet.write_table(table, p))
     elif suffix == ".csv":
         from pyarrow import csv
 
@@ -323,25 +325,10 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
             if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
                 cells = [None if v is None else json.dumps(v) for v in table.column(i).to_pylist()]
                 flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
-        _replace(path, lambda p: csv.write_csv(flat, p))
+        write_whole(path, lambda p: csv.write_csv(flat, p))
     elif suffix in (".jsonl", ".ndjson"):
         lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
-        _replace(path, lambda p: Path(p).write_text(lines, encoding="utf-8"))
+        write_whole(path, lambda p: p.write_text(lines, encoding="utf-8"))
     else:
         raise UsageError(f"cannot write {path}: end its name in .parquet, .csv or .jsonl")
     return path
-
-
-def _replace(path: Path, write) -> None:
-    """Call `write` with a temporary path beside `path`, then put it in its place. Raises DataError where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-        os.close(handle)
-        try:
-            write(temporary)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plait.errors import DataError
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Example, Examples, Section, Table, write_report
 
@@ -112,7 +113,7 @@ def test_mistakes_are_named_and_the_old_report_stays(tmp_path, facts, section, m
 
 def test_a_failed_replacement_leaves_no_temporary_file(tmp_path):
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(DataError, match="cannot write .*report.html: Is a directory"):
         write_report(tmp_path / "report.html", {"title": "t"}, [])
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 

@@ -1,4 +1,4 @@
-"""Two hundred damaged tables through `fit`: each trains and answers every row in order, or is refused before training in words that help."""
+"""Two hundred damaged tables through `fit`: each trains and answers every row in order, or is refused before that in words that help."""
 
 from __future__ import annotations
 

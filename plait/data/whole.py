@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all, and what to say where the disk refuses them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from plait.errors import DataError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, 112)  # the last is what Windows says
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Call `write` with a temporary path beside `path`, then put that in its place. Raises DataError where the disk refuses."""
+    path = Path(path)
+    part = path.with_name(f".plait-{os.getpid()}-{threading.get_ident()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"cannot write {path}: {refusal(error)}") from error
+    return path
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what a killed process was writing into `folder`."""
+    for part in Path(folder).glob(".plait-*.new"):
+        part.unlink(missing_ok=True)
+
+
+def refusal(error: Exception) -> str:
+    """Why the disk refused: in a few words, without the path."""
+    found = re.search(r"(?:os error|errno) (\d+)", str(error), re.IGNORECASE)  # safetensors and Arrow say it in words
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number in FULL:
+        return "the disk is full"
+    return os.strerror(number) if number else str(error)
