@@ -6,6 +6,7 @@ Rules are tried in order and each key is used once; a key that no rule knows rai
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -143,16 +144,29 @@ def load_strict(model: nn.Module, state: State) -> None:
 
 
 def read_state(path: str | Path) -> State:
-    """Tensors of a file: safetensors, or a pickle read with weights_only=True (no code runs)."""
+    """Tensors of a file: safetensors, or a pickle of which only tensors and plain containers are read, so that no code runs.
+
+    Raises ValueError for a file that is not there, is damaged, or holds anything else.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}") from error
     for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'")
     return state

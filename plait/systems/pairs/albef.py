@@ -263,7 +263,7 @@ def layout(bert: str) -> list[Rule]:
         Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.look.f.out.{{p}}"),
         Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.look.norm.{{p}}"),
         *bert_words("text_encoder.cls.predictions.transform", "guess"),
-        Tied(["text_encoder.cls.predictions.bias", "text_encoder.cls.predictions.decoder.bias"], "guess.bias"),
+        Tied(["text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"], "guess.bias"),
         Rename("vision_proj.{p}", "image_proj.{p}"),
         Rename("text_proj.{p}", "text_proj.{p}"),
         Rename("itm_head.{p}", "match.{p}"),
@@ -271,7 +271,7 @@ def layout(bert: str) -> list[Rule]:
     ]
 
 
-WORDS = ["text_encoder.bert.embeddings.word_embeddings.weight", "text_encoder.cls.predictions.decoder.weight"]
+WORDS = ["text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"]
 RULES = {
     "official": [Tied(WORDS, "wording.words.table.weight"), *layout("text_encoder.bert")],
     "official_retrieval": layout("text_encoder"),  # fine-tuned: BERT without its word head
