@@ -12,6 +12,7 @@ import torch
 import plait
 from plait.core import attend
 from plait.core.create import build
+from plait.core.tokens import Tokens
 from tests.contract.examples import SYSTEMS, example, kind, run, toy
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
@@ -70,15 +71,62 @@ def test_a_row_alone_equals_the_row_in_a_batch(system):
 
 
 @every_system
-def test_garbage_in_the_padding_changes_nothing(system):
+@pytest.mark.parametrize("floats", [1e3, float("nan")])
+def test_garbage_in_the_padding_and_in_absent_cells_changes_nothing(system, floats):
     model = toy(system).eval()
     batch = example(model)
     dirty = copy.deepcopy(batch)
     for slot, keep in batch["keep"].items():
-        garbage = {"text": 63, "category": 4}.get(kind(slot), 1e3)
+        garbage = {"text": 63, "category": 4}.get(kind(slot), floats)
         dirty[slot] = torch.where(keep, batch[slot], torch.full_like(batch[slot], garbage))
     clean, soiled = run(model, batch, system), run(model, dirty, system)
     close(per_real_token(clean, batch), per_real_token(soiled, batch))
+    if len(system.takes) == 1:  # is called without `present`: a row that lacks its only slot is the task's to answer
+        return
+    for i, slot in enumerate(model.takes):  # in every slot another row is absent, and what lies there is garbage
+        for b in (batch, dirty):
+            b["present"][slot][i % 3] = False
+        dirty[slot][i % 3] = {"text": 63, "category": 4}.get(kind(slot), floats)
+    clean, soiled = run(model, batch, system), run(model, dirty, system)
+    close(per_real_token(clean, batch), per_real_token(soiled, batch))
+
+
+@every_system
+def test_a_text_without_a_word_is_finite(system):
+    model = toy(system).eval()
+    batch = example(model)
+    texts = [slot for slot in model.takes if kind(slot) == "text"]
+    if not texts:
+        pytest.skip("reads no text")
+    for slot in texts:
+        batch["keep"][slot][1] = False
+        batch[slot][1] = 0
+    out = run(model, batch, system)
+    assert out and all(v.isfinite().all() for v in out.values())
+
+
+@every_system
+def test_what_a_model_says_of_itself_is_so(system):
+    model = toy(system).eval()
+    batch = example(model)
+    assert {kind(slot) for slot in model.takes} == set(system.takes)
+    if "backbone" in system.roles:
+        (slot,) = model.takes
+        t = model.tokens(batch[slot], batch["keep"].get(slot))
+        assert isinstance(t, Tokens) and t.x.shape[::2] == (3, model.width) and model.pool(t).shape == (3, model.width)
+        assert model(batch[slot], batch["keep"].get(slot)).shape == (3, system.sizes["toy"]["num_classes"])
+        bare = plait.create_model(f"{system.name}_toy", num_classes=0).eval()
+        assert bare(batch[slot], batch["keep"].get(slot)).shape == (3, model.width)
+    if "embedder" in system.roles:
+        vectors = model.embed(batch)
+        assert set(vectors) == set(model.takes) and model.logit_scale.shape == (1,)
+        for v in vectors.values():
+            assert v.shape == (3, model.embed_width)
+            torch.testing.assert_close(v.norm(dim=1), torch.ones(3))
+    if "fuser" in system.roles:
+        out = model.fuse(batch)
+        assert out["fused"].shape == (3, model.width)
+        assert {slot: tuple(v.shape) for slot, v in out["parts"].items()} == {slot: (3, w) for slot, w in model.part_widths.items()}
 
 
 def per_real_token(out, batch):
