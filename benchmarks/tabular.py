@@ -32,7 +32,10 @@ def peers(task: str) -> dict:
             "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
             "boosting": HistGradientBoostingClassifier(random_state=0),
         }
-    return {"linear": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))), "boosting": HistGradientBoostingRegressor(random_state=0)}
+    return {
+        "linear": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13))),
+        "boosting": HistGradientBoostingRegressor(random_state=0),
+    }
 
 
 def main() -> None:
@@ -54,10 +57,8 @@ def main() -> None:
             for peer, model in peers(task).items():
                 model.fit(train.drop(columns="target"), train["target"])
                 scores[peer].append(model.score(test.drop(columns="target"), test["target"]))
-            folder = options.out / f"{name.replace(' ', '_')}_{split}"
-            run = plait.fit(
-                train.reset_index(drop=True), target="target", out=folder, fractions=(0.9, 0.1, 0.0), seed=split, console=Console(quiet=True)
-            )
+            folder, quiet = options.out / f"{name.replace(' ', '_')}_{split}", Console(quiet=True)
+            run = plait.fit(train.reset_index(drop=True), target="target", out=folder, fractions=(0.9, 0.1, 0.0), seed=split, console=quiet)
             scores["plait"].append(run.evaluate(test.reset_index(drop=True)).scores[0].value)
         mean = {k: float(np.mean(v)) for k, v in scores.items()}
         gap = mean["plait"] - max(mean["linear"], mean["boosting"])

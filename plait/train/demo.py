@@ -19,9 +19,9 @@ from plait.train.console import Console, clock
 from plait.train.fit import fit
 from plait.train.run import Run
 
-QUERIES = ("greek small letter theta", "white chess knight", "rightwards arrow", "latin capital letter a with ring above")
+QUERIES = ("greek small letter theta", "black heart suit", "rightwards arrow", "latin capital letter a with ring above")
 REGULAR = "DejaVuSans"
-EPOCHS, RATE = 13, 1.5e-3
+EPOCHS, RATE, AUGMENT = 16, 1.5e-3, 0.4
 
 
 def demo(out: str | Path, console: Console | None = None, *, minutes: float | None = None) -> dict:
@@ -34,8 +34,9 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
     path = glyphs(out)
     if (out / "run" / "config.json").exists():
         shutil.rmtree(out / "run")  # of an earlier demo
-    options = {"task": "retrieve", "inputs": ["image", "text"], "split": "split", "epochs": EPOCHS, "lr": RATE, "minutes": minutes}
-    run = fit(path, out=out / "run", console=console, **options)
+    columns = {"task": "retrieve", "inputs": ["image", "text"], "split": "split"}
+    training = {"epochs": EPOCHS, "lr": RATE, "augment": AUGMENT, "minutes": minutes}
+    run = fit(path, out=out / "run", console=console, **columns, **training)
     if run.stopped == "interrupted":
         return {"stopped": run.stopped, "run": str(run.folder)}
     table = read_table(path)

@@ -49,9 +49,9 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over `groups(model, weight_decay)`, fused where the device has it."""
+    """AdamW over `groups(model, weight_decay)`, fused where the device has it. Its second moment forgets faster than usual, as CLIP's."""
     made = groups(model, weight_decay)
-    return torch.optim.AdamW(made, lr=lr, fused=made[0]["params"][0].device.type in FUSED)
+    return torch.optim.AdamW(made, lr=lr, betas=(0.9, 0.98), fused=made[0]["params"][0].device.type in FUSED)
 
 
 def schedule(progress: float, warmup: float) -> float:

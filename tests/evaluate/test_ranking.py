@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plait.evaluate import ranking as R
 from plait.evaluate.metrics import retrieval, retrieval_chance
