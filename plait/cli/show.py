@@ -62,7 +62,7 @@ def show(
 
 
 def _weights(row: dict) -> str:
-    where = row.get("hub")
-    if not where:
+    if "hub" not in row and "url" not in row:
         return "none published"
-    return f"{where}, {row.get('file', '')}, licence {row.get('licence') or 'not stated'}"
+    where = f"{row['hub']}, {row['file']}" if "hub" in row else row["url"]
+    return f"{where}, licence {row['licence']}"

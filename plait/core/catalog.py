@@ -110,10 +110,16 @@ def model_info(name: str) -> ModelInfo:
         if size != name and size in system.sizes:
             return ModelInfo(name, size, system)
     everything = list_models(toys=True)
-    alike = [f"{s.name}_{size}" for s in known.values() for size, w in s.weights.items() if name in w.get("references", {}).values()]
+    rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
+    alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
     near = alike or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
     raise ValueError(f"no model is named {name!r}: {hint}")
+
+
+def _bare(name: str) -> str:
+    """A peer's name without its publisher, its tag and its capitals: "timm/vit_tiny_patch16_224.augreg" is "vit_tiny_patch16_224"."""
+    return name.lower().rsplit("/", 1)[-1].split(".")[0]
 
 
 @cache

@@ -298,7 +298,7 @@ SIZES = {
     "base_384_refcoco": FINE,
 }  # fmt: skip
 SALESFORCE = dict(
-    source="official", licence="BSD-3-Clause", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+    source="official", licence="bsd-3-clause", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
 TUNED = SALESFORCE | dict(source="official_retrieval")
 WEIGHTS = {

@@ -1,0 +1,143 @@
+"""The catalogue: what is listed, what is said of each size, and what happens to a name that is none of ours."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import plait
+from plait.core.catalog import ROLE_TASKS, SYSTEMS, ModelInfo, _read, systems
+
+LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-nc-4.0", "apple-ascl"}
+every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
+
+
+@every_system
+def test_what_is_read_as_text_is_what_the_module_says(system):
+    module = importlib.import_module(system.module)
+    assert (module.TAKES, module.ROLES, module.DEFAULT) == (system.takes, system.roles, system.default)
+    assert module.SIZES == system.sizes and module.WEIGHTS == system.weights
+    assert module.__doc__.split("\n")[0] == system.title
+
+
+@every_system
+def test_a_system_is_declared_whole(system):
+    assert {"toy", system.default} <= set(system.sizes) and system.default != "toy"
+    assert set(system.weights) <= set(system.sizes)
+    assert set(system.roles) <= set(ROLE_TASKS) and system.tasks
+    assert "New here:" in system.summary and re.search(r"\b20\d\d\. ?(arXiv:\d{4}\.\d{5}\.)?$", system.title), system.title
+
+
+@every_system
+def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
+    rules = getattr(importlib.import_module(system.module), "RULES", {})
+    for size in system.sizes:
+        info = plait.model_info(f"{system.name}_{size}")
+        row = info.weights
+        if not row:
+            continue
+        assert ("hub" in row) != ("url" in row), info.name
+        assert row["licence"] in LICENCES and row["source"] in rules, info.name
+        if "hub" in row:
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", row["hub"]) and row["file"].endswith((".safetensors", ".bin")), info.name
+        else:
+            assert row["url"].startswith("https://"), info.name
+        if "image" in info.takes:
+            assert len(row["mean"]) == len(row["std"]) == 3 and all(0 < v < 1 for v in (*row["mean"], *row["std"])), info.name
+        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part"}, info.name
+        assert set(info.references) <= {"timm", "transformers", "open_clip", "official"}, info.name
+
+
+def test_no_two_sizes_claim_one_file_or_one_peer():
+    rows = [plait.model_info(n) for n in plait.list_models()]
+    files = [(i.weights.get("hub"), i.weights.get("url")) for i in rows if i.weights]
+    peers = [pair for i in rows for pair in i.references.items()]
+    assert len(files) == len(set(files)) and len(peers) == len(set(peers))
+
+
+def test_a_list_can_be_narrowed():
+    names = plait.list_models()
+    assert len(names) > 100 and len(names) == len(set(names))
+    assert plait.list_models("crossvit_*_dagger*") == [n for n in names if n.startswith("crossvit_") and "dagger" in n]
+    assert plait.list_models("no such thing") == []
+    both = plait.list_models(takes={"image", "text"})
+    assert {"clip_nano", "albef_nano", "auto_small"} <= set(both) and not {"vit_nano", "bert_nano"} & set(both)
+    assert plait.list_models(takes="text") == plait.list_models(takes=["text"])
+    assert all("retrieve" in plait.model_info(n).tasks for n in plait.list_models(task="retrieve"))
+    assert "vit_nano" not in plait.list_models(task="match") and "vilt_nano" not in plait.list_models(task="retrieve")
+    assert plait.list_models("vit_*", takes="image", task="classify") == plait.list_models("vit_*")
+
+
+def test_toys_are_shown_on_request_alone():
+    assert not [n for n in plait.list_models() if n.endswith("_toy")]
+    assert len([n for n in plait.list_models(toys=True) if n.endswith("_toy")]) == len(systems())
+    assert plait.model_info("vit_toy").size == "toy"
+
+
+def test_every_listed_name_is_known_and_gives_its_own_facts():
+    for name in plait.list_models(toys=True):
+        info = plait.model_info(name)
+        assert isinstance(info, ModelInfo) and info.name == name == f"{info.system.name}_{info.size}"
+        assert info.takes == info.system.takes and "references" not in info.weights
+    info = plait.model_info("vit_tiny_patch16_224")
+    assert info.parameters == 5_717_416  # as timm counts them
+    assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {"timm": "vit_tiny_patch16_224"}
+    assert info.tasks == ("classify", "regress") and info.takes == ("image",)
+
+
+def test_a_system_alone_means_its_default_size():
+    for system in systems().values():
+        assert plait.model_info(system.name).name == f"{system.name}_{system.default}"
+
+
+def test_what_is_said_of_a_size_cannot_be_changed_by_its_reader():
+    info = plait.model_info("vit_nano")
+    info.arguments["width"] = 1
+    assert plait.model_info("vit_nano").arguments["width"] == 192
+
+
+@pytest.mark.parametrize(
+    "name, ours",
+    [
+        ("crosvit_small", "crossvit_small"),
+        ("bert_base_uncase", "bert_base_uncased"),
+        ("vit_small_patch14_reg4_dinov2", "dinov2_small_patch14_reg4"),
+        ("crossvit_15_dagger_240", "crossvit_15_dagger"),
+        ("timm/vit_base_patch16_clip_224.openai", "vit_clip_base_patch16_224"),
+        ("google-bert/bert-base-uncased", "bert_base_uncased"),
+        ("bert-base-uncased", "bert_base_uncased"),
+        ("ViT-B-32", "clip_vit_b_32"),
+        ("vit-b-32", "clip_vit_b_32"),
+        ("openai/clip-vit-base-patch16", "clip_vit_b_16_quickgelu"),
+        ("dandelin/vilt-b32-mlm", "vilt_b_32"),
+    ],
+)
+def test_an_unknown_name_leads_to_ours(name, ours):
+    with pytest.raises(ValueError, match=rf"no model is named '{re.escape(name)}': did you mean {re.escape(ours)}\b"):
+        plait.model_info(name)
+
+
+@pytest.mark.parametrize("name", ["", "zzzz", "resnet50"])
+def test_a_name_like_none_of_ours_leads_to_the_list(name):
+    with pytest.raises(ValueError, match="plait models"):
+        plait.model_info(name)
+
+
+def test_a_file_that_declares_nothing_is_named():
+    with pytest.raises(ValueError, match=r"tokens.py is no system file: it has no literal TAKES, ROLES"):
+        _read(SYSTEMS.parent / "core" / "tokens.py")
+
+
+def test_the_catalogue_needs_no_torch():
+    code = """if True:
+        import sys, plait
+        assert plait.list_models() and plait.model_info("vit").arguments and plait.model_info("clip").weights is not None
+        heavy = {"torch", "numpy", "transformers"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
