@@ -34,8 +34,14 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 def sweep(folder: str | Path) -> None:
     """Remove what a killed process was writing into `folder`."""
-    for part in Path(folder).glob(".plait-*.new"):
-        part.unlink(missing_ok=True)
+    for path in Path(folder).iterdir():
+        if is_scrap(path):
+            path.unlink(missing_ok=True)
+
+
+def is_scrap(path: Path) -> bool:
+    """Whether this is what a killed process was writing."""
+    return path.match(".plait-*.new")
 
 
 def refusal(error: Exception) -> str:

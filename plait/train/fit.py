@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from plait import __version__
-from plait.data.whole import sweep
+from plait.data.whole import is_scrap, sweep
 from plait.errors import DataError, UsageError
 from plait.tasks import Retrieve
 from plait.tasks.bind import Bound
@@ -107,8 +107,8 @@ def fit(
 
 def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: Path, device, cost: dict, console: Console, resume) -> Run:
     data = job.data
-    sweep(folder)
     write_json(folder / "schema.json", data.schema.to_json())
+    sweep(folder)
     data.rows.bad.write(folder / "bad_rows.parquet")
     console.start("training", plan.epochs * job.steps_per_epoch)
     begun = time.monotonic()
@@ -226,8 +226,10 @@ def free_folder(source: Any) -> Path:
 
 
 def _refuse_taken(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if (folder / CONFIG).exists():
         raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
+    if folder.exists() and (not folder.is_dir() or any(not is_scrap(p) for p in folder.iterdir())):
+        raise UsageError(f"{folder} already exists and is no run folder: give another --out")
 
 
 def command() -> str:

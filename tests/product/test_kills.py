@@ -1,0 +1,134 @@
+"""`plait fit`, killed at any moment and resumed, ends with the same bits as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+FIT = """
+import sys, plait
+from plait.train.console import Console
+plait.fit("digits.parquet", out=sys.argv[1], target="digit", system="auto_toy", image_size=16, epochs=3, batch_size=16, precision="fp32",
+    ema=float(sys.argv[2]) or None, checkpoint_seconds=0.0, console=Console(quiet=True))
+"""  # checkpoint_seconds is no option of the command line: 0 means after every step
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A table of pictures and numbers."""
+    folder, digits = tmp_path_factory.mktemp("kills"), load_digits()
+    photos = []
+    for image in digits.images[:320]:
+        out = io.BytesIO()
+        Image.fromarray((image * 15.9).astype(np.uint8)).save(out, "PNG")
+        photos.append(out.getvalue())
+    ink = digits.images[:320].mean((1, 2))
+    pq.write_table(pa.table({"photo": photos, "ink": ink, "digit": [f"d{k}" for k in digits.target[:320]]}), folder / "digits.parquet")
+    return folder
+
+
+def begin(home: Path, name: str, ema: float = 0.0) -> subprocess.Popen:
+    return launch(home, "-c", FIT, name, str(ema))
+
+
+def resume(home: Path, name: str) -> subprocess.Popen:
+    return launch(home, "-m", "plait.cli", "fit", "--resume", name, "--quiet")
+
+
+def launch(home: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *words], cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9; the process must still have been at work."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def newest(folder: Path) -> int:
+    """The number of the newest checkpoint: it is the number of the steps and epochs behind it."""
+    home = folder / "checkpoints"
+    return max((int(p.name) for p in home.iterdir() if p.name.isdigit()), default=0) if home.is_dir() else 0
+
+
+def wait(process: subprocess.Popen, reached) -> None:
+    """Until `reached()`, a millisecond at a time."""
+    end = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("ema, kills", [(0.0, 5), (0.99, 5)])
+def test_killed_and_resumed_it_ends_with_the_same_bits(home, ema, kills):
+    rng, name, whole = np.random.default_rng(round(ema * 100)), f"killed{ema}", f"whole{ema}"
+    assert finished(begin(home, whole, ema)) == ""
+    last = newest(home / whole)
+    assert last >= 48
+    process, places = begin(home, name, ema), []
+    for k in range(kills):
+        until = max(newest(home / name) + 1, int(last * (k + rng.random()) / kills) - 2)
+        wait(process, lambda until=until: newest(home / name) >= until)
+        time.sleep(0.05 * rng.random())  # anywhere in a step, its checkpoint, or the validation
+        kill(process)
+        places.append(newest(home / name))
+        process = resume(home, name)
+    assert finished(process) == ""
+    assert len(set(places)) == kills, places
+    one, two = ((home / n / "model.safetensors").read_bytes() for n in (whole, name))
+    assert one == two
+    lines = [[json.loads(line) for line in (home / n / "metrics.jsonl").read_text().splitlines()] for n in (whole, name)]
+    assert len(lines[0]) == 3 and [dict(r, seconds=0) for r in lines[0]] == [dict(r, seconds=0) for r in lines[1]]
+    scores = [json.loads((home / n / "report.json").read_text())["splits"] for n in (whole, name)]
+    assert scores[0] == scores[1]
+    assert {p.name for p in (home / name).iterdir()} == {p.name for p in (home / whole).iterdir()}  # no scraps of killed writes
+
+
+def test_killed_while_reading_nothing_is_left(home):
+    process = begin(home, "reading")
+    time.sleep(2 * np.random.default_rng(3).random())  # still importing or reading
+    kill(process)
+    assert not (home / "reading").exists()
+    process = resume(home, "reading")
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and message == "plait: reading is no run folder: it has no config.json\n"
+
+
+def test_killed_before_the_first_checkpoint_it_starts_again(home):
+    process = begin(home, "early")
+    wait(process, lambda: (home / "early" / "config.json").exists())
+    kill(process)
+    assert newest(home / "early") <= 1
+    finished(resume(home, "early"))
+    assert (home / "early" / "model.safetensors").read_bytes() == (home / "whole0.0" / "model.safetensors").read_bytes()
+
+
+def test_a_folder_with_a_scrap_of_a_killed_write_is_as_good_as_empty(home):
+    (home / "scrap").mkdir()
+    (home / "scrap" / ".plait-1-2.new").write_text("{")  # all that a kill within the first write leaves
+    finished(begin(home, "scrap"))
+    assert not list((home / "scrap").glob(".plait-*"))
