@@ -9,10 +9,15 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SYSTEMS = Path(__file__).parent.parent / "systems"
 
@@ -80,8 +85,6 @@ class ModelInfo:
     @property
     def parameters(self) -> int:
         """The number of parameters, counted on a model without storage (imports torch)."""
-        from plait.core.create import build
-
         return sum(p.numel() for p in build(self.name).parameters())
 
 
@@ -120,6 +123,16 @@ def model_info(name: str) -> ModelInfo:
 def _bare(name: str) -> str:
     """A peer's name without its publisher, its tag and its capitals: "timm/vit_tiny_patch16_224.augreg" is "vit_tiny_patch16_224"."""
     return name.lower().rsplit("/", 1)[-1].split(".")[0]
+
+
+def build(name: str, **arguments) -> nn.Module:
+    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size."""
+    import torch
+
+    info = model_info(name)
+    model = importlib.import_module(info.system.module).MODEL
+    with torch.device("meta"):
+        return model(**{**info.arguments, **arguments})
 
 
 @cache

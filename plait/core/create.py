@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from plait.core.catalog import ModelInfo, model_info
+from plait.core.catalog import ModelInfo, build, model_info
 from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise
 from plait.core.weights import State, convert, load_strict, read_state
-
-
-def build(name: str, **arguments) -> nn.Module:
-    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size."""
-    info = model_info(name)
-    model = importlib.import_module(info.system.module).MODEL
-    with torch.device("meta"):
-        return model(**{**info.arguments, **arguments})
 
 
 def create_model(

@@ -11,7 +11,7 @@ import torch
 
 import plait
 from plait.core import attend
-from plait.core.create import build
+from plait.core.catalog import build
 from plait.core.tokens import Tokens
 from tests.contract.examples import SYSTEMS, example, kind, run, toy
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import plait
-from plait.core.create import build
+from plait.core.catalog import build
 from plait.core.weights import convert
 from plait.parts.objectives.contrastive import contrastive
 from plait.parts.objectives.matching import hard_negatives, hide_words

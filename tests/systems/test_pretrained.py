@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import plait
-from plait.core.catalog import systems
-from plait.core.create import build
+from plait.core.catalog import build, systems
 from tests.contract.examples import example, run
 
 # One published size of each layout, with the toy's arguments: small, but read as the published file is.
