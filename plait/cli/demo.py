@@ -28,6 +28,8 @@ def demo(
 
     from plait.train.console import Console
     from plait.train.demo import demo as play
+    from plait.train.memory import keep_memory
 
+    keep_memory()
     found = play(Path(out), Console(sys.stdout, quiet=quiet), minutes=minutes)
     return Answer(found, INTERRUPTED if found.get("stopped") == "interrupted" else 0)
