@@ -17,7 +17,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.tasks import TASKS, Task
+from plait.tasks import TASKS, Retrieve, Task
 from plait.tasks.match import MATCH, with_mismatches
 from plait.train.assemble import choose, reads
 from plait.train.console import Console
@@ -86,6 +86,8 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         console.stop()
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
+    if isinstance(task, Retrieve):
+        splits = _pairs(splits, rows, task)
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
@@ -209,6 +211,17 @@ def _known(splits: dict[str, np.ndarray], truth: np.ndarray, task: Task) -> dict
     out = {name: rows[known[rows]] for name, rows in splits.items()}
     if not len(out["train"]):
         raise DataError(f"no training row has a usable target ({task.target!r}): there is nothing to learn from")
+    return out
+
+
+def _pairs(splits: dict[str, np.ndarray], rows: Rows, task: Retrieve) -> dict[str, np.ndarray]:
+    """The splits without rows of which a side cannot be read."""
+    there = rows.presence()
+    whole = there[task.sides[0]] & there[task.sides[1]]
+    out = {name: index[whole[index]] for name, index in splits.items()}
+    if not len(out["train"]):
+        sides = " and a readable ".join(map(repr, task.names))
+        raise DataError(f"no training row has both a readable {sides}: there is no pair to learn from")
     return out
 
 
