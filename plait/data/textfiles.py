@@ -39,17 +39,27 @@ def read_csv(path: Path) -> pa.Table:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise DataError(f"{path} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own.")
-    try:
-        data = pa.csv.read_csv(
+
+    def parse(threads: bool) -> pa.Table:
+        return pa.csv.read_csv(
             path,
             read_options=pa.csv.ReadOptions(
-                column_names=names, skip_rows_after_names=1, block_size=min(max(path.stat().st_size, 1 << 20), 1 << 28)
+                use_threads=threads,
+                column_names=names,
+                skip_rows_after_names=1,
+                block_size=min(max(path.stat().st_size, 1 << 20), 1 << 28),
             ),
             parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
                 column_types={n: pa.string() for n in names}, null_values=MISSING, strings_can_be_null=True
             ),
         )
+
+    try:
+        try:
+            data = parse(threads=True)
+        except pa.ArrowException:
+            data = parse(threads=False)  # slower, but it knows the number of the row that is wrong
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in every row."
