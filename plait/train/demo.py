@@ -21,7 +21,7 @@ from plait.train.run import Run
 
 QUERIES = ("greek small letter theta", "black heart suit", "rightwards arrow", "latin capital letter a with ring above")
 REGULAR = "DejaVuSans"
-EPOCHS, RATE, AUGMENT = 15, 1.5e-3, 0.4
+EPOCHS, RATE, AUGMENT = 16, 1.5e-3, 0.4
 
 
 def demo(out: str | Path, console: Console | None = None, *, minutes: float | None = None) -> dict:
