@@ -70,7 +70,7 @@ def assess(
 
     parts: also measure each modality alone and each absent (one more pass over the rows for each).
     """
-    known = index[_known(truth[index])]
+    known = index[known_targets(truth[index])]
 
     def answers(absent: list[str]) -> np.ndarray:
         return task.finish(outputs(model, rows, known, precision=precision, absent=absent))
@@ -96,6 +96,7 @@ def assess(
     return out
 
 
-def _known(truth: np.ndarray) -> np.ndarray:
+def known_targets(truth: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows with a target (NaN and -100 are none; one known label of several is enough); truth (n, ...)."""
     known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
     return known if known.ndim == 1 else known.any(1)

@@ -17,7 +17,7 @@ from plait.train import optim
 from plait.train.job import TableJob
 from plait.train.loop import Plan
 from plait.train.memory import peak_memory
-from plait.train.predict import to_device
+from plait.train.parallel import to_device
 from plait.train.prepare import Prepared
 from plait.train.settings import Settings
 

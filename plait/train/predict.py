@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.data.rows import Rows
-
-
-def to_device(batch: dict, device: torch.device) -> dict:
-    """The batch with every tensor on `device`."""
-    return {k: to_device(v, device) if isinstance(v, dict) else v.to(device, non_blocking=True) for k, v in batch.items()}
+from plait.train.parallel import to_device
 
 
 def without(batch: dict, slots: Iterable[str]) -> dict:

@@ -20,6 +20,7 @@ from plait.errors import DataError, UsageError
 from plait.tasks import TASKS, Retrieve, Task
 from plait.tasks.match import MATCH, with_mismatches
 from plait.train.assemble import choose, reads
+from plait.train.assess import known_targets
 from plait.train.console import Console
 from plait.train.settings import Settings
 
@@ -206,8 +207,7 @@ def _split(table: Table, schema: Schema, settings: Settings, given: dict[str, np
 
 def _known(splits: dict[str, np.ndarray], truth: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """The splits without rows whose target is not known."""
-    known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
-    known = known if known.ndim == 1 else known.any(1)
+    known = known_targets(truth)
     out = {name: rows[known[rows]] for name, rows in splits.items()}
     if not len(out["train"]):
         raise DataError(f"no training row has a usable target ({task.target!r}): there is nothing to learn from")

@@ -45,7 +45,8 @@ class SumOfParts(nn.Module):
 
     def reset(self) -> None:
         """Every layer starts from nothing; the prior is data and stays."""
-        for layer in [self.fused, *self.parts.values(), *self.linear.values()]:
+        self.quiet()
+        for layer in self.linear.values():
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
