@@ -1,0 +1,55 @@
+"""Convolutions with their norms, the steps that hybrids of convolution and attention are made of. Maps are (B, C, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of a map, at every place on its own: (B, C, H, W) -> the same shape."""
+
+    def reset(self) -> None:
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without a bias, batch norm, activation: (B, C, H, W) -> (B, C', H / stride, W / stride), rounded up.
+
+    kernel is odd; act makes the activation (`nn.GELU`), None for none; eps is the batch norm's.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        act: Callable[[], nn.Module] | None = None,
+        eps: float = 1e-5,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out, eps=eps)
+        self.act = nn.Identity() if act is None else act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what the whole map says (arXiv:1709.01507): (B, C, H, W) -> the same shape."""
+
+    def __init__(self, channels: int, hidden: int, *, act: Callable[[], nn.Module] = nn.ReLU, gate: Callable[[], nn.Module] = nn.Sigmoid):
+        super().__init__()
+        self.down, self.act, self.up, self.gate = nn.Conv2d(channels, hidden, 1), act(), nn.Conv2d(hidden, channels, 1), gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.up(self.act(self.down(x.mean((2, 3), keepdim=True)))))

@@ -1,0 +1,43 @@
+"""Between maps (B, C, H, W) and Tokens of a grid, without copying.
+
+A map that comes from tokens lies in memory as the tokens do (channels last); convolutions keep it so, and the way back is a view.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from plait.core.tokens import Tokens
+
+
+def to_tokens(x: Tensor) -> Tokens:
+    """(B, C, H, W) -> Tokens (B, H * W, C) with grid (H, W)."""
+    return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))
+
+
+def to_map(t: Tokens) -> Tensor:
+    """Tokens with a grid -> (B, D, H, W), special tokens left out."""
+    return t.body().transpose(1, 2).unflatten(2, t.grid)
+
+
+class OnMap(nn.Module):
+    """`f` of a map (B, D, H, W) -> (B, D', H', W'), applied to Tokens of a grid without special tokens."""
+
+    def __init__(self, f: nn.Module):
+        super().__init__()
+        self.f = f
+
+    def forward(self, t: Tokens) -> Tokens:
+        x = self.f(to_map(t))
+        return t.put(x=x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))
+
+
+class OnTokens(nn.Module):
+    """`f` of Tokens, applied to a map: (B, C, H, W) -> (B, D, H', W'). A stack of blocks becomes a stage of a pyramid."""
+
+    def __init__(self, f: nn.Module):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_map(self.f(to_tokens(x)))

@@ -1,0 +1,51 @@
+"""What backbones of several resolutions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from plait.core.tokens import Tokens, mean
+from plait.parts.maps import to_tokens
+
+
+class Pyramid(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K), through maps of falling resolution and growing width.
+
+    stem: pictures -> map. stages: each map -> the next map (B, C_i, H_i, W_i); a stage of blocks on tokens is `OnTokens(Stack(...))`.
+    norm: of the last stage's tokens, `nn.Identity()` for none. width: of the last stage. With `num_classes=0` the logits are the pooled
+    features. A system adds its stages, and its own `pool` where the paper's differs.
+    """
+
+    takes = ("image",)
+    classifier = ("head.",)
+    multiple: int | None = 1  # both sides of a picture must be multiples of this; None: only the size the model was made for
+
+    def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], norm: nn.Module, width: int, num_classes: int):
+        super().__init__()
+        self.width = width
+        self.stem, self.stages, self.norm = stem, nn.ModuleList(stages), norm
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Each stage's map (B, C_i, H_i, W_i), finest first."""
+        x, found = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return to_tokens(x)
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the normed tokens."""
+        return mean(t.put(x=self.norm(t.x)))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
