@@ -79,6 +79,20 @@ def attend(
     return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
+def attention_weights(
+    q: Tensor, k: Tensor, *, keep: Tensor | None = None, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(q k^T * scale + bias) itself, (B, H, N, M) float32, for modules that use the same weights several times.
+
+    Arguments as `attend`; there is one backend. A query with nothing to attend to has weights of zero.
+    """
+    mask = None if keep is None else keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
+    maps = _maps(q, k, mask, bias, scale)
+    if _record is not None:
+        _record.append(maps)
+    return maps
+
+
 SHORT = 384  # tokens
 
 
