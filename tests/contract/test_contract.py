@@ -16,6 +16,7 @@ from plait.core.tokens import Tokens
 from tests.contract.examples import SYSTEMS, example, kind, run, toy
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
+every_eye = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS if s.takes == ("image",)])
 
 
 def close(a, b, tolerance=1e-5):
@@ -233,7 +234,8 @@ def test_attention_backends_agree_and_maps_are_recorded(system):
     with attend.record() as maps:
         recorded = run(model, batch, system)
     close(fused, recorded)
-    assert maps and all(m.dim() == 4 and m.isfinite().all() for m in maps)
+    assert bool(maps) == getattr(model, "attends", True)
+    assert all(m.dim() == 4 and m.isfinite().all() for m in maps)
 
 
 @every_system
@@ -265,3 +267,67 @@ def test_exports_with_a_dynamic_batch(system):
         program = torch.export.export(wrapped, (batch,), dynamic_shapes=(shapes,))
         other = example(model, rows=5, seed=7)
         close(run(model, other, system), program.module()(other))
+
+
+def picture(model, height, width, rows=2, seed=0):
+    """A picture (B, 3, H, W) of at least this height and width that `model` can read."""
+    m = model.multiple
+    return torch.rand(rows, 3, -(-height // m) * m, -(-width // m) * m, generator=torch.Generator().manual_seed(seed))
+
+
+def of_any_size(system):
+    model = toy(system).eval()
+    if getattr(model, "multiple", None) is None:
+        pytest.skip("reads pictures of one size")
+    return model
+
+
+@torch.no_grad()
+@every_eye
+def test_maps_of_every_resolution(system):
+    model = toy(system).eval()
+    if not hasattr(model, "maps"):
+        pytest.skip("has one resolution")
+    x = torch.rand(2, 3, 32, 32) if model.multiple is None else picture(model, 64, 96)
+    maps, t = model.maps(x), model.tokens(x)
+    strides = [round(x.shape[2] / m.shape[2]) for m in maps]
+    assert strides == sorted(strides) and strides == list(getattr(model, "strides", strides))
+    for stride, m in zip(strides, maps):
+        assert m.dim() == 4 and m.shape[0] == 2 and m.isfinite().all()
+        assert all(abs(side / stride - found) < 1 for side, found in zip(x.shape[2:], m.shape[2:]))
+    assert t.grid == tuple(maps[-1].shape[2:])
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), t.body())
+
+
+@torch.no_grad()
+@every_eye
+@pytest.mark.parametrize("size", [(64, 64), (37, 50)])
+def test_pictures_of_other_sizes(system, size):
+    model = of_any_size(system)
+    x = picture(model, *size)
+    t = model.tokens(x)
+    assert t.grid is None or t.body().shape[1] == t.grid[0] * t.grid[1]
+    assert model(x).shape == (2, 10) and model(x).isfinite().all()
+    assert not torch.allclose(model(x), model(x.flip(0)))
+
+
+@torch.no_grad()
+@every_eye
+def test_exports_with_dynamic_height_and_width(system):
+    model = of_any_size(system)
+    least, m = -(-64 // model.multiple), model.multiple
+    rows, height, width = (torch.export.Dim(n, min=low, max=8 * low) for n, low in (("rows", 2), ("height", least), ("width", least)))
+    sides = {2: height if m == 1 else m * height, 3: width if m == 1 else m * width}
+    program = torch.export.export(model, (picture(model, 70, 100, rows=3),), dynamic_shapes=({0: rows, **sides},)).module()
+    for x in (picture(model, 100, 72, rows=2, seed=1), picture(model, 64, 64, rows=5, seed=2)):
+        torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@every_eye
+def test_compiles_whole_with_dynamic_height_and_width(system):
+    torch._dynamo.reset()
+    model = of_any_size(system)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    for x in (picture(model, 70, 100, rows=3), picture(model, 100, 72, seed=1)):
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)

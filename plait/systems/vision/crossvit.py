@@ -105,6 +105,7 @@ class CrossViT(nn.Module):
     ):
         super().__init__()
         self.width, self.image, self.coarse, self.patch = sum(widths), tuple(image), tuple(coarse), patches[1]
+        self.multiple = patches[0]
         makers = (
             [PatchTokens(w, p) for w, p in zip(widths, patches)] if stems is None else [ConvTokens(w, s) for w, s in zip(widths, stems)]
         )

@@ -50,7 +50,7 @@ class DeiT(nn.Module):
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, votes=2, num_classes=1000, drop_path=0.0):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.votes = nn.ModuleList(Vote(width, num_classes) for _ in range(votes))
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=votes)

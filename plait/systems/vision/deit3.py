@@ -29,7 +29,7 @@ class DeiT3(nn.Module):
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))

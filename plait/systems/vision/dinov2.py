@@ -49,7 +49,7 @@ class DINOv2(nn.Module):
 
     def __init__(self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None

@@ -32,7 +32,7 @@ class ViT(nn.Module):
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, patch
         self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)

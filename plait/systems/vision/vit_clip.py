@@ -26,7 +26,7 @@ class ViTCLIP(nn.Module):
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, patch
         self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))

@@ -1,0 +1,34 @@
+"""Relative positions inside a window."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def offsets(window: tuple[int, int]) -> Tensor:
+    """(h w, h w) int64: for each pair of places (query, key) of a window (h, w) the number of their offset, 0 to (2h-1)(2w-1) - 1."""
+    rows, columns = (torch.arange(side)[:, None] - torch.arange(side)[None] + side - 1 for side in window)  # from 0 to 2 side - 2
+    number = rows[:, None, :, None] * (2 * window[1] - 1) + columns[None, :, None, :]  # (h, w, h, w)
+    return number.flatten(2).flatten(0, 1)
+
+
+class RelativeBias(nn.Module):
+    """A learned number per head and offset between two places of a window (h, w): () -> (1, H, h w, h w), additive in attention.
+
+    Source: Swin (arXiv:2103.14030). The table is ((2h-1)(2w-1), H), offsets in the order of `offsets`.
+    """
+
+    def __init__(self, window: tuple[int, int], heads: int):
+        super().__init__()
+        self.window = tuple(window)
+        self.table = nn.Parameter(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), heads))
+        self.register_buffer("index", torch.empty((window[0] * window[1]) ** 2, dtype=torch.int64), persistent=False)
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self.index.copy_(offsets(self.window).flatten())
+
+    def forward(self) -> Tensor:
+        n = self.window[0] * self.window[1]
+        return self.table.T.index_select(1, self.index).view(1, -1, n, n)
