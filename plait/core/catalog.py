@@ -26,7 +26,9 @@ ROLE_TASKS = {
     "backbone": ("classify", "regress"),
     "embedder": ("classify", "regress", "retrieve", "match"),
     "fuser": ("classify", "regress", "match"),
+    "transcriber": ("transcribe",),
 }
+TASKS = ("classify", "regress", "retrieve", "match", "transcribe")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class System:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(t for t in ("classify", "regress", "retrieve", "match") if any(t in ROLE_TASKS[r] for r in self.roles))
+        return tuple(t for t in TASKS if any(t in ROLE_TASKS[r] for r in self.roles))
 
 
 @dataclass(frozen=True)
