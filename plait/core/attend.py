@@ -1,4 +1,10 @@
-"""Attention, computed in one place; a switch changes the backend of every model at once."""
+"""Attention, computed in one place; a switch changes the backend of every model at once.
+
+"sdpa"   torch's fused kernels, the default.
+"eager"  plain products, scores in float32: slow, and the truth that the others are tested against.
+"flex"   torch's flex_attention: one kernel even for packed rows where the model is compiled, plain products where it is not.
+         It has no dropout, and no gradients on the CPU: both raise.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BACKENDS = ("sdpa", "eager")
+from plait.core.packing import check, each
+
+BACKENDS = ("sdpa", "eager", "flex")
 _backend = "sdpa"
 _record: list[Tensor] | None = None
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Compute all attention inside with `name`: "sdpa" (fused kernels) or "eager" (plain products)."""
+    """Compute all attention inside with `name`, one of `BACKENDS`."""
     global _backend
     if name not in BACKENDS:
         raise ValueError(f"attention backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
@@ -29,7 +37,10 @@ def backend(name: str) -> Iterator[None]:
 
 @contextmanager
 def record() -> Iterator[list[Tensor]]:
-    """Collect every attention map (B, H, N, M) computed inside, in call order, under any backend."""
+    """Collect every attention map (B, H, N, M) computed inside, in call order, under any backend.
+
+    A packed row gives one map for each run of neighbouring sequences of one length, B being their number.
+    """
     global _record
     before, _record = _record, []
     try:
@@ -48,22 +59,33 @@ def attend(
     causal: bool = False,
     scale: float | None = None,
     dropout: float = 0.0,
+    lengths: tuple[int, ...] | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v, over the keys that may be attended to.
 
     q (B, H, N, E), k (B, H, M, E), v (B, H, M, F) -> (B, H, N, F).
     keep: (B, M) or (B, N, M) bool, True = may attend. bias: additive, broadcastable to (B, H, N, M).
     causal: query n sees keys up to n + M - N. A query with nothing to attend to returns zeros.
+    lengths: the one row (B = 1) holds sequences of these lengths, each of which attends to itself only, at the cost of the sum of
+    their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
+    Raises ValueError where the arguments do not fit each other, or the chosen backend cannot honour one.
     """
+    if lengths is not None:
+        check(q, k, lengths, keep, bias)
+    if lengths is not None and (_backend != "flex" or _record is not None):
+        return each(attend, q, k, v, lengths, keep=keep, bias=bias, causal=causal, scale=scale, dropout=dropout)
     mask = None
     if keep is not None:
         mask = keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
-    n, m = q.shape[-2], k.shape[-2]
-    if causal and (mask is not None or bias is not None or n != m or _backend == "eager" or _record is not None):
-        past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-        mask, causal = past if mask is None else mask & past, False
     if _record is not None:
-        _record.append(_maps(q, k, mask, bias, scale))
+        _record.append(_maps(q, k, _past(q, k, mask, causal), bias, scale))
+    if _backend == "flex":
+        from plait.core.flex import flex
+
+        return flex(q, k, v, mask, bias, causal, scale, dropout, lengths)
+    n, m = q.shape[-2], k.shape[-2]
+    if causal and (mask is not None or bias is not None or n != m or _backend == "eager"):
+        mask, causal = _past(q, k, mask, causal), False
     if _backend == "eager":
         return F.dropout(_maps(q, k, mask, bias, scale), dropout).to(v.dtype) @ v
     if _short_bf16(q, k):
@@ -102,13 +124,21 @@ def _short_bf16(q: Tensor, k: Tensor) -> bool:
     return q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and max(q.shape[-2], k.shape[-2]) <= SHORT
 
 
+def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
+    """`mask` without the keys that lie ahead of each query, if `causal`."""
+    if not causal:
+        return mask
+    n, m = q.shape[-2], k.shape[-2]
+    past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+    return past if mask is None else mask & past
+
+
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, scale: float | None, dropout: float):
     """Attention in the inputs' own precision, (B, H, N, F)."""
+    mask = _past(q, k, mask, causal)
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     out = F.dropout(scores.softmax(-1), dropout) @ v

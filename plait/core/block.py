@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, unpacked
 
 
 class Attention(nn.Module):
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         qkv = self.qkv(t.x).view(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, H, E)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
         drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=t.keep, bias=mass(t), causal=self.causal, dropout=drop)
+        y = attend(q, k, v, keep=t.keep, bias=mass(t), causal=self.causal, dropout=drop, lengths=t.lengths)
         return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
 
 
@@ -44,6 +44,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tokens, context: Tokens) -> Tokens:
+        unpacked(t, context)
         (b, n, d), m = t.x.shape, context.x.shape[1]
         q = self.q(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
         k, v = self.kv(context.x).view(b, m, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, M, E)

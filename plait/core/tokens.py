@@ -17,6 +17,7 @@ class Tokens(NamedTuple):
     grid    (rows, columns) of the tokens after the first `head`; None: no grid
     weight  (B, N) how many source tokens each one stands for; None: one each
     head    count of leading special tokens (class, distillation, register)
+    lengths of the sequences that lie one after another in the only row (B = 1), see `core/packing.py`; None: a sequence a row
     """
 
     x: Tensor
@@ -25,6 +26,7 @@ class Tokens(NamedTuple):
     grid: tuple[int, int] | None = None
     weight: Tensor | None = None
     head: int = 0
+    lengths: tuple[int, ...] | None = None
 
     def put(self, **changes) -> Tokens:
         """A copy with some fields replaced; parts return this and never mutate."""
@@ -37,6 +39,7 @@ class Tokens(NamedTuple):
 
 def prepend(special: Tensor, tokens: Tokens) -> Tokens:
     """Put learned special tokens (1 or B, S, D) in front; they are always real and weigh one."""
+    unpacked(tokens)
     batch, count = tokens.x.shape[0], special.shape[1]
     x = torch.cat([special.expand(batch, -1, -1).to(tokens.x.dtype), tokens.x], 1)  # (B, S + N, D)
     keep, weight = tokens.keep, tokens.weight
@@ -49,6 +52,7 @@ def prepend(special: Tensor, tokens: Tokens) -> Tokens:
 
 def join(*streams: Tokens) -> Tokens:
     """One sequence of all streams' tokens (B, N1 + N2 + ..., D); a missing mask counts as all real."""
+    unpacked(*streams)
     x = torch.cat([t.x for t in streams], 1)
     if all(t.keep is None for t in streams):
         return Tokens(x)
@@ -56,8 +60,18 @@ def join(*streams: Tokens) -> Tokens:
     return Tokens(x, keep=torch.cat(keep, 1))
 
 
+def unpacked(*streams: Tokens) -> None:
+    """Raise ValueError for a packed row, where a step would mix its sequences."""
+    if any(t.lengths is not None for t in streams):
+        raise ValueError("got a packed row of several sequences, expected one sequence a row: unpack it first (plait.core.packing)")
+
+
 def mean(tokens: Tokens) -> Tensor:
-    """(B, D): the mean of the real tokens that are not special, by their weights; zeros where none is real."""
+    """(B, D): the mean of the real tokens that are not special, by their weights; zeros where none is real. Of a packed row, (count, D)."""
+    if tokens.lengths is not None:
+        if tokens.head or tokens.keep is not None or tokens.weight is not None:
+            raise ValueError("got a packed row with special tokens, a mask or weights, expected bare sequences: unpack it first")
+        return torch.stack([mean(Tokens(x)) for x in tokens.x.split(tokens.lengths, 1)], 1)[0]
     x = tokens.body()
     if tokens.keep is None and tokens.weight is None:
         return x.mean(1)
