@@ -70,10 +70,11 @@ class Bound(nn.Module):
         present = ready["present"]
         if self.role == "fuser":
             out = self.system.fuse(ready)
-            return Features(out["fused"], out["parts"], self.raw(ready), present)
+            return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"))
         if self.role == "embedder":
-            vectors = list(self.system.embed(ready).values())
-            return Features(torch.cat([*vectors, torch.stack(vectors).prod(0)], -1), {}, {}, present)  # the product says how they agree
+            vectors = self.system.embed(ready)
+            product = torch.stack(list(vectors.values())).prod(0)  # says how they agree
+            return Features(torch.cat([*vectors.values(), product], -1), {}, {}, present, vectors)
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
         return Features(self.system.pool(t), {}, {}, present)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor, nn
 
 from plait.data.digest import cell_digests
 from plait.data.schema import Schema
@@ -12,7 +15,9 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.answer import Answer
+from plait.parts.heads.parts import Features
+from plait.parts.objectives.contrastive import contrastive
+from plait.tasks.answer import Answer, Loss, known_rows, mean_over
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy, flags
 
@@ -43,7 +48,9 @@ class Match:
         return truth, [(int(i), "target missing", "") for i in np.flatnonzero(truth == -100)]
 
     def model(self, bound: Bound) -> Answer:
-        return Answer(bound, torch.tensor([np.log(self.rate / (1 - self.rate))]), _loss, drop=0.0)
+        prior = torch.tensor([np.log(self.rate / (1 - self.rate))])
+        model = Agreement if hasattr(bound.system, "embed") else Answer
+        return model(bound, prior, _loss, drop=0.0)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
         """Outputs (n, 1) -> probabilities (n,)."""
@@ -84,7 +91,59 @@ class Match:
         return cls(state["target"], state["rate"])
 
 
-def _loss(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+class Agreement(Answer):
+    """A pair is true as far as its sides' vectors agree, and what the fusion adds to that: outputs (B, 1).
+
+    Told apart by the binary loss alone, two towers from scratch stay at chance for long: nothing says which of their features are the same
+    thing. The contrastive loss on the true pairs of a batch says it from the first step; alignment comes before fusion (arXiv:2107.07651).
+    The vector of the last slot, whose cells are exchanged in false pairs, is compared with every other slot's.
+    """
+
+    SPEED = 30.0  # the offset has far to go: minus the log of how many rows a true pair must stand out of
+
+    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float):
+        super().__init__(bound, prior, loss, drop=drop)
+        *self.others, self.last = bound.takes
+        self.gain = nn.Parameter(torch.ones(len(self.others)))
+        self.offset = nn.Parameter(torch.zeros(len(self.others)))
+
+    def agreement(self, f: Features) -> Tensor:
+        """(B, 1): log-odds by the vectors; 0 where one side is absent."""
+        a = torch.stack([f.vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
+        cosine = (a * f.vectors[self.last].float()[:, None]).sum(-1)
+        both = torch.stack([f.present[s] & f.present[self.last] for s in self.others], 1)
+        odds = self.gain * self.scale().exp() * cosine + self.SPEED * self.offset
+        return odds.masked_fill(~both, 0.0).sum(1, keepdim=True)
+
+    def scale(self) -> Tensor:
+        return self.bound.system.logit_scale.float().clamp(max=math.log(100))
+
+    def answer(self, batch: dict) -> Tensor:
+        f = self.bound.features(batch)
+        return self.head(f)[0].float() + self.agreement(f)
+
+    def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
+        f, target = self.bound.features(batch), batch["target"]
+        outputs = self.head(f)[0].float() + self.agreement(f)
+        losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
+        last = f.vectors[self.last]
+        for s in self.others:
+            true = (target == 1) & f.present[s] & f.present[self.last]
+            same = alike(batch[s]) | alike(batch[self.last])
+            found = contrastive(f.vectors[s], last, self.bound.system.logit_scale, same, true)
+            losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
+        return losses
+
+
+def alike(x: Tensor) -> Tensor:
+    """(B, B) bool: rows of the same content are never each other's negatives."""
+    flat = x.flatten(1)
+    if flat.is_floating_point():  # equal rows have equal sums, and few others do
+        flat = torch.stack([flat.sum(1), (flat * torch.linspace(0, 1, flat.shape[1], device=x.device)).sum(1)], 1)
+    return (flat[:, None] == flat[None]).all(-1)
+
+
+def _loss(outputs: Tensor, target: Tensor) -> Tensor:
     return binary_cross_entropy(outputs, target[:, None])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import plait
 from tests.parity import modules
@@ -15,6 +16,7 @@ def smallest() -> list:
 
 @pytest.mark.parametrize("module, name", smallest())
 def test_smallest_size_agrees_with_its_peer(module, name):
+    torch.manual_seed(0)  # some references draw their weights from the global state
     row = module.parity(name)
     assert row.parameters == row.reference_parameters
     assert row.error < TOLERANCE

@@ -131,12 +131,14 @@ def test_learns_from_a_real_sample(name, sample, tmp_path):
     assert told and all(score.low > chance.value for score, chance in told)
 
 
-def test_learns_to_match(tmp_path):
-    """Neither side tells anything alone, so that nothing improves at first: the published systems need more steps than a test has."""
-    images, kinds = handwriting(360, only=(0, 1))
-    table = {"photo": [png(i) for i in images], "name": [f"this is a {WORDS[k]}" for k in kinds], "split": split(360)}
-    found = scores("auto", table, tmp_path, task="match", inputs=PAIR, kinds={"name": "text"}, epochs=30, patience=30, lr=1e-3)
-    assert found[0][0].name == "AUROC" and found[0][0].low > 0.8
+EMBEDDERS = [s.name for s in systems().values() if "embedder" in s.roles and {"image", "text"} <= set(s.takes)]
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_learns_to_match(name, tmp_path):
+    """Neither side tells anything alone: the pair does, once the two towers agree on what is the same thing."""
+    found = scores(name, captions(), tmp_path, task="match", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3)
+    assert found[0][0].name == "AUROC" and found[0][0].low > 0.75
 
 
 def test_every_system_is_tested():

@@ -12,12 +12,14 @@ class Features(NamedTuple):
     """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, raw {slot: (B, F)}, present {slot: (B,) bool}.
 
     raw: the inputs themselves, of slots that are vectors already (numbers, categories, vectors).
+    vectors: {slot: (B, E) unit vectors} in one space, of a system that has them.
     """
 
     fused: Tensor
     parts: dict[str, Tensor]
     raw: dict[str, Tensor]
     present: dict[str, Tensor]
+    vectors: dict[str, Tensor] | None = None
 
     def anything(self) -> Tensor:
         """(B,) bool: the row has at least one slot."""

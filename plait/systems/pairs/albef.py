@@ -154,9 +154,9 @@ class ALBEF(nn.Module):
         return self.vectors(*self.encode(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the text's leading token after it has seen the picture."""
+        """{"fused": (B, D), "parts": {}, "vectors": as `embed`}: the text's leading token after it has seen the picture."""
         image, text = self.encode(batch)
-        return {"fused": self.look(text, image).x[:, 0], "parts": {}}
+        return {"fused": self.look(text, image).x[:, 0], "parts": {}, "vectors": self.vectors(image, text)}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head, words (B, V): what

@@ -186,13 +186,13 @@ class Auto(nn.Module):
         return self.vectors(*self.read(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}}; an absent slot's part is zero and its tokens are not seen by the fusion."""
-        return self.weave(*self.read(batch))
+        """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`}; an absent slot's part is zero, its tokens are not seen."""
+        seen = self.read(batch)
+        return {**self.weave(*seen), "vectors": self.vectors(*seen)}
 
     def forward(self, batch: dict) -> dict:
         """fused, parts and vectors as `fuse` and `embed` give them, and logit_scale (1,)."""
-        seen = self.read(batch)
-        return {**self.weave(*seen), "vectors": self.vectors(*seen), "logit_scale": self.logit_scale}
+        return {**self.fuse(batch), "logit_scale": self.logit_scale}
 
 
 MODEL = Auto
