@@ -48,8 +48,6 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
         keep = batch["keep"].get(slot)
         out["logits"] = model(batch[slot], keep)
         out["pooled"] = model.pool(model.tokens(batch[slot], keep))
-        if "transcriber" in system.roles:
-            out["frames"] = model.transcribe(batch[slot], keep)[0]
         return out
     flatten("forward", model(batch), out)
     if "embedder" in system.roles:

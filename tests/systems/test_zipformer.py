@@ -103,10 +103,10 @@ def test_a_row_does_not_see_the_padding_of_its_batch():
 
 @torch.no_grad()
 def test_transcribe_gives_logits_per_frame():
-    model = plait.create_model("zipformer_toy").eval()
+    model = plait.create_model("zipformer_toy", labels=12).eval()
     keep = torch.arange(1600) < torch.tensor([[1600], [801]])
     logits, lengths = model.transcribe(torch.randn(2, 1600), keep)
     assert logits.shape == (2, model.frames(1600), 12) and lengths.tolist() == [model.frames(1600), model.frames(801)]
     assert not logits[1, lengths[1] :].any() and logits[1, : lengths[1]].any()
     with pytest.raises(ValueError, match="labels=0"):
-        plait.create_model("zipformer_toy", labels=0).transcribe(torch.randn(1, 1600))
+        plait.create_model("zipformer_toy").transcribe(torch.randn(1, 1600))

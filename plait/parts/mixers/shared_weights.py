@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attention_weights
@@ -91,34 +90,3 @@ class GatedAverage(nn.Module):
         gate, y, after = self.up(x).chunk(3, 2)
         y, past = extend(y * gate.tanh(), past)
         return self.out(weights[:, 0].to(y.dtype) @ y * after), past
-
-
-class ChunkConv(nn.Module):
-    """A depthwise convolution over (B, D, N) that sees the past, and the future no further than the end of its own chunk.
-
-    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at most a kernel
-    from either end). past: (B, D, kernel // 2) or None.
-    """
-
-    def __init__(self, width: int, kernel: int, chunk: int):
-        super().__init__()
-        self.chunk, self.kernel = chunk, kernel
-        self.causal = nn.Conv1d(width, width, (kernel + 1) // 2, groups=width)
-        self.within = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.edges = nn.Parameter(torch.empty(2, width, kernel))
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.edges)
-
-    def scale(self) -> Tensor:
-        """(D, chunk): what each place of a chunk is multiplied by."""
-        more = max(0, self.chunk - self.kernel)
-        begin, end = self.edges[0, :, : self.chunk], self.edges[1, :, -self.chunk :]
-        return 1.0 + F.pad(begin, (0, more)) + F.pad(end, (more, 0))
-
-    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        b, n, half = x.shape[0], x.shape[2], self.kernel // 2
-        whole = F.pad(x, (half, 0)) if past is None else torch.cat([past, x], 2)
-        pieces = F.pad(x, (0, -n % self.chunk)).unflatten(2, (-1, self.chunk)).transpose(1, 2)  # (B, chunks, D, chunk)
-        y = (self.within(pieces.flatten(0, 1)) * self.scale()).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)
-        return self.causal(whole) + y[..., :n], None if past is None else whole[..., -half:]

@@ -25,7 +25,8 @@ from plait.core.block import Block
 from plait.core.init import own
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Drop, Rename, Rule, View
-from plait.parts.mixers.shared_weights import ChunkConv, GatedAverage, SharedWeights, WeightedValues, compact_positions
+from plait.parts.mixers.chunk_conv import ChunkConv, Convolution, SameConv
+from plait.parts.mixers.shared_weights import GatedAverage, SharedWeights, WeightedValues, compact_positions
 from plait.parts.swoosh import BiasNorm, ScaledLinear, SharedDropout, SwooshL, SwooshR
 from plait.parts.tokenizers.spectrogram import SILENCE, LogMel
 
@@ -48,34 +49,6 @@ class Bypass(nn.Module):
         if self.training and self.skip > 0.0:
             scale = scale * (torch.rand(x.shape[0], 1, 1, device=x.device) >= self.skip)
         return x + (y - x) * scale
-
-
-class SameConv(nn.Conv1d):
-    """A depthwise convolution that sees both ways, for whole sequences."""
-
-    def __init__(self, width: int, kernel: int):
-        super().__init__(width, width, kernel, padding=kernel // 2, groups=width)
-
-    def reset(self) -> None:
-        self.reset_parameters()
-
-    def forward(self, x: Tensor, past: None) -> tuple[Tensor, None]:
-        return super().forward(x), None
-
-
-class Convolution(nn.Module):
-    """Gated, convolved in time, Swoosh: (B, N, D), keep (B, N) or None -> (B, N, D)."""
-
-    def __init__(self, width: int, conv: nn.Module):
-        super().__init__()
-        self.up, self.conv, self.act, self.out = nn.Linear(width, 2 * width), conv, SwooshR(), ScaledLinear(width, width, 0.05)
-
-    def forward(self, x: Tensor, keep: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x = F.glu(self.up(x), 2)
-        if keep is not None:
-            x = x.masked_fill(~keep[..., None], 0.0)
-        x, past = self.conv(x.transpose(1, 2), past)
-        return self.out(self.act(x.transpose(1, 2))), past
 
 
 class Past(NamedTuple):
@@ -136,8 +109,8 @@ class Halve(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
         if keep is not None:
-            at = (keep.sum(1) - 1).clamp(min=0)
-            x = torch.where(keep[..., None], x, x[torch.arange(len(x), device=x.device), at][:, None])
+            last = (keep.sum(1) - 1).clamp(min=0)[:, None, None]  # (B, 1, 1)
+            x = torch.where(keep[..., None], x, x.gather(1, last.expand(-1, 1, x.shape[2])))
         spare = -x.shape[1] % self.stride
         if spare:
             x = torch.cat([x, x[:, -1:].expand(-1, spare, -1)], 1)
@@ -242,7 +215,7 @@ class Zipformer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if chunk is not None and (chunk % max(strides) or not left or left % chunk or chunk % down):
-            raise ValueError(f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, and left one of the chunk")
+            raise ValueError(f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, left one of it")
         self.widths, self.width, self.strides, self.down, self.chunk, self.left = widths, max(widths), strides, down, chunk, left
         self.logmel = LogMel(rate, mels)
         self.stem = Stem(mels, widths[0], channels, dropout)
@@ -316,14 +289,14 @@ class Zipformer(nn.Module):
     def begin(self, x: Tensor) -> Stream:
         """The first 13 frames of `features` (B, 13, mels), 4 of them silence -> where the stream stands. Needs a model with `chunk`."""
         if self.chunk is None or x.shape[1] != AHEAD:
-            raise ValueError(f"got {x.shape[1]} frames and chunk={self.chunk}: a stream begins with {AHEAD} frames, for a model with a chunk")
+            raise ValueError(f"got {x.shape[1]} frames, chunk={self.chunk}: a stream begins with {AHEAD} frames, for a model with a chunk")
         b, stem = x.shape[0], x.new_zeros(x.shape[0], self.stem.depth.in_channels, 3, self.stem.bands)
         blocks = []
         for stage, stride in zip(self.stages, self.strides):
             left, pasts = self.left // stride, []
             for k in stage.blocks:
-                wide = (k.weights.heads * k.weights.query, k.average.out.in_features, k.look1.value.out_features, k.look2.value.out_features)
-                seen = [x.new_zeros(b, left, w) for w in wide]
+                value = k.look1.value.out_features
+                seen = [x.new_zeros(b, left, w) for w in (k.weights.heads * k.weights.query, k.average.out.in_features, value, value)]
                 pasts.append(Past(*seen, *(x.new_zeros(b, c.conv.edges.shape[1], c.conv.kernel // 2) for c in (k.conv1, k.conv2))))
             blocks.append(pasts)
         return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool), stem, x.new_zeros(b, self.left, dtype=torch.bool), blocks)
@@ -356,7 +329,7 @@ TAKES = ("audio",)
 ROLES = ("backbone", "transcriber")
 DEFAULT = "nano"
 SIZES = {
-    "toy": THREE | dict(rate=4000, mels=40, query=8, value=6, positions=16, num_classes=10, labels=12, dropout=0.0, skip=0.0),
+    "toy": THREE | dict(rate=4000, mels=40, query=8, value=6, positions=16, num_classes=10, dropout=0.0, skip=0.0),
     "nano": dict(
         channels=(8, 16, 32), strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), widths=(96, 128, 160, 128), hidden=(192, 256, 320, 256),
         heads=(2, 4, 4, 4), kernels=(15, 15, 15, 15), query=16, value=16, positions=32, down=1,
@@ -393,7 +366,8 @@ def _rules() -> list[Rule]:
     """icefall's layout: the encoder and its stem, of a stage at the full rate and of a slower one."""
     rules = [Rename(f"encoder_embed.{theirs}", f"stem.{ours}") for theirs, ours in STEM]
     rules += [View("encoder_embed.out_norm.log_scale", "stem.norm.log_scale", (1,), ())]
-    for theirs, ours in (("encoders.{i}.encoder.layers.{j}", "stages.{i}.inner.blocks.{j}"), ("encoders.{i}.layers.{j}", "stages.{i}.blocks.{j}")):
+    slower, full = ("encoders.{i}.encoder.layers.{j}", "stages.{i}.inner.blocks.{j}"), ("encoders.{i}.layers.{j}", "stages.{i}.blocks.{j}")
+    for theirs, ours in (slower, full):
         rules += [Rename(f"encoder.{theirs}.{there}", f"{ours}.{here}") for there, here in LAYER]
         rules += [View(f"encoder.{theirs}.norm.log_scale", f"{ours}.norm.log_scale", (1,), ())]
         rules += [Drop(f"encoder.{theirs}.bypass_scale")]  # there, but never used

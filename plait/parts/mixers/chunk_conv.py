@@ -1,0 +1,71 @@
+"""Convolutions in time that also run chunk by chunk (Zipformer, arXiv:2310.11230).
+
+`past` is what a convolution keeps of the chunks before, (B, D, kernel // 2), or None where the whole sequence is there at once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.parts.swoosh import ScaledLinear, SwooshR
+
+
+class SameConv(nn.Conv1d):
+    """A depthwise convolution that sees both ways, for whole sequences."""
+
+    def __init__(self, width: int, kernel: int):
+        super().__init__(width, width, kernel, padding=kernel // 2, groups=width)
+
+    def reset(self) -> None:
+        self.reset_parameters()
+
+    def forward(self, x: Tensor, past: None) -> tuple[Tensor, None]:
+        return super().forward(x), None
+
+
+class Convolution(nn.Module):
+    """Gated, convolved in time, Swoosh: (B, N, D), keep (B, N) or None -> (B, N, D)."""
+
+    def __init__(self, width: int, conv: nn.Module):
+        super().__init__()
+        self.up, self.conv, self.act, self.out = nn.Linear(width, 2 * width), conv, SwooshR(), ScaledLinear(width, width, 0.05)
+
+    def forward(self, x: Tensor, keep: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = F.glu(self.up(x), 2)
+        if keep is not None:
+            x = x.masked_fill(~keep[..., None], 0.0)
+        x, past = self.conv(x.transpose(1, 2), past)
+        return self.out(self.act(x.transpose(1, 2))), past
+
+
+class ChunkConv(nn.Module):
+    """A depthwise convolution over (B, D, N) that sees the past, and the future no further than the end of its own chunk.
+
+    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at most a kernel
+    from either end). past: (B, D, kernel // 2) or None.
+    """
+
+    def __init__(self, width: int, kernel: int, chunk: int):
+        super().__init__()
+        self.chunk, self.kernel = chunk, kernel
+        self.causal = nn.Conv1d(width, width, (kernel + 1) // 2, groups=width)
+        self.within = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.edges = nn.Parameter(torch.empty(2, width, kernel))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.edges)
+
+    def scale(self) -> Tensor:
+        """(D, chunk): what each place of a chunk is multiplied by."""
+        more = max(0, self.chunk - self.kernel)
+        begin, end = self.edges[0, :, : self.chunk], self.edges[1, :, -self.chunk :]
+        return 1.0 + F.pad(begin, (0, more)) + F.pad(end, (more, 0))
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        b, n, half = x.shape[0], x.shape[2], self.kernel // 2
+        whole = F.pad(x, (half, 0)) if past is None else torch.cat([past, x], 2)
+        pieces = F.pad(x, (0, -n % self.chunk)).unflatten(2, (-1, self.chunk)).transpose(1, 2)  # (B, chunks, D, chunk)
+        y = (self.within(pieces.flatten(0, 1)) * self.scale()).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)
+        return self.causal(whole) + y[..., :n], None if past is None else whole[..., -half:]
