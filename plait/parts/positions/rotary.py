@@ -1,0 +1,44 @@
+"""Rotary positions: queries and keys are turned by angles of where they stand, so that their product knows only the difference.
+
+RoFormer (arXiv:2104.09864). On a grid, half of the angles tell the row and half the column.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GridRotary(nn.Module):
+    """The turns of every place of a grid, for heads of `width` E (a multiple of 4): (rows, columns) -> (rows * columns, 2, E/2).
+
+    [:, 0] is the cosine and [:, 1] the sine of each angle: E/4 angles of the row, then E/4 of the column, which fall geometrically from
+    one radian a place to 1 / base. Nothing is learned, and grids of any size are read.
+    """
+
+    def __init__(self, width: int, base: float = 10_000.0):
+        super().__init__()
+        if width % 4:
+            raise ValueError(f"rotary positions on a grid: got heads of width {width}, expected a multiple of 4")
+        self.width, self.base = width, base
+        self.register_buffer("rates", torch.empty(width // 4), persistent=False)
+
+    def reset(self) -> None:
+        powers = torch.arange(self.width // 4, device=self.rates.device, dtype=torch.float32) / (self.width // 4)
+        self.rates.copy_(self.base**-powers)
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        rows, columns = (torch.arange(n, device=self.rates.device)[:, None] * self.rates for n in grid)  # (side, E/4)
+        angles = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], 2).flatten(0, 1)
+        return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Each pair (x[i], x[i + E/2]) of every head, as a complex number, times e^(i angle).
+
+    x (B, N, ..., E), turns (N, 2, E/2) or (B, N, 2, E/2) -> as x.
+    """
+    between = [None] * (x.dim() - 3)
+    cos, sin = (turns[..., i, :].to(x.dtype)[(..., *between, slice(None))] for i in (0, 1))  # ((B,) N, 1..., E/2)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
