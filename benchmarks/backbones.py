@@ -87,6 +87,16 @@ def chosen(pattern: str, every: bool) -> list[tuple[str, str | None]]:
     return found
 
 
+def record(system: str, rows: list[dict]) -> None:
+    """Replace what is known of these sizes."""
+    path = Path(__file__).parents[1] / "docs" / "measured" / "speed" / f"{system}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = {r["name"] for r in rows}
+    known = [r for r in (json.loads(path.read_text()) if path.exists() else []) if r["name"] not in names]
+    rounded = [r | dict(ratio=round(r["ratio"], 3), seconds=round(r["seconds"], 5)) for r in rows]
+    path.write_text("[\n" + ",\n".join(json.dumps(r) for r in known + rounded) + "\n]\n")
+
+
 def plot(rows: list[dict], path: Path) -> None:
     import matplotlib
 
@@ -116,6 +126,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--all-sizes", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/backbones"))
+    parser.add_argument("--record", action="store_true", help="also write docs/measured/speed/SYSTEM.json, for the pages of docs/systems")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
@@ -135,6 +146,8 @@ def main() -> None:
                         found, seconds = ratio(ours, theirs, x, run, options.rounds, clock)
                     rows.append(dict(name=name, run=run.__name__, batch=batch, precision=precision, ratio=found, seconds=seconds))
                     print(f"{name:36} {run.__name__:8} {batch:5} {precision:>9} {1e3 * seconds:9.1f} {found:6.2f}", flush=True)
+        if options.record:
+            record(plait.model_info(name).system.name, [r for r in rows if r["name"] == name])
         del ours, theirs
         gc.collect()
     for run in ("forward", "step"):

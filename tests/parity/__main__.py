@@ -1,9 +1,15 @@
-"""`python -m tests.parity [PATTERN]`: every published size that fits in 4 GB against its peer, one table; exit 1 if any differs."""
+"""`python -m tests.parity [PATTERN] [--record]`: every published size that fits in 4 GB against its peer, one table; exit 1 if any differs.
+
+--record also writes the rows to docs/measured/parity/SYSTEM.json, from which the pages of docs/systems are made.
+"""
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
+import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -11,14 +17,28 @@ import plait
 from tests.parity import modules
 
 LIMIT = 4e9  # bytes of float32 weights
+MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "parity"
 
 
-def main(pattern: str = "*") -> int:
+def record(system: str, rows: dict[str, dict]) -> None:
+    """Put rows {size: figures} beside those that are known already."""
+    path = MEASURED / f"{system}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(dict(sorted({**known, **rows}.items())), indent=1) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern", nargs="?", default="*")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
     failed = 0
     print(f"{'model':42} {'reference':44} {'parameters':>13} {'theirs':>13} {'error':>9}")
     for module in modules():
+        rows = {}
         for name in module.CASES:
-            if not fnmatch.fnmatch(name, pattern):
+            if not fnmatch.fnmatch(name, options.pattern):
                 continue
             size = 4 * plait.model_info(name).parameters
             if size > LIMIT:
@@ -29,9 +49,12 @@ def main(pattern: str = "*") -> int:
             failed += not row.ok
             counts = f"{row.parameters:13,} {row.reference_parameters:13,}"
             print(f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True)
+            rows[row.name] = dict(reference=row.reference, parameters=row.parameters, error=float(f"{row.error:.1e}"))
+        if rows and options.record:
+            record(module.SYSTEM, rows)
     print("all agree" if not failed else f"{failed} differ")
     return int(failed > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

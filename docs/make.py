@@ -1,0 +1,113 @@
+"""Writes a page per system into docs/systems from what the systems declare and from what was measured (docs/measured).
+
+    python docs/make.py [PATTERN]
+
+Sizes are built on the meta device, so that nothing is stored; multiply-adds are counted for one forward pass of one example at the size's
+own picture size. Parity comes from `python -m tests.parity --record`, speed from `benchmarks/backbones.py --record`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import inspect
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import plait
+from plait.core.catalog import ModelInfo, System, build, systems
+
+HERE = Path(__file__).parent
+PAGES, MEASURED = HERE / "systems", HERE / "measured"
+WORDS, SECONDS, RATE = 77, 10, 16_000  # of the example that is counted
+
+
+def example(info: ModelInfo) -> dict | torch.Tensor:
+    """One row on the meta device: a picture of the size's own resolution, 77 words, 10 s of sound at 16 kHz."""
+    signature = inspect.signature(import_module(info.system.module).MODEL.__init__).parameters
+    side = info.arguments.get("image", signature["image"].default if "image" in signature else info.weights.get("image", (224, 224)))
+    words = min(WORDS, info.arguments.get("length", WORDS))
+    made = {
+        "image": torch.empty(1, 3, *side, device="meta"),
+        "text": torch.zeros(1, words, dtype=torch.int64, device="meta"),
+        "audio": torch.empty(1, RATE * SECONDS, device="meta"),
+    }
+    batch = {m: made[m] for m in info.takes}
+    return batch[info.takes[0]] if len(batch) == 1 else batch
+
+
+def cost(info: ModelInfo) -> tuple[int, float | None]:
+    """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own columns."""
+    model = build(info.name).eval()
+    count = sum(p.numel() for p in model.parameters())
+    if not set(info.takes) <= {"image", "text", "audio"}:
+        return count, None
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(example(info))
+    return count, counter.get_total_flops() / 2e9
+
+
+def page(system: System) -> str:
+    infos = [plait.model_info(f"{system.name}_{size}") for size in system.sizes if size != "toy"]
+    title, _, rest = system.summary.strip().partition("\n")
+    link = re.search(r"arXiv:(\d{4}\.\d{4,5})", title)
+    if link:
+        title = title.replace(link[0], f"[{link[0]}](https://arxiv.org/abs/{link[1]})")
+    parity, speed = measured("parity", system.name), measured("speed", system.name)
+    lines = [f"# {system.name}", "", title, "", rest.strip(), ""]
+    lines += [f"Takes {', '.join(system.takes)}. Roles: {', '.join(system.roles)}. Tasks: {', '.join(system.tasks)}."]
+    lines += [f"Code: [{system.module.replace('.', '/')}.py](../../{system.module.replace('.', '/')}.py).", "", "## Sizes", ""]
+    lines += ["| size | parameters | multiply-adds | checked against | relative error | weights |", "|---|--:|--:|---|--:|---|"]
+    for info in infos:
+        count, giga = cost(info)
+        row = parity.get(info.name)
+        weights = info.weights.get("hub") or info.weights.get("url") or ""
+        licence = f" ({info.weights['licence']})" if "licence" in info.weights and weights else ""
+        peers = ", ".join(f"{k}: {v}" for k, v in info.references.items())
+        known = (row["reference"], f"{row['error']:.0e}") if row else (peers, "not measured" if peers else "")
+        default = " (default)" if info.size == system.default else ""
+        giga = "" if giga is None else f"{giga:.2f} G"
+        lines.append(f"| `{info.name}`{default} | {count / 1e6:.2f} M | {giga} | {known[0]} | {known[1]} | {weights}{licence} |")
+    if speed:
+        lines += ["", "## Speed", "", "Time of the peer / time of plait: above 1, plait is faster.", ""]
+        lines += ["| size | run | batch | precision | ratio |", "|---|---|--:|---|--:|"]
+        lines += [f"| `{r['name']}` | {r['run']} | {r['batch']} | {r['precision']} | {r['ratio']:.2f} |" for r in speed]
+    lines += ["", "## Use", "", f'    model = plait.create_model("{infos[0].name}")', ""]
+    return "\n".join(lines)
+
+
+def measured(kind: str, system: str) -> dict | list:
+    path = MEASURED / kind / f"{system}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def index() -> str:
+    rooms: dict[str, list[System]] = {}
+    for system in systems().values():
+        rooms.setdefault(system.module.split(".")[-2], []).append(system)
+    lines = ["# Systems", "", "One page each, made by `python docs/make.py`."]
+    for room, found in rooms.items():
+        lines += ["", f"## {room}", "", "| system | paper | takes | sizes |", "|---|---|---|--:|"]
+        lines += [f"| [{s.name}]({s.name}.md) | {s.title} | {', '.join(s.takes)} | {len(s.sizes) - 1} |" for s in found]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern", nargs="?", default="*")
+    options = parser.parse_args()
+    PAGES.mkdir(exist_ok=True)
+    for system in systems().values():
+        if fnmatch.fnmatch(system.name, options.pattern):
+            print(system.name, flush=True)
+            (PAGES / f"{system.name}.md").write_text(page(system))
+    (PAGES / "README.md").write_text(index())
+
+
+if __name__ == "__main__":
+    main()
