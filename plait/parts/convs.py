@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from plait.core.surgery import fold_after
+
+
+class ChannelsLast(nn.Module):
+    """The same map (B, C, H, W), channels last in memory: convolutions keep it so, are faster then, and tokens are a view of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -42,6 +52,23 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
+
+    def fold(self) -> nn.Module:
+        """The convolution with the norm in it, and the activation where there is one."""
+        conv = fold_after(self.conv, self.norm)
+        return conv if isinstance(self.act, nn.Identity) else nn.Sequential(conv, self.act)
+
+
+class Skip(nn.Module):
+    """x + after(f(x)) on maps: the residual step of layers without tokens. `after` acts on the branch alone."""
+
+    def __init__(self, f: nn.Module, after: nn.Module | None = None):
+        super().__init__()
+        self.f, self.after = f, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.f(x)
+        return x + (y if self.after is None else self.after(y))
 
 
 class SqueezeExcite(nn.Module):

@@ -1,0 +1,189 @@
+"""TinyViT: Fast Pretraining Distillation for Small Vision Transformers. Wu, Zhang, Peng, Liu, Xiao, Fu, Yuan, 2022. arXiv:2207.10666.
+
+New here: a hierarchy small enough for a phone, cut down step by step from a larger one: convolutions with an inverted bottleneck at the
+finest resolution, then attention in windows whose biases depend on the distance alone, with a depthwise convolution between attention
+and feed-forward that carries what windows keep apart. It was made to be taught by stored answers of a large model.
+
+Differs: branches start with batch norms of one, not of zero; the stored answers are the trainer's matter.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename
+from plait.parts.convs import ChannelsLast, ConvNorm
+from plait.parts.maps import OnMap, OnTokens
+from plait.parts.mixers.windows import from_windows, pad_to, to_windows
+from plait.parts.towers.pyramid import Pyramid
+
+
+class Offsets(nn.Module):
+    """A learned bias for each head and each distance (|rows|, |columns|) of two places in a window: () -> (1, H, N, N), N = side * side."""
+
+    def __init__(self, heads: int, side: int):
+        super().__init__()
+        self.side = side
+        self.table = nn.Parameter(torch.empty(heads, side * side))
+        self.register_buffer("index", torch.empty(side**4, dtype=torch.int64), persistent=False)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.table)
+        row, column = (p.flatten() for p in torch.meshgrid(*[torch.arange(self.side)] * 2, indexing="ij"))
+        far = (row[:, None] - row).abs() * self.side + (column[:, None] - column).abs()
+        self.index.copy_(far.flatten())
+
+    def forward(self) -> Tensor:
+        return self.table.index_select(1, self.index).view(1, -1, self.side**2, self.side**2)
+
+    def fold(self) -> nn.Module:
+        return Constant(self())
+
+
+class Constant(nn.Module):
+    """Numbers that were computed once."""
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class WindowAttention(nn.Module):
+    """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D) -> the same. Grids are filled up with zeros."""
+
+    def __init__(self, width: int, heads: int, side: int):
+        super().__init__()
+        check_heads(width, heads)
+        self.heads, self.side = heads, side
+        self.norm, self.bias = nn.LayerNorm(width), Offsets(heads, side)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        (h, w), size = t.grid, (self.side, self.side)
+        x = pad_to(t.x.unflatten(1, t.grid), size)
+        grid = x.shape[1:3]
+        x = self.norm(to_windows(x, size))  # after the filling: a place without a picture is read as the norm's bias
+        q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)  # each (B * windows, H, side^2, E)
+        y = self.out(attend(q, k, v, bias=self.bias()).transpose(1, 2).flatten(2))
+        return t.put(x=from_windows(y, size, grid)[:, :h, :w].flatten(1, 2))
+
+
+class Bottleneck(nn.Module):
+    """An inverted bottleneck: wider, a depthwise convolution, narrower, and the residual before the last activation."""
+
+    def __init__(self, channels: int, ratio: int, drop: float):
+        super().__init__()
+        hidden = channels * ratio
+        self.up, self.spread = ConvNorm(channels, hidden, act=nn.GELU), ConvNorm(hidden, hidden, 3, groups=hidden, act=nn.GELU)
+        self.down, self.drop, self.act = ConvNorm(hidden, channels), DropPath(drop), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.drop(self.down(self.spread(self.up(x)))))
+
+
+def halve(channels: int, out: int) -> nn.Sequential:
+    """Half the height and width, between two mixtures of the channels."""
+    return nn.Sequential(ConvNorm(channels, out, act=nn.GELU), ConvNorm(out, out, 3, 2, groups=out, act=nn.GELU), ConvNorm(out, out))
+
+
+def block(width: int, heads: int, side: int, drop: float) -> Block:
+    """Attention in windows; then a depthwise convolution across their borders and the feed-forward step."""
+    return Block(
+        mix=Pre(nn.Identity(), WindowAttention(width, heads, side), DropPath(drop)),
+        feed=nn.Sequential(
+            OnMap(ConvNorm(width, width, 3, groups=width)),
+            Pre(nn.LayerNorm(width), FeedForward(width, 4 * width), DropPath(drop)),
+        ),
+    )
+
+
+class TinyViT(Pyramid):
+    """Pictures (B, 3, H, W) -> logits (B, K). widths, depths: of each stage; heads, sides (of the windows): of all but the first."""
+
+    def __init__(self, *, widths, depths, heads, sides, num_classes=1000, drop_path=0.0):
+        rates = iter(drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
+        stages = [nn.Sequential(*(Bottleneck(widths[0], 4, next(rates)) for _ in range(depths[0])))]
+        for before, width, depth, h, side in zip(widths, widths[1:], depths[1:], heads, sides):
+            blocks = (block(width, h, side, next(rates)) for _ in range(depth))
+            stages.append(nn.Sequential(halve(before, width), OnTokens(Stack(*blocks))))
+        stem = nn.Sequential(ChannelsLast(), ConvNorm(3, widths[0] // 2, 3, 2, act=nn.GELU), ConvNorm(widths[0] // 2, widths[0], 3, 2))
+        super().__init__(stem, stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the norm of the mean token."""
+        return self.norm(mean(t))
+
+
+M5 = dict(widths=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(4, 5, 10))
+M11 = dict(widths=(64, 128, 256, 448), depths=(2, 2, 6, 2), heads=(4, 8, 14), drop_path=0.1)
+M21 = dict(widths=(96, 192, 384, 576), depths=(2, 2, 6, 2), heads=(6, 12, 18), drop_path=0.2)
+I224 = dict(sides=(7, 14, 7))
+I384 = dict(sides=(12, 24, 12), drop_path=0.1)
+I512 = dict(sides=(16, 32, 16), drop_path=0.1)
+IN22K = dict(num_classes=21841)
+
+MODEL = TinyViT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(widths=(8, 16, 32), depths=(1, 1, 2), heads=(2, 4), sides=(3, 2), num_classes=10),
+    "nano": dict(widths=(32, 64, 96, 160), depths=(1, 1, 3, 1), heads=(2, 3, 5), sides=(4, 4, 2), drop_path=0.05),
+    "5m_224": M5 | I224,
+    "5m_224_22k": M5 | I224 | IN22K,
+    "11m_224": M11 | I224,
+    "11m_224_22k": M11 | I224 | IN22K,
+    "21m_224": M21 | I224,
+    "21m_224_22k": M21 | I224 | IN22K,
+    "21m_384": M21 | I384,
+    "21m_512": M21 | I512,
+}
+
+TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "5m_224": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_5m_224.in1k"}),
+    "5m_224_22k": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k", references={"timm": "tiny_vit_5m_224.dist_in22k"}),
+    "11m_224": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_11m_224.in1k"}),
+    "11m_224_22k": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k", references={"timm": "tiny_vit_11m_224.dist_in22k"}),
+    "21m_224": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_224.in1k"}),
+    "21m_224_22k": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k", references={"timm": "tiny_vit_21m_224.dist_in22k"}),
+    "21m_384": TIMM | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_384"}),
+    "21m_512": TIMM | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_512"}),
+}
+
+
+def conv_norm(public: str, ours: str, norm: str = "bn") -> list[Rename]:
+    """timm's convolution with a batch norm to `ConvNorm`."""
+    return [
+        Rename(f"{public}.conv.weight", f"{ours}.conv.weight"),
+        Rename(f"{public}.{norm}.{{p}}", f"{ours}.norm.{{p}}"),
+    ]
+
+
+RULES = {
+    "timm": [
+        *conv_norm("patch_embed.conv1", "stem.1"),
+        *conv_norm("patch_embed.conv2", "stem.2"),
+        *conv_norm("stages.0.blocks.{i}.conv1", "stages.0.{i}.up"),
+        *conv_norm("stages.0.blocks.{i}.conv2", "stages.0.{i}.spread"),
+        *conv_norm("stages.0.blocks.{i}.conv3", "stages.0.{i}.down"),
+        *(rule for n in range(3) for rule in conv_norm(f"stages.{{s}}.downsample.conv{n + 1}", f"stages.{{s}}.0.{n}")),
+        Rename("stages.{s}.blocks.{i}.attn.attention_biases", "stages.{s}.1.f.blocks.{i}.mix.f.bias.table"),
+        Rename("stages.{s}.blocks.{i}.attn.norm.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.norm.{p}"),
+        Rename("stages.{s}.blocks.{i}.attn.qkv.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.qkv.{p}"),
+        Rename("stages.{s}.blocks.{i}.attn.proj.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.out.{p}"),
+        *conv_norm("stages.{s}.blocks.{i}.local_conv", "stages.{s}.1.f.blocks.{i}.feed.0.f"),
+        Rename("stages.{s}.blocks.{i}.mlp.norm.{p}", "stages.{s}.1.f.blocks.{i}.feed.1.norm.{p}"),
+        Rename("stages.{s}.blocks.{i}.mlp.fc1.{p}", "stages.{s}.1.f.blocks.{i}.feed.1.f.up.{p}"),
+        Rename("stages.{s}.blocks.{i}.mlp.fc2.{p}", "stages.{s}.1.f.blocks.{i}.feed.1.f.down.{p}"),
+        Rename("head.norm.{p}", "norm.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+    ]
+}
