@@ -20,7 +20,7 @@ def fit(
         str | None, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders.")
     ] = None,
     target: Annotated[Names, typer.Option("--target", "-t", metavar="COLUMN", help="What to predict; several for several labels.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve or match; by default what the target asks for.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe; by default what the target asks for.")] = None,
     system: Annotated[str | None, typer.Option(help="A model of `plait models`; by default plait's own, which reads anything.")] = None,
     kind: Annotated[Names, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
     inputs: Annotated[Names, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,
@@ -44,6 +44,7 @@ def fit(
     image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the pictures that the model reads.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of a text that the model reads.")] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A published tokenizer.json instead of a learnt one.")] = None,
+    pieces: Annotated[int | None, typer.Option(metavar="NUMBER", help="Spell transcripts in about so many pieces of words.")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the published weights (the hub is asked).")] = False,
     weights: Annotated[str | None, typer.Option(metavar="FILE", help="Start from the weights in this file, or at this URL.")] = None,
     allow_outside: Outside = False,
@@ -62,6 +63,8 @@ def fit(
     $ plait fit pets.csv --target speed --kind photo=image --minutes 10
 
     $ plait fit shop.parquet --task retrieve --inputs photo,title --system clip
+
+    $ plait fit calls.csv --task transcribe --target said --system zipformer
 
     $ plait fit --resume runs/pets
     """
@@ -93,6 +96,7 @@ def fit(
         image_size=image_size,
         max_tokens=max_tokens,
         tokenizer=tokenizer,
+        pieces=pieces,
         pretrained=weights or pretrained or None,
         allow_outside=allow_outside or None,
         workers=workers,

@@ -131,6 +131,7 @@ class Schema:
         max_tokens: int | None = None,
         vocab: int = 8000,
         tokenizer_file: str | Path | None = None,
+        longest: float = 0.99,
     ) -> Schema:
         """Learn every input column's params from the training rows `rows` only. Returns itself.
 
@@ -138,10 +139,11 @@ class Schema:
             image_size: pixels, one number for squares or [H, W]; None lets the pictures decide.
             max_tokens: the most tokens per text, special ones included. vocab: the size of a learnt vocabulary.
             tokenizer_file: a published tokenizer.json to use instead of learning one.
+            longest: the share of the sounds that are to be read whole.
         """
         size = [image_size, image_size] if isinstance(image_size, int) else list(image_size) if image_size is not None else None
         options = FitOptions(
-            Place(table.root, self.allow_outside), size, max_tokens, vocab, str(tokenizer_file) if tokenizer_file else None
+            Place(table.root, self.allow_outside), size, max_tokens, vocab, str(tokenizer_file) if tokenizer_file else None, longest
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:

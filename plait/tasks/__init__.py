@@ -11,7 +11,8 @@ from plait.tasks.classify import Classify, ClassifyMany
 from plait.tasks.match import Match
 from plait.tasks.regress import Regress
 from plait.tasks.retrieve import Retrieve
+from plait.tasks.transcribe import Transcribe
 
-TASKS = {t.name: t for t in (Classify, ClassifyMany, Regress, Retrieve, Match)}
-CHOICES = ("classify", "regress", "retrieve", "match")
-Task = Classify | ClassifyMany | Regress | Retrieve | Match
+TASKS = {t.name: t for t in (Classify, ClassifyMany, Regress, Retrieve, Match, Transcribe)}
+CHOICES = ("classify", "regress", "retrieve", "match", "transcribe")
+Task = Classify | ClassifyMany | Regress | Retrieve | Match | Transcribe

@@ -23,6 +23,7 @@ PREFERRED = {
     "regress": ("fuser", "backbone", "embedder"),
     "retrieve": ("embedder",),
     "match": ("fuser", "embedder"),
+    "transcribe": ("transcriber",),
 }
 HALF = (0.5, 0.5, 0.5)
 MOST_CATEGORIES = 2000  # that a linear model reads one by one
@@ -81,8 +82,8 @@ def reads(info: ModelInfo) -> dict[str, Any]:
     return found
 
 
-def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False) -> Recipe:
-    """How to build the system for these columns."""
+def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0) -> Recipe:
+    """How to build the system for these columns. labels: outputs of each frame, for a transcriber."""
     signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
     kind_of = {s.name: s.kind for s in schema.slots}
     arguments: dict = {}
@@ -91,12 +92,16 @@ def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = Fal
     for slot, shape in shapes.items():
         if kind_of[slot] == "image" and "image" in signature:
             arguments["image"] = tuple(shape["size"])
+        if kind_of[slot] == "audio" and "rate" in signature:
+            arguments["rate"] = shape["rate"]
         if kind_of[slot] == "text" and "vocab" in signature and not pretrained:
             arguments["vocab"] = shape["vocab"]
             if "mask" in signature and shape["mask"] is not None:
                 arguments["mask"] = shape["mask"]
     if "num_classes" in signature:
         arguments["num_classes"] = 0
+    if "labels" in signature:
+        arguments["labels"] = labels
     role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
     tables = {s: shape.get("sizes") or shape["width"] for s, shape in shapes.items() if kind_of[s] in ("number", "category", "vector")}
     if sum(shapes["category"]["sizes"] if "category" in shapes else ()) > MOST_CATEGORIES:

@@ -20,6 +20,7 @@ from plait import __version__
 from plait.data.whole import is_scrap, sweep
 from plait.errors import DataError, UsageError
 from plait.tasks import Retrieve
+from plait.tasks.answer import Answer
 from plait.tasks.bind import Bound
 from plait.tasks.linear import solve_straight
 from plait.train.assemble import Recipe, objective, recipe
@@ -80,7 +81,7 @@ def fit(
     data = prepare(source, settings, console)
     if before and before["fingerprint"] != data.fingerprint:
         raise DataError(f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs")
-    made = Recipe(**before["recipe"]) if before else recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained))
+    made = Recipe(**before["recipe"]) if before else _recipe(data, settings)
     bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
     model, state, advance = _model(data, bound, settings.seed)
     device = pick_device(settings.device)
@@ -140,6 +141,11 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
     return run
 
 
+def _recipe(data: Prepared, settings: Settings) -> Recipe:
+    labels = getattr(data.task, "labels", 0) if data.task.name == "transcribe" else 0
+    return recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), labels=labels)
+
+
 def _model(data: Prepared, bound: Bound, seed: int):
     """The task's model, and the state and step of the system's own objective, if it has one and the task uses it."""
     goal, make_state, advance = objective(data.info)
@@ -149,14 +155,15 @@ def _model(data: Prepared, bound: Bound, seed: int):
         model.state = [] if state is None else [state]
         return model, state, advance if state is not None else None
     model = data.task.model(bound)
-    solve_straight(model, data.rows, data.truth, data.splits["train"], seed)
+    if isinstance(model, Answer):
+        solve_straight(model, data.rows, data.truth, data.splits["train"], seed)
     return model, None, None
 
 
 def settle(job: TableJob, console: Console) -> None:
     """Leave a plain table to the head's linear layers, unless what was trained beside them is better by two standard errors."""
     data, kinds = job.data, {s.kind for s in job.data.schema.slots}
-    if isinstance(data.task, Retrieve) or not job.model.head.linear or not kinds <= {"number", "category", "vector"}:
+    if not isinstance(job.model, Answer) or not job.model.head.linear or not kinds <= {"number", "category", "vector"}:
         return
     truth = data.truth[job.watch]
     whole = answers_for(data.task, job.model, data, job.watch, job.precision)

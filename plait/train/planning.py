@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from plait.errors import UsageError
-from plait.tasks import Retrieve
+from plait.tasks import Retrieve, Transcribe
 from plait.train import optim
 from plait.train.job import TableJob
 from plait.train.loop import Plan
@@ -36,7 +36,8 @@ def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torc
         lr=lr,
         weight_decay=settings.weight_decay,
         ema=settings.ema,
-        patience=settings.patience or max(10, epochs // 4),
+        # a transcriber is silent for long before it says its first word: nothing improves until then
+        patience=settings.patience or (epochs if isinstance(data.task, Transcribe) else max(10, epochs // 4)),
         minutes=settings.minutes,
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,

@@ -15,12 +15,13 @@ class Settings:
     """The options of a run; defaults suit a table of a few thousand rows on a laptop. None means: decided from the data.
 
     inputs, target: column names; target may be several (several labels). kinds: {column: kind}, over the guess.
-    task: classify, regress, retrieve or match. system: a model's name or a system's.
+    task: classify, regress, retrieve, match or transcribe. system: a model's name or a system's.
     val, test: tables of their own; split: a column that names the split; group: a column whose rows stay together.
     fractions: of train, val and test, where rows are drawn at random.
     minutes: a time budget. patience: epochs without improvement before stopping. ema: decay of a weight average.
     max_bad: stop when more than this share of the rows has a bad input cell.
     image_size: pixels; max_tokens: per text; tokenizer: a published tokenizer.json.
+    pieces: transcripts are spelled in about so many pieces of words, learnt from them; None: in characters.
     pretrained: True (published weights from the hub), or a path or URL.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     image_size: int | None = None
     max_tokens: int | None = None
     tokenizer: str | None = None
+    pieces: int | None = None
     pretrained: bool | str = False
     allow_outside: bool = False
     workers: int = 2
@@ -59,7 +61,7 @@ class Settings:
             raise UsageError(f"unknown task {self.task!r}. {nearest(self.task, CHOICES)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise UsageError(f"unknown precision {self.precision!r}: expected auto, fp32 or bf16")
-        for name in ("epochs", "batch_size", "lr", "minutes", "patience", "image_size", "max_tokens"):
+        for name in ("epochs", "batch_size", "lr", "minutes", "patience", "image_size", "max_tokens", "pieces"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0, got {value}")

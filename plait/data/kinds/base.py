@@ -81,6 +81,7 @@ class FitOptions:
     max_tokens: int | None = None
     vocab: int = 8000
     tokenizer_file: str | None = None
+    longest: float = 0.99  # the share of the sounds that are read whole
 
 
 @dataclass
