@@ -27,8 +27,9 @@ ROLE_TASKS = {
     "embedder": ("classify", "regress", "retrieve", "match"),
     "fuser": ("classify", "regress", "match"),
     "transcriber": ("transcribe",),
+    "writer": ("caption",),
 }
-TASKS = ("classify", "regress", "retrieve", "match", "transcribe")
+TASKS = ("classify", "regress", "retrieve", "match", "transcribe", "caption")
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,11 @@ def View(public: str, ours: str, shape: Sequence[int], public_shape: Sequence[in
     return Rule((public,), (ours,), lambda ts: [ts[0].reshape(tuple(shape))], lambda ts: [ts[0].reshape(tuple(public_shape))])
 
 
+def Lift(public: str, ours: str) -> Rule:
+    """One more leading dimension here, of size one."""
+    return Rule((public,), (ours,), lambda ts: [ts[0][None]], lambda ts: [ts[0][0]])
+
+
 def Tied(public: Sequence[str], ours: str) -> Rule:
     """One tensor of ours that the public layout holds under several names; ValueError where they differ.
 

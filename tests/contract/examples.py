@@ -54,6 +54,9 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
         flatten("embed", model.embed(batch), out)
     if "fuser" in system.roles:
         flatten("fuse", model.fuse(batch), out)
+    if "writer" in system.roles:
+        rows = next(batch[slot].shape[0] for slot in model.takes if slot in batch)
+        out["written"] = model.step(torch.arange(7, 57, 10).expand(rows, -1), model.prefill(batch))[0]
     return out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.tokens import Tokens
-from plait.core.weights import Drop, Rename, Rule, Transpose, View
+from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import complete
 from plait.parts.tokenizers.eye import Eye
@@ -232,17 +232,12 @@ WEIGHTS = {
 }
 
 
-def lift(public: str, ours: str) -> Rule:
-    """One more leading dimension here."""
-    return Rule((public,), (ours,), lambda ts: [ts[0][None]], lambda ts: [ts[0][0]])
-
-
 IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {
     "open_clip": [
-        lift("logit_scale", "logit_scale"),
+        Lift("logit_scale", "logit_scale"),
         View("visual.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
-        lift("visual.positional_embedding", f"{IMAGE}.eye.positions.table"),
+        Lift("visual.positional_embedding", f"{IMAGE}.eye.positions.table"),
         Rename("visual.conv1.weight", f"{IMAGE}.eye.stem.proj.weight"),
         Rename("visual.ln_pre.{p}", f"{IMAGE}.before.{{p}}"),
         *open_clip_blocks("visual.transformer.resblocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
@@ -255,9 +250,9 @@ RULES = {
         Transpose("text_projection", f"{TEXT}.project.weight"),
     ],
     "transformers": [
-        lift("logit_scale", "logit_scale"),
+        Lift("logit_scale", "logit_scale"),
         View("vision_model.embeddings.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
-        lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.eye.positions.table"),
+        Lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.eye.positions.table"),
         Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.eye.stem.proj.weight"),
         Rename("vision_model.pre_layrnorm.{p}", f"{IMAGE}.before.{{p}}"),
         *clip_blocks("vision_model.encoder.layers.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
