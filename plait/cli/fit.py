@@ -20,7 +20,7 @@ def fit(
         str | None, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders.")
     ] = None,
     target: Annotated[Names, typer.Option("--target", "-t", metavar="COLUMN", help="What to predict; several for several labels.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe; by default what the target asks for.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe; else what the target asks for.")] = None,
     system: Annotated[str | None, typer.Option(help="A model of `plait models`; by default plait's own, which reads anything.")] = None,
     kind: Annotated[Names, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
     inputs: Annotated[Names, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,

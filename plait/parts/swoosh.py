@@ -11,14 +11,14 @@ class SwooshL(nn.Module):
     """log(1 + exp(x - 4)) - 0.08 x - 0.035: mostly off, as the hidden layer of a feed-forward wants it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sub(F.softplus(x - 4.0), x, alpha=0.08) - 0.035
+        return torch.sub(F.softplus(x - 4.0), x, alpha=0.08).sub_(0.035)
 
 
 class SwooshR(nn.Module):
     """log(1 + exp(x - 1)) - 0.08 x - 0.313261687, which is 0 at 0."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sub(F.softplus(x - 1.0), x, alpha=0.08) - 0.313261687
+        return torch.sub(F.softplus(x - 1.0), x, alpha=0.08).sub_(0.313261687)
 
 
 class BiasNorm(nn.Module):
@@ -36,8 +36,8 @@ class BiasNorm(nn.Module):
         nn.init.ones_(self.log_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        spread = (x.float() - self.bias).square().mean(-1, keepdim=True)
-        return (x * (spread.rsqrt() * self.log_scale.exp())).to(x.dtype)
+        norm = torch.linalg.vector_norm(x.float() - self.bias, dim=-1, keepdim=True)  # root of D times the rms
+        return (x * (x.shape[-1] ** 0.5 * self.log_scale.exp() / norm)).to(x.dtype)
 
 
 class ScaledLinear(nn.Linear):

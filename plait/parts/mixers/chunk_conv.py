@@ -1,6 +1,6 @@
-"""Convolutions in time that also run chunk by chunk (Zipformer, arXiv:2310.11230).
+"""Depthwise convolutions in time that also run chunk by chunk (Zipformer, arXiv:2310.11230).
 
-`past` is what a convolution keeps of the chunks before, (B, D, kernel // 2), or None where the whole sequence is there at once.
+`past` is what a convolution keeps of the chunks before, (B, kernel // 2, D), or None where the whole sequence is there at once.
 """
 
 from __future__ import annotations
@@ -12,17 +12,54 @@ from torch import Tensor, nn
 from plait.parts.swoosh import ScaledLinear, SwooshR
 
 
+def depthwise(conv: nn.Conv1d, x: Tensor, padding: int) -> Tensor:
+    """`conv` over (B, N, D) in its own order: on the CPU a 2-D convolution in channels-last memory takes a quarter of the time."""
+    y = F.conv2d(x.transpose(1, 2)[..., None], conv.weight[..., None], conv.bias, padding=(padding, 0), groups=conv.groups)
+    return y[..., 0].transpose(1, 2)
+
+
 class SameConv(nn.Conv1d):
-    """A depthwise convolution that sees both ways, for whole sequences."""
+    """A depthwise convolution of (B, N, D) that sees both ways, for whole sequences."""
 
     def __init__(self, width: int, kernel: int):
-        super().__init__(width, width, kernel, padding=kernel // 2, groups=width)
+        super().__init__(width, width, kernel, groups=width)
 
     def reset(self) -> None:
         self.reset_parameters()
 
     def forward(self, x: Tensor, past: None) -> tuple[Tensor, None]:
-        return super().forward(x), None
+        return depthwise(self, x, self.kernel_size[0] // 2), None
+
+
+class ChunkConv(nn.Module):
+    """A depthwise convolution of (B, N, D) that sees the past, and the future no further than the end of its own chunk.
+
+    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at most a kernel
+    from either end). past: (B, kernel // 2, D) or None.
+    """
+
+    def __init__(self, width: int, kernel: int, chunk: int):
+        super().__init__()
+        self.chunk, self.kernel = chunk, kernel
+        self.causal = nn.Conv1d(width, width, (kernel + 1) // 2, groups=width)
+        self.within = nn.Conv1d(width, width, kernel, groups=width)
+        self.edges = nn.Parameter(torch.empty(2, width, kernel))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.edges)
+
+    def scale(self) -> Tensor:
+        """(chunk, D): what each place of a chunk is multiplied by."""
+        more = max(0, self.chunk - self.kernel)
+        begin, end = self.edges[0, :, : self.chunk], self.edges[1, :, -self.chunk :]
+        return (1.0 + F.pad(begin, (0, more)) + F.pad(end, (more, 0))).T
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        b, n, half = x.shape[0], x.shape[1], self.kernel // 2
+        whole = F.pad(x, (0, 0, half, 0)) if past is None else torch.cat([past, x], 1)
+        pieces = F.pad(x, (0, 0, 0, -n % self.chunk)).unflatten(1, (-1, self.chunk)).flatten(0, 1)  # (B * chunks, chunk, D)
+        y = (depthwise(self.within, pieces, half) * self.scale()).unflatten(0, (b, -1)).flatten(1, 2)
+        return depthwise(self.causal, whole, 0) + y[:, :n], None if past is None else whole[:, -half:]
 
 
 class Convolution(nn.Module):
@@ -36,36 +73,5 @@ class Convolution(nn.Module):
         x = F.glu(self.up(x), 2)
         if keep is not None:
             x = x.masked_fill(~keep[..., None], 0.0)
-        x, past = self.conv(x.transpose(1, 2), past)
-        return self.out(self.act(x.transpose(1, 2))), past
-
-
-class ChunkConv(nn.Module):
-    """A depthwise convolution over (B, D, N) that sees the past, and the future no further than the end of its own chunk.
-
-    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at most a kernel
-    from either end). past: (B, D, kernel // 2) or None.
-    """
-
-    def __init__(self, width: int, kernel: int, chunk: int):
-        super().__init__()
-        self.chunk, self.kernel = chunk, kernel
-        self.causal = nn.Conv1d(width, width, (kernel + 1) // 2, groups=width)
-        self.within = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.edges = nn.Parameter(torch.empty(2, width, kernel))
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.edges)
-
-    def scale(self) -> Tensor:
-        """(D, chunk): what each place of a chunk is multiplied by."""
-        more = max(0, self.chunk - self.kernel)
-        begin, end = self.edges[0, :, : self.chunk], self.edges[1, :, -self.chunk :]
-        return 1.0 + F.pad(begin, (0, more)) + F.pad(end, (more, 0))
-
-    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        b, n, half = x.shape[0], x.shape[2], self.kernel // 2
-        whole = F.pad(x, (half, 0)) if past is None else torch.cat([past, x], 2)
-        pieces = F.pad(x, (0, -n % self.chunk)).unflatten(2, (-1, self.chunk)).transpose(1, 2)  # (B, chunks, D, chunk)
-        y = (self.within(pieces.flatten(0, 1)) * self.scale()).unflatten(0, (b, -1)).transpose(1, 2).flatten(2)
-        return self.causal(whole) + y[..., :n], None if past is None else whole[..., -half:]
+        x, past = self.conv(x, past)
+        return self.out(self.act(x)), past

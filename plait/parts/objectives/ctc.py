@@ -39,7 +39,7 @@ def greedy(logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     best, labels = logits.float().log_softmax(2).max(2)  # (B, T)
     real = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
     new = real & (labels != 0) & (labels != F.pad(labels, (1, 0))[:, :-1])
-    order = (~new).to(torch.uint8).argsort(1, stable=True)  # labels first, in their order
+    order = (~new).to(torch.uint8).argsort(dim=1, stable=True)  # labels first, in their order
     out = labels.masked_fill(~new, 0).gather(1, order)
     return out, best.masked_fill(~real, 0.0).sum(1)
 

@@ -52,7 +52,7 @@ class Bypass(nn.Module):
 
 
 class Past(NamedTuple):
-    """What a layer keeps of the chunks before: (B, L, ...) of the left context, and (B, D, kernel // 2) of each convolution."""
+    """What a layer keeps of the chunks before: (B, L, ...) of the left context, and (B, kernel // 2, D) of each convolution."""
 
     key: Tensor | None = None
     gated: Tensor | None = None
@@ -169,7 +169,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """keep (B, T) -> frames beyond the end are zero. past: (B, C, 3, bands) frames before; the last 3 of x then only look ahead."""
-        x = self.convs(x[:, None])  # (B, C, N, bands)
+        x = self.convs(x[..., None].permute(0, 3, 1, 2))  # (B, C, N, bands) in channels-last memory
         if keep is not None:
             x = x.masked_fill(~stem_keep(keep)[:, None, :, None], 0.0)
         if past is None:
@@ -297,7 +297,7 @@ class Zipformer(nn.Module):
             for k in stage.blocks:
                 value = k.look1.value.out_features
                 seen = [x.new_zeros(b, left, w) for w in (k.weights.heads * k.weights.query, k.average.out.in_features, value, value)]
-                pasts.append(Past(*seen, *(x.new_zeros(b, c.conv.edges.shape[1], c.conv.kernel // 2) for c in (k.conv1, k.conv2))))
+                pasts.append(Past(*seen, *(x.new_zeros(b, c.conv.kernel // 2, c.conv.edges.shape[1]) for c in (k.conv1, k.conv2))))
             blocks.append(pasts)
         return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool), stem, x.new_zeros(b, self.left, dtype=torch.bool), blocks)
 
@@ -331,7 +331,7 @@ DEFAULT = "nano"
 SIZES = {
     "toy": THREE | dict(rate=4000, mels=40, query=8, value=6, positions=16, num_classes=10, dropout=0.0, skip=0.0),
     "nano": dict(
-        channels=(8, 16, 32), strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), widths=(96, 128, 160, 128), hidden=(192, 256, 320, 256),
+        mels=40, channels=(8, 16, 32), strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), widths=(64, 96, 128, 96), hidden=(128, 192, 256, 192),
         heads=(2, 4, 4, 4), kernels=(15, 15, 15, 15), query=16, value=16, positions=32, down=1,
     ),
     "small": SMALL,
