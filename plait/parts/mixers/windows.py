@@ -1,26 +1,59 @@
-"""Grids cut into windows and put together again, for attention that stays inside a window."""
+"""Grids cut into windows and put together again, for attention that stays inside a window.
+
+While a program for pictures of every size is made, `cut` and `mend` ask nothing about the grid: sides that are not numbers yet are always
+filled up, and rows and columns are merged in one step, because a program cannot prove that n windows are no multiple of 7 n places.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.core.tokens import Tokens
 
-def pad_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+Pair = tuple[int, int]
+
+
+def pad_to(x: Tensor, size: Pair) -> Tensor:
     """(B, H, W, D) with zeros below and at the right, so that both sides are multiples of `size`."""
     h, w = x.shape[1:3]
-    below, right = -h % size[0], -w % size[1]
+    below, right = (h + size[0] - 1) // size[0] * size[0] - h, (w + size[1] - 1) // size[1] * size[1] - w
+    if numbers(h, w) and not (below or right):
+        return x
     return F.pad(x, (0, 0, 0, right, 0, below))
 
 
-def to_windows(x: Tensor, size: tuple[int, int]) -> Tensor:
+def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
+    """Tokens of a grid (B, N, D), filled up with zeros, as windows (B * H/h * W/w, h * w, D) of `size` = (h, w); the filled grid (H, W)."""
+    x = pad_to(t.x.unflatten(1, t.grid), size)
+    return to_windows(x, size), (x.shape[1], x.shape[2])
+
+
+def mend(t: Tokens, x: Tensor, size: Pair, grid: Pair) -> Tokens:
+    """`t` with what became of its windows, x (B * H/h * W/w, h * w, D) on the filled grid (H, W): undoes `cut`."""
+    x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1]).transpose(2, 3).flatten(1, 4)  # (B, H * W, D)
+    (h, w) = t.grid
+    if not numbers(h, w):
+        places = torch.arange(h, device=x.device)[:, None] * grid[1] + torch.arange(w, device=x.device)
+        x = x.index_select(1, places.flatten())
+    elif t.grid != grid:
+        x = x.unflatten(1, grid)[:, :h, :w].flatten(1, 2)
+    return t.put(x=x)
+
+
+def to_windows(x: Tensor, size: Pair) -> Tensor:
     """(B, H, W, D) -> (B * H/h * W/w, h * w, D), windows in reading order; both sides must be multiples of `size` = (h, w)."""
-    b, high, wide, d = x.shape
-    x = x.view(b, high // size[0], size[0], wide // size[1], size[1], d)
-    return x.transpose(2, 3).reshape(-1, size[0] * size[1], d)
+    x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # (B, H/h, h, W/w, w, D)
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def from_windows(x: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def from_windows(x: Tensor, size: Pair, grid: Pair) -> Tensor:
     """(B * H/h * W/w, h * w, D) -> (B, H, W, D) for a grid (H, W): undoes `to_windows`."""
     x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1])
     return x.transpose(2, 3).reshape(-1, grid[0], grid[1], x.shape[-1])
+
+
+def numbers(*sides: int) -> bool:
+    """Whether these are numbers, and not symbols of a program in the making."""
+    return all(isinstance(side, int) for side in sides)

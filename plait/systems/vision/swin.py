@@ -1,0 +1,192 @@
+"""Swin Transformer: Hierarchical Vision Transformer using Shifted Windows. Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, 2021. arXiv:2103.14030.
+
+New here: attention inside windows of a few places a side, so that its cost grows with the picture and not with its square; every second
+layer cuts the grid half a window further, so that neighbours who were apart meet. Between stages four neighbours become one.
+
+Differs: every picture size is read: grids are filled up with zeros below and at the right, as in the authors' code for dense tasks, and a
+side that is one window is not shifted, as in their code for classification.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.tokens import Tokens
+from plait.core.weights import Drop, Join, Rename
+from plait.parts.convs import ChannelsLast, LayerNorm2d
+from plait.parts.maps import OnTokens
+from plait.parts.mixers.windows import cut, mend, pad_to
+from plait.parts.positions.relative import RelativeBias
+from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.pyramid import Pyramid
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset: Tokens (B, N, D) -> the same."""
+
+    def __init__(self, width: int, heads: int, window: tuple[int, int]):
+        super().__init__()
+        check_heads(width, heads)
+        self.heads, self.window = heads, window
+        self.qkv, self.out, self.bias = nn.Linear(width, 3 * width), nn.Linear(width, width), RelativeBias(window, heads)
+
+    def mix(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
+        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2))  # each (M, H, h w, E)
+        return self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2))
+
+    def forward(self, t: Tokens) -> Tokens:
+        x, grid = cut(t, self.window)
+        return mend(t, self.mix(x, self.bias()), self.window, grid)
+
+
+class ShiftedWindowAttention(WindowAttention):
+    """The same with windows that begin half a window further, along each side that has more than one. The grid is a ring: its last windows
+    hold places of both ends, which do not see each other."""
+
+    def forward(self, t: Tokens) -> Tokens:
+        x = pad_to(t.x.unflatten(1, t.grid), self.window)
+        sides, area = zip(x.shape[1:3], self.window), self.window[0] * self.window[1]
+        high, wide = (Ring(side, window, x.device) for side, window in sides)
+        # One gather cuts and shifts, one puts together: rolling the grid would copy it once more each way.
+        index = high.places[:, None, :, None] * x.shape[2] + wide.places[None, :, None, :]  # (H/h, W/w, h, w)
+        part = 2 * high.behind[:, None, :, None] + wide.behind[None, :, None, :]
+        part = part.flatten(2).flatten(0, 1)  # (windows, h w): which end of the ring, or of both
+        bias = self.bias().masked_fill(part[:, None, :, None] != part[:, None, None, :], float("-inf"))  # (windows, H, h w, h w)
+        windows = x.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, (-1, area)).flatten(0, 1)
+        y = self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)).unflatten(0, (x.shape[0], -1)).flatten(1, 2)
+        (row, down), (column, right) = (ring.find(n) for ring, n in zip((high, wide), t.grid))
+        back = (row[:, None] * wide.count + column) * area + down[:, None] * self.window[1] + right
+        return t.put(x=y.index_select(1, back.flatten()))
+
+
+class Ring:
+    """One side of a grid, cut half a window further than its beginning if it is longer than a window.
+
+    places, behind: (windows, window) int64, which place stands there, and 1 where it lies behind the ring's seam.
+    """
+
+    def __init__(self, side: int, window: int, device: torch.device):
+        self.side, self.window, self.count = side, window, side // window
+        self.shift = window // 2 * torch.sym_min(self.count - 1, 1)
+        places = torch.arange(side, device=device) + self.shift
+        self.places, self.behind = (x.unflatten(0, (-1, window)) for x in (places % side, places // side))
+
+    def find(self, count: int) -> tuple[Tensor, Tensor]:
+        """For the first `count` places the number of their window and their place in it, (count,) int64 each."""
+        places = (torch.arange(count, device=self.places.device) - self.shift) % self.side
+        return places // self.window, places % self.window
+
+
+class PatchMap(nn.Module):
+    """Non-overlapping patches, projected and normed: (B, 3, H, W) -> (B, D, H / P, W / P), rounded up."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__()
+        self.last, self.proj, self.norm = ChannelsLast(), nn.Conv2d(3, width, patch, patch), LayerNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to(x.permute(0, 2, 3, 1), self.proj.kernel_size).permute(0, 3, 1, 2)
+        return self.norm(self.proj(self.last(x)))
+
+
+class Merge(nn.Module):
+    """Four neighbours become one: (B, C, H, W) -> (B, 2 C, H / 2, W / 2), rounded up."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.proj = nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to(x.permute(0, 2, 3, 1), (2, 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5)  # (B, H/2, W/2, column, row, C)
+        return self.proj(self.norm(x.flatten(3))).permute(0, 3, 1, 2)
+
+
+class Swin(Pyramid):
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). width: of the first stage, doubled by each further one; heads: of every stage."""
+
+    def __init__(self, *, patch=4, width, depths, heads, window=7, ratio=4, num_classes=1000, drop_path=0.0):
+        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        stages = []
+        for s, (depth, h) in enumerate(zip(depths, heads)):
+            d, kinds = width * 2**s, (WindowAttention, ShiftedWindowAttention)
+            stack = Stack(*(block(d, kinds[i % 2](d, h, (window, window)), ratio, next(rates)) for i in range(depth)))
+            stages.append(nn.Sequential(Merge(d // 2) if s else nn.Identity(), OnTokens(stack)))
+        super().__init__(PatchMap(width, patch), stages, nn.LayerNorm(d), d, num_classes)
+
+
+def block(width: int, mix: nn.Module, ratio: int, drop: float) -> Block:
+    """One pre-norm layer."""
+    return Block(
+        mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)), feed=Pre(nn.LayerNorm(width), FeedForward(width, ratio * width), DropPath(drop))
+    )
+
+
+TINY = dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
+SMALL = dict(width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
+BASE = dict(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
+LARGE = dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))
+
+MODEL = Swin
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(patch=2, width=16, depths=(2, 2), heads=(2, 4), window=4, num_classes=10),
+    "nano": dict(patch=2, width=32, depths=(2, 2, 4), heads=(1, 2, 4), window=4, drop_path=0.1),
+    "tiny_patch4_window7_224": TINY,
+    "small_patch4_window7_224": SMALL,
+    "base_patch4_window7_224": BASE,
+    "base_patch4_window12_384": BASE | dict(window=12),
+    "large_patch4_window7_224": LARGE,
+    "large_patch4_window12_384": LARGE | dict(window=12),
+}
+
+ROW = dict(file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "tiny_patch4_window7_224": ROW
+    | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_tiny_patch4_window7_224"}),
+    "small_patch4_window7_224": ROW
+    | dict(hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_small_patch4_window7_224"}),
+    "base_patch4_window7_224": ROW
+    | dict(hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window7_224"}),
+    "base_patch4_window12_384": ROW
+    | dict(hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window12_384"}),
+    "large_patch4_window7_224": ROW
+    | dict(hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window7_224"}),
+    "large_patch4_window12_384": ROW
+    | dict(hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window12_384"}),
+}
+
+THEIRS, OURS = "swin.encoder.layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"
+RULES = {
+    "timm": [
+        Rename("patch_embed.{p}.{q}", "stem.{p}.{q}"),
+        Rename("layers.{s}.downsample.norm.{p}", "stages.{s}.0.norm.{p}"),
+        Rename("layers.{s}.downsample.reduction.weight", "stages.{s}.0.proj.weight"),
+        Rename("layers.{s}.blocks.{i}.attn.relative_position_bias_table", f"{OURS}.mix.f.bias.table"),
+        *timm_blocks("layers.{s}.blocks.{i}", OURS),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+    ],
+    "transformers": [
+        Rename("swin.embeddings.patch_embeddings.projection.{p}", "stem.proj.{p}"),
+        Rename("swin.embeddings.norm.{p}", "stem.norm.{p}"),
+        *(Rename(f"swin.encoder.layers.{s}.downsample.norm.{{p}}", f"stages.{s + 1}.0.norm.{{p}}") for s in range(3)),
+        *(Rename(f"swin.encoder.layers.{s}.downsample.reduction.weight", f"stages.{s + 1}.0.proj.weight") for s in range(3)),
+        Rename(f"{THEIRS}.layernorm_before.{{p}}", f"{OURS}.mix.norm.{{p}}"),
+        Join([f"{THEIRS}.attention.self.{n}.{{p}}" for n in ("query", "key", "value")], f"{OURS}.mix.f.qkv.{{p}}"),
+        Rename(f"{THEIRS}.attention.self.relative_position_bias_table", f"{OURS}.mix.f.bias.table"),
+        Drop(f"{THEIRS}.attention.self.relative_position_index"),
+        Rename(f"{THEIRS}.attention.output.dense.{{p}}", f"{OURS}.mix.f.out.{{p}}"),
+        Rename(f"{THEIRS}.layernorm_after.{{p}}", f"{OURS}.feed.norm.{{p}}"),
+        Rename(f"{THEIRS}.intermediate.dense.{{p}}", f"{OURS}.feed.f.up.{{p}}"),
+        Rename(f"{THEIRS}.output.dense.{{p}}", f"{OURS}.feed.f.down.{{p}}"),
+        Rename("swin.layernorm.{p}", "norm.{p}"),
+        Rename("classifier.{p}", "head.{p}"),
+    ],
+}
