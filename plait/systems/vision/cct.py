@@ -1,0 +1,159 @@
+"""Escaping the Big Data Paradigm with Compact Transformers. Hassani et al., 2021. arXiv:2104.05704.
+
+New here: a transformer small enough to learn from a few thousand pictures. One or two convolutions with pooling make the tokens in place of
+patches, so that neighbours are known to be neighbours; no class token, but a learned weighing of all tokens after the last layer (sequence
+pooling); positions may be learned or fixed.
+
+Differs: dropout on attention weights is left to stochastic depth. Other picture sizes than `image` are read. The names of the sizes are
+layers_kernel x convolutions_picture; those in `sine` have fixed positions, though the authors' builders of these names, by an oversight,
+make learned ones. CVT, ViT-Lite and the form for texts are not here.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from plait.core.block import Attention, Block, DropPath, FeedForward, Post, Pre, Stack
+from plait.core.tokens import Tokens
+from plait.core.weights import Rename
+from plait.parts.maps import to_tokens
+from plait.parts.positions.learned import GridPositions
+from plait.parts.positions.sine import SequenceWaves
+from plait.systems.vision.crate import Normed
+
+
+class ConvTokens(nn.Module):
+    """Convolution, ReLU, maximum of 3 x 3, as often as `convs`: (B, 3, H, W) -> Tokens of a grid. 64 channels between."""
+
+    def __init__(self, width: int, kernel: int, convs: int):
+        super().__init__()
+        self.kernel, self.stride, self.pad = kernel, max(1, kernel // 2 - 1), max(1, kernel // 2)
+        channels = [3, *[64] * (convs - 1), width]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, kernel, self.stride, self.pad, bias=False) for a, b in zip(channels, channels[1:]))
+        self.act, self.most = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+
+    def side(self, pixels: int) -> int:
+        """How many tokens a side of this many pixels becomes."""
+        for _ in self.convs:
+            pixels = ((pixels + 2 * self.pad - self.kernel) // self.stride + 2) // 2  # what the convolution leaves, halved and rounded up
+        return pixels
+
+    def forward(self, x: Tensor) -> Tokens:
+        for conv in self.convs:
+            x = self.most(self.act(conv(x)))
+        return to_tokens(x)
+
+
+class SequencePool(nn.Module):
+    """(B, N, D) -> (B, D): the tokens' mean, weighed by a softmax over a learned score of each."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.score(x).softmax(1).mT @ x)[:, 0]
+
+
+class CCT(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for `image`, else fixed."""
+
+    takes = ("image",)
+    classifier = ("head.",)
+    multiple = 1
+
+    def __init__(
+        self, *, image=(32, 32), kernel=3, convs=1, width=256, depth, heads=4, hidden=512, learned=True, num_classes=10, drop_path=0.1
+    ):
+        super().__init__()
+        self.width = width
+        self.stem = ConvTokens(width, kernel, convs)
+        grid = (self.stem.side(image[0]), self.stem.side(image[1]))
+        self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid[0] * grid[1], width)
+
+        def layer(drop: float) -> Block:
+            mix = Post(nn.LayerNorm(width), Normed(nn.LayerNorm(width), Attention(width, heads, qkv_bias=False)), DropPath(drop))
+            return Block(mix=mix, feed=Pre(nn.Identity(), FeedForward(width, hidden), DropPath(drop)))
+
+        self.stack = Stack(*(layer(drop_path * i / max(depth - 1, 1)) for i in range(depth)))
+        self.norm, self.weigh = nn.LayerNorm(width), SequencePool(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) of the grid, before the last norm."""
+        return self.stack(self.positions(self.stem(x)))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the normed tokens, weighed."""
+        return self.weigh(self.norm(t.x))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+TWO = dict(depth=2, width=128, heads=2, hidden=128)
+FOUR = TWO | dict(depth=4)
+SIX = dict(depth=6)
+SEVEN = dict(depth=7)
+FOURTEEN = dict(depth=14, width=384, heads=6, hidden=1152, num_classes=1000)
+C3X2 = dict(convs=2)
+C7X2 = dict(kernel=7, convs=2, image=(224, 224))
+FLOWERS = dict(num_classes=102)
+SINE = dict(learned=False)
+
+MODEL = CCT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(convs=2, width=32, depth=2, heads=2, hidden=64, num_classes=10),
+    "nano": dict(image=(64, 64), convs=2, width=128, depth=5, heads=4, hidden=384, num_classes=1000),
+    "2_3x2_32": TWO | C3X2,
+    "2_3x2_32_sine": TWO | C3X2 | SINE,
+    "4_3x2_32": FOUR | C3X2,
+    "4_3x2_32_sine": FOUR | C3X2 | SINE,
+    "6_3x1_32": SIX,
+    "6_3x1_32_sine": SIX | SINE,
+    "6_3x2_32": SIX | C3X2,
+    "6_3x2_32_sine": SIX | C3X2 | SINE,
+    "7_3x1_32": SEVEN,
+    "7_3x1_32_sine": SEVEN | SINE,
+    "7_3x1_32_c100": SEVEN | dict(num_classes=100),
+    "7_3x1_32_sine_c100": SEVEN | SINE | dict(num_classes=100),
+    "7_3x2_32": SEVEN | C3X2,
+    "7_3x2_32_sine": SEVEN | C3X2 | SINE,
+    "7_7x2_224": SEVEN | C7X2 | FLOWERS,
+    "7_7x2_224_sine": SEVEN | C7X2 | FLOWERS | SINE,
+    "14_7x2_224": C7X2 | FOURTEEN,
+    "14_7x2_384": C7X2 | FOURTEEN | dict(image=(384, 384)),
+    "14_7x2_384_fl": C7X2 | FOURTEEN | FLOWERS | dict(image=(384, 384)),
+}
+CIFAR = dict(source="official", licence="apache-2.0", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+IMAGENET = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "7_3x1_32": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
+    "7_3x1_32_sine": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
+    "7_3x1_32_c100": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
+    "7_3x1_32_sine_c100": CIFAR
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar100_5000epochs.pth"),
+    "7_7x2_224_sine": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_7x2_224_flowers102.pth"),
+    "14_7x2_224": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_14_7x2_224_imagenet.pth"),
+    "14_7x2_384": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_imagenet.pth"),
+    "14_7x2_384_fl": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_flowers102.pth"),
+}
+THEIRS, OURS = "classifier.blocks.{i}", "stack.blocks.{i}"
+RULES = {
+    "official": [
+        Rename("classifier.positional_emb", "positions.table"),
+        Rename("tokenizer.conv_layers.{i}.0.weight", "stem.convs.{i}.weight"),
+        Rename(f"{THEIRS}.pre_norm.{{p}}", f"{OURS}.mix.f.norm.{{p}}"),
+        Rename(f"{THEIRS}.self_attn.qkv.weight", f"{OURS}.mix.f.f.qkv.weight"),
+        Rename(f"{THEIRS}.self_attn.proj.{{p}}", f"{OURS}.mix.f.f.out.{{p}}"),
+        Rename(f"{THEIRS}.norm1.{{p}}", f"{OURS}.mix.norm.{{p}}"),
+        Rename(f"{THEIRS}.linear1.{{p}}", f"{OURS}.feed.f.up.{{p}}"),
+        Rename(f"{THEIRS}.linear2.{{p}}", f"{OURS}.feed.f.down.{{p}}"),
+        Rename("classifier.norm.{p}", "norm.{p}"),
+        Rename("classifier.attention_pool.{p}", "weigh.score.{p}"),
+        Rename("classifier.fc.{p}", "head.{p}"),
+    ]
+}

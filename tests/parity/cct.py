@@ -1,0 +1,32 @@
+"""CCT against the numbers that the official code gave (github.com/SHI-Labs/Compact-Transformers), both kinds of positions, two kernels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+import plait
+from tests.parity.compare import Row, count, relative_error
+from tests.parity.norms import epsilons
+from tests.parity.recorded import loaded, values, weights
+
+SYSTEM = "cct"
+CASES = {"cct_toy": "official"}
+NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@torch.no_grad()
+def parity(name: str) -> Row:
+    theirs = {k: values(v) for k, v in NUMBERS["outputs"].items()}
+    g = torch.Generator().manual_seed(7)
+    x, larger = torch.randn(3, 3, 32, 32, generator=g), torch.randn(2, 3, 48, 48, generator=g)
+    learned = loaded(name, "official", NUMBERS["toy"]["keys"])
+    assert set(epsilons(learned)) == {1e-5}
+    seven = loaded(name, "official", NUMBERS["kernel_7"]["keys"], kernel=7, image=(48, 48))
+    fixed = plait.create_model(name, learned=False).eval()
+    public = weights(NUMBERS["toy"]["keys"]) | {"classifier.positional_emb": fixed.positions.table}
+    plait.load_weights(fixed, public, "official")
+    pairs = (learned(x), theirs["learned"]), (fixed(x), theirs["sine"]), (seven(larger), theirs["kernel_7"])
+    return Row(name, "official, recorded", count(learned), NUMBERS["toy"]["parameters"], max(relative_error(*p) for p in pairs))
