@@ -20,7 +20,7 @@ def fit(
         str | None, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders.")
     ] = None,
     target: Annotated[Names, typer.Option("--target", "-t", metavar="COLUMN", help="What to predict; several for several labels.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe; else what the target asks for.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe or caption; else by target.")] = None,
     system: Annotated[str | None, typer.Option(help="A model of `plait models`; by default plait's own, which reads anything.")] = None,
     kind: Annotated[Names, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
     inputs: Annotated[Names, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,
@@ -63,6 +63,8 @@ def fit(
     $ plait fit pets.csv --target speed --kind photo=image --minutes 10
 
     $ plait fit shop.parquet --task retrieve --inputs photo,title --system clip
+
+    $ plait fit photos.csv --task caption --target text
 
     $ plait fit calls.csv --task transcribe --target said --system zipformer
 

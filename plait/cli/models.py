@@ -14,7 +14,7 @@ from plait.errors import UsageError, nearest
 def models(
     pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as 'vit_*_224'.")] = None,
     takes: Annotated[list[str] | None, typer.Option(metavar="KINDS", help="Only those that read all of these: image,text.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only those that can classify, regress, retrieve, match or transcribe.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those that can classify, regress, retrieve, match, transcribe or caption.")] = None,
     json: Json = False,
 ) -> Answer:
     """List models, what they read and can do.

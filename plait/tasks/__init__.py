@@ -7,12 +7,13 @@ predictions), `picture` (or None), and plain JSON for its state. A new one is a 
 
 from __future__ import annotations
 
+from plait.tasks.caption import Caption
 from plait.tasks.classify import Classify, ClassifyMany
 from plait.tasks.match import Match
 from plait.tasks.regress import Regress
 from plait.tasks.retrieve import Retrieve
 from plait.tasks.transcribe import Transcribe
 
-TASKS = {t.name: t for t in (Classify, ClassifyMany, Regress, Retrieve, Match, Transcribe)}
-CHOICES = ("classify", "regress", "retrieve", "match", "transcribe")
-Task = Classify | ClassifyMany | Regress | Retrieve | Match | Transcribe
+TASKS = {t.name: t for t in (Classify, ClassifyMany, Regress, Retrieve, Match, Transcribe, Caption)}
+CHOICES = ("classify", "regress", "retrieve", "match", "transcribe", "caption")
+Task = Classify | ClassifyMany | Regress | Retrieve | Match | Transcribe | Caption

@@ -24,6 +24,7 @@ PREFERRED = {
     "retrieve": ("embedder",),
     "match": ("fuser", "embedder"),
     "transcribe": ("transcriber",),
+    "caption": ("writer",),
 }
 HALF = (0.5, 0.5, 0.5)
 MOST_CATEGORIES = 2000  # that a linear model reads one by one
@@ -82,8 +83,8 @@ def reads(info: ModelInfo) -> dict[str, Any]:
     return found
 
 
-def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0) -> Recipe:
-    """How to build the system for these columns. labels: outputs of each frame, for a transcriber."""
+def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0, words: dict | None = None) -> Recipe:
+    """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a writer's vocab, begin, end."""
     signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
     kind_of = {s.name: s.kind for s in schema.slots}
     arguments: dict = {}
@@ -102,12 +103,23 @@ def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = Fal
         arguments["num_classes"] = 0
     if "labels" in signature:
         arguments["labels"] = labels
+    arguments |= _words(info, words, signature, pretrained) if words else {}
     role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
     tables = {s: shape.get("sizes") or shape["width"] for s, shape in shapes.items() if kind_of[s] in ("number", "category", "vector")}
     if sum(shapes["category"]["sizes"] if "category" in shapes else ()) > MOST_CATEGORIES:
         tables.pop("category", None)
     tables = tables if role == "fuser" else {}
     return Recipe(info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)), tables)
+
+
+def _words(info: ModelInfo, words: dict, signature: dict, pretrained: bool) -> dict:
+    """A writer's vocabulary: the learnt one, or that of published weights, which must then be the tokenizer's."""
+    if not pretrained:
+        return words
+    own = {name: info.arguments.get(name, signature[name].default) for name in words}
+    if own != words:
+        raise UsageError(f"the weights of {info.name} know {own}, and the tokenizer {words}: give the weights' own with --tokenizer FILE")
+    return {}
 
 
 def objective(info: ModelInfo) -> tuple[Callable | None, Callable | None, Callable | None]:

@@ -73,7 +73,7 @@ def assess(
     known = index[known_targets(truth[index])]
 
     def answers(absent: list[str]) -> np.ndarray:
-        return task.finish(outputs(model, rows, known, precision=precision, absent=absent))
+        return task.finish(outputs(model, rows, known, precision=precision, absent=absent, truth=truth))
 
     whole, target = answers([]), truth[known]
     if isinstance(task, Retrieve):

@@ -143,7 +143,8 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
 
 def _recipe(data: Prepared, settings: Settings) -> Recipe:
     labels = getattr(data.task, "labels", 0) if data.task.name == "transcribe" else 0
-    return recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), labels=labels)
+    words = getattr(data.task, "words", None)
+    return recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), labels=labels, words=words)
 
 
 def _model(data: Prepared, bound: Bound, seed: int):

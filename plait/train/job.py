@@ -73,7 +73,7 @@ class TableJob:
 
 def answers_for(task: Task, model: nn.Module, data: Prepared, index: np.ndarray, precision: str, absent=()) -> np.ndarray:
     """The task's answers for some rows, with some slots taken away."""
-    return task.finish(outputs(model, data.rows, index, precision=precision, absent=absent))
+    return task.finish(outputs(model, data.rows, index, precision=precision, absent=absent, truth=data.truth))
 
 
 def hash_seed(*numbers: int) -> int:

@@ -26,10 +26,14 @@ def outputs(
     batch_size: int = 128,
     precision: str = "fp32",
     absent: Iterable[str] = (),
+    truth: np.ndarray | None = None,
     call: Callable[[nn.Module, dict], Tensor | dict[str, Tensor]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots taken away."""
+    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots taken away.
+
+    truth (n, ...): the targets of all rows, for models that say what the true answer costs them.
+    """
     device = next(model.parameters()).device
     call = call or (lambda m, b: m.answer(b))
     training, found = model.training, []
@@ -37,7 +41,9 @@ def outputs(
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             for start in range(0, len(index), batch_size):
-                batch = without(to_device(rows.batch(index[start : start + batch_size]), device), absent)
+                some = index[start : start + batch_size]
+                batch = rows.batch(some) | ({} if truth is None else {"target": torch.from_numpy(truth[some])})
+                batch = without(to_device(batch, device), absent)
                 out = call(model, batch)
                 found.append({k: v.float().cpu().numpy() for k, v in out.items()} if isinstance(out, dict) else out.float().cpu().numpy())
                 if progress:

@@ -17,7 +17,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.tasks import TASKS, Retrieve, Task, Transcribe
+from plait.tasks import TASKS, Caption, Retrieve, Task, Transcribe
 from plait.tasks.match import MATCH, with_mismatches
 from plait.train.assemble import choose, reads, recipe
 from plait.train.assess import known_targets
@@ -77,6 +77,8 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         longest=1.0 if kind is Transcribe else 0.99,  # a sound that is cut no longer says what its text says
     )
     more = {"pieces": settings.pieces} if kind is Transcribe else {}
+    if kind is Caption:
+        more = {"length": settings.max_tokens or fixed.get("length") or 256, "tokenizer": settings.tokenizer}
     task = kind.learn(table, schema, splits["train"], **more)
     truth, bad_targets = task.encode(table, schema)
     rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
@@ -115,7 +117,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
 
 def guess(table: Table, settings: Settings) -> Schema:
     """The schema of `table` under the settings."""
-    said = settings.target if settings.task == "transcribe" else None  # a text, also where it looks like classes or numbers
+    said = settings.target if settings.task in ("transcribe", "caption") else None  # a text, also where it looks like classes or numbers
     return Schema.guess(
         table,
         kinds=({said: "text"} if isinstance(said, str) else {}) | settings.kinds,
@@ -136,7 +138,7 @@ def guess_task(schema: Schema) -> str:
 
 def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
     """The task's class: one label or several, by the target."""
-    if name in ("classify", "regress", "transcribe") and not schema.targets:
+    if name in ("classify", "regress", "transcribe", "caption") and not schema.targets:
         raise UsageError(f"--task {name} needs a target: name the column to predict with --target")
     if name == "classify" and (len(schema.targets) > 1 or pa.types.is_list(table.column(schema.targets[0]).type)):
         return TASKS["classify_many"]
@@ -146,11 +148,13 @@ def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
 
 
 def system_name(settings: Settings, schema: Schema, task: str) -> str:
-    """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It has no ear for speech."""
+    """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It neither hears speech nor writes."""
     if settings.system != "auto":
         return settings.system
     if task == Transcribe.name:
         return "zipformer"
+    if task == Caption.name:
+        return "git"
     return "auto_tiny" if all(s.kind in ("number", "category", "vector") for s in schema.slots) else "auto_small"
 
 

@@ -15,7 +15,7 @@ class Settings:
     """The options of a run; defaults suit a table of a few thousand rows on a laptop. None means: decided from the data.
 
     inputs, target: column names; target may be several (several labels). kinds: {column: kind}, over the guess.
-    task: classify, regress, retrieve, match or transcribe. system: a model's name or a system's.
+    task: classify, regress, retrieve, match, transcribe or caption. system: a model's name or a system's.
     val, test: tables of their own; split: a column that names the split; group: a column whose rows stay together.
     fractions: of train, val and test, where rows are drawn at random.
     minutes: a time budget. patience: epochs without improvement before stopping. ema: decay of a weight average.
