@@ -1,0 +1,34 @@
+"""T2T-ViT against the numbers that the official code gave (github.com/yitu-opensource/T2T-ViT): both kinds of thin layers, both scales."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+import plait
+from tests.parity.compare import Row, relative_error
+from tests.parity.norms import epsilons
+from tests.parity.recorded import values, weights
+
+SYSTEM = "t2t_vit"
+CASES = {"t2t_vit_toy": "official"}
+NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+SHAPE = dict(image=(48, 48), width=128, hidden=256)
+
+
+@torch.no_grad()
+def parity(name: str) -> Row:
+    x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(9))
+    error = 0.0
+    for kind in ("transformer", "performer"):
+        model = plait.create_model(name, **SHAPE, exact=kind == "transformer").eval()
+        assert set(epsilons(model)) == {1e-5}
+        public = weights(NUMBERS[f"toy_{kind}"]["keys"]) | {"pos_embed": model.positions.table.clone()}
+        public = {k: 3 * v if k.endswith(".w") else v for k, v in public.items()}  # random features of the size that they have
+        for source, suffix in (("official", ""), ("published", "_scaled")):
+            plait.load_weights(model, public, source)
+            error = max(error, relative_error(model(x), values(NUMBERS["outputs"][kind + suffix])))
+    held = sum(v.numel() for v in model.state_dict().values())  # the official model counts its tables as parameters
+    return Row(name, "official, recorded", held, NUMBERS["toy_performer"]["parameters"], error)
