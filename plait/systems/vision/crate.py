@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, Pre, Stack, check_heads
+from plait.core.block import Block, Pre, Stack, check_heads, mass
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
@@ -32,7 +32,7 @@ class Subspaces(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         b, n, d = t.x.shape
         w = self.onto(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
-        y = attend(w, w, w, keep=t.keep)
+        y = attend(w, w, w, keep=t.keep, bias=mass(t), lengths=t.lengths)
         return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
 
 

@@ -1,0 +1,114 @@
+"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022. arXiv:2208.10442.
+
+New here: the picture half of BEiT-3, a ViT of the multiway transformer's picture experts. Each layer norms twice more than a ViT's: what
+attention gathered before it is projected, and the hidden layer of the feed-forward (sub-layer norm, arXiv:2210.06423). The answer is read
+from the mean of the patches. `beit3` is the whole.
+
+Differs: other picture sizes than `image` are read, positions resampled.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import Attention, FeedForward, Stack, mass
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename
+from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_vit
+
+Norm = partial(nn.LayerNorm, eps=1e-5)
+
+
+class SubAttention(Attention):
+    """Self-attention with a norm before its last projection: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__(width, heads)
+        self.norm = Norm(width)
+
+    def ask(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, N, E)."""
+        return self.qkv(t.x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def tell(self, y: Tensor) -> Tensor:
+        """What was gathered, (B, H, N, E) -> (B, N, D)."""
+        return self.out(self.norm(y.transpose(1, 2).flatten(2)))
+
+    def forward(self, t: Tokens) -> Tokens:
+        return t.put(x=self.tell(attend(*self.ask(t), keep=t.keep, bias=mass(t), lengths=t.lengths)))
+
+
+class SubFeedForward(FeedForward):
+    """Two linear layers, an activation and a norm between: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__(width, hidden)
+        self.norm = Norm(hidden)
+
+    def forward(self, t: Tokens) -> Tokens:
+        return t.put(x=self.down(self.norm(self.act(self.up(t.x)))))
+
+
+class ViTBEiT3(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; hidden: the feed-forward's width, 4 D
+    unless given."""
+
+    takes = ("image",)
+    classifier = ("head.",)
+
+    def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
+        super().__init__()
+        self.width, self.multiple = width, patch
+        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        how = dict(norm=Norm, mix=SubAttention, feed=SubFeedForward, drop_path=drop_path)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, **how))
+        self.norm = Norm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first."""
+        return self.stack(self.eye(x))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the patches, normed."""
+        return self.norm(mean(t))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+GIANT = dict(patch=14, width=1408, depth=40, heads=16, hidden=6144)
+
+MODEL = ViTBEiT3
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=128, depth=6, heads=4, drop_path=0.1),
+    "base_patch16_224": dict(width=768, depth=12, heads=12),
+    "large_patch16_224": dict(width=1024, depth=24, heads=16),
+    "giant_patch14_224": GIANT,
+    "giant_patch14_336": GIANT | dict(image=(336, 336)),
+}
+TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "base_patch16_224": TIMM | dict(hub="timm/beit3_base_patch16_224.in22k_ft_in1k", references={"timm": "beit3_base_patch16_224"}),
+    "large_patch16_224": TIMM | dict(hub="timm/beit3_large_patch16_224.in22k_ft_in1k", references={"timm": "beit3_large_patch16_224"}),
+    "giant_patch14_224": dict(references={"timm": "beit3_giant_patch14_224"}),
+    "giant_patch14_336": dict(references={"timm": "beit3_giant_patch14_336"}),
+}
+RULES = {
+    "timm": [
+        Rename("blocks.{i}.attn.norm.{p}", "stack.blocks.{i}.mix.f.norm.{p}"),
+        Rename("blocks.{i}.mlp.norm.{p}", "stack.blocks.{i}.feed.f.norm.{p}"),
+        Rename("fc_norm.{p}", "norm.{p}"),
+        *(r for r in timm_vit() if r.public != ("norm.{p}",)),
+    ]
+}
