@@ -45,6 +45,13 @@ def complete(batch: dict, blanks: dict[str, Blank]) -> Streams:
     return Streams(values, keeps, presents)
 
 
+def woven(batch: dict, present: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a fusion may see of what is there: {slot: (B,) bool}. While training, batch["woven"] hides some slots from it, so that it
+    learns to do without them, though each slot's own part still learns from all its rows."""
+    hidden = batch.get("woven", {})
+    return {slot: there & hidden[slot] if slot in hidden else there for slot, there in present.items()}
+
+
 def blank_rows(value: Tensor, present: Tensor) -> Tensor:
     """`value` (B, ...) with zeros in the rows where `present` (B,) is False."""
     return value.masked_fill(~present.view(-1, *[1] * (value.dim() - 1)), 0)

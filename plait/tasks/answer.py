@@ -17,13 +17,13 @@ class Answer(nn.Module):
     """Batches in, outputs (B, K) out; in training, batch and generator in, named losses out.
 
     forward is the loss, so that wrappers for several devices see the call that they hook.
-    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later.
-    aside: the weight of the parts' own losses beside that of the whole.
+    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from the fusion alone
+    where each modality also answers for itself, with a loss of its own.
     """
 
-    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3, aside: float = 0.5):
+    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__()
-        self.bound, self.loss, self.drop, self.aside = bound, loss, drop, aside
+        self.bound, self.loss, self.drop = bound, loss, drop
         self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
 
     def answer(self, batch: dict) -> Tensor:
@@ -37,14 +37,15 @@ class Answer(nn.Module):
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.bound.takes) > 1:
-            batch = {**batch, "present": drop_modalities(batch["present"], self.drop, generator)}
+            left = drop_modalities(batch["present"], self.drop, generator)
+            batch = {**batch, "woven" if self.bound.part_widths else "present": left}
         f = self.bound.features(batch)
         total, own = self.head(f)
         known = known_rows(batch["target"])
         losses = {"loss": mean_over(self.loss(total.float(), batch["target"]), known & f.anything())}
         if len(own) > 1:
             parts = [mean_over(self.loss(o.float(), batch["target"]), known & f.present[s]) for s, o in own.items()]
-            losses["parts"] = self.aside * torch.stack(parts).mean()
+            losses["parts"] = torch.stack(parts).sum()
         return losses
 
 

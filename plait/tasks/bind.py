@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.parts.heads.parts import Features
+from plait.parts.presence import woven
 
 
 class Bound(nn.Module):
@@ -62,7 +63,7 @@ class Bound(nn.Module):
             slot: there.get(slot, torch.full(rows.shape[:1], slot in batch, dtype=torch.bool, device=rows.device)) for slot in self.takes
         }
         ready["keep"] = {slot: k for slot, k in batch.get("keep", {}).items() if slot in self.takes}
-        return ready
+        return ready | ({"woven": batch["woven"]} if "woven" in batch else {})
 
     def features(self, batch: dict) -> Features:
         """fused (B, width), parts, present."""
@@ -70,7 +71,7 @@ class Bound(nn.Module):
         present = ready["present"]
         if self.role == "fuser":
             out = self.system.fuse(ready)
-            return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"))
+            return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), woven(ready, present))
         if self.role == "embedder":
             vectors = self.system.embed(ready)
             product = torch.stack(list(vectors.values())).prod(0)  # says how they agree

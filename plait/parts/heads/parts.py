@@ -12,7 +12,7 @@ class Features(NamedTuple):
     """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, raw {slot: (B, F)}, present {slot: (B,) bool}.
 
     raw: the inputs themselves, of slots that are vectors already (numbers, categories, vectors).
-    vectors: {slot: (B, E) unit vectors} in one space, of a system that has them.
+    vectors: {slot: (B, E) unit vectors} in one space, of a system that has them. woven: the slots that may be fused; None: those present.
     """
 
     fused: Tensor
@@ -20,10 +20,15 @@ class Features(NamedTuple):
     raw: dict[str, Tensor]
     present: dict[str, Tensor]
     vectors: dict[str, Tensor] | None = None
+    woven: dict[str, Tensor] | None = None
+
+    def counted(self) -> dict[str, Tensor]:
+        """{slot: (B,) bool}: what has a say in the whole."""
+        return self.present if self.woven is None else self.woven
 
     def anything(self) -> Tensor:
-        """(B,) bool: the row has at least one slot."""
-        return torch.stack(list(self.present.values())).any(0)
+        """(B,) bool: the row has at least one slot that has a say."""
+        return torch.stack(list(self.counted().values())).any(0)
 
 
 class SumOfParts(nn.Module):
@@ -31,6 +36,8 @@ class SumOfParts(nn.Module):
 
     If the modalities are independent given the answer, log-probabilities add: the sum is then already right, and the fusion, which starts
     from nothing, learns only what the parts do not say. A row with no part at all gets the prior, exactly.
+    Where there are several parts, the whole's loss does not reach them: each learns from a loss of its own. Else the part that learns first
+    explains the answer away, and the others, whose error it has taken, hardly learn at all.
     The linear layers are no matter of gradient steps: a convex solver fills them before training (`tasks/linear.py`), and they stay.
 
     prior: (K,) outputs for a row of which nothing is known.
@@ -64,9 +71,9 @@ class SumOfParts(nn.Module):
         for slot, layer in self.linear.items():
             straight = layer(f.raw[slot])
             own[slot] = own[slot] + straight if slot in own else straight
-        total = self.fused(f.fused)
+        total, counted = self.fused(f.fused), f.counted()
         for slot, value in own.items():
-            total = total + value * f.present[slot][:, None]
+            total = total + (value.detach() if len(own) > 1 else value) * counted[slot][:, None]
         return self.prior + total * f.anything()[:, None], {slot: self.prior + value for slot, value in own.items()}
 
     def straight(self, raw: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, mean, prepend
 from plait.parts.positions.learned import GridPositions
-from plait.parts.presence import complete, masked
+from plait.parts.presence import complete, masked, woven
 from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
 from plait.parts.tokenizers.spectrogram import LogMel
 from plait.parts.tokenizers.stems import ImageStem, SpectrogramStem, sinusoids
@@ -169,17 +169,17 @@ class Auto(nn.Module):
         nn.init.constant_(self.logit_scale, 2.66)  # log(1 / 0.07), as in CLIP
 
     def read(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
-        """Every slot's tokens (B, 1 + N, D) and presence (B,)."""
+        """Every slot's tokens (B, 1 + N, D), and whether it is there (B,)."""
         s = complete(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
         return {slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()}, s.present
 
     def vectors(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict[str, Tensor]:
         return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
 
-    def weave(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict:
-        parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
-        streams = [t.put(x=t.x + kind, keep=t.keep & present[s][:, None], head=0) for kind, (s, t) in zip(self.kinds, tokens.items())]
-        return {"fused": self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0]), "parts": parts}
+    def weave(self, tokens: dict[str, Tokens], seen: dict[str, Tensor]) -> Tensor:
+        """(B, D): what the fusion makes of the slots that it may see."""
+        streams = [t.put(x=t.x + kind, keep=t.keep & seen[s][:, None], head=0) for kind, (s, t) in zip(self.kinds, tokens.items())]
+        return self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0])
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{slot: (B, embed_width) unit vectors}, zeros where the slot is absent."""
@@ -187,8 +187,9 @@ class Auto(nn.Module):
 
     def fuse(self, batch: dict) -> dict:
         """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`}; an absent slot's part is zero, its tokens are not seen."""
-        seen = self.read(batch)
-        return {**self.weave(*seen), "vectors": self.vectors(*seen)}
+        tokens, present = self.read(batch)
+        parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
+        return {"fused": self.weave(tokens, woven(batch, present)), "parts": parts, "vectors": self.vectors(tokens, present)}
 
     def forward(self, batch: dict) -> dict:
         """fused, parts and vectors as `fuse` and `embed` give them, and logit_scale (1,)."""

@@ -24,7 +24,7 @@ from plait.core.surgery import freeze
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
-from plait.parts.presence import Blank, complete, masked
+from plait.parts.presence import Blank, complete, masked, woven
 from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.spectrogram import LogMel, SpectrogramTokens
@@ -141,8 +141,9 @@ class MetaTransformer(nn.Module):
         for slot, read in self.slots.items():
             t = self.encoder(read(s.values[slot], s.keep.get(slot), s.present[slot]))
             parts[slot] = self.norm(t.x[:, 0]) * s.present[slot][:, None]
-        count = torch.stack(list(s.present.values())).sum(0).clamp(min=1)
-        return {"fused": sum(parts.values()) / count[:, None], "parts": parts}
+        seen = woven(batch, s.present)
+        count = torch.stack(list(seen.values())).sum(0).clamp(min=1)
+        return {"fused": sum(parts[slot] * seen[slot][:, None] for slot in parts) / count[:, None], "parts": parts}
 
     def forward(self, batch: dict) -> dict:
         return self.fuse(batch)
