@@ -1,0 +1,228 @@
+"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022. arXiv:2208.10442.
+
+New here: the multiway transformer. In every layer a picture's patches and a text's words pass through experts of their own (norms,
+projections, feed-forward) and meet in one attention. So one network is a picture encoder, a text encoder, two towers for retrieval, or
+a reader of both, by which tokens are put in: a picture alone never touches the experts of words. Each layer norms twice more than usual.
+
+Differs: of the heads, those of retrieval, question answering and captions (scores of the next word); pairs of pictures are left out. The
+mask token and the targets of pre-training are not here, nor the first two positions of the public layout, which nothing reads: coming back
+they are zeros. Other picture sizes than `image` are read. An absent text or picture is a blank that nothing attends to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import DropPath, Pre
+from plait.core.tokens import Tokens
+from plait.core.weights import Drop, Join, Lift, Rename, Rule
+from plait.parts.positions.learned import SequencePositions
+from plait.parts.presence import complete, masked
+from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.words import WordTokens
+from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
+
+
+class Expert(nn.Module):
+    """One modality's half of a layer: what it asks of all tokens, and what it makes of the answer."""
+
+    def __init__(self, width: int, heads: int, hidden: int, drop: float):
+        super().__init__()
+        self.norm, self.mix, self.drop = Norm(width), SubAttention(width, heads), DropPath(drop)
+        self.feed = Pre(Norm(width), SubFeedForward(width, hidden), DropPath(drop))
+
+    def ask(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, N, E)."""
+        return self.mix.ask(t.put(x=self.norm(t.x)))
+
+    def tell(self, t: Tokens, y: Tensor) -> Tokens:
+        """The tokens after this layer, given what attention gathered for them, (B, H, N, E)."""
+        return self.feed(t.put(x=t.x + self.drop(self.mix.tell(y))))
+
+
+class Multiway(nn.Module):
+    """One layer: each stream through its own expert, one attention among all. {slot: Tokens} -> {slot: Tokens}, of any of the slots."""
+
+    def __init__(self, experts: dict[str, Expert]):
+        super().__init__()
+        self.experts = nn.ModuleDict(experts)
+
+    def forward(self, streams: dict[str, Tokens], keep: Tensor) -> dict[str, Tokens]:
+        asked = [self.experts[slot].ask(t) for slot, t in streams.items()]
+        y = attend(*(torch.cat(parts, 2) for parts in zip(*asked)), keep=keep)
+        parts = y.split([t.x.shape[1] for t in streams.values()], 2)
+        return {slot: self.experts[slot].tell(t, part) for (slot, t), part in zip(streams.items(), parts)}
+
+
+class BEiT3(nn.Module):
+    """A batch of pictures and texts -> a vector of each alone, one that has read both, and what the heads that were built say of it.
+
+    image: the (H, W) that positions are learned for. length: most tokens of a text. embed: with heads for retrieval. answers: how many, 0
+    for no such head. captions: with scores of words. normed: the last layer's tokens are normed.
+    """
+
+    takes = ("image", "text")
+
+    def __init__(
+        self, *, image=(224, 224), patch=16, vocab=64010, length=1022, width, depth, heads, drop_path=0.0,
+        embed=True, answers=0, captions=False, normed=True,
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.part_widths, self.embed_width = width, {}, width
+        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
+        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
+        drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.layers = nn.ModuleList(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}) for d in drops)
+        self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
+        self.project = nn.ModuleDict({slot: nn.Linear(width, width, bias=False) for slot in self.takes}) if embed else None
+        self.logit_scale = nn.Parameter(torch.empty(1)) if embed else None
+        self.pooler = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) if answers else None
+        wide = 2 * width
+        self.answer = nn.Sequential(nn.Linear(width, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, answers)) if answers else None
+        self.caption = nn.Linear(width, vocab) if captions else None
+
+    def reset(self) -> None:
+        if self.logit_scale is not None:
+            nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
+
+    def inputs(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
+        """{"image": Tokens (B, 1 + M, D), "text": Tokens (B, N, D)} before the first layer, masked; and {slot: (B,)} what is present."""
+        s = complete(batch, self.blanks)
+        image, text = self.eye(s.values["image"]), self.places(self.words(s.values["text"]))
+        keep = masked(s.keep.get("text"), s.present["text"], text.x.shape[1])
+        image = image.put(keep=masked(None, s.present["image"], image.x.shape[1]))
+        return {"image": image, "text": text.put(x=text.x * keep[..., None], keep=keep)}, s.present
+
+    def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
+        """The streams after all layers, each token having read all that are there. ahead: (N, N) bool, who may attend to whom at all."""
+        keep = torch.cat([t.keep for t in streams.values()], 1)
+        if ahead is not None:
+            keep = keep[:, None] & ahead  # (B, N, N)
+        for layer in self.layers:
+            streams = layer(streams, keep)
+        return {slot: t.put(x=self.norms[slot](t.x)) for slot, t in streams.items()}
+
+    def embed(self, batch: dict) -> dict[str, Tensor]:
+        """{"image": (B, D), "text": (B, D)} unit vectors, each read alone; zeros in rows where the slot is absent."""
+        streams, present = self.inputs(batch)
+        found = {slot: self.project[slot](self.read({slot: t})[slot].x[:, 0]) for slot, t in streams.items()}
+        return {slot: F.normalize(v, dim=-1) * present[slot][:, None] for slot, v in found.items()}
+
+    def fuse(self, batch: dict) -> dict:
+        """{"fused": (B, D), "parts": {}}: the picture's class token, which has read patches and words."""
+        first = self.read(self.inputs(batch)[0])["image"].x[:, 0]
+        return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}}
+
+    def next_words(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """(B, N, V) scores of the word after each place of the text, which has read the picture and the words up to there; and which of
+        these places are real, (B, N)."""
+        streams = self.inputs(batch)[0]
+        m, n = (t.x.shape[1] for t in streams.values())
+        ahead = torch.ones(m + n, m + n, dtype=torch.bool, device=streams["text"].x.device).tril()
+        ahead[:m, :m] = True
+        return self.caption(self.read(streams, ahead)["text"].x), streams["text"].keep
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        """fused (B, D), and for each head that was built: image and text (B, D), logit_scale (1,); answer (B, K); words (B, V), the
+        scores of the word after the text."""
+        out = {"fused": self.fuse(batch)["fused"]}
+        if self.project is not None:
+            out |= {**self.embed(batch), "logit_scale": self.logit_scale}
+        if self.answer is not None:
+            out["answer"] = self.answer(out["fused"])
+        if self.caption is not None:
+            words, keep = self.next_words(batch)
+            rows, places = (torch.arange(n, device=words.device) for n in words.shape[:2])
+            out["words"] = words[rows, (keep * places).amax(1)]
+        return out
+
+
+BASE = dict(width=768, depth=12, heads=12)
+LARGE = dict(width=1024, depth=24, heads=16)
+I384 = dict(image=(384, 384))
+I480 = dict(image=(480, 480))
+VQA = dict(embed=False, answers=3129, normed=False)
+WORDS = dict(embed=False, captions=True)
+
+MODEL = BEiT3
+TAKES = ("image", "text")
+ROLES = ("fuser", "embedder")
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, vocab=64, length=16, width=32, depth=2, heads=2, answers=7, captions=True),
+    "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, width=128, depth=6, heads=4, drop_path=0.1),
+    "base_patch16_224_retrieval": BASE,
+    "base_patch16_384_retrieval": BASE | I384,
+    "large_patch16_384_retrieval": LARGE | I384,
+    "base_patch16_384_vqav2": BASE | I384 | VQA,
+    "base_patch16_480_vqav2": BASE | I480 | VQA,
+    "large_patch16_384_vqav2": LARGE | I384 | VQA,
+    "large_patch16_480_vqav2": LARGE | I480 | VQA,
+    "large_patch16_768_vqav2": LARGE | VQA | dict(image=(768, 768)),
+    "base_patch16_224_captioning": BASE | WORDS,
+    "base_patch16_480_captioning": BASE | I480 | WORDS,
+    "large_patch16_480_captioning": LARGE | I480 | WORDS,
+}
+OFFICIAL = dict(source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WEIGHTS = {
+    "base_patch16_224_retrieval": OFFICIAL,
+    "base_patch16_384_retrieval": OFFICIAL,
+    "large_patch16_384_retrieval": OFFICIAL,
+    "base_patch16_384_vqav2": OFFICIAL,
+    "base_patch16_480_vqav2": OFFICIAL,
+    "large_patch16_384_vqav2": OFFICIAL,
+    "large_patch16_480_vqav2": OFFICIAL,
+    "large_patch16_768_vqav2": OFFICIAL,
+    "base_patch16_224_captioning": OFFICIAL,
+    "base_patch16_480_captioning": OFFICIAL,
+    "large_patch16_480_captioning": OFFICIAL,
+}
+
+
+def _places(public: str, ours: str) -> Rule:
+    """A table of positions whose first two rows nothing reads."""
+    view = (lambda x: x[None]) if "eye" in ours else (lambda x: x)
+    return Rule((public,), (ours,), lambda ts: [view(ts[0][2:])], lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))])
+
+
+def _expert(letter: str, slot: str) -> list[Rule]:
+    theirs, ours = "beit3.encoder.layers.{i}", f"layers.{{i}}.experts.{slot}"
+    return [
+        Join([f"{theirs}.self_attn.{n}_proj.{letter}.{{p}}" for n in "qkv"], f"{ours}.mix.qkv.{{p}}"),
+        Rename(f"{theirs}.self_attn.out_proj.{letter}.{{p}}", f"{ours}.mix.out.{{p}}"),
+        Rename(f"{theirs}.self_attn.inner_attn_ln.{letter}.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.self_attn_layer_norm.{letter}.{{p}}", f"{ours}.norm.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.ffn_layernorm.{{p}}", f"{ours}.feed.f.norm.{{p}}"),
+        Rename(f"{theirs}.final_layer_norm.{letter}.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"beit3.encoder.layer_norm.{letter}.{{p}}", f"norms.{slot}.{{p}}"),
+    ]
+
+
+RULES = {
+    "official": [
+        Drop("beit3.vision_embed.mask_token"),
+        Rename("beit3.vision_embed.cls_token", "eye.cls"),
+        Rename("beit3.vision_embed.proj.{p}", "eye.stem.proj.{p}"),
+        _places("beit3.encoder.embed_positions.A.weight", "eye.positions.table"),
+        Rename("beit3.text_embed.weight", "words.table.weight"),
+        _places("beit3.encoder.embed_positions.B.weight", "places.table"),
+        *_expert("A", "image"),
+        *_expert("B", "text"),
+        Lift("logit_scale", "logit_scale"),
+        Rename("vision_head.weight", "project.image.weight"),
+        Rename("language_head.weight", "project.text.weight"),
+        Rename("pooler.norm.{p}", "pooler.0.{p}"),
+        Rename("pooler.dense.{p}", "pooler.1.{p}"),
+        Rename("head.{p*}", "answer.{p*}"),
+        Rename("mlm_head.{p}", "caption.{p}"),
+    ]
+}
