@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
 
@@ -40,6 +40,21 @@ def mend(t: Tokens, x: Tensor, size: Pair, grid: Pair) -> Tokens:
     elif t.grid != grid:
         x = x.unflatten(1, grid)[:, :h, :w].flatten(1, 2)
     return t.put(x=x)
+
+
+class InWindows(nn.Module):
+    """`f` of Tokens, such as an `Attention`, inside each window of `size` = (h, w): Tokens of a grid (B, N, D) -> the same.
+
+    Grids are filled up with zeros, which take part.
+    """
+
+    def __init__(self, f: nn.Module, size: Pair):
+        super().__init__()
+        self.f, self.size = f, tuple(size)
+
+    def forward(self, t: Tokens) -> Tokens:
+        x, grid = cut(t, self.size)
+        return mend(t, self.f(Tokens(x, grid=self.size)).x, self.size, grid)
 
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:
