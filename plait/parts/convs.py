@@ -18,6 +18,11 @@ class ChannelsLast(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
+def beside(*maps: Tensor) -> Tensor:
+    """Maps (B, C_i, H, W), their channels side by side and last in memory: (B, C_1 + C_2 + ..., H, W)."""
+    return torch.cat([x.permute(0, 2, 3, 1) for x in maps], 3).permute(0, 3, 1, 2)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a map, at every place on its own: (B, C, H, W) -> the same shape."""
 

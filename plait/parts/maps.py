@@ -10,9 +10,17 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 
 
+def flat(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C), a view where channels lie last in memory.
+
+    By way of one dimension: for rows and columns alone a program for pictures of every size would ask which of them is longer.
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1).view(x.shape[0], x.shape[2] * x.shape[3], x.shape[1])
+
+
 def to_tokens(x: Tensor) -> Tokens:
     """(B, C, H, W) -> Tokens (B, H * W, C) with grid (H, W)."""
-    return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))
+    return Tokens(flat(x), grid=(x.shape[-2], x.shape[-1]))
 
 
 def to_map(t: Tokens) -> Tensor:
@@ -29,7 +37,7 @@ class OnMap(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x = self.f(to_map(t))
-        return t.put(x=x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))
+        return t.put(x=flat(x), grid=(x.shape[-2], x.shape[-1]))
 
 
 class OnTokens(nn.Module):

@@ -9,14 +9,14 @@ Differs: branches start with batch norms of one, not of zero. (Another Efficient
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block
 from plait.core.weights import Rename
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip, SqueezeExcite
-from plait.parts.mixers.windows import from_windows, pad_to, to_windows
+from plait.parts.convs import ChannelsLast, ConvNorm, Skip, SqueezeExcite, beside
+from plait.parts.maps import flat, to_map, to_tokens
+from plait.parts.mixers.windows import cut, mend
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.tiny_vit import Offsets, conv_norm
 
@@ -36,18 +36,16 @@ class CascadedAttention(nn.Module):
         self.bias, self.out = Offsets(heads, side), nn.Sequential(nn.ReLU(), ConvNorm(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        (h, w), size = x.shape[2:], (self.side, self.side)
-        x = pad_to(x.permute(0, 2, 3, 1), size)
-        grid = x.shape[1:3]
-        x = to_windows(x, size).transpose(1, 2).unflatten(2, size)  # (B * windows, C, side, side)
+        t, size = to_tokens(x), (self.side, self.side)
+        x, grid = cut(t, size)
+        x = x.transpose(1, 2).unflatten(2, size)  # (B * windows, C, side, side)
         y, said = 0, []
         for share, qkv, spread, bias in zip(x.split(self.share, 1), self.qkv, self.spread, self.bias().unbind(1)):
             q, k, v = qkv(share + y).split([KEY, KEY, self.share], 1)
             q, k, v = (part.flatten(2).mT[:, None] for part in (spread(q), k, v))  # each (B * windows, 1, side^2, E)
             y = attend(q, k, v, bias=bias[:, None])[:, 0].mT.unflatten(2, size)
             said.append(y)
-        y = self.out(torch.cat(said, 1)).flatten(2).mT
-        return from_windows(y, size, grid)[:, :h, :w].permute(0, 3, 1, 2)
+        return to_map(mend(t, flat(self.out(beside(*said))), size, grid))
 
 
 def local(width: int) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
-from plait.parts.mixers.windows import from_windows, pad_to, to_windows
+from plait.parts.mixers.windows import cut, mend
 from plait.parts.towers.pyramid import Pyramid
 
 
@@ -66,13 +66,12 @@ class WindowAttention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        (h, w), size = t.grid, (self.side, self.side)
-        x = pad_to(t.x.unflatten(1, t.grid), size)
-        grid = x.shape[1:3]
-        x = self.norm(to_windows(x, size))  # after the filling: a place without a picture is read as the norm's bias
+        size = (self.side, self.side)
+        x, grid = cut(t, size)
+        x = self.norm(x)  # after the filling: a place without a picture is read as the norm's bias
         q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)  # each (B * windows, H, side^2, E)
         y = self.out(attend(q, k, v, bias=self.bias()).transpose(1, 2).flatten(2))
-        return t.put(x=from_windows(y, size, grid)[:, :h, :w].flatten(1, 2))
+        return mend(t, y, size, grid)
 
 
 class Bottleneck(nn.Module):

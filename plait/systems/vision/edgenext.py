@@ -1,0 +1,199 @@
+"""EdgeNeXt: Efficiently Amalgamated CNN-Transformer Architecture for Mobile Vision Applications. Maaz et al., 2022. arXiv:2206.10589.
+
+New here: every stage but the first ends in one layer that sees the whole picture at a cost linear in its size. It cuts the channels into
+groups that pass depthwise convolutions one after the other, each group adding what the one before it became, and then lets channels
+attend to channels. All other layers are depthwise convolutions whose kernels grow with depth, from 3 to 9.
+
+Differs: nothing on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import DropPath, FeedForward, LayerScale, Pre
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename, View
+from plait.parts.convs import ChannelsLast, LayerNorm2d
+from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.pyramid import Pyramid
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+Norm2d = partial(LayerNorm2d, eps=1e-6)
+BANDS = 32  # numbers for each axis of a position
+
+
+def depthwise(channels: int, out: int, kernel: int, stride: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=channels, bias=bias)
+
+
+class ConvLayer(nn.Module):
+    """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid and D' channels.
+
+    The residual starts before the convolution, and behind it where it changes the shape.
+    """
+
+    def __init__(self, conv: nn.Conv2d, drop: float):
+        super().__init__()
+        width = conv.out_channels
+        self.conv, self.norm, self.feed = OnMap(conv), Norm(width), FeedForward(width, 4 * width)
+        self.after = nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+        self.keeps = conv.stride == (1, 1) and conv.in_channels == width
+
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.conv(t)
+        return y.put(x=(t if self.keeps else y).x + self.after(self.feed(y.put(x=self.norm(y.x))).x))
+
+
+class ChannelAttention(nn.Module):
+    """Channels attend to channels of their head by how alike they run over the picture: Tokens (B, N, D) -> the same, at a cost of O(N)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.empty(heads, 1, 1))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def reset(self) -> None:
+        nn.init.ones_(self.temperature)
+
+    def forward(self, t: Tokens) -> Tokens:
+        b, n, d = t.x.shape
+        q, k, v = self.qkv(t.x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 4, 1).unbind(0)  # each (B, H, E, N)
+        y = attend(F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1), v, scale=1.0)
+        return t.put(x=self.out(y.permute(0, 3, 1, 2).flatten(2)))
+
+
+class Cascade(nn.Module):
+    """Depthwise convolutions over groups of channels, each group but the last with what the one before it became: Tokens -> the same."""
+
+    def __init__(self, width: int, groups: int, bias: bool):
+        super().__init__()
+        self.share = -(-width // groups)
+        self.convs = nn.ModuleList(OnMap(depthwise(self.share, self.share, 3, 1, bias)) for _ in range(groups - 1))
+
+    def forward(self, t: Tokens) -> Tokens:
+        *shares, last = t.x.split(self.share, 2)
+        said = [self.convs[0](t.put(x=shares[0])).x]
+        for share, conv in zip(shares[1:], self.convs[1:]):
+            said.append(conv(t.put(x=share + said[-1])).x)
+        return t.put(x=torch.cat([*said, last], 2))
+
+
+class Positions(nn.Module):
+    """Sines and cosines of both coordinates, projected and added to Tokens of any grid."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj = nn.Linear(2 * BANDS, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        rate = 1e4 ** (torch.arange(0, BANDS, 2, device=t.x.device) / -BANDS)
+        rows, columns = (self.waves(n, rate) for n in t.grid)
+        rows, columns = torch.broadcast_tensors(rows[:, None], columns[None])  # each (h, w, BANDS)
+        return t.put(x=t.x + self.proj(torch.cat([rows, columns], 2).flatten(0, 1).to(t.x.dtype)))
+
+    @staticmethod
+    def waves(count: int, rate: Tensor) -> Tensor:
+        """(count, BANDS): sine and cosine in turn, of one full circle over all places."""
+        angle = torch.arange(1, count + 1, device=rate.device)[:, None] * (2 * math.pi / (count + 1e-6)) * rate
+        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+
+
+class SplitLayer(nn.Module):
+    """The layer that sees everything: grouped convolutions, positions, channel attention, feed-forward, and a residual around all."""
+
+    def __init__(self, width: int, heads: int, groups: int, positions: bool, bias: bool, drop: float):
+        super().__init__()
+        self.cascade, self.positions = Cascade(width, groups, bias), Positions(width) if positions else nn.Identity()
+        self.mix = Pre(Norm(width), ChannelAttention(width, heads), nn.Sequential(LayerScale(width, 1e-6), DropPath(drop)))
+        self.norm, self.feed = Norm(width), FeedForward(width, 4 * width)
+        self.after = nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.mix(self.positions(self.cascade(t)))
+        return t.put(x=t.x + self.after(self.feed(y.put(x=self.norm(y.x))).x))
+
+
+class EdgeNeXt(Pyramid):
+    """Pictures (B, 3, H, W) -> logits (B, K). groups: of the last layer's channels in every stage but the first.
+
+    soft: an overlapping stem, and convolutions without biases of which the first of each stage halves the grid by itself.
+    """
+
+    def __init__(
+        self, *, widths, depths, heads, kernels=(3, 5, 7, 9), groups=(2, 3, 4), soft=False, num_classes=1000, drop_path=0.0
+    ):  # fmt: skip
+        first = nn.Conv2d(3, widths[0], 9, 4, 4, bias=False) if soft else nn.Conv2d(3, widths[0], 4, 4)
+        stages, before = [], widths[0]
+        for i, (width, depth, kernel) in enumerate(zip(widths, depths, kernels)):
+            halves, layers = i > 0 and soft, []
+            down = nn.Sequential(Norm2d(before), nn.Conv2d(before, width, 2, 2)) if i and not soft else nn.Identity()
+            for n in range(depth):
+                drop = drop_path * (sum(depths[:i]) + n) / max(sum(depths) - 1, 1)
+                if i and n == depth - 1:
+                    layers.append(SplitLayer(width, heads, groups[i - 1], i == 1, not soft, drop))
+                elif n == 0 and halves:
+                    layers.append(ConvLayer(depthwise(before, width, kernel, 2, False), drop))
+                else:
+                    layers.append(ConvLayer(depthwise(width, width, kernel, 1, not soft), drop))
+            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*layers))))
+            before = width
+        super().__init__(nn.Sequential(ChannelsLast(), first, Norm2d(widths[0])), stages, Norm(before), before, num_classes)
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the norm of the mean token."""
+        return self.norm(mean(t))
+
+
+MODEL = EdgeNeXt
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(widths=(8, 16, 24), depths=(1, 2, 2), heads=2, kernels=(3, 5, 5), num_classes=10),
+    "nano": dict(widths=(32, 64, 96, 160), depths=(2, 2, 4, 2), heads=4, kernels=(3, 3, 5, 5)),
+    "xx_small": dict(widths=(24, 48, 88, 168), depths=(2, 2, 6, 2), heads=4),
+    "x_small": dict(widths=(32, 64, 100, 192), depths=(3, 3, 9, 3), heads=4),
+    "small": dict(widths=(48, 96, 160, 304), depths=(3, 3, 9, 3), heads=8),
+    "small_rw": dict(widths=(48, 96, 192, 384), depths=(3, 3, 9, 3), heads=8, soft=True),
+    "base": dict(widths=(80, 160, 288, 584), depths=(3, 3, 9, 3), heads=8),
+}
+
+TIMM = dict(file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "xx_small": TIMM | dict(hub="timm/edgenext_xx_small.in1k", references={"timm": "edgenext_xx_small"}),
+    "x_small": TIMM | dict(hub="timm/edgenext_x_small.in1k", references={"timm": "edgenext_x_small"}),
+    "small": TIMM | dict(hub="timm/edgenext_small.usi_in1k", references={"timm": "edgenext_small"}),
+    "small_rw": TIMM | dict(hub="timm/edgenext_small_rw.sw_in1k", references={"timm": "edgenext_small_rw"}),
+    "base": TIMM | dict(hub="timm/edgenext_base.in21k_ft_in1k", references={"timm": "edgenext_base"}),
+}
+THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.1.f.{i}"
+RULES = {
+    "timm": [
+        Rename("stem.0.{p}", "stem.1.{p}"),
+        Rename("stem.1.{p}", "stem.2.{p}"),
+        Rename("stages.{s}.downsample.{n}.{p}", "stages.{s}.0.{n}.{p}"),
+        Rename(f"{THEIRS}.conv_dw.{{p}}", f"{OURS}.conv.f.{{p}}"),
+        Rename(f"{THEIRS}.convs.{{n}}.{{p}}", f"{OURS}.cascade.convs.{{n}}.f.{{p}}"),
+        View(f"{THEIRS}.pos_embd.token_projection.weight", f"{OURS}.positions.proj.weight", (-1, 2 * BANDS), (-1, 2 * BANDS, 1, 1)),
+        Rename(f"{THEIRS}.pos_embd.token_projection.bias", f"{OURS}.positions.proj.bias"),
+        Rename(f"{THEIRS}.norm_xca.{{p}}", f"{OURS}.mix.norm.{{p}}"),
+        Rename(f"{THEIRS}.xca.temperature", f"{OURS}.mix.f.temperature"),
+        Rename(f"{THEIRS}.xca.qkv.{{p}}", f"{OURS}.mix.f.qkv.{{p}}"),
+        Rename(f"{THEIRS}.xca.proj.{{p}}", f"{OURS}.mix.f.out.{{p}}"),
+        Rename(f"{THEIRS}.gamma_xca", f"{OURS}.mix.after.0.gamma"),
+        Rename(f"{THEIRS}.norm.{{p}}", f"{OURS}.norm.{{p}}"),
+        Rename(f"{THEIRS}.mlp.fc1.{{p}}", f"{OURS}.feed.up.{{p}}"),
+        Rename(f"{THEIRS}.mlp.fc2.{{p}}", f"{OURS}.feed.down.{{p}}"),
+        Rename(f"{THEIRS}.gamma", f"{OURS}.after.0.gamma"),
+        Rename("head.norm.{p}", "norm.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+    ]
+}

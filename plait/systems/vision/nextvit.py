@@ -1,0 +1,216 @@
+"""Next-ViT: Next Generation Vision Transformer for Efficient Deployment in Industrial Scenarios. Li et al., 2022. arXiv:2207.05501.
+
+New here: a transformer of steps that deployment engines run well. Most layers mix places by a grouped convolution, group for group like
+heads; each stage ends (a long one: every fifth layer) in a layer of two paths: three quarters of the channels attend to keys averaged over
+runs of tokens, and from their answer a convolution makes the remaining quarter. All norms are batch norms, all activations ReLU.
+
+Differs: keys and values come from one product. Runs of tokens in reading order are averaged, as the authors' code does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import Block, DropPath
+from plait.core.surgery import fold_before
+from plait.core.tokens import Tokens
+from plait.core.weights import Join, Rename
+from plait.parts.convs import ChannelsLast, ConvNorm, Skip, beside
+from plait.parts.maps import to_map, to_tokens
+from plait.parts.mixers.windows import numbers
+from plait.parts.towers.pyramid import Pyramid
+from plait.systems.vision.tiny_vit import conv_norm
+
+
+class Feed(nn.Module):
+    """A batch norm and two convolutions of one place."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.norm, self.up, self.down = self.make_norm(width), nn.Conv2d(width, ratio * width, 1), nn.Conv2d(ratio * width, width, 1)
+
+    @staticmethod
+    def make_norm(width: int) -> nn.Module:
+        return nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(self.norm(x))))
+
+    def fold(self) -> nn.Module:
+        norm = next(m for m in self.norm.modules() if isinstance(m, nn.BatchNorm2d))
+        return nn.Sequential(fold_before(norm, self.up), nn.ReLU(), self.down)
+
+
+class LastFeed(Feed):
+    """The feed-forward step of an attention layer, whose norm goes by another name in public weights."""
+
+    @staticmethod
+    def make_norm(width: int) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(width))
+
+
+class Averaged(nn.Module):
+    """Attention to keys that average `run` tokens in reading order: (B, C, H, W) -> the same. head: channels of each head."""
+
+    def __init__(self, width: int, head: int, run: int):
+        super().__init__()
+        self.head, self.run = head, run
+        self.norm, self.mean_norm = nn.BatchNorm2d(width), nn.BatchNorm1d(width) if run > 1 else nn.Identity()
+        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = to_tokens(self.norm(x))
+        seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT, self.run)).mT.contiguous()
+        q = self.q(t.x).unflatten(2, (-1, self.head)).transpose(1, 2)  # (B, heads, N, E)
+        k, v = self.kv(seen).unflatten(2, (2, -1, self.head)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N / run, E)
+        return to_map(t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
+
+    def fold(self) -> nn.Module:
+        if self.run > 1:
+            self.kv = fold_before(self.mean_norm, self.kv)
+        self.q, self.kv = fold_before(self.norm, self.q), fold_before(self.norm, self.kv)  # an average of normed tokens is a normed average
+        self.norm = self.mean_norm = nn.Identity()
+        return self
+
+
+def convolved(width: int, head: int, drop: float) -> Skip:
+    """Grouped convolution, group for group of `head` channels, then a mixture of the groups; with its residual."""
+    mix = nn.Sequential(ConvNorm(width, width, 3, groups=width // head, act=nn.ReLU), nn.Conv2d(width, width, 1, bias=False))
+    return Skip(mix, DropPath(drop))
+
+
+class Half(nn.Module):
+    """Average of 2 x 2 places, of fewer at an odd edge: (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for dim, side in enumerate(x.shape[2:], 2):
+            if not numbers(side) or side % 2:  # an edge of its own is averaged with itself
+                x = x.index_select(dim, torch.arange((side + 1) // 2 * 2, device=x.device).clamp(max=side - 1))
+        return F.avg_pool2d(x, 2)
+
+
+def resized(channels: int, width: int, halves: bool) -> nn.Module:
+    """From the layer before to this one's width and grid."""
+    if halves:
+        return nn.Sequential(Half(), ConvNorm(channels, width))
+    return nn.Identity() if channels == width else nn.Sequential(nn.Identity(), ConvNorm(channels, width))
+
+
+class Convolve(nn.Module):
+    """What a layer of convolution does before its feed-forward step."""
+
+    def __init__(self, channels: int, width: int, halves: bool, head: int, drop: float):
+        super().__init__()
+        self.resize, self.convolve = resized(channels, width, halves), convolved(width, head, drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(self.resize(x))
+
+
+class TwoPaths(nn.Module):
+    """Attention over three quarters of the channels, and beside its answer the remaining quarter, convolved from it."""
+
+    def __init__(self, channels: int, width: int, halves: bool, head: int, run: int, drop: float):
+        super().__init__()
+        most = width // 4 * 3
+        self.resize, self.attend = resized(channels, most, halves), Skip(Averaged(most, head, run), DropPath(0.75 * drop))
+        self.rest, self.convolve = ConvNorm(most, width - most), convolved(width - most, head, 0.25 * drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attend(self.resize(x))
+        return beside(x, self.convolve(self.rest(x)))
+
+
+class NextViT(Pyramid):
+    """Pictures (B, 3, H, W) -> logits (B, K). widths: of each stage's convolution layers; ends: of its attention layers, none in the first.
+
+    runs: how many tokens each stage's keys are averages of. head: channels of a head and of a convolution's group.
+    """
+
+    def __init__(self, *, widths, ends, depths, runs=(16, 4, 1), stem=(64, 32, 64), head=32, num_classes=1000, drop_path=0.0):
+        a, b, c = stem
+        steps = ((3, a, 2), (a, b, 1), (b, c, 1), (c, c, 2))
+        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        stages, before = [], c
+        for s, (width, depth) in enumerate(zip(widths, depths)):
+            layers = []
+            for n in range(depth):
+                halves, drop = s > 0 and n == 0, next(rates)
+                if s and (n + 1) % min(depth, 5) == 0:
+                    mix, feed = TwoPaths(before, ends[s - 1], halves, head, runs[s - 1], drop), LastFeed(before := ends[s - 1], 2)
+                else:
+                    mix, feed = Convolve(before, width, halves, head, drop), Feed(before := width, 3)
+                layers.append(Block(mix=mix, feed=Skip(feed, DropPath(drop))))  # a block that maps flow through
+            stages.append(nn.Sequential(*layers))
+        first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=nn.ReLU) for i, o, stride in steps))
+        super().__init__(first, stages, nn.BatchNorm2d(before), before, num_classes)
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the normed map."""
+        return self.norm(to_map(t)).mean((2, 3))
+
+
+ALL = dict(widths=(96, 192, 384, 768), ends=(256, 512, 1024))
+SMALL = ALL | dict(depths=(3, 4, 10, 3), drop_path=0.1)
+BASE = ALL | dict(depths=(3, 4, 20, 3), drop_path=0.2)
+LARGE = ALL | dict(depths=(3, 4, 30, 3), drop_path=0.2)
+
+MODEL = NextViT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(widths=(16, 24, 32), ends=(32, 64), depths=(1, 2, 2), runs=(4, 1), stem=(8, 8, 16), head=8, num_classes=10),
+    "nano": dict(widths=(32, 64, 96), ends=(64, 128), depths=(1, 2, 5), runs=(4, 1), stem=(32, 16, 32), head=16),
+    "small": SMALL,
+    "small_384": SMALL,
+    "base": BASE,
+    "base_384": BASE,
+    "large": LARGE,
+    "large_384": LARGE,
+}
+
+TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "small": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", references={"timm": "nextvit_small.bd_ssld_6m_in1k"}),
+    "small_384": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", references={"timm": "nextvit_small.bd_ssld_6m_in1k_384"}),
+    "base": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k", references={"timm": "nextvit_base.bd_ssld_6m_in1k"}),
+    "base_384": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", references={"timm": "nextvit_base.bd_ssld_6m_in1k_384"}),
+    "large": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", references={"timm": "nextvit_large.bd_ssld_6m_in1k"}),
+    "large_384": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", references={"timm": "nextvit_large.bd_ssld_6m_in1k_384"}),
+}
+
+
+def timm_convolved(public: str, ours: str) -> list[Rename]:
+    return [
+        Rename(f"{public}.group_conv3x3.weight", f"{ours}.f.0.conv.weight"),
+        Rename(f"{public}.norm.{{p}}", f"{ours}.f.0.norm.{{p}}"),
+        Rename(f"{public}.projection.weight", f"{ours}.f.1.weight"),
+    ]
+
+
+THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.{i}"
+RULES = {
+    "timm": [
+        *(rule for n in range(4) for rule in conv_norm(f"stem.{n}", f"stem.{n + 1}", "norm")),
+        *conv_norm(f"{THEIRS}.patch_embed", f"{OURS}.mix.resize.1", "norm"),
+        Rename(f"{THEIRS}.norm1.{{p}}", f"{OURS}.mix.attend.f.norm.{{p}}"),
+        Rename(f"{THEIRS}.e_mhsa.norm.{{p}}", f"{OURS}.mix.attend.f.mean_norm.{{p}}"),
+        Rename(f"{THEIRS}.e_mhsa.q.{{p}}", f"{OURS}.mix.attend.f.q.{{p}}"),
+        Join([f"{THEIRS}.e_mhsa.{n}.{{p}}" for n in "kv"], f"{OURS}.mix.attend.f.kv.{{p}}"),
+        Rename(f"{THEIRS}.e_mhsa.proj.{{p}}", f"{OURS}.mix.attend.f.out.{{p}}"),
+        *conv_norm(f"{THEIRS}.projection", f"{OURS}.mix.rest", "norm"),
+        Rename(f"{THEIRS}.mhca.group_conv3x3.weight", f"{OURS}.mix.convolve.f.0.conv.weight"),
+        Rename(f"{THEIRS}.mhca.norm.{{p}}", f"{OURS}.mix.convolve.f.0.norm.{{p}}"),
+        Rename(f"{THEIRS}.mhca.projection.weight", f"{OURS}.mix.convolve.f.1.weight"),
+        Rename(f"{THEIRS}.norm.{{p}}", f"{OURS}.feed.f.norm.{{p}}"),
+        Rename(f"{THEIRS}.norm2.{{p}}", f"{OURS}.feed.f.norm.0.{{p}}"),
+        Rename(f"{THEIRS}.mlp.fc1.{{p}}", f"{OURS}.feed.f.up.{{p}}"),
+        Rename(f"{THEIRS}.mlp.fc2.{{p}}", f"{OURS}.feed.f.down.{{p}}"),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+    ]
+}
