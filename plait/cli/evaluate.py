@@ -22,6 +22,7 @@ def evaluate(
     gallery: Annotated[str | None, typer.Option(metavar="TABLE", help="For retrieval: more items to choose from.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="SCORE", help="Exit with 4 where a score is worse: 'accuracy>=0.9'.")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")] = None,
+    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For transcription: beginnings of a text followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,
     json: Json = False,
@@ -45,7 +46,7 @@ def evaluate(
     from plait.train.telling import tell
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    found = model.evaluate(table, gallery=gallery, allow_outside=allow_outside)
+    found = model.evaluate(table, gallery=gallery, beam=beam, allow_outside=allow_outside)
     judged = [judge(w, found.scores) for w in wanted]
     bad = model.last_bad
     if place:

@@ -14,6 +14,7 @@ def predict(
     run: RunFolder,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to answer; columns may be missing, the target too.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")],
+    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For transcription: beginnings of a text followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,
     json: Json = False,
@@ -34,7 +35,7 @@ def predict(
     from plait.train.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    answers = model.predict(table, out=place, allow_outside=allow_outside)
+    answers = model.predict(table, out=place, beam=beam, allow_outside=allow_outside)
     bad = model.last_bad
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from plait.evaluate.intervals import Score, bootstrap, proportion
+from plait.evaluate.intervals import Score, bootstrap, proportion, wilson
 from plait.evaluate.pictures import BLACK, GREY, ORANGE, PURPLE, _png, shorten
 
 SAME, OTHER, LOST, ADDED = "same", "other", "lost", "added"
@@ -63,20 +63,23 @@ def transcription(truth: Sequence[str], answers: Sequence[str]) -> list[Score]:
     """Word error rate, character error rate, exact match of n transcripts.
 
     An error rate is the number of edits over all rows by the number of words (characters) of the truth, so that long rows weigh more and
-    many insertions make it more than 1; its interval is from drawing rows. Raises ValueError where there is no word in the truth.
+    many insertions make it more than 1; its interval is from drawing rows, and where there is no edit at all, Wilson's for so many rows
+    without one. Raises ValueError where there is no word in the truth.
     """
     words, characters = word_rows(truth, answers), character_rows(truth, answers)
     if not len(words) or not words[:, 1].sum():
         raise ValueError(f"got {len(words)} transcripts without a word: there is nothing to compare with; give rows that have a text")
     return [
-        bootstrap("word error rate", _rate, words, "lower"),
-        bootstrap("character error rate", _rate, characters, "lower"),
+        _error_rate("word error rate", words),
+        _error_rate("character error rate", characters),
         proportion("exact match", np.asarray([t == a for t, a in zip(truth, answers, strict=True)])),
     ]
 
 
-def _rate(means: np.ndarray) -> np.ndarray:
-    return means[..., 0] / means[..., 1]
+def _error_rate(name: str, rows: np.ndarray) -> Score:
+    """rows (n, 2): edits and units of each."""
+    score = bootstrap(name, lambda means: means[..., 0] / means[..., 1], rows, "lower")
+    return score if rows[:, 0].any() else score._replace(high=wilson(0, len(rows))[1])
 
 
 def edited(rows: Sequence[tuple[str, str]], most: int = 12) -> bytes:

@@ -59,11 +59,12 @@ class Run:
         table = self._aligned(read_table(source))
         return Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
 
-    def evaluate(self, source: Any, *, gallery: Any = None, allow_outside: bool = False, progress=None) -> Assessment:
+    def evaluate(self, source: Any, *, gallery: Any = None, beam: int = 0, allow_outside: bool = False, progress=None) -> Assessment:
         """Scores with intervals on a table that has the target (for retrieval: both sides).
 
-        gallery: for retrieval, a table of more items to choose from, which do not ask themselves.
+        gallery: for retrieval, a table of more items to choose from, which do not ask themselves. beam: as for `predict`.
         """
+        self._search_with(beam)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         table, queries = rows.table, None
         if gallery is not None:
@@ -84,11 +85,15 @@ class Run:
         self.last_bad = rows.bad
         return found
 
-    def predict(self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None) -> pa.Table:
+    def predict(
+        self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None
+    ) -> pa.Table:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not be read).
 
-        out: also write it, as Parquet, CSV or JSON lines by its ending.
+        out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription, how many beginnings of a text are
+        followed at once; 0 takes the likeliest label of each frame.
         """
+        self._search_with(beam)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         answers = self.task.finish(outputs(self.model, rows, np.arange(len(rows)), precision=self.precision))
         columns = {"row": np.arange(len(rows)), **self.task.columns(answers), "unread": _unread(rows)}
@@ -174,6 +179,14 @@ class Run:
         return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
 
     # -- the ways in
+
+    def _search_with(self, beam: int) -> None:
+        if beam and self.task.name != "transcribe":
+            raise UsageError(f"a beam is for transcription: this run does {self.task.name}")
+        if beam < 0:
+            raise UsageError(f"beam: got {beam}, expected 0 or more")
+        if self.task.name == "transcribe":
+            self.model.beam = beam
 
     def _aligned(self, table: Table) -> Table:
         """The table with its columns named as in training, where that can only mean one thing."""

@@ -329,7 +329,7 @@ TAKES = ("audio",)
 ROLES = ("backbone", "transcriber")
 DEFAULT = "nano"
 SIZES = {
-    "toy": THREE | dict(rate=4000, mels=40, query=8, value=6, positions=16, num_classes=10, dropout=0.0, skip=0.0),
+    "toy": THREE | dict(rate=4000, mels=40, channels=(4, 8, 16), query=8, value=6, positions=16, num_classes=10, dropout=0.0, skip=0.0),
     "nano": dict(
         mels=40, channels=(8, 16, 32), strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), widths=(64, 96, 128, 96), hidden=(128, 192, 256, 192),
         heads=(2, 4, 4, 4), kernels=(15, 15, 15, 15), query=16, value=16, positions=32, down=1,
