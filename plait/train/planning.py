@@ -25,11 +25,13 @@ from plait.train.settings import Settings
 def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:
     """Epochs, batch and rate from the number of rows, where the settings leave them open."""
     n, retrieve = len(data.splits["train"]), isinstance(data.task, Retrieve)
-    batch = settings.batch_size or (128 if retrieve else 32 if n < 1500 else 64 if n < 10_000 else 128)
-    batch = min(batch, n)
-    epochs = settings.epochs or int(np.clip(round(80_000 / n), 8, 150))
-    own = data.info.system.name == "auto"
-    lr = settings.lr or (1e-3 if own else 5e-4) * (0.1 if settings.pretrained else 1.0)
+    batch, epochs = 128 if retrieve else 32 if n < 1500 else 64 if n < 10_000 else 128, int(np.clip(round(80_000 / n), 8, 150))
+    lr = 1e-3 if data.info.system.name == "auto" else 5e-4
+    if isinstance(data.task, Transcribe):  # each frame teaches: fewer rows a step, larger steps
+        batch, epochs = 16 if n < 5000 else 32, int(np.clip(round(20_000 / n), 8, 100))
+        lr = 3e-3 * min(1.0, 128 / model.bound.system.width)
+    batch, epochs = min(settings.batch_size or batch, n), settings.epochs or epochs
+    lr = settings.lr or lr * (0.1 if settings.pretrained else 1.0)
     plan = Plan(
         epochs=epochs,
         batch_size=batch,
