@@ -1,0 +1,185 @@
+"""ViTamin: Designing Scalable Vision Models in the Vision-Language Era. Chen et al., 2024. arXiv:2404.02132.
+
+New here: a picture tower made for pairs of pictures and texts. A convolutional stem and two stages of inverted bottlenecks with layer norms
+bring the picture to a sixteenth of its size, then transformer layers of one resolution read it, whose feed-forward is gated and half as
+wide. The answer is the mean of all places. `vitamin_clip` has the text tower beside it.
+
+Differs: other picture sizes than `image` are read, learned positions resampled; the xlarge sizes have none.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Stack
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename, Rule
+from plait.parts.convs import LayerNorm2d
+from plait.parts.maps import to_tokens
+from plait.parts.positions.learned import GridPositions
+from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.layouts import timm_blocks
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+Norm2d = partial(LayerNorm2d, eps=1e-6)
+
+
+class Bottleneck(nn.Module):
+    """x + narrow(depthwise(wide(norm(x)))), four times as wide between: (B, C, H, W) -> (B, C', H / stride, W / stride), rounded up.
+
+    A stride of 2 averages what goes past; another number of channels projects it.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        wide = 4 * out
+        self.norm, self.up, self.down = Norm2d(channels), nn.Conv2d(channels, wide, 1), nn.Conv2d(wide, out, 1)
+        self.deep, self.act = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide), nn.GELU()
+        self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False) if stride == 2 else nn.Identity()
+        self.past = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(self.act(self.deep(self.act(self.up(self.norm(x))))))
+        return self.past(self.pool(x)) + y
+
+
+class ConvTokens(nn.Module):
+    """The stem and both stages: (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) with their grid, sides rounded up."""
+
+    def __init__(self, channels: tuple[int, int], depths: tuple[int, int], width: int):
+        super().__init__()
+        a, b = channels
+        self.stem = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), Norm2d(a), nn.GELU(), nn.Conv2d(a, a, 3, 1, 1))
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(*(Bottleneck(out if i else before, out, 1 if i else 2) for i in range(depth)))
+                for before, out, depth in zip((a, a), channels, depths)
+            )
+        )
+        self.norm, self.proj = Norm2d(b), nn.Conv2d(b, width, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tokens:
+        return to_tokens(self.proj(self.norm(self.stages(self.stem(x)))))
+
+
+class NormedGeGLU(nn.Module):
+    """down(gelu(gate(x)) * up(x)) of x normed once more: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.norm = Norm(width)
+        self.gate, self.up, self.down = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        x = self.norm(t.x)
+        return t.put(x=self.down(F.gelu(self.gate(x)) * self.up(x)))
+
+
+class ViTamin(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K), or the pooled features with `num_classes=0`.
+
+    channels, depths: of the two convolutional stages. positions: learned for `image`, or none at all.
+    """
+
+    takes = ("image",)
+    classifier = ("head.",)
+    multiple = 1
+
+    def __init__(self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True, num_classes=1000, drop_path=0.0):
+        super().__init__()
+        self.width = width
+        self.stem = ConvTokens(tuple(channels), tuple(depths), width)
+        self.positions = GridPositions((-(-image[0] // 16), -(-image[1] // 16)), width) if positions else nn.Identity()
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 2 * width, norm=Norm, feed=NormedGeGLU, drop_path=drop_path))
+        self.norm = Norm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) of the grid."""
+        return self.stack(self.positions(self.stem(x)))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the tokens, normed."""
+        return self.norm(mean(t))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6)
+BASE = dict(channels=(128, 256), width=768, depth=14, heads=12)
+LARGE = dict(channels=(160, 320), width=1024, depth=31, heads=16)
+XLARGE = dict(channels=(192, 384), width=1152, depth=32, heads=16, positions=False)
+I256 = dict(image=(256, 256))
+I336 = dict(image=(336, 336))
+I384 = dict(image=(384, 384))
+
+MODEL = ViTamin
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), channels=(8, 16), depths=(1, 2), width=32, depth=2, heads=2, num_classes=10),
+    "nano": dict(image=(64, 64), channels=(32, 64), width=160, depth=5, heads=5, drop_path=0.1),
+    "small_224": SMALL,
+    "base_224": BASE,
+    "large_224": LARGE,
+    "large_256": LARGE | I256,
+    "large_336": LARGE | I336,
+    "large_384": LARGE | I384,
+    "large2_224": LARGE,
+    "large2_256": LARGE | I256,
+    "large2_336": LARGE | I336,
+    "large2_384": LARGE | I384,
+    "xlarge_256": XLARGE | I256,
+    "xlarge_336": XLARGE | I336,
+    "xlarge_384": XLARGE | I384,
+}
+# The published weights are those of whole pairs of towers: see vitamin_clip.
+SEEN = dict(source="timm", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+WEIGHTS = {
+    "small_224": SEEN | dict(references={"timm": "vitamin_small_224"}),
+    "base_224": SEEN | dict(references={"timm": "vitamin_base_224"}),
+    "large_224": SEEN | dict(references={"timm": "vitamin_large_224"}),
+    "large_256": SEEN | dict(references={"timm": "vitamin_large_256"}),
+    "large_336": SEEN | dict(references={"timm": "vitamin_large_336"}),
+    "large_384": SEEN | dict(references={"timm": "vitamin_large_384"}),
+    "large2_224": SEEN | dict(references={"timm": "vitamin_large2_224"}),
+    "large2_256": SEEN | dict(references={"timm": "vitamin_large2_256"}),
+    "large2_336": SEEN | dict(references={"timm": "vitamin_large2_336"}),
+    "large2_384": SEEN | dict(references={"timm": "vitamin_large2_384"}),
+    "xlarge_256": SEEN | dict(references={"timm": "vitamin_xlarge_256"}),
+    "xlarge_336": SEEN | dict(references={"timm": "vitamin_xlarge_336"}),
+    "xlarge_384": SEEN | dict(references={"timm": "vitamin_xlarge_384"}),
+}
+
+
+def trunk(theirs: str = "", ours: str = "") -> list[Rule]:
+    """timm's ViTamin without its classifier to ours."""
+    stem, layer = f"{theirs}patch_embed.backbone", f"{theirs}patch_embed.backbone.stages.{{s}}.{{i}}"
+    bottleneck, block = f"{ours}stem.stages.{{s}}.{{i}}", f"{ours}stack.blocks.{{i}}.feed.f"
+    return [
+        Rename(f"{theirs}pos_embed", f"{ours}positions.table"),
+        Rename(f"{stem}.stem.conv1.{{p}}", f"{ours}stem.stem.0.{{p}}"),
+        Rename(f"{stem}.stem.norm1.{{p}}", f"{ours}stem.stem.1.{{p}}"),
+        Rename(f"{stem}.stem.conv2.{{p}}", f"{ours}stem.stem.3.{{p}}"),
+        Rename(f"{layer}.shortcut.expand.{{p}}", f"{bottleneck}.past.{{p}}"),
+        Rename(f"{layer}.pre_norm.{{p}}", f"{bottleneck}.norm.{{p}}"),
+        Rename(f"{layer}.conv1_1x1.{{p}}", f"{bottleneck}.up.{{p}}"),
+        Rename(f"{layer}.conv2_kxk.{{p}}", f"{bottleneck}.deep.{{p}}"),
+        Rename(f"{layer}.conv3_1x1.{{p}}", f"{bottleneck}.down.{{p}}"),
+        Rename(f"{stem}.pool.norm.{{p}}", f"{ours}stem.norm.{{p}}"),
+        Rename(f"{stem}.pool.proj.{{p}}", f"{ours}stem.proj.{{p}}"),
+        *timm_blocks(f"{theirs}blocks.{{i}}", f"{ours}stack.blocks.{{i}}"),
+        Rename(f"{theirs}blocks.{{i}}.mlp.norm.{{p}}", f"{block}.norm.{{p}}"),
+        Rename(f"{theirs}blocks.{{i}}.mlp.w0.{{p}}", f"{block}.gate.{{p}}"),
+        Rename(f"{theirs}blocks.{{i}}.mlp.w1.{{p}}", f"{block}.up.{{p}}"),
+        Rename(f"{theirs}blocks.{{i}}.mlp.w2.{{p}}", f"{block}.down.{{p}}"),
+        Rename(f"{theirs}fc_norm.{{p}}", f"{ours}norm.{{p}}"),
+    ]
+
+
+RULES = {"timm": [*trunk(), Rename("head.{p}", "head.{p}")]}
