@@ -11,6 +11,8 @@ A token with dt = 0 leaves the state as it was: that is how padding is passed ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -89,11 +91,12 @@ class Walk(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dt, a, b, c, state):
         dx, y, h, kept = dt * x, torch.empty_like(x), state, []
-        keeping = any(ctx.needs_input_grad)
-        for i, j in _pieces(x, a):
+        keeping, pieces = any(ctx.needs_input_grad), _pieces(x, a)
+        space = _space(x, a, pieces, 2)
+        for i, j in pieces:
             if keeping:
                 kept.append(h)
-            _, states = _through(dx[:, i:j], dt[:, i:j], a, b[:, i:j], h)
+            _, states = _through(dx[:, i:j], dt[:, i:j], a, b[:, i:j], h, space)
             torch.matmul(c[:, i:j, None], states, out=y[:, i:j, None])
             h = states[:, -1].clone()
         ctx.save_for_backward(x, dt, a, b, c, *kept)
@@ -106,21 +109,23 @@ class Walk(torch.autograd.Function):
         dx, pieces = dt * x, _pieces(x, a)
         gdx, gdt, ga, gb, gc = (torch.empty_like(t) for t in (x, dt, a, b, c))
         ga.zero_()
+        *space, more, products = _space(x, a, pieces, 4)
         for (i, j), before in zip(reversed(pieces), reversed(kept), strict=True):
-            decay, states = _through(dx[:, i:j], dt[:, i:j], a, b[:, i:j], before)
+            decay, states = _through(dx[:, i:j], dt[:, i:j], a, b[:, i:j], before, space)
             torch.matmul(states, gy[:, i:j, :, None], out=gc[:, i:j, :, None])
-            g = c[:, i:j, :, None] * gy[:, i:j, None]  # (B, T, S, D), of the states
+            g = torch.mul(c[:, i:j, :, None], gy[:, i:j, None], out=more[:, : j - i])  # (B, T, S, D), of the states
             g[:, -1] += gh
-            for n in range(j - i - 1, 0, -1):
-                g[:, n - 1].addcmul_(g[:, n], decay[:, n])
+            later = g[:, -1]
+            for one, left in zip(reversed(g[:, :-1].unbind(1)), reversed(decay[:, 1:].unbind(1)), strict=True):
+                later = one.addcmul_(later, left)
             torch.matmul(b[:, i:j, None], g, out=gdx[:, i:j, None])
             torch.matmul(g, dx[:, i:j, :, None], out=gb[:, i:j, :, None])
             g *= decay
             gh = g[:, 0].clone()
             g[:, 0] *= before
             g[:, 1:] *= states[:, :-1]  # (B, T, S, D), of the exponents dt * a
-            torch.sum(g * a, 2, out=gdt[:, i:j])
-            ga += torch.einsum("btsd,btd->sd", g, dt[:, i:j])
+            torch.sum(torch.mul(g, a, out=products[:, : j - i]), 2, out=gdt[:, i:j])
+            ga += g.mul_(dt[:, i:j, None]).sum((0, 1))
         gdt.addcmul_(gdx, x)
         return gdx * dt, gdt, ga, gb, gc, gh
 
@@ -130,10 +135,16 @@ def _pieces(x: Tensor, a: Tensor) -> list[tuple[int, int]]:
     return [(i, min(i + size, x.shape[1])) for i in range(0, x.shape[1], size)]
 
 
-def _through(dx: Tensor, dt: Tensor, a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The decays exp(dt a) and the states after each of T tokens, (B, T, S, D) both."""
-    decay = (dt[:, :, None] * a).exp_()
-    states = b[..., None] * dx[:, :, None]
-    for left, added in zip(decay.unbind(1), states.unbind(1)):
+def _space(x: Tensor, a: Tensor, pieces: list[tuple[int, int]], count: int) -> Tensor:
+    """Room for `count` tensors of states of a piece, used for every piece: memory asked for anew would be cleared anew."""
+    return x.new_empty(count, x.shape[0], pieces[0][1], *a.shape)
+
+
+def _through(dx: Tensor, dt: Tensor, a: Tensor, b: Tensor, h: Tensor, space: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The decays exp(dt a) and the states after each of T tokens, (B, T, S, D) both, written to `space`."""
+    decay, states = (room[:, : dx.shape[1]] for room in space)
+    torch.mul(dt[:, :, None], a, out=decay).exp_()
+    torch.mul(b[..., None], dx[:, :, None], out=states)
+    for left, added in zip(decay.unbind(1), states.unbind(1), strict=True):
         h = added.addcmul_(left, h)
     return decay, states

@@ -1,0 +1,63 @@
+"""Mixture-of-Mamba's mixer against the numbers that the official code gave (github.com/Weixin-Liang/Mixture-of-Mamba).
+
+Its scan, a CUDA kernel, was replaced by the recurrence itself. mixture_of_mamba.json holds the keys and shapes of its mixer for three
+modalities and of its dense one, what both made of one sequence, and the numbers of parameters of a mixer at the published widths.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plait.core.catalog import model_info
+from plait.core.init import initialise
+from plait.core.tokens import Tokens
+from plait.core.weights import Rename, convert, load_strict
+from plait.systems.unified.mixture_of_mamba import NAMES, MambaMixture, layout
+from tests.parity.compare import Row, count, relative_error
+from tests.parity.recorded import values, weights
+
+SYSTEM = "mixture_of_mamba"
+CASES = {"mixture_of_mamba_toy": "official"}
+NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+SHARED = [Rename("conv1d.{p}", "conv.{p}"), Rename("A_log", "rates"), Rename("D", "skip")]
+MIXTURE = [*SHARED, *(Rename(f"{public}.{{k}}.{{p}}", f"{ours}.experts.{{k}}.{{p}}") for ours, public in NAMES.items())]
+DENSE = [*SHARED, *(Rename(f"{public.removeprefix('local_experts_')}.{{p}}", f"{ours}.experts.0.{{p}}") for ours, public in NAMES.items())]
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    """Two sequences of 20 tokens, x (2, 20, 32), and of which of three modalities each token is (2, 20)."""
+    g = torch.Generator().manual_seed(5)
+    return torch.randn(2, 20, 32, generator=g), torch.randint(0, 3, (2, 20), generator=g)
+
+
+def official(which: str) -> MambaMixture:
+    """Ours with the recorded weights: "mixture" or "dense"."""
+    with torch.device("meta"):
+        model = MambaMixture(32, 3 if which == "mixture" else 1, size=4)
+    load_strict(initialise(model), convert(weights(NUMBERS[which]["keys"]), MIXTURE if which == "mixture" else DENSE))
+    return model.eval()
+
+
+@torch.no_grad()
+def parity(name: str) -> Row:
+    (x, kinds), keep, errors = inputs(), torch.ones(2, 20, dtype=torch.bool), []
+    for which in ("mixture", "dense"):
+        model = official(which)
+        for mask in (None, keep):
+            y = model(Tokens(x, mask), layout(kinds * (which == "mixture"), mask)).x
+            errors.append(relative_error(y, values(NUMBERS[which]["output"])))
+    return Row(name, "official mixer, recorded", count(official("mixture")), NUMBERS["mixture"]["parameters"], max(errors))
+
+
+def widths() -> dict[int, tuple[int, int]]:
+    """Of each published width: parameters of one of our mixers for three modalities, and of the official one."""
+    found = {}
+    for size in NUMBERS["widths"]:
+        width = model_info(f"mixture_of_mamba_{size}").arguments["width"]
+        with torch.device("meta"):
+            found[size] = count(MambaMixture(width, 3)), NUMBERS["widths"][size]
+    return found
