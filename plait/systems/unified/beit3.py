@@ -26,6 +26,7 @@ from plait.parts.presence import complete, masked
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
+from plait.systems.unified.auto import spread
 from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
 
 
@@ -60,6 +61,10 @@ class Multiway(nn.Module):
         return {slot: self.experts[slot].tell(t, part) for (slot, t), part in zip(streams.items(), parts)}
 
 
+def words(module: nn.Embedding) -> None:
+    nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
 class BEiT3(nn.Module):
     """A batch of pictures and texts -> a vector of each alone, one that has read both, and what the heads that were built say of it.
 
@@ -68,6 +73,7 @@ class BEiT3(nn.Module):
     """
 
     takes = ("image", "text")
+    scheme = {nn.Linear: spread, nn.Embedding: words}
 
     def __init__(
         self, *, image=(224, 224), patch=16, vocab=64010, length=1022, width, depth, heads, drop_path=0.0,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, LayerScale, Pre, Stack, check_heads
+from plait.core.init import linear
 from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
@@ -89,6 +90,7 @@ class UniViTAR(nn.Module):
 
     takes = ("image",)
     classifier = ("head.",)
+    scheme = {nn.Conv3d: linear}
 
     def __init__(self, *, patch=14, width, depth, heads, hidden, scale=0.1, num_classes=0):
         super().__init__()
@@ -104,11 +106,6 @@ class UniViTAR(nn.Module):
             )
         )
         self.head = nn.Sequential(Norm(width), nn.Linear(width, num_classes)) if num_classes else nn.Identity()
-
-    @property
-    def scheme(self) -> dict:
-        """Tubelets begin as linear layers do."""
-        return {nn.Conv3d: lambda m: (nn.init.trunc_normal_(m.weight, std=0.02), nn.init.zeros_(m.bias))}
 
     def places(self, x: Tensor) -> tuple[tuple[int, int], Tensor]:
         """The grid (rows, columns) of a picture or clip (..., H, W), and the turns (N, 2, E/2) of its tokens, frame after frame."""
