@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from plait.evaluate.intervals import Score
 from plait.train.console import Console
 
 SCRIPTS = ("GREEK", "CYRILLIC", "ARMENIAN", "HEBREW")
+SPOKEN = Path(__file__).parents[3] / "shared" / "data" / "spoken_digits" / "train.parquet"
 WORDS = "zero one two three four five six seven eight nine".split()
 
 
@@ -89,9 +91,21 @@ def mixed() -> dict[str, list]:
     return said() | {"ink": images.mean((1, 2)).tolist(), "parity": [("even", "odd")[k % 2] for k in kinds]}
 
 
+def speech() -> dict[str, list]:
+    """Spoken digits of four people."""
+    if not SPOKEN.is_file():
+        pytest.skip("the recordings of spoken digits are not on hand")
+    found = pq.read_table(SPOKEN, columns=["audio", "digit"])
+    found = found.filter(np.asarray(found["digit"]) < 5)
+    order = np.random.default_rng(0).permutation(len(found))[:480]
+    sounds, kinds = found["audio"].to_pylist(), found["digit"].to_pylist()
+    return {"sound": [sounds[i] for i in order], "label": [WORDS[kinds[i]] for i in order], "split": split(len(order))}
+
+
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
     Sample({"image"}, True, "classify", digits, dict(target="label", epochs=15)),
+    Sample({"audio"}, True, "classify", speech, dict(target="label", epochs=10)),
     Sample({"text"}, True, "classify", scripts, dict(target="label", kinds={"name": "text"}, epochs=20)),
     Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=24, lr=2e-3)),
     Sample({"image", "text"}, False, "retrieve", captions, dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3)),

@@ -62,7 +62,7 @@ def fit(rows: dict, out: Path, **options):
 
 def test_letters_as_tones_are_learnt(tmp_path):
     """A toy on one core in seconds: it must write, not merely beat the commonest text."""
-    run = fit(table(240), tmp_path / "run", epochs=40, lr=1e-2)
+    run = fit(table(200), tmp_path / "run", epochs=14, lr=1e-2)
     words, characters, exact = run.assessments["test"].scores
     print(words, characters, exact)
     assert characters.high < 0.3 < run.assessments["test"].baseline[1].value
@@ -169,7 +169,7 @@ def test_the_command_line(tmp_path):
 
 
 def spoken(n: int, seed: int) -> dict[str, list]:
-    """Strings of two spoken digits of one speaker, from recordings that no other split has."""
+    """Two spoken digits of one speaker, from recordings that no other split has."""
     data, rng = pq.read_table(SPOKEN), np.random.default_rng(seed)
     keep = np.asarray([int(f.rsplit("_", 1)[1].split(".")[0]) for f in data["file"].to_pylist()])
     digit, speaker, cells = np.asarray(data["digit"]), np.asarray(data["speaker"]), data["audio"].to_pylist()
@@ -186,7 +186,7 @@ def spoken(n: int, seed: int) -> dict[str, list]:
 
 @pytest.mark.skipif(not SPOKEN.is_file(), reason="the recordings of spoken digits are not on hand")
 def test_spoken_words_are_learnt(tmp_path):
-    run = fit(spoken(300, 0), tmp_path / "run", epochs=16, lr=1e-2)
+    run = fit(spoken(300, 0), tmp_path / "run", epochs=8, lr=1e-2)
     words, characters, _ = run.assessments["test"].scores
     print(words, characters)
     assert characters.high < run.assessments["test"].baseline[1].low
