@@ -14,6 +14,13 @@ def linear(module: nn.Linear) -> None:
         nn.init.zeros_(module.bias)
 
 
+def spread(module: nn.Linear) -> None:
+    """Weights that keep the variance (Glorot and Bengio 2010): at the widths of small models the usual 0.02 would whisper for epochs."""
+    nn.init.xavier_uniform_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 def convolution(module: nn.Module) -> None:
     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if module.bias is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from plait.errors import UsageError
-from plait.tasks import Retrieve, Transcribe
+from plait.tasks import Caption, Retrieve, Transcribe
 from plait.train import optim
 from plait.train.job import TableJob
 from plait.train.loop import Plan
@@ -26,7 +26,7 @@ def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torc
     """Epochs, batch and rate from the number of rows, where the settings leave them open."""
     n, retrieve = len(data.splits["train"]), isinstance(data.task, Retrieve)
     batch, epochs = 128 if retrieve else 32 if n < 1500 else 64 if n < 10_000 else 128, int(np.clip(round(80_000 / n), 8, 150))
-    lr = 1e-3 if data.info.system.name == "auto" else 5e-4
+    lr = 1e-3 if data.info.system.name == "auto" or isinstance(data.task, Caption) else 5e-4
     if isinstance(data.task, Transcribe):  # each frame teaches: fewer rows a step, larger steps
         batch, epochs = 16 if n < 5000 else 32, int(np.clip(round(20_000 / n), 8, 100))
         lr = 3e-3 * min(1.0, 128 / model.bound.system.width)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Stack
+from plait.core.init import spread
 from plait.core.tokens import Tokens, join, mean, prepend
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import complete, masked, woven
@@ -52,7 +53,8 @@ class Words(nn.Module):
 
 
 class Sound(nn.Module):
-    """(B, S) waveform -> Tokens, four spectrogram frames each."""
+    """(B, S) waveform -> Tokens, four spectrogram frames each. Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far
+    larger than what speech or noise add to it hides them from the first layers, and a recording's volume says more of the microphone."""
 
     def __init__(self, width: int, rate: int, bands: int = 64):
         super().__init__()
@@ -61,8 +63,18 @@ class Sound(nn.Module):
         self.blank = (rate // 10,), torch.float32
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        t = self.stem(*self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep))
+        x, keep = self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep)
+        t = self.stem(standard(x, keep), keep)
         return t.put(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
+
+
+def standard(x: Tensor, keep: Tensor) -> Tensor:
+    """Spectrograms (B, T, F), keep (B, T) -> with mean 0 and spread 1 over each one's real frames; one without any detail stays flat."""
+    keep = keep[..., None]
+    count = (keep.sum((1, 2), keepdim=True) * x.shape[2]).clamp(min=1)
+    x = x - x.masked_fill(~keep, 0.0).sum((1, 2), keepdim=True) / count
+    variance = x.masked_fill(~keep, 0.0).square().sum((1, 2), keepdim=True) / count
+    return x * (variance + 1e-4).rsqrt()
 
 
 class Numbers(nn.Module):
@@ -127,13 +139,6 @@ class Tower(nn.Module):
 def summary(t: Tokens) -> Tensor:
     """(B, D): the summary token and the mean of the others."""
     return t.x[:, 0] + mean(t)
-
-
-def spread(module: nn.Linear) -> None:
-    """Weights that keep the variance (Glorot and Bengio 2010): at these widths the usual 0.02 would whisper for the first epochs."""
-    nn.init.xavier_uniform_(module.weight)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def words(module: nn.Embedding) -> None:
