@@ -37,9 +37,9 @@ def fold_norms(model: nn.Module) -> nn.Module:
     for name, child in list(model.named_children()):
         setattr(model, name, fold_norms(child))
     if hasattr(model, "fold"):
-        return model.fold()
+        return model.fold().eval()
     if type(model) is nn.Sequential:
-        return _sequence(list(model))
+        return _sequence(list(model)).eval()
     return model
 
 

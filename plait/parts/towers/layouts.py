@@ -5,6 +5,11 @@ from __future__ import annotations
 from plait.core.weights import Drop, Join, Rename, Rule
 
 
+def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
+    """timm's convolution with a batch norm, which it calls `norm`, to `parts.convs.ConvNorm`."""
+    return [Rename(f"{theirs}.conv.weight", f"{ours}.conv.weight"), Rename(f"{theirs}.{norm}.{{p}}", f"{ours}.norm.{{p}}")]
+
+
 def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
     """timm's ViT blocks, with or without layer scale, to ours."""
     return [

@@ -17,8 +17,9 @@ from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Skip, SqueezeExcite, beside
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.mixers.windows import cut, mend
+from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.tiny_vit import Offsets, conv_norm
+from plait.systems.vision.tiny_vit import Offsets
 
 KEY = 16  # width of a head's queries and keys
 

@@ -21,8 +21,8 @@ from plait.core.weights import Join, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Skip, beside
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import numbers
+from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.tiny_vit import conv_norm
 
 
 class Feed(nn.Module):
@@ -63,7 +63,7 @@ class Averaged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.norm(x))
-        seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT, self.run)).mT.contiguous()
+        seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT.contiguous(), self.run)).mT
         q = self.q(t.x).unflatten(2, (-1, self.head)).transpose(1, 2)  # (B, heads, N, E)
         k, v = self.kv(seen).unflatten(2, (2, -1, self.head)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N / run, E)
         return to_map(t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))

@@ -19,6 +19,7 @@ from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.windows import cut, mend
+from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
 
 
@@ -156,16 +157,6 @@ WEIGHTS = {
     "21m_384": TIMM | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_384"}),
     "21m_512": TIMM | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_512"}),
 }
-
-
-def conv_norm(public: str, ours: str, norm: str = "bn") -> list[Rename]:
-    """timm's convolution with a batch norm to `ConvNorm`."""
-    return [
-        Rename(f"{public}.conv.weight", f"{ours}.conv.weight"),
-        Rename(f"{public}.{norm}.{{p}}", f"{ours}.norm.{{p}}"),
-    ]
-
-
 RULES = {
     "timm": [
         *conv_norm("patch_embed.conv1", "stem.1"),
