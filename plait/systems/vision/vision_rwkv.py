@@ -1,0 +1,238 @@
+"""Vision-RWKV: Efficient and Scalable Visual Perception with RWKV-Like Architectures. Duan et al., 2024. arXiv:2403.02308.
+
+New here: attention without queries. Each channel sums the values of all tokens by exp(key) and by a learned decay with the distance along
+the sequence, from both sides (Bi-WKV), which running sums give in linear time. Before every layer's projections a quarter of the channels
+comes from each neighbouring patch (Q-Shift). The decay is relative to the number of tokens, so that larger pictures are read alike.
+
+Differs: 1e-6, which the official kernel adds to the denominator, is left out. The published `large` was tuned at 384 x 384 with positions
+for 192 x 192.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Block, DropPath, LayerScale, Pre, Stack
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename, Rule
+from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import PatchTokens
+
+
+def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Means of v (B, N, C) over all tokens, weighted by exp(k_i - decay (|n - i| - 1)) and for the token itself by exp(k_n + first).
+
+    decay, first (C,); k, v (B, N, C) -> (B, N, C), in linear time, float32. A decay is split into a growth before the running sum and a
+    decay after it, exact to rounding while |decay| N stays under 100 (trained ones stay under 10). Every token sees the largest key, so
+    that what is too small beside it to be summed is too small to be seen.
+    """
+    n = k.shape[1]
+    k, v = k.float().mT, v.float().mT  # (B, C, N): sums run along the last dimension
+    place = torch.arange(n, device=k.device) - (n - 1) / 2
+    growth = (decay.float()[:, None] * place).exp()  # (C, N)
+    weight = (k - k.amax(2, keepdim=True)).exp()
+    both = torch.stack([weight * v, weight])  # (2, B, C, N)
+    step = decay.float().exp()[:, None]
+    earlier = _before(both * growth) * (step / growth)
+    later = _before((both / growth).flip(-1)).flip(-1) * (step * growth)
+    top, bottom = earlier + later + both * first.float().exp()[:, None]
+    return (top / bottom).mT
+
+
+def _before(x: Tensor) -> Tensor:
+    """Along the last dimension, the sum of all that stands before each place."""
+    return F.pad(x[..., :-1].cumsum(-1), (1, 0))
+
+
+def q_shift(t: Tokens) -> Tensor:
+    """(B, N, C): a quarter of the channels from each token's left, right, upper and lower neighbour, zeros past the edge."""
+    x, q = t.x.unflatten(1, t.grid), t.x.shape[2] // 4  # (B, h, w, C)
+    shifted = [
+        F.pad(x[:, :, :-1, :q], (0, 0, 1, 0)),
+        F.pad(x[:, :, 1:, q : 2 * q], (0, 0, 0, 1)),
+        F.pad(x[:, :-1, :, 2 * q : 3 * q], (0, 0, 0, 0, 1, 0)),
+        F.pad(x[:, 1:, :, 3 * q : 4 * q], (0, 0, 0, 0, 0, 1)),
+        x[..., 4 * q :],
+    ]
+    return torch.cat(shifted, -1).flatten(1, 2)
+
+
+class Places(GridPositions):
+    """Learned positions, resampled by torch's plain bicubic kernel, which is not the one with antialiasing even where pictures grow."""
+
+    def forward(self, t: Tokens) -> Tokens:
+        table = self.table.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
+        if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:
+            table = F.interpolate(table, size=t.grid, mode="bicubic")
+        return t.put(x=t.x + table.flatten(2).transpose(1, 2))
+
+
+class Blend(nn.Module):
+    """x where a channel's learned share is 1, its neighbour where it is 0: two (B, N, C) -> (B, N, C). start: the shares' exponent and
+    what is added, for channels that run from 0 to 1."""
+
+    def __init__(self, width: int, power: float, added: float = 0.0):
+        super().__init__()
+        self.power, self.added, self.share = power, added, nn.Parameter(torch.empty(1, 1, width))
+
+    def reset(self) -> None:
+        self.share.copy_((torch.arange(self.share.shape[2]) / self.share.shape[2]) ** self.power + self.added)
+
+    def forward(self, x: Tensor, neighbour: Tensor) -> Tensor:
+        return torch.lerp(neighbour, x, self.share.to(x.dtype))
+
+
+class SpatialMix(nn.Module):
+    """The mixer: Tokens (B, N, D) -> Tokens (B, N, D). depth: how far up this layer is, from 0 to 1; rest: 1 at the first layer, falling
+    to nearly 0."""
+
+    def __init__(self, width: int, depth: float, rest: float, *, norm: bool):
+        super().__init__()
+        self.depth = depth
+        self.blend_k, self.blend_v, self.blend_r = Blend(width, rest), Blend(width, rest, 0.3 * depth), Blend(width, 0.5 * rest)
+        self.k, self.v, self.r, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.decay, self.first = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+
+    def reset(self) -> None:
+        channel = torch.arange(len(self.decay))
+        self.decay.copy_(8 * (channel / (len(self.decay) - 1)) ** (0.7 + 1.3 * self.depth) - 5)
+        self.first.copy_(torch.tensor(0.3).log() + 0.5 * ((channel + 1) % 3 - 1))
+
+    def forward(self, t: Tokens) -> Tokens:
+        n, near = t.x.shape[1], q_shift(t)
+        k, v, r = self.k(self.blend_k(t.x, near)), self.v(self.blend_v(t.x, near)), self.r(self.blend_r(t.x, near))
+        y = self.norm(bi_wkv(self.decay / n, self.first / n, k, v).to(r.dtype))
+        return t.put(x=self.out(y * r.sigmoid()))
+
+
+class ChannelMix(nn.Module):
+    """The feed-forward, squared ReLU with a gate: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, rest: float, *, norm: bool):
+        super().__init__()
+        self.blend_k, self.blend_r = Blend(width, rest), Blend(width, rest)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.r = nn.Linear(width, width, bias=False)
+        self.norm = nn.LayerNorm(4 * width) if norm else nn.Identity()
+
+    def forward(self, t: Tokens) -> Tokens:
+        near = q_shift(t)
+        hidden = self.norm(self.up(self.blend_k(t.x, near)).relu().square())
+        return t.put(x=self.down(hidden) * self.r(self.blend_r(t.x, near)).sigmoid())
+
+
+class VisionRWKV(nn.Module):
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
+    resampled. scale: norms stand behind the branches, with a layer scale that starts there; None: before them, without. norm: also norm
+    what was mixed. hidden: the head's hidden width, 0 for a linear one."""
+
+    takes = ("image",)
+    classifier = ("head.",)
+    attends = False
+
+    def __init__(
+        self, *, image=(224, 224), patch=16, width, depth=12, scale=None, norm=False, hidden=0, num_classes=1000, drop_path=0.0
+    ):  # fmt: skip
+        super().__init__()
+        self.width, self.multiple = width, patch
+        self.stem = PatchTokens(width, patch)
+        self.positions = Places((image[0] // patch, image[1] // patch), width)
+        self.first = nn.LayerNorm(width)
+
+        def residual(f: nn.Module, i: int) -> Pre:
+            drop = DropPath(drop_path * i / max(depth - 1, 1))
+            if scale is None:
+                return Pre(nn.LayerNorm(width), f, drop)
+            return Pre(nn.Identity(), f, nn.Sequential(nn.LayerNorm(width), LayerScale(width, scale), drop))
+
+        def block(i: int) -> Block:
+            far, rest = i / max(depth - 1, 1), 1 - i / depth
+            return Block(residual(SpatialMix(width, far, rest, norm=norm), i), residual(ChannelMix(width, rest, norm=norm), i))
+
+        self.stack = Stack(*(block(i) for i in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Identity()
+        if num_classes and hidden:
+            self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, num_classes))
+        elif num_classes:
+            self.head = nn.Linear(width, num_classes)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed."""
+        t = self.positions(self.stem(x))
+        t = self.stack(t.put(x=self.first(t.x)))
+        return t.put(x=self.norm(t.x))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the tokens."""
+        return mean(t)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+MODEL = VisionRWKV
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, scale=0.5, norm=True, hidden=16, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=128, depth=6, scale=1.0, drop_path=0.1),
+    "tiny": dict(width=192),
+    "small": dict(width=384, scale=1.0, drop_path=0.3),
+    "base": dict(width=768, scale=1e-5, drop_path=0.5),
+    "large": dict(image=(192, 192), width=1024, depth=24, scale=1e-5, norm=True, hidden=3072, drop_path=0.1),
+}
+FILE = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "tiny": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_t_in1k_224.pth"),
+    "small": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_s_in1k_224.pth"),
+    "base": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_b_in1k_224.pth"),
+    "large": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_l_22kto1k_384.pth"),
+}
+LAYER, OURS = "backbone.layers.{i}", "stack.blocks.{i}"
+NAMES = {
+    "att.spatial_mix_k": "mix.f.blend_k.share",
+    "att.spatial_mix_v": "mix.f.blend_v.share",
+    "att.spatial_mix_r": "mix.f.blend_r.share",
+    "att.spatial_decay": "mix.f.decay",
+    "att.spatial_first": "mix.f.first",
+    "att.key.weight": "mix.f.k.weight",
+    "att.value.weight": "mix.f.v.weight",
+    "att.receptance.weight": "mix.f.r.weight",
+    "att.output.weight": "mix.f.out.weight",
+    "att.key_norm.{p}": "mix.f.norm.{p}",
+    "ffn.spatial_mix_k": "feed.f.blend_k.share",
+    "ffn.spatial_mix_r": "feed.f.blend_r.share",
+    "ffn.key.weight": "feed.f.up.weight",
+    "ffn.value.weight": "feed.f.down.weight",
+    "ffn.receptance.weight": "feed.f.r.weight",
+    "ffn.key_norm.{p}": "feed.f.norm.{p}",
+}
+
+
+def norms(theirs: str, gamma: str, ours: str) -> list[Rule]:
+    """The norm of a branch: behind it, if there is a scale too, else before it."""
+    behind = {gamma: "after.1.gamma", f"{theirs}.weight": "after.0.weight", f"{theirs}.bias": "after.0.bias"}
+    return [
+        Rule(tuple(f"{LAYER}.{name}" for name in behind), tuple(f"{OURS}.{ours}.{name}" for name in behind.values())),
+        Rename(f"{LAYER}.{theirs}.{{p}}", f"{OURS}.{ours}.norm.{{p}}"),
+    ]
+
+
+RULES = {
+    "official": [
+        Rename("backbone.patch_embed.projection.{p}", "stem.proj.{p}"),
+        Rename("backbone.pos_embed", "positions.table"),
+        Rename("backbone.layers.0.ln0.{p}", "first.{p}"),
+        *(Rename(f"{LAYER}.{theirs}", f"{OURS}.{ours}") for theirs, ours in NAMES.items()),
+        *norms("ln1", "gamma1", "mix"),
+        *norms("ln2", "gamma2", "feed"),
+        Rename("backbone.ln1.{p}", "norm.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+        Rename("head.{k}.{p}", "head.{k}.{p}"),
+    ]
+}
