@@ -55,8 +55,8 @@ class Words(nn.Module):
 class Sound(nn.Module):
     """(B, S) waveform -> Tokens, four spectrogram frames each.
 
-    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it hides speech from the
-    first layers, and a recording's volume says more of the microphone than of the sound.
+    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it hides speech from
+    the first layers, and a recording's volume says more of the microphone than of the sound.
     """
 
     def __init__(self, width: int, rate: int, bands: int = 64):
