@@ -22,7 +22,7 @@ def evaluate(
     gallery: Annotated[str | None, typer.Option(metavar="TABLE", help="For retrieval: more items to choose from.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="SCORE", help="Exit with 4 where a score is worse: 'accuracy>=0.9'.")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")] = None,
-    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For transcription: beginnings of a text followed at once.")] = 0,
+    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,
     json: Json = False,

@@ -14,7 +14,7 @@ def predict(
     run: RunFolder,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to answer; columns may be missing, the target too.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")],
-    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For transcription: beginnings of a text followed at once.")] = 0,
+    beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,
     json: Json = False,

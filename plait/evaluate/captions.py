@@ -67,7 +67,7 @@ def _overlaps(truth: Sequence, answer: Sequence, most: int) -> list[int]:
 def chrf(sums: np.ndarray) -> np.ndarray:
     """(..., 18) -> (...): precision and recall averaged over the lengths that both sides have, joined with recall twice as heavy.
 
-    Source: Popovic 2015, as sacrebleu's chrF2 counts it.
+    Source: Popovic 2015, as sacrebleu's chrF2 counts it, but that a text too short for the longer n-grams does not spare the other side's.
     """
     agree, said, true = np.moveaxis(sums.reshape(*sums.shape[:-1], LETTERS, 3), -1, 0)
     both = (said > 0) & (true > 0)

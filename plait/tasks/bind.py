@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.errors import UsageError
 from plait.parts.heads.parts import Features
 from plait.parts.presence import woven
 
@@ -66,7 +67,9 @@ class Bound(nn.Module):
         return ready | ({"woven": batch["woven"]} if "woven" in batch else {})
 
     def features(self, batch: dict) -> Features:
-        """fused (B, width), parts, present."""
+        """fused (B, width), parts, present. Raises UsageError for a system that only writes."""
+        if self.role in ("writer", "transcriber"):
+            raise UsageError("this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it")
         ready = self.prepared(batch)
         present = ready["present"]
         if self.role == "fuser":

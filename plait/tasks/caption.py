@@ -24,6 +24,7 @@ from plait.tasks.bind import Bound
 
 ANSWERS = np.dtype([("text", object), ("probability", np.float64), ("loss", np.float64)])
 SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
+PENALTY = 0.6  # of the length, by which beams compare
 
 
 class Captioner(nn.Module):
@@ -56,14 +57,19 @@ class Captioner(nn.Module):
         """
         ready, there = self.read(batch)
         system = self.bound.system
-        written = beam(system, ready, most=self.most, size=self.beam) if self.beam else generate(system, ready, most=self.most)
+        if self.beam:
+            written = beam(system, ready, most=self.most, size=self.beam, penalty=PENALTY)
+            score = written.score * written.keep.sum(1) ** PENALTY  # the log-probability again
+        else:
+            written = generate(system, ready, most=self.most)
+            score = written.score
         tokens = F.pad(written.tokens, (0, self.most - written.tokens.shape[1])).float()
-        loss = torch.full_like(written.score, torch.nan)
+        loss = torch.full_like(score, torch.nan)
         if "target" in batch:
             logits, true = self.next(ready, batch["target"])
             cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none").view_as(true).sum(1)
             loss = torch.where((true >= 0).any(1), cost, loss)
-        told = torch.stack([loss, written.score], 1).masked_fill(~there[:, None], torch.nan)
+        told = torch.stack([loss, score], 1).masked_fill(~there[:, None], torch.nan)
         return torch.cat([told, tokens], 1)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:

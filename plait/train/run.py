@@ -90,8 +90,8 @@ class Run:
     ) -> pa.Table:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not be read).
 
-        out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription, how many beginnings of a text are
-        followed at once; 0 takes the likeliest label of each frame.
+        out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription and captions, how many
+        beginnings of a text are followed at once; 0 takes the likeliest label or token each time.
         """
         self._search_with(beam)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
@@ -181,11 +181,11 @@ class Run:
     # -- the ways in
 
     def _search_with(self, beam: int) -> None:
-        if beam and self.task.name != "transcribe":
-            raise UsageError(f"a beam is for transcription: this run does {self.task.name}")
+        if beam and self.task.name not in ("transcribe", "caption"):
+            raise UsageError(f"a beam is for transcription and captions: this run does {self.task.name}")
         if beam < 0:
             raise UsageError(f"beam: got {beam}, expected 0 or more")
-        if self.task.name == "transcribe":
+        if self.task.name in ("transcribe", "caption"):
             self.model.beam = beam
 
     def _aligned(self, table: Table) -> Table:

@@ -109,6 +109,7 @@ SAMPLES = [
     Sample({"text"}, True, "classify", scripts, dict(target="label", kinds={"name": "text"}, epochs=20)),
     Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=24, lr=2e-3)),
     Sample({"image", "text"}, False, "retrieve", captions, dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3)),
+    Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)),
 ]
 
