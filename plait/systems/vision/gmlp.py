@@ -1,0 +1,123 @@
+"""Pay Attention to MLPs. Liu, Dai, So, Le, 2021. arXiv:2105.08050.
+
+New here: a transformer without attention and without positions. A layer is one widened feed-forward step in which half of the hidden
+channels gate the other half, after a fixed linear map over the tokens. The gate starts at one, so that each layer begins as a plain
+feed-forward step and learns to mix.
+
+Differs: this is the vision form; the masked language model, and the tiny attention that may join the gate, are left out. The map over the
+tokens has a size, so that pictures of one size alone are read.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.block import Block, DropPath, Pre, Stack
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename
+from plait.parts.tokenizers.patches import PatchTokens
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class SpatialGate(nn.Module):
+    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second half, normed."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)  # timm's has another eps here than elsewhere
+        self.weight, self.bias = nn.Parameter(torch.empty(count, count)), nn.Parameter(torch.empty(count))
+
+    def reset(self) -> None:
+        nn.init.normal_(self.weight, std=1e-6)
+        nn.init.ones_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, -1)
+        return value * (self.weight @ self.norm(gate) + self.bias[:, None])
+
+
+class GatedFeed(nn.Module):
+    """The whole layer between its norm and its residual: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def __init__(self, width: int, hidden: int, count: int):
+        super().__init__()
+        self.up, self.act, self.gate, self.down = (
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            SpatialGate(hidden // 2, count),
+            nn.Linear(hidden // 2, width),
+        )
+
+    def forward(self, t: Tokens) -> Tokens:
+        return t.put(x=self.down(self.gate(self.act(self.up(t.x)))))
+
+
+class GMLP(nn.Module):
+    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K)."""
+
+    takes = ("image",)
+    classifier = ("head.",)
+    attends = False
+    multiple = None
+
+    def __init__(self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, num_classes=1000, drop_path=0.0):
+        super().__init__()
+        self.width, self.image = width, tuple(image)
+        self.stem = PatchTokens(width, patch)
+        count = image[0] // patch * (image[1] // patch)
+
+        def block() -> Block:  # one step is both: it mixes and feeds
+            return Block(Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path)), nn.Identity())
+
+        self.stack = Stack(*(block() for _ in range(depth)))
+        self.norm = Norm(width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed. Raises ValueError for pictures of another size."""
+        if tuple(x.shape[2:]) != self.image:
+            raise ValueError(f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them")
+        t = self.stack(self.stem(x))
+        return t.put(x=self.norm(t.x))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the mean of the tokens."""
+        return mean(t)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(x)))
+
+
+MODEL = GMLP
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, hidden=96, num_classes=10),
+    "nano": dict(image=(64, 64), patch=8, width=128, depth=8, drop_path=0.1),
+    "ti16_224": dict(width=128),
+    "s16_224": dict(width=256),
+    "b16_224": dict(width=512),
+}
+TIMM = dict(source="timm", file="model.safetensors", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WEIGHTS = {
+    "ti16_224": dict(references={"timm": "gmlp_ti16_224"}),
+    "s16_224": TIMM | dict(hub="timm/gmlp_s16_224.ra3_in1k", references={"timm": "gmlp_s16_224"}),
+    "b16_224": dict(references={"timm": "gmlp_b16_224"}),
+}
+RULES = {
+    "timm": [
+        Rename("stem.proj.{p}", "stem.proj.{p}"),
+        Rename("blocks.{i}.norm.{p}", "stack.blocks.{i}.mix.norm.{p}"),
+        Rename("blocks.{i}.mlp_channels.fc1.{p}", "stack.blocks.{i}.mix.f.up.{p}"),
+        Rename("blocks.{i}.mlp_channels.gate.norm.{p}", "stack.blocks.{i}.mix.f.gate.norm.{p}"),
+        Rename("blocks.{i}.mlp_channels.gate.proj.{p}", "stack.blocks.{i}.mix.f.gate.{p}"),
+        Rename("blocks.{i}.mlp_channels.fc2.{p}", "stack.blocks.{i}.mix.f.down.{p}"),
+        Rename("norm.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
+    ]
+}
