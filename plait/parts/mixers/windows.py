@@ -1,7 +1,7 @@
 """Grids cut into windows and put together again, for attention that stays inside a window.
 
-While a program for pictures of every size is made, `cut` and `mend` ask nothing about the grid: sides that are not numbers yet are always
-filled up, and rows and columns are merged in one step, because a program cannot prove that n windows are no multiple of 7 n places.
+While a program for pictures of every size is made, `cut` and `mend` decide nothing by the grid: sides that may not be multiples are filled
+up, and rows and columns are merged in one step, because a program cannot prove that n windows are no multiple of 7 n places.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ Pair = tuple[int, int]
 
 def pad_to(x: Tensor, size: Pair) -> Tensor:
     """(B, H, W, D) with zeros below and at the right, so that both sides are multiples of `size`."""
-    h, w = x.shape[1:3]
-    below, right = (h + size[0] - 1) // size[0] * size[0] - h, (w + size[1] - 1) // size[1] * size[1] - w
-    if numbers(h, w) and not (below or right):
+    below, right = ((side + s - 1) // s * s - side for side, s in zip(x.shape[1:3], size))
+    if all(surely(side % s == 0) for side, s in zip(x.shape[1:3], size)):
         return x
     return F.pad(x, (0, 0, 0, right, 0, below))
 
@@ -33,12 +32,9 @@ def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
 def mend(t: Tokens, x: Tensor, size: Pair, grid: Pair) -> Tokens:
     """`t` with what became of its windows, x (B * H/h * W/w, h * w, D) on the filled grid (H, W): undoes `cut`."""
     x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1]).transpose(2, 3).flatten(1, 4)  # (B, H * W, D)
-    (h, w) = t.grid
-    if not numbers(h, w):
-        places = torch.arange(h, device=x.device)[:, None] * grid[1] + torch.arange(w, device=x.device)
-        x = x.index_select(1, places.flatten())
-    elif t.grid != grid:
-        x = x.unflatten(1, grid)[:, :h, :w].flatten(1, 2)
+    if not all(surely(a == b) for a, b in zip(t.grid, grid)):
+        row, column = (torch.arange(side, device=x.device) for side in t.grid)
+        x = x.index_select(1, (row[:, None] * grid[1] + column).flatten())
     return t.put(x=x)
 
 
@@ -67,6 +63,15 @@ def from_windows(x: Tensor, size: Pair, grid: Pair) -> Tensor:
     """(B * H/h * W/w, h * w, D) -> (B, H, W, D) for a grid (H, W): undoes `to_windows`."""
     x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1])
     return x.transpose(2, 3).reshape(-1, grid[0], grid[1], x.shape[-1])
+
+
+def surely(claim: bool | torch.SymBool) -> bool:
+    """Whether it holds; of a size that is no number yet, whether it holds for each that it may become."""
+    if isinstance(claim, bool):
+        return claim
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes half a second to import
+
+    return statically_known_true(claim)
 
 
 def numbers(*sides: int) -> bool:

@@ -13,7 +13,8 @@ from plait.parts.maps import to_map
 class ConditionalPositions(nn.Module):
     """x + a depthwise convolution of it over the grid: Tokens (B, N, D) -> the same; special tokens pass.
 
-    Its zero border says where the edges are. Source: the position encoding generator of CPVT (arXiv:2102.10882). The sum is one convolution, whose middle weight is one more.
+    Its zero border says where the edges are. Source: the position encoding generator of CPVT (arXiv:2102.10882).
+    The sum is one convolution, whose middle weight is one more.
     """
 
     def __init__(self, width: int, kernel: int = 3):

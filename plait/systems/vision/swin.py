@@ -82,11 +82,11 @@ class Ring:
 
 
 class PatchMap(nn.Module):
-    """Non-overlapping patches, projected and normed: (B, 3, H, W) -> (B, D, H / P, W / P), rounded up."""
+    """Non-overlapping patches, projected and normed: (B, C, H, W) -> (B, D, H / P, W / P), rounded up."""
 
-    def __init__(self, width: int, patch: int):
+    def __init__(self, width: int, patch: int, channels: int = 3, *, eps: float = 1e-5):
         super().__init__()
-        self.last, self.proj, self.norm = ChannelsLast(), nn.Conv2d(3, width, patch, patch), LayerNorm2d(width)
+        self.last, self.proj, self.norm = ChannelsLast(), nn.Conv2d(channels, width, patch, patch), LayerNorm2d(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to(x.permute(0, 2, 3, 1), self.proj.kernel_size).permute(0, 3, 1, 2)
