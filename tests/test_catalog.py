@@ -12,7 +12,7 @@ import pytest
 import plait
 from plait.core.catalog import ROLE_TASKS, SYSTEMS, ModelInfo, _read, systems
 
-LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-nc-4.0", "apple-ascl"}
+LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
 
 

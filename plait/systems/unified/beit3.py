@@ -178,17 +178,14 @@ SIZES = {
 }
 OFFICIAL = dict(source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = {
-    "base_patch16_224_retrieval": OFFICIAL,
-    "base_patch16_384_retrieval": OFFICIAL,
-    "large_patch16_384_retrieval": OFFICIAL,
-    "base_patch16_384_vqav2": OFFICIAL,
-    "base_patch16_480_vqav2": OFFICIAL,
-    "large_patch16_384_vqav2": OFFICIAL,
-    "large_patch16_480_vqav2": OFFICIAL,
-    "large_patch16_768_vqav2": OFFICIAL,
-    "base_patch16_224_captioning": OFFICIAL,
-    "base_patch16_480_captioning": OFFICIAL,
-    "large_patch16_480_captioning": OFFICIAL,
+    "base_patch16_224_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_itc_patch16_224.pth"),
+    "base_patch16_384_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_384_coco_retrieval.pth"),
+    "large_patch16_384_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_384_coco_retrieval.pth"),
+    "base_patch16_480_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_indomain_patch16_480_vqa.pth"),
+    "large_patch16_480_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_480_vqa.pth"),
+    "large_patch16_768_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"),
+    "base_patch16_480_captioning": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_480_coco_captioning.pth"),
+    "large_patch16_480_captioning": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_480_coco_captioning.pth"),
 }
 
 

@@ -139,21 +139,20 @@ SIZES = {
     "xlarge_384": XLARGE | I384,
 }
 # The published weights are those of whole pairs of towers: see vitamin_clip.
-SEEN = dict(source="timm", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 WEIGHTS = {
-    "small_224": SEEN | dict(references={"timm": "vitamin_small_224"}),
-    "base_224": SEEN | dict(references={"timm": "vitamin_base_224"}),
-    "large_224": SEEN | dict(references={"timm": "vitamin_large_224"}),
-    "large_256": SEEN | dict(references={"timm": "vitamin_large_256"}),
-    "large_336": SEEN | dict(references={"timm": "vitamin_large_336"}),
-    "large_384": SEEN | dict(references={"timm": "vitamin_large_384"}),
-    "large2_224": SEEN | dict(references={"timm": "vitamin_large2_224"}),
-    "large2_256": SEEN | dict(references={"timm": "vitamin_large2_256"}),
-    "large2_336": SEEN | dict(references={"timm": "vitamin_large2_336"}),
-    "large2_384": SEEN | dict(references={"timm": "vitamin_large2_384"}),
-    "xlarge_256": SEEN | dict(references={"timm": "vitamin_xlarge_256"}),
-    "xlarge_336": SEEN | dict(references={"timm": "vitamin_xlarge_336"}),
-    "xlarge_384": SEEN | dict(references={"timm": "vitamin_xlarge_384"}),
+    "small_224": dict(references={"timm": "vitamin_small_224"}),
+    "base_224": dict(references={"timm": "vitamin_base_224"}),
+    "large_224": dict(references={"timm": "vitamin_large_224"}),
+    "large_256": dict(references={"timm": "vitamin_large_256"}),
+    "large_336": dict(references={"timm": "vitamin_large_336"}),
+    "large_384": dict(references={"timm": "vitamin_large_384"}),
+    "large2_224": dict(references={"timm": "vitamin_large2_224"}),
+    "large2_256": dict(references={"timm": "vitamin_large2_256"}),
+    "large2_336": dict(references={"timm": "vitamin_large2_336"}),
+    "large2_384": dict(references={"timm": "vitamin_large2_384"}),
+    "xlarge_256": dict(references={"timm": "vitamin_xlarge_256"}),
+    "xlarge_336": dict(references={"timm": "vitamin_xlarge_336"}),
+    "xlarge_384": dict(references={"timm": "vitamin_xlarge_384"}),
 }
 
 
