@@ -12,7 +12,7 @@ from plait.data.schema import Schema
 PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
 
-def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: float = 1.0) -> dict:
+def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: float = 1.0, *, whole: bool = False) -> dict:
     """A changed copy of a batch; the tensors of the given one stay as they are.
 
     Pictures are shifted, scaled, stretched, turned, recoloured and partly erased (and mirrored if larger than 64 pixels both ways);
@@ -21,6 +21,7 @@ def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: f
 
     Args:
         generator: on the CPU; it alone decides what happens.
+        whole: sounds are not shifted, so that nothing said at either end is lost.
     """
     if strength < 0:
         raise ValueError(f"strength must be >= 0, got {strength}.")
@@ -34,7 +35,7 @@ def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: f
         if slot.kind == "image":
             out[slot.name] = augment_images(x, generator, strength, mirror=min(x.shape[-2:]) > PHOTO) * present[:, None, None, None]
         elif slot.kind == "audio":
-            out[slot.name] = augment_sounds(x, batch["keep"][slot.name], generator, strength)
+            out[slot.name] = augment_sounds(x, batch["keep"][slot.name], generator, strength, shift=0.0 if whole else 0.05)
         elif slot.kind == "text":
             out[slot.name] = drop_tokens(x, batch["keep"][slot.name], schema.shape(slot.name), generator, strength)
     return out
@@ -71,14 +72,18 @@ def augment_images(x: torch.Tensor, generator: torch.Generator, strength: float,
     return torch.where((within & erased[:, None, None])[:, None], 0.5, x)
 
 
-def augment_sounds(x: torch.Tensor, keep: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
-    """(B, S) in [-1, 1] -> the same shape and range; what is shifted in is silence, and nothing is written into the padding."""
+def augment_sounds(
+    x: torch.Tensor, keep: torch.Tensor, generator: torch.Generator, strength: float, shift: float = 0.05
+) -> torch.Tensor:
+    """(B, S) in [-1, 1] -> the same shape and range; what is shifted in is silence, and nothing is written into the padding.
+
+    shift: the largest share of its length that a sound is moved at strength 1."""
     b, s = x.shape
     spread = (2 * torch.rand((b, 2), generator=generator) - 1).to(x)
     noise = torch.randn((b, s), generator=generator).to(x)
     level = torch.rand((b, 1), generator=generator).to(x)
     length = keep.sum(1)
-    away = (spread[:, 0] * 0.05 * strength * length).round().to(torch.int64)
+    away = (spread[:, 0] * shift * strength * length).round().to(torch.int64)
     source = torch.arange(s, device=x.device)[None, :] - away[:, None]  # (B, S)
     real = (source >= 0) & (source < length[:, None])
     moved = torch.where(real, x.gather(1, source.clamp(0, s - 1)), 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.data.augment import augment, augment_images
+from plait.data.augment import augment, augment_images, augment_sounds
 from plait.data.check import check_table
 from plait.data.rows import Rows
 from plait.data.samples import SEEN, UNSEEN, glyphs
@@ -146,3 +146,12 @@ def test_glyphs(tmp_path) -> None:
         key = (rows["split"][i], rows["typeface"][i], picture.tobytes())
         assert flat.setdefault(key, rows["same"][i]) == rows["same"][i]
     assert len(set(flat)) == len({rows["same"][i] for i in range(2296)}) < 2296, "characters that look alike share a number"
+
+
+def test_a_sound_that_is_to_be_whole_is_not_shifted() -> None:
+    x, keep = torch.zeros(8, 1000), torch.ones(8, 1000, dtype=torch.bool)
+    x[:, 0], x[:, -1] = 0.5, -0.5
+    whole = augment_sounds(x, keep, torch.Generator().manual_seed(0), 1.0, shift=0.0)
+    moved = augment_sounds(x, keep, torch.Generator().manual_seed(0), 1.0)
+    assert (whole[:, 0] > 0.2).all() and (whole[:, -1] < -0.2).all()
+    assert not ((moved[:, 0] > 0.2) & (moved[:, -1] < -0.2)).any()
