@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.block import LayerScale
 from plait.core.surgery import fold_after
 
 
@@ -74,6 +75,13 @@ class Skip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.f(x)
         return x + (y if self.after is None else self.after(y))
+
+
+class MapScale(LayerScale):
+    """A learned factor per channel of a map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma[:, None, None]
 
 
 class SqueezeExcite(nn.Module):

@@ -10,6 +10,7 @@ from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
 from tests.parity.norms import epsilons
 from tests.parity.pyramids import batch_epsilons
+from tests.peers import declare_torchvision
 
 SYSTEM = "cvt"
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
@@ -22,6 +23,7 @@ SHAPES = {
 
 def pair(name: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
     """Ours and theirs with the same weights, and a picture size (H, W)."""
+    declare_torchvision()
     from transformers import CvtConfig, CvtForImageClassification
 
     shape = name.removeprefix("cvt_")

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, LayerScale, Stack
+from plait.core.block import Attention, Block, Stack
 from plait.core.surgery import factors, fold_before, with_weights
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Lift, Rename, Rule, Transpose, View
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip, SqueezeExcite
+from plait.parts.convs import ChannelsLast, ConvNorm, MapScale, Skip, SqueezeExcite
 from plait.parts.maps import OnTokens, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import complete
@@ -72,13 +72,6 @@ def unit(conv: nn.Conv2d, scale: Tensor) -> Tensor:
     channel = torch.arange(len(scale), device=scale.device)
     weight[channel, channel % weight.shape[1], middle, middle] = scale
     return weight
-
-
-class MapScale(LayerScale):
-    """A learned factor per channel of a map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma[:, None, None]
 
 
 class RepMixer(nn.Module):
