@@ -19,6 +19,13 @@ def test_edits(truth, answer, count):
     assert "".join(t for _, t, _ in steps if t) == truth and "".join(a for _, _, a in steps if a) == answer
 
 
+def test_edits_are_those_of_the_alignment():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        truth, answer = ("".join(rng.choice(list("abc"), rng.integers(0, 70))) for _ in range(2))
+        assert edits(truth, answer) == sum(what != "same" for what, _, _ in alignment(truth, answer))
+
+
 def test_an_alignment_names_each_edit():
     found = alignment("one two three four".split(), "one too three five four".split())
     assert [what for what, _, _ in found] == ["same", "other", "same", "added", "same"]
