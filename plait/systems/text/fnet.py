@@ -1,0 +1,135 @@
+"""FNet: Mixing Tokens with Fourier Transforms. Lee-Thorp, Ainslie, Eckstein, Ontanon, 2021. arXiv:2105.03824.
+
+New here: BERT with the attention replaced by the real part of a Fourier transform over the tokens and over the channels. Nothing in it is
+learned: the feed-forward steps do all the work, and most of BERT's accuracy stays.
+
+Differs: padding. The authors transform it with the text, so that an answer depends on how long the batch is. Here, where `keep` is given,
+each row is transformed at its own length, by the matrices of the transform, and reads as if it stood alone; without `keep` the fast
+transform is taken. The heads of pre-training are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from plait.core.block import Block, FeedForward, Post, Stack
+from plait.core.tokens import Tokens
+from plait.core.weights import Drop, Rename, Rule
+from plait.parts.tokenizers.wording import Wording
+from plait.parts.towers.layouts import bert_input
+
+Norm = partial(nn.LayerNorm, eps=1e-12)
+TanhGELU = partial(nn.GELU, approximate="tanh")
+
+
+class Fourier(nn.Module):
+    """The mixer: the real part of the transform over tokens and channels, Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    def forward(self, t: Tokens, waves: tuple[Tensor, Tensor] | None) -> Tokens:
+        """waves: as `row_waves` gives them, for rows with padding; None: all tokens are real."""
+        with torch.autocast(t.x.device.type, enabled=False):  # half precision has no transform
+            if waves is None:
+                return t.put(x=real_transform(t.x.float()))
+            cos, sin = waves
+            parts = torch.fft.fft(t.x.float(), dim=2)
+            return t.put(x=cos @ parts.real + sin @ parts.imag)
+
+
+def real_transform(x: Tensor) -> Tensor:
+    """The real part of the two-dimensional transform of real x (B, N, D), from the half of it that says all."""
+    half = torch.fft.fft(torch.fft.rfft(x, dim=2), dim=1).real  # (B, N, D // 2 + 1)
+    mirrored = half[:, :, 1 : (x.shape[2] + 1) // 2].flip(1, 2).roll(1, 1)  # at (n, D - d) stands what is at (-n, d)
+    return torch.cat([half, mirrored], 2)
+
+
+def row_waves(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin (B, N, N) of 2 pi j k / n over the n real tokens of each row, counted from 0; zero for all others. keep (B, N)."""
+    place, count = (keep.cumsum(1) - 1).clamp(min=0), keep.sum(1).clamp(min=1)[:, None, None]
+    turns = (place[:, :, None] * place[:, None]) % count  # exact, where an angle of thousands of turns would not be
+    angle, real = turns * (2 * math.pi) / count, keep[:, :, None] & keep[:, None]
+    return angle.cos() * real, angle.sin() * real
+
+
+class FourierBlock(Block):
+    """A layer whose mixer is given the waves of the rows."""
+
+    def forward(self, t: Tokens, waves: tuple[Tensor, Tensor] | None = None) -> Tokens:
+        return self.feed(self.mix(t, waves))
+
+
+class FNet(nn.Module):
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as the encoder is published.
+
+    vocab: number of word pieces. length: the longest text. kinds: number of segments.
+    """
+
+    takes = ("text",)
+    classifier = ("head.",)
+    attends = False
+
+    def __init__(self, *, vocab=32000, length=512, kinds=4, width, depth, num_classes=0, dropout=0.1):
+        super().__init__()
+        self.width = width
+        self.wording = Wording(vocab, length, width, Norm, kinds=kinds)
+        self.project, self.drop = nn.Linear(width, width), nn.Dropout(dropout)
+
+        def block() -> Block:
+            return FourierBlock(
+                Post(Norm(width), Fourier()), Post(Norm(width), FeedForward(width, 4 * width, act=TanhGELU), nn.Dropout(dropout))
+            )
+
+        self.stack = Stack(*(block() for _ in range(depth)))
+        self.pooler = nn.Linear(width, width)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def tokens(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
+        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) -> Tokens (B, N, D)."""
+        t = self.wording(ids, keep, kinds)
+        return self.stack(t.put(x=self.drop(self.project(t.x))), None if keep is None else row_waves(keep))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the first token through the pooler."""
+        return self.pooler(t.x[:, 0]).tanh()
+
+    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head(self.pool(self.tokens(ids, keep)))
+
+
+MODEL = FNet
+TAKES = ("text",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(vocab=64, length=16, width=32, depth=2, num_classes=10),
+    "nano": dict(vocab=8192, length=256, width=192, depth=4),
+    "base": dict(width=768, depth=12),
+    "large": dict(width=1024, depth=24),
+}
+FILE = dict(source="transformers_pretraining", licence="apache-2.0", file="pytorch_model.bin")
+WEIGHTS = {
+    "base": FILE | dict(hub="google/fnet-base", references={"transformers": "google/fnet-base"}),
+    "large": FILE | dict(hub="google/fnet-large", references={"transformers": "google/fnet-large"}),
+}
+
+
+def layout(model: str) -> list[Rule]:
+    """transformers' keys; `model` is the prefix of the encoder's."""
+    layer, ours = f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
+    return [
+        *bert_input(f"{model}embeddings"),
+        Drop(f"{model}embeddings.token_type_ids"),
+        Rename(f"{model}embeddings.projection.{{p}}", "project.{p}"),
+        Rename(f"{layer}.fourier.output.LayerNorm.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{layer}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{layer}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{layer}.output.LayerNorm.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{model}pooler.dense.{{p}}", "pooler.{p}"),
+        Rename("head.{p}", "head.{p}"),  # ours alone
+    ]
+
+
+RULES = {"transformers": layout(""), "transformers_pretraining": [*layout("fnet."), Drop("cls.{rest*}")]}
