@@ -31,7 +31,12 @@ def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
 
 def mend(t: Tokens, x: Tensor, size: Pair, grid: Pair) -> Tokens:
     """`t` with what became of its windows, x (B * H/h * W/w, h * w, D) on the filled grid (H, W): undoes `cut`."""
-    x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1]).transpose(2, 3).flatten(1, 4)  # (B, H * W, D)
+    x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1]).transpose(2, 3).flatten(1, 4)
+    return crop(t, x, grid)
+
+
+def crop(t: Tokens, x: Tensor, grid: Pair) -> Tokens:
+    """`t` with x (B, H * W, D) of a grid (H, W) that was filled up, without what it was filled with."""
     if not all(surely(a == b) for a, b in zip(t.grid, grid)):
         row, column = (torch.arange(side, device=x.device) for side in t.grid)
         x = x.index_select(1, (row[:, None] * grid[1] + column).flatten())

@@ -1,0 +1,214 @@
+"""MaxViT: Multi-Axis Vision Transformer. Tu, Talebi, Zhang, Yang, Milanfar, Bovik, Li, 2022. arXiv:2204.01697.
+
+New here: after attention inside windows, attention over a coarse grid whose places lie one in every part of the map, so that two layers
+connect any two places at a cost linear in their number. Each pair of them follows an inverted bottleneck, in every stage alike.
+
+Differs: maps that windows do not divide are filled up with zeros, which take part; the sizes "tf" are the authors' own.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename, Rule
+from plait.parts.convs import ChannelsLast, ConvNorm, SqueezeExcite
+from plait.parts.maps import OnTokens
+from plait.parts.mixers.windows import crop, pad_to
+from plait.parts.towers.pyramid import Pyramid
+from plait.systems.vision.swin import WindowAttention
+
+Gelu = partial(nn.GELU, approximate="tanh")
+EPS = 1e-3  # of batch norms
+
+
+class GridAttention(WindowAttention):
+    """Self-attention among h x w places spread evenly over the map, one in each of its parts, with a learned bias per offset."""
+
+    def forward(self, t: Tokens) -> Tokens:
+        (h, w), x = self.window, pad_to(t.x.unflatten(1, t.grid), self.window)
+        grid = (x.shape[1], x.shape[2])
+        x = x.unflatten(2, (w, -1)).unflatten(1, (h, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, H/h, W/w, h, w, D)
+        y = self.mix(x.flatten(3, 4).flatten(0, 2), self.bias()).view(x.shape).permute(0, 3, 1, 4, 2, 5)
+        return crop(t, y.flatten(1, 4), grid)
+
+
+def halved(x: Tensor) -> Tensor:
+    """(B, C, H, W) with a zero below and at the right: what a 3 x 3 convolution of stride 2 reads of even sides in TensorFlow."""
+    return F.pad(x, (0, 1, 0, 1))
+
+
+class MBConv(nn.Module):
+    """Norm, then an inverted bottleneck whose channels weigh each other: (B, C, H, W) -> (B, C', H / stride, W / stride)."""
+
+    def __init__(self, channels: int, out: int, stride: int, drop: float):
+        super().__init__()
+        hidden = 4 * out
+        self.norm, self.up = nn.BatchNorm2d(channels, eps=EPS), ConvNorm(channels, hidden, act=Gelu, eps=EPS)
+        self.spread = nn.Conv2d(hidden, hidden, 3, stride, stride % 2, groups=hidden, bias=False)
+        self.spread_norm, self.act = nn.BatchNorm2d(hidden, eps=EPS), Gelu()
+        self.weigh, self.down, self.drop = SqueezeExcite(hidden, out // 4, act=nn.SiLU), nn.Conv2d(hidden, out, 1), DropPath(drop)
+        self.shortcut = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Identity() if channels == out else nn.Conv2d(channels, out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(self.norm(x))
+        y = self.spread(y if self.spread.padding[0] else halved(y))
+        return self.shortcut(x) + self.drop(self.down(self.weigh(self.act(self.spread_norm(y)))))
+
+
+class Stem(nn.Module):
+    """Two convolutions: (B, 3, H, W) -> (B, D, H / 2, W / 2)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.last, self.conv1, self.conv2 = ChannelsLast(), nn.Conv2d(3, width, 3, 2), nn.Conv2d(width, width, 3, 1, 1)
+        self.norm, self.act = nn.BatchNorm2d(width, eps=EPS), Gelu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.norm(self.conv1(self.last(halved(x))))))
+
+
+class MaxViT(Pyramid):
+    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2 for the stem and of 2 for each stage, 32 for four of them.
+
+    stem: channels before the first stage. head: channels of a head. window: places a side, of windows and of grids alike.
+    """
+
+    def __init__(self, *, stem, widths, depths, head=32, window=7, num_classes=1000, drop_path=0.0):
+        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        stages, channels = [], stem
+        for d, depth in zip(widths, depths):
+            layers = []
+            for i in range(depth):
+                drop = next(rates)
+                pair = (block(d, kind(d, d // head, (window, window)), drop) for kind in (WindowAttention, GridAttention))
+                layers.append(nn.Sequential(MBConv(d if i else channels, d, 1 if i else 2, drop), OnTokens(Stack(*pair))))
+            stages.append(nn.Sequential(*layers))
+            channels = d
+        super().__init__(Stem(stem), stages, nn.LayerNorm(d), d, num_classes)
+        self.multiple = 2 ** (1 + len(widths))
+        self.hidden = nn.Sequential(nn.Linear(d, d), nn.Tanh())
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): a layer on the norm of the mean token."""
+        return self.hidden(self.norm(mean(t)))
+
+
+def block(width: int, mix: nn.Module, drop: float) -> Block:
+    """One pre-norm layer."""
+    feed = FeedForward(width, 4 * width, act=Gelu)
+    return Block(mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)), feed=Pre(nn.LayerNorm(width), feed, DropPath(drop)))
+
+
+TINY = dict(stem=64, widths=(64, 128, 256, 512), depths=(2, 2, 5, 2))
+SMALL = dict(stem=64, widths=(96, 192, 384, 768), depths=(2, 2, 5, 2))
+BASE = dict(stem=64, widths=(96, 192, 384, 768), depths=(2, 6, 14, 2))
+LARGE = dict(stem=128, widths=(128, 256, 512, 1024), depths=(2, 6, 14, 2))
+XLARGE = dict(stem=192, widths=(192, 384, 768, 1536), depths=(2, 6, 14, 2))
+W12 = dict(window=12)
+W16 = dict(window=16)
+IN21K = dict(num_classes=21843)
+
+MODEL = MaxViT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(stem=8, widths=(16, 32), depths=(1, 1), head=8, window=4, num_classes=10),
+    "nano": dict(stem=16, widths=(32, 64, 96), depths=(1, 1, 2), head=16, window=4, drop_path=0.1),
+    "tiny_tf_224": TINY,
+    "tiny_tf_384": TINY | W12,
+    "tiny_tf_512": TINY | W16,
+    "small_tf_224": SMALL,
+    "small_tf_384": SMALL | W12,
+    "small_tf_512": SMALL | W16,
+    "base_tf_224": BASE,
+    "base_tf_224_in21k": BASE | IN21K,
+    "base_tf_384": BASE | W12,
+    "base_tf_512": BASE | W16,
+    "large_tf_224": LARGE,
+    "large_tf_224_in21k": LARGE | IN21K,
+    "large_tf_384": LARGE | W12,
+    "large_tf_512": LARGE | W16,
+    "xlarge_tf_224_in21k": XLARGE | IN21K,
+    "xlarge_tf_384": XLARGE | W12,
+    "xlarge_tf_512": XLARGE | W16,
+}
+
+ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0")
+IMAGENET = ROW | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+HALF = ROW | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+WEIGHTS = {
+    "tiny_tf_224": IMAGENET | dict(hub="timm/maxvit_tiny_tf_224.in1k", references={"timm": "maxvit_tiny_tf_224"}),
+    "tiny_tf_384": HALF | dict(hub="timm/maxvit_tiny_tf_384.in1k", references={"timm": "maxvit_tiny_tf_384"}),
+    "tiny_tf_512": HALF | dict(hub="timm/maxvit_tiny_tf_512.in1k", references={"timm": "maxvit_tiny_tf_512"}),
+    "small_tf_224": IMAGENET | dict(hub="timm/maxvit_small_tf_224.in1k", references={"timm": "maxvit_small_tf_224"}),
+    "small_tf_384": HALF | dict(hub="timm/maxvit_small_tf_384.in1k", references={"timm": "maxvit_small_tf_384"}),
+    "small_tf_512": HALF | dict(hub="timm/maxvit_small_tf_512.in1k", references={"timm": "maxvit_small_tf_512"}),
+    "base_tf_224": IMAGENET | dict(hub="timm/maxvit_base_tf_224.in1k", references={"timm": "maxvit_base_tf_224"}),
+    "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", references={"timm": "maxvit_base_tf_224.in21k"}),
+    "base_tf_384": HALF | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k", references={"timm": "maxvit_base_tf_384"}),
+    "base_tf_512": HALF | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k", references={"timm": "maxvit_base_tf_512"}),
+    "large_tf_224": IMAGENET | dict(hub="timm/maxvit_large_tf_224.in1k", references={"timm": "maxvit_large_tf_224"}),
+    "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", references={"timm": "maxvit_large_tf_224.in21k"}),
+    "large_tf_384": HALF | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k", references={"timm": "maxvit_large_tf_384"}),
+    "large_tf_512": HALF | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k", references={"timm": "maxvit_large_tf_512"}),
+    "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k", references={"timm": "maxvit_xlarge_tf_224"}),
+    "xlarge_tf_384": HALF | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_384"}),
+    "xlarge_tf_512": HALF | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_512"}),
+}
+
+
+def table(ts: list[Tensor]) -> list[Tensor]:
+    """(H, 2h - 1, 2w - 1) by key minus query -> ((2h - 1)(2w - 1), H) by query minus key."""
+    return [ts[0].flip(1, 2).flatten(1).mT.contiguous()]
+
+
+def public_table(ts: list[Tensor]) -> list[Tensor]:
+    """Undoes `table` for square windows."""
+    side = math.isqrt(ts[0].shape[0])
+    return [ts[0].mT.unflatten(1, (side, side)).flip(1, 2).contiguous()]
+
+
+def layer(theirs: str, ours: str) -> list[Rule]:
+    """A layer of either kind of attention."""
+    bias = (f"{theirs}.attn.rel_pos.relative_position_bias_table",), (f"{ours}.mix.f.bias.table",)
+    return [
+        Rename(f"{theirs}.norm1.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.attn.qkv.{{p}}", f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{theirs}.attn.proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rule(*bias, table, public_table),
+        Rename(f"{theirs}.norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+    ]
+
+
+THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.{i}"
+RULES = {
+    "timm": [
+        Rename("stem.norm1.{p}", "stem.norm.{p}"),
+        Rename("stem.{c}.{p}", "stem.{c}.{p}"),
+        Rename(f"{THEIRS}.conv.shortcut.expand.{{p}}", f"{OURS}.0.shortcut.1.{{p}}"),
+        Rename(f"{THEIRS}.conv.pre_norm.{{p}}", f"{OURS}.0.norm.{{p}}"),
+        Rename(f"{THEIRS}.conv.conv1_1x1.weight", f"{OURS}.0.up.conv.weight"),
+        Rename(f"{THEIRS}.conv.norm1.{{p}}", f"{OURS}.0.up.norm.{{p}}"),
+        Rename(f"{THEIRS}.conv.conv2_kxk.weight", f"{OURS}.0.spread.weight"),
+        Rename(f"{THEIRS}.conv.norm2.{{p}}", f"{OURS}.0.spread_norm.{{p}}"),
+        Rename(f"{THEIRS}.conv.se.fc1.{{p}}", f"{OURS}.0.weigh.down.{{p}}"),
+        Rename(f"{THEIRS}.conv.se.fc2.{{p}}", f"{OURS}.0.weigh.up.{{p}}"),
+        Rename(f"{THEIRS}.conv.conv3_1x1.{{p}}", f"{OURS}.0.down.{{p}}"),
+        *layer(f"{THEIRS}.attn_block", f"{OURS}.1.f.blocks.0"),
+        *layer(f"{THEIRS}.attn_grid", f"{OURS}.1.f.blocks.1"),
+        Rename("head.norm.{p}", "norm.{p}"),
+        Rename("head.pre_logits.fc.{p}", "hidden.0.{p}"),
+        Rename("head.fc.{p}", "head.{p}"),
+    ],
+}
