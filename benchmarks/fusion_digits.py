@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 import plait
 from plait.data.table import read_table
 
-PICTURE_NOISE, SOUND_NOISE = 3.0, 1.5  # chosen so that each single modality stays under 0.90
+PICTURE_NOISE, SOUND_NOISE = 3.0, 2.2  # chosen so that each single modality stays under 0.90
 REPEATS = 5  # test rows per test recording, each with another picture and other noise
 
 
