@@ -69,6 +69,8 @@ class Averaged(nn.Module):
         return to_map(t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
 
     def fold(self) -> nn.Module:
+        if isinstance(self.norm, nn.Identity):  # is folded already
+            return self
         if self.run > 1:
             self.kv = fold_before(self.mean_norm, self.kv)
         self.q, self.kv = fold_before(self.norm, self.q), fold_before(self.norm, self.kv)  # an average of normed tokens is a normed average

@@ -93,6 +93,8 @@ class Layer(nn.Module):
         return x + self.after(self.last(y))
 
     def fold(self) -> nn.Module:
+        if isinstance(self.norm, nn.Identity):  # is folded already
+            return self
         self.look, self.down = fold_after(self.look, self.norm), fold_after(self.down, self.last)
         self.norm = self.last = nn.Identity()
         return self
