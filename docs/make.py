@@ -2,7 +2,7 @@
 
     python docs/make.py [PATTERN]
 
-Sizes are built on the meta device, so that nothing is stored; multiply-adds are counted for one forward pass of one example at the size's
+Sizes are built without storage; multiply-adds are counted for one forward pass of one example at the size's
 own picture size. Parity comes from `python -m tests.parity --record`, speed from `benchmarks/backbones.py --record`.
 """
 
@@ -17,10 +17,12 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core.catalog import ModelInfo, System, build, systems
+from plait.core import attend
+from plait.core.catalog import ModelInfo, System, systems
 
 HERE = Path(__file__).parent
 PAGES, MEASURED = HERE / "systems", HERE / "measured"
@@ -28,14 +30,14 @@ WORDS, SECONDS, RATE = 77, 10, 16_000  # of the example that is counted
 
 
 def example(info: ModelInfo) -> dict | torch.Tensor:
-    """One row on the meta device: a picture of the size's own resolution, 77 words, 10 s of sound at 16 kHz."""
+    """One row: a picture of the size's own resolution, 77 words, 10 s of sound at 16 kHz."""
     signature = inspect.signature(import_module(info.system.module).MODEL.__init__).parameters
     side = info.arguments.get("image", signature["image"].default if "image" in signature else info.weights.get("image", (224, 224)))
     words = min(WORDS, info.arguments.get("length", WORDS))
     made = {
-        "image": torch.empty(1, 3, *side, device="meta"),
-        "text": torch.zeros(1, words, dtype=torch.int64, device="meta"),
-        "audio": torch.empty(1, RATE * SECONDS, device="meta"),
+        "image": torch.empty(1, 3, *side),
+        "text": torch.zeros(1, words, dtype=torch.int64),
+        "audio": torch.empty(1, RATE * SECONDS),
     }
     batch = {m: made[m] for m in info.takes}
     return batch[info.takes[0]] if len(batch) == 1 else batch
@@ -43,12 +45,13 @@ def example(info: ModelInfo) -> dict | torch.Tensor:
 
 def cost(info: ModelInfo) -> tuple[int, float | None]:
     """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own columns."""
-    model = build(info.name).eval()
-    count = sum(p.numel() for p in model.parameters())
-    if not set(info.takes) <= {"image", "text", "audio"}:
-        return count, None
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(example(info))
+    with FakeTensorMode():
+        model = import_module(info.system.module).MODEL(**info.arguments).eval()
+        count = sum(p.numel() for p in model.parameters())
+        if not set(info.takes) <= {"image", "text", "audio"}:
+            return count, None
+        with torch.no_grad(), attend.backend("eager"), FlopCounterMode(display=False) as counter:  # of fused kernels not all are counted
+            model(example(info))
     return count, counter.get_total_flops() / 2e9
 
 
