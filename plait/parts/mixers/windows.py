@@ -60,6 +60,11 @@ class InWindows(nn.Module):
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:
     """(B, H, W, D) -> (B * H/h * W/w, h * w, D), windows in reading order; both sides must be multiples of `size` = (h, w)."""
+    if not numbers(*x.shape[1:3]):  # a gather asks nothing about the grid
+        starts = (torch.arange(0, n // s * s, s, device=x.device) for n, s in zip(x.shape[1:3], size))
+        row, column = (start[:, None] + torch.arange(s, device=x.device) for start, s in zip(starts, size))
+        places = row[:, None, :, None] * x.shape[2] + column[None, :, None, :]  # (H/h, W/w, h, w)
+        return x.flatten(1, 2).index_select(1, places.flatten()).view(-1, size[0] * size[1], x.shape[3])
     x = x.unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))  # (B, H/h, h, W/w, w, D)
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
