@@ -33,7 +33,8 @@ def example(info: ModelInfo) -> dict | torch.Tensor:
     """One row: a picture of the size's own resolution, 77 words, 10 s of sound at 16 kHz."""
     signature = inspect.signature(import_module(info.system.module).MODEL.__init__).parameters
     side = info.arguments.get("image", signature["image"].default if "image" in signature else info.weights.get("image", (224, 224)))
-    words = min(WORDS, info.arguments.get("length", WORDS))
+    longest = info.arguments.get("length", signature["length"].default if "length" in signature else WORDS)
+    words = min(WORDS, longest)
     made = {
         "image": torch.empty(1, 3, *side),
         "text": torch.zeros(1, words, dtype=torch.int64),
