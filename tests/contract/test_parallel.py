@@ -23,8 +23,8 @@ def rows(tmp_path_factory) -> dict[str, dict]:
     command = [sys.executable, "-m", "tests.contract.parallel"]
     pair = [subprocess.Popen([*command, str(r), str(folder / "store")], stdout=subprocess.PIPE, stderr=logs[r], **where) for r in range(2)]
     try:
-        said, _ = pair[0].communicate(timeout=120)
-        pair[1].wait(timeout=20)
+        said, _ = pair[0].communicate(timeout=600)
+        pair[1].wait(timeout=60)
     finally:
         for process in pair:
             process.kill()
