@@ -108,7 +108,8 @@ def test_wide_beams_find_the_best_of_all_texts(penalty):
 
 def test_one_beam_is_greedy():
     model, batch = writer(2), pictures(5)
-    assert texts(beam(model, batch, most=10, size=1)) == texts(generate(model, batch, most=10))
+    found = beam(model, batch, most=10, size=1, penalty=0.0)  # with a penalty, a longer text than the greedy one may still win
+    assert texts(found) == texts(generate(model, batch, most=10))
 
 
 @pytest.fixture(scope="module")
