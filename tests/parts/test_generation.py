@@ -16,7 +16,7 @@ BEGIN, END = 2, 3
 
 
 def writer(seed: int = 0, sharp: float = 1.0, **arguments) -> nn.Module:
-    """A toy whose opinions depend on the picture and on what it has written, and that prefers no word on the whole, but the end a little."""
+    """A toy whose opinions depend on the picture and on what it has written, and that prefers no word on the whole, save the end a bit."""
     model = plait.create_model("git_toy", seed=seed, **arguments).eval()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
