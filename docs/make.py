@@ -58,7 +58,7 @@ def cost(info: ModelInfo) -> tuple[int, float | None]:
 
 def page(system: System) -> str:
     infos = [plait.model_info(f"{system.name}_{size}") for size in system.sizes if size != "toy"]
-    title, _, rest = system.summary.strip().partition("\n")
+    title, (_, _, rest) = system.title, system.summary.strip().partition("\n\n")
     link = re.search(r"arXiv:(\d{4}\.\d{4,5})", title)
     if link:
         title = title.replace(link[0], f"[{link[0]}](https://arxiv.org/abs/{link[1]})")

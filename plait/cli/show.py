@@ -63,6 +63,6 @@ def show(
 
 def _weights(row: dict) -> str:
     if "hub" not in row and "url" not in row:
-        return "none published"
+        return f"published without an address to fetch, licence {row['licence']}: load a file" if row else "none published"
     where = f"{row['hub']}, {row['file']}" if "hub" in row else row["url"]
     return f"{where}, licence {row['licence']}"

@@ -47,7 +47,8 @@ class System:
 
     @property
     def title(self) -> str:
-        return self.summary.split("\n")[0].strip()
+        """The paper: title, authors, year, arXiv id."""
+        return " ".join(self.summary.split("\n\n")[0].split())
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
 """UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud, Time-Series and Image Recognition.
-
 Ding, Zhang, Ge, Zhao, Song, Yue, Shan, 2024. arXiv:2311.15599.
 
 New here: a few kernels of 13 x 13 see far, and depth comes from cheap 3 x 3 layers. While training, a large kernel is a sum of itself and
