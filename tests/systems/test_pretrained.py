@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -20,13 +22,15 @@ from tests.contract.examples import example, run
 # One published size of each layout, with the toy's arguments: small, but read as the published file is.
 ROWS = {(s.name, row["source"]): f"{s.name}_{size}" for s in systems().values() for size, row in s.weights.items() if "source" in row}
 every_layout = pytest.mark.parametrize("name", [pytest.param(n, id=f"{s}-{source}") for (s, source), n in ROWS.items()])
-CLASSIFIERS = ["bert", "crossvit", "deit", "deit3", "dinov2", "vit", "vit_clip"]
+CLASSIFIERS = [s.name for s in systems().values() if "num_classes" in s.sizes["toy"]]
 every_classifier = pytest.mark.parametrize("name", [n for (s, _), n in ROWS.items() if s in CLASSIFIERS])
 
 
 def arguments(name: str, **more) -> dict:
-    system = plait.model_info(name).system
-    made = {**system.sizes["toy"], **more}
+    info = plait.model_info(name)
+    own = inspect.signature(importlib.import_module(info.system.module).MODEL.__init__).parameters
+    usual = {k: own[k].default for k in info.arguments if own[k].default is not inspect.Parameter.empty}  # not the published size's
+    made = {**usual, **info.system.sizes["toy"], **more}
     if plait.model_info(name).weights["source"].endswith(("retrieval", "heads")):
         made["guess"] = False
     return made
@@ -85,8 +89,9 @@ def test_other_classes_keep_the_body_and_start_the_head_anew(name, classes, tmp_
     assert all(torch.equal(v, old[k]) for k, v in taken.items() if k not in heads)
     assert all(torch.equal(taken[k], start[k]) for k in heads) and bool(heads) == bool(classes)
     linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features == 10}
-    assert linears == {k.rpartition(".")[0] for k in old if k.startswith(other.classifier)}  # what names classes, and nothing else
-    assert all(p.requires_grad for p in other.parameters())
+    found = {k.rpartition(".")[0] for k in old if k.startswith(other.classifier)}
+    assert linears and linears <= found and found <= linears | {f"{n.rpartition('.')[0]}.0" for n in linears}  # and a head's own first layer
+    assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in fresh.parameters()]
     batch = example(model)
     (slot,) = model.takes
     said, pooled = other(batch[slot], batch["keep"].get(slot)), model.pool(model.tokens(batch[slot], batch["keep"].get(slot)))
@@ -98,7 +103,7 @@ def test_other_classes_keep_the_body_and_start_the_head_anew(name, classes, tmp_
 def test_a_file_without_a_classifier_gets_one_only_where_classes_are_named(name, tmp_path):
     _, _, path = published(name, tmp_path, num_classes=0)
     assert loaded(name, path, num_classes=4)
-    if plait.model_info(name).arguments.get("num_classes") == 0 or plait.model_info(name).system.name in ("bert", "dinov2"):
+    if plait.model_info(name).arguments.get("num_classes") == 0 or plait.model_info(name).system.name in ("bert", "dinov2", "fnet", "univitar"):
         return  # published without a classifier
     rest = {k: v for k, v in arguments(name).items() if k != "num_classes"}
     with pytest.raises(ValueError, match="missing"):
@@ -129,7 +134,7 @@ def test_every_system_with_classes_says_which_keys_name_them():
     for system in systems().values():
         model = build(f"{system.name}_toy")
         if "num_classes" in system.sizes["toy"]:
-            assert system.name in CLASSIFIERS and all(any(k.startswith(h) for k in model.state_dict()) for h in model.classifier)
+            assert any(k.startswith(model.classifier) for k in model.state_dict()), system.name
 
 
 class Hostile:
