@@ -9,7 +9,7 @@ demo: .venv/plait
 	$(BIN)/plait demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 parity: .venv/test
 	$(BIN)/python -m tests.parity

@@ -1,4 +1,4 @@
-"""One thread per process: the suite's models are tiny, and several processes share the cores."""
+"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as they share what its first ones made."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-SPREAD = {"test_contract.py", "test_parity.py", "test_systems_fit.py"}  # long ones that share nothing; the others keep to one worker
+SPREAD = {"test_contract.py", "test_parity.py", "test_systems_fit.py"}  # long ones whose tests share nothing: a test by itself
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+@pytest.hookimpl(optionalhook=True)  # only where xdist is
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return nodeid if file.rsplit("/", 1)[-1] in SPREAD else file
+
+    return ByFile(config, log)

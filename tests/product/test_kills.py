@@ -55,6 +55,14 @@ def launch(home: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *words], cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def undisturbed(home: Path, ema: float = 0.0) -> Path:
+    """The folder of a run that nobody killed."""
+    folder = home / f"whole{ema}"
+    if not folder.exists():
+        assert finished(begin(home, folder.name, ema)) == ""
+    return folder
+
+
 def finished(process: subprocess.Popen) -> str:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -85,9 +93,8 @@ def wait(process: subprocess.Popen, reached) -> None:
 
 @pytest.mark.parametrize("ema, kills", [(0.0, 5), (0.99, 5)])
 def test_killed_and_resumed_it_ends_with_the_same_bits(home, ema, kills):
-    rng, name, whole = np.random.default_rng(round(ema * 100)), f"killed{ema}", f"whole{ema}"
-    assert finished(begin(home, whole, ema)) == ""
-    last = newest(home / whole)
+    rng, name, whole = np.random.default_rng(round(ema * 100)), f"killed{ema}", undisturbed(home, ema)
+    last = newest(whole)
     assert last >= 48
     process, places = begin(home, name, ema), []
     for k in range(kills):
@@ -99,13 +106,13 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(home, ema, kills):
         process = resume(home, name)
     assert finished(process) == ""
     assert len(set(places)) == kills, places
-    one, two = ((home / n / "model.safetensors").read_bytes() for n in (whole, name))
+    one, two = ((n / "model.safetensors").read_bytes() for n in (whole, home / name))
     assert one == two
-    lines = [[json.loads(line) for line in (home / n / "metrics.jsonl").read_text().splitlines()] for n in (whole, name)]
+    lines = [[json.loads(line) for line in (n / "metrics.jsonl").read_text().splitlines()] for n in (whole, home / name)]
     assert len(lines[0]) == 3 and [dict(r, seconds=0) for r in lines[0]] == [dict(r, seconds=0) for r in lines[1]]
-    scores = [json.loads((home / n / "report.json").read_text())["splits"] for n in (whole, name)]
+    scores = [json.loads((n / "report.json").read_text())["splits"] for n in (whole, home / name)]
     assert scores[0] == scores[1]
-    assert {p.name for p in (home / name).iterdir()} == {p.name for p in (home / whole).iterdir()}  # no scraps of killed writes
+    assert {p.name for p in (home / name).iterdir()} == {p.name for p in whole.iterdir()}  # no scraps of killed writes
 
 
 def test_killed_while_reading_nothing_is_left(home):
@@ -124,7 +131,7 @@ def test_killed_before_the_first_checkpoint_it_starts_again(home):
     kill(process)
     assert newest(home / "early") <= 1
     finished(resume(home, "early"))
-    assert (home / "early" / "model.safetensors").read_bytes() == (home / "whole0.0" / "model.safetensors").read_bytes()
+    assert (home / "early" / "model.safetensors").read_bytes() == (undisturbed(home) / "model.safetensors").read_bytes()
 
 
 def test_a_folder_with_a_scrap_of_a_killed_write_is_as_good_as_empty(home):
