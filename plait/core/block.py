@@ -24,12 +24,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        b, n, d = t.x.shape
-        qkv = self.qkv(t.x).view(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, H, E)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
+        q, k, v = heads_of(self.qkv(t.x), 3, self.heads)  # each (B, H, N, E)
         drop = self.dropout if self.training else 0.0
         y = attend(q, k, v, keep=t.keep, bias=mass(t), causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        return t.put(x=self.out(y.transpose(1, 2).flatten(2)))
 
 
 class CrossAttention(nn.Module):
@@ -45,12 +43,16 @@ class CrossAttention(nn.Module):
 
     def forward(self, t: Tokens, context: Tokens) -> Tokens:
         unpacked(t, context)
-        (b, n, d), m = t.x.shape, context.x.shape[1]
-        q = self.q(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
-        k, v = self.kv(context.x).view(b, m, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, M, E)
+        (q,) = heads_of(self.q(t.x), 1, self.heads)  # (B, H, N, E)
+        k, v = heads_of(self.kv(context.x), 2, self.heads)  # each (B, H, M, E)
         drop = self.dropout if self.training else 0.0
         y = attend(q, k, v, keep=context.keep, bias=mass(context), dropout=drop)
-        return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        return t.put(x=self.out(y.transpose(1, 2).flatten(2)))
+
+
+def heads_of(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
+    """The fused projections (B, N, count * D) apart and cut into heads: `count` tensors (B, H, N, E)."""
+    return tuple(part.transpose(1, 2) for part in x.unflatten(2, (count, heads, -1)).unbind(2))
 
 
 def check_heads(width: int, heads: int) -> None:

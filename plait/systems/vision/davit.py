@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attention_weights
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
@@ -35,7 +35,7 @@ class ChannelAttention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        q, k, v = (part.transpose(1, 2) for part in self.qkv(t.x).unflatten(2, (3, self.groups, -1)).unbind(2))  # each (B, G, N, C)
+        q, k, v = heads_of(self.qkv(t.x), 3, self.groups)  # each (B, G, N, C)
         scale = (q.shape[2] if self.by_places else q.shape[3]) ** -0.5
         maps = attention_weights(q.mT, k.mT, scale=scale).to(v.dtype)  # (B, G, C, C)
         return t.put(x=self.out((v @ maps.mT).transpose(1, 2).flatten(2)))

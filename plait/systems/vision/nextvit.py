@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, DropPath
+from plait.core.block import Block, DropPath, heads_of
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
@@ -64,8 +64,8 @@ class Averaged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.norm(x))
         seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT.contiguous(), self.run)).mT
-        q = self.q(t.x).unflatten(2, (-1, self.head)).transpose(1, 2)  # (B, heads, N, E)
-        k, v = self.kv(seen).unflatten(2, (2, -1, self.head)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N / run, E)
+        (q,) = heads_of(self.q(t.x), 1, t.x.shape[2] // self.head)  # (B, heads, N, E)
+        k, v = heads_of(self.kv(seen), 2, t.x.shape[2] // self.head)  # each (B, heads, N / run, E)
         return to_map(t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
 
     def fold(self) -> nn.Module:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Stack, check_heads
+from plait.core.block import Stack, check_heads, heads_of
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.maps import to_map
@@ -60,10 +60,9 @@ class LocalAttention(nn.Module):
         nn.init.zeros_(self.near.bias)
 
     def forward(self, t: Tokens) -> Tokens:
-        b, n, d = t.x.shape
-        qkv = self.qkv(t.x)
-        q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
-        y = attend(q, k, v).transpose(1, 2).reshape(b, n, d)
+        d, qkv = t.x.shape[2], self.qkv(t.x)
+        q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
+        y = attend(q, k, v).transpose(1, 2).flatten(2)
         places = to_map(t.put(x=qkv[..., 2 * d :]))  # (B, D, h, w)
         weight, bias = self.near.weight.repeat(self.heads, 1, 1, 1), self.near.bias.repeat(self.heads)
         near = F.conv2d(places, weight, bias, padding=1, groups=d).flatten(2).mT

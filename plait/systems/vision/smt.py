@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, DropPath, Pre, Stack, check_heads
+from plait.core.block import Block, DropPath, Pre, Stack, check_heads, heads_of
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
@@ -60,7 +60,7 @@ class LocalAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         qkv = self.qkv(t.x)
-        q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
+        q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
         near = self.near(t.put(x=qkv.chunk(3, 2)[2])).x
         return t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2) + near))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Join, Rename
 from plait.parts.convs import ChannelsLast, LayerNorm2d
@@ -35,7 +35,7 @@ class WindowAttention(nn.Module):
 
     def mix(self, x: Tensor, bias: Tensor) -> Tensor:
         """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
-        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2))  # each (M, H, h w, E)
+        q, k, v = heads_of(self.qkv(x), 3, self.heads)  # each (M, H, h w, E)
         return self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2))
 
     def forward(self, t: Tokens) -> Tokens:
