@@ -1,4 +1,4 @@
-"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as they share what its first ones made."""
+"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as some share what the first made."""
 
 from __future__ import annotations
 

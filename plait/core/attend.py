@@ -109,7 +109,11 @@ def attention_weights(
     Arguments as `attend`; there is one backend. A query with nothing to attend to has weights of zero.
     """
     mask = None if keep is None else keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
-    maps = _maps(q, k, mask, bias, scale)
+    return noted(_maps(q, k, mask, bias, scale))
+
+
+def noted(maps: Tensor) -> Tensor:
+    """`maps` (B, H, N, M) themselves, which `record` has then seen: for modules whose weights are no softmax."""
     if _record is not None:
         _record.append(maps)
     return maps

@@ -24,10 +24,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        q, k, v = heads_of(self.qkv(t.x), 3, self.heads)  # each (B, H, N, E)
+        q, k, v = self.ask(t)
         drop = self.dropout if self.training else 0.0
         y = attend(q, k, v, keep=t.keep, bias=mass(t), causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.put(x=self.out(y.transpose(1, 2).flatten(2)))
+        return t.put(x=self.tell(y))
+
+    def ask(self, t: Tokens) -> tuple[Tensor, ...]:
+        """Queries, keys and values of the tokens, each (B, H, N, E)."""
+        return heads_of(self.qkv(t.x), 3, self.heads)
+
+    def tell(self, y: Tensor) -> Tensor:
+        """What each head gathered, (B, H, N, E) -> (B, N, D)."""
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):

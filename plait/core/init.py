@@ -57,19 +57,37 @@ def initialise(model: nn.Module, *, seed: int = 0, device: str | torch.device = 
     `SCHEME`, which is the default). One that has neither raises ValueError: weights nobody declared are never left to chance.
     The global random state is left as it was.
     """
-    scheme = {**SCHEME, **getattr(model, "scheme", {})}
     model.to_empty(device=device)
+    _fill(list(model.named_modules()), getattr(model, "scheme", {}), seed, device)
+    return model
+
+
+def complete(model: nn.Module, *, scheme: dict[type, Callable], seed: int, device: str | torch.device) -> nn.Module:
+    """As `initialise`, but only those modules of `model` that are still on meta: weights that exist stay."""
+    fresh = [(name, m) for name, m in model.named_modules() if (own := _tensors(m)) and all(t.is_meta for t in own)]
+    for _, module in fresh:
+        module.to_empty(device=device, recurse=False)
+    _fill(fresh, scheme, seed, device)
+    return model
+
+
+def _fill(modules: list[tuple[str, nn.Module]], scheme: dict[type, Callable], seed: int, device: str | torch.device) -> None:
+    scheme = {**SCHEME, **scheme}
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
-        for name, module in reversed(list(model.named_modules())):
+        for name, module in reversed(modules):
             if hasattr(module, "reset"):
                 module.reset()
             elif type(module) in scheme:
                 scheme[type(module)](module)
-            elif list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)):
+            elif _tensors(module):
                 raise ValueError(
                     f"{name or 'the model'} ({type(module).__name__}) owns weights but declares no initialisation: "
                     "give it a reset() method or add its type to the model's scheme"
                 )
-    return model
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    """The parameters and buffers that are this module's own, not its children's."""
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

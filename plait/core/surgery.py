@@ -7,10 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from plait.core.init import complete
+
+Undo = Callable[[], None]
+
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def freeze(module: nn.Module) -> Callable[[], None]:
+def freeze(module: nn.Module) -> Undo:
     """No parameter of `module` takes a gradient any more. Returns the undo, which restores each one's own setting."""
     before = [(p, p.requires_grad) for p in module.parameters()]
     for p, _ in before:
@@ -19,6 +23,34 @@ def freeze(module: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         for p, wanted in before:
             p.requires_grad_(wanted)
+
+    return undo
+
+
+def swap(model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module | None], *, seed: int = 0) -> Undo:
+    """Put `make(old)` where a module of the type `kind` (not of a subclass) stands, at every such place in `model`.
+
+    make: is called with the old module, on the meta device: layers that it builds are initialised here, from `seed` and by the model's
+        scheme, on the old module's device; old layers that it hands on keep their weights. None leaves the old module where it is.
+    Returns the undo, which puts the old modules back. Raises ValueError, with `model` as it was, where there is nothing to swap.
+    """
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if type(child) is kind]
+    swapped = []
+    for parent, name, old in places:
+        with torch.device("meta"):
+            new = make(old)
+        if new is not None:
+            device = next((t.device for t in [*old.parameters(), *model.parameters()]), torch.device("cpu"))
+            complete(new, scheme=getattr(model, "scheme", {}), seed=seed + len(swapped), device=device)
+            swapped.append((parent, name, old, new.train(old.training)))
+    if not swapped:
+        raise ValueError(f"{type(model).__name__} has no {kind.__name__} that could be changed: choose a model that is made of them")
+    for parent, name, _, new in swapped:
+        setattr(parent, name, new)
+
+    def undo() -> None:
+        for parent, name, old, _ in swapped:
+            setattr(parent, name, old.train(parent.training))
 
     return undo
 

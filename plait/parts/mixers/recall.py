@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plait.core.attend import attend
-from plait.core.block import Attention, Block, Post, heads_of
+from plait.core.block import Attention, Block, Post
 from plait.core.tokens import Tokens
 
 
@@ -29,11 +29,11 @@ class Recall(Attention):
 
     def forward(self, t: Tokens, past: Memory | None, keep: Tensor) -> tuple[Tokens, Memory]:
         """keep: what may be attended to of the M remembered and the N new tokens, (B, M + N) or for each new one (B, N, M + N)."""
-        q, k, v = heads_of(self.qkv(t.x), 3, self.heads)  # each (B, H, N, E)
+        q, k, v = self.ask(t)
         if past is not None:
             k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
         y = attend(q, k, v, keep=keep, dropout=self.dropout if self.training else 0.0)
-        return t.put(x=self.out(y.transpose(1, 2).flatten(2))), Memory(k, v)
+        return t.put(x=self.tell(y)), Memory(k, v)
 
 
 class PostRecall(Post):

@@ -14,7 +14,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Attention, FeedForward, Stack, heads_of, mass
+from plait.core.block import Attention, FeedForward, Stack, mass
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
@@ -31,10 +31,6 @@ class SubAttention(Attention):
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads)
         self.norm = Norm(width)
-
-    def ask(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, N, E)."""
-        return heads_of(self.qkv(t.x), 3, self.heads)
 
     def tell(self, y: Tensor) -> Tensor:
         """What was gathered, (B, H, N, E) -> (B, N, D)."""

@@ -1,0 +1,117 @@
+"""What every method promises, on the toys of some systems. A new method is covered by existing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import plait
+from plait.core.catalog import systems
+from plait.core.methods import methods
+from tests.contract.examples import example, run, toy
+
+HOSTS = [systems()[name] for name in ("vit", "deit3", "cvt", "swin", "bert", "clip")]
+IN_PLACE = [m.name for m in methods().values() if not m.wraps]
+every_method = pytest.mark.parametrize("method", IN_PLACE)
+every_host = pytest.mark.parametrize("host", [pytest.param(s, id=s.name) for s in HOSTS])
+
+
+def changed(method, host, seed=0):
+    """The toy of `host` after `method`, and the undo; skips where the method has nothing to change."""
+    model = toy(host, seed)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    try:
+        return model, plait.apply_method(model, method)
+    except ValueError as error:
+        after = model.state_dict()
+        assert str(error) and before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+        pytest.skip(str(error))
+
+
+def same(a, b, tolerance=0.0):
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=tolerance, atol=tolerance, msg=lambda m: f"{key}: {m}")
+
+
+@every_method
+def test_it_changes_some_model(method):
+    did = []
+    for host in HOSTS:
+        try:
+            plait.apply_method(toy(host), method)
+            did.append(host.name)
+        except ValueError:
+            continue
+    assert did
+
+
+@every_method
+@every_host
+def test_undone_nothing_is_left(method, host):
+    model, undo = changed(method, host)
+    plain = toy(host).eval()
+    batch = example(plain)
+    undo()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in plain.named_modules()]
+    assert not model.eval().training and all(not m.training for m in model.modules())
+    same(run(model, batch, host), run(plain, batch, host))
+
+
+@every_method
+@every_host
+def test_it_answers_in_the_same_shapes_and_every_parameter_learns(method, host):
+    model, _ = changed(method, host)
+    batch = example(model, rows=4)
+    want = {k: v.shape for k, v in run(toy(host).train(), batch, host).items()}
+    out = run(model.train(), batch, host)
+    assert {k: v.shape for k, v in out.items()} == want and all(v.isfinite().all() for v in out.values())
+    g = torch.Generator().manual_seed(0)
+    sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    assert not [n for n, p in model.named_parameters() if p.dim() == 0 or p.is_meta]
+
+
+@every_method
+@every_host
+def test_a_row_alone_equals_the_row_in_a_batch_and_padding_says_nothing(method, host):
+    model, _ = changed(method, host)
+    batch = example(model.eval())
+    together = run(model, batch, host)
+    alone = run(model, {k: {s: v[1:2] for s, v in x.items()} if isinstance(x, dict) else x[1:2] for k, x in batch.items()}, host)
+    same(alone, {k: v[1:2] if v.shape[0] == 3 else v for k, v in together.items()}, 1e-5)
+    for slot, keep in batch["keep"].items():
+        batch[slot] = batch[slot].masked_fill(~keep, 63)
+    masks = {k.shape[1]: k for k in batch["keep"].values()}
+    for key, value in run(model, batch, host).items():
+        real = masks[value.shape[1]][..., None] if value.dim() == 3 and value.shape[1] in masks else torch.tensor(True)
+        torch.testing.assert_close(value.masked_fill(~real, 0), together[key].masked_fill(~real, 0), rtol=1e-5, atol=1e-5)
+
+
+@every_method
+@every_host
+def test_its_weights_can_be_kept(method, host):
+    one, _ = changed(method, host, seed=1)
+    two, _ = changed(method, host, seed=2)
+    plait.load_weights(two, {k: v.clone() for k, v in one.state_dict().items()})
+    batch = example(one)
+    same(run(one.eval(), batch, host), run(two.eval(), batch, host))
+
+
+@every_method
+@every_host
+def test_it_compiles_whole(method, host):
+    torch._dynamo.reset()
+    model, _ = changed(method, host)
+    batch = example(model.eval())
+    with torch.no_grad():
+        compiled = torch.compile(lambda b: run(model, b, host), fullgraph=True, backend="eager")
+        same(run(model, batch, host), compiled(batch), 1e-5)
+
+
+def test_unknown_methods_and_options_are_told():
+    with pytest.raises(ValueError, match="did you mean sinkformer"):
+        plait.apply_method(toy(HOSTS[0]), "sinkforme")
+    with pytest.raises(ValueError, match="its options are steps"):
+        plait.apply_method(toy(HOSTS[0]), "sinkformer", turns=3)
