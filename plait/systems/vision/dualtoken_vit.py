@@ -1,0 +1,183 @@
+"""DualToken-ViT: Position-aware Efficient Vision Transformer with Dual Token Fusion. Chu, Chen, Chen, Wang, Wu, Huang, Qian, 2023.
+arXiv:2309.12424.
+
+New here: a few global tokens live through the whole net, one for each place of a coarse grid, so that they know where they are. In every
+layer a convolution makes the local part; its map, halved step by step down to that grid and attending to itself, is summed with the
+global tokens by weight; what a mixer makes of the sum is the next layer's global tokens, and what every place asks for its global part.
+
+Differs: the paper gives no code. As it says, stem, merging and the gate behind the feed-forward step are LightViT's (arXiv:2207.05557)
+and the convolution is ConvNeXt's. Left open there and decided here: the sum's weight is learned, one number for each layer; the local and
+the global part are added; classes are read from the mean token; widths and depths are such that the published multiply-adds are met.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre
+from plait.core.tokens import Tokens
+from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
+from plait.parts.maps import to_map, to_tokens
+from plait.parts.mixers.windows import pad_to, to_windows
+from plait.parts.towers.pyramid import Pyramid
+from plait.systems.vision.edgenext import ConvLayer, depthwise
+from plait.systems.vision.nextvit import Half
+
+
+class Reduce(nn.Module):
+    """Tokens of a grid (B, N, D) -> Tokens of `side` x `side` places: convolved and halved `steps` times, then resampled if need be."""
+
+    def __init__(self, width: int, steps: int, side: int):
+        super().__init__()
+        self.steps = nn.Sequential(*(nn.Sequential(ConvNorm(width, width, 3, groups=width, act=nn.GELU), Half()) for _ in range(steps)))
+        self.side = side
+
+    def forward(self, t: Tokens) -> Tokens:
+        return to_tokens(F.interpolate(self.steps(to_map(t)), size=(self.side, self.side), mode="bilinear"))
+
+
+class Mixer(nn.Module):
+    """The global tokens' own layer: mixed among themselves, then each on its own. Tokens (B, G, D) -> the same."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.norm, self.across, self.along = nn.LayerNorm(width), FeedForward(count, count), FeedForward(width, width // 2)
+        self.last = nn.LayerNorm(width)
+
+    def forward(self, g: Tokens) -> Tokens:
+        x = g.x + self.across(Tokens(self.norm(g.x).mT)).x.mT
+        return g.put(x=x + self.along(Tokens(self.last(x))).x)
+
+
+class DualAttention(nn.Module):
+    """Local tokens (B, N, D), global tokens (B, G, D) -> what is added to the local ones, and the new global ones."""
+
+    def __init__(self, width: int, heads: int, steps: int, side: int):
+        super().__init__()
+        self.norm, self.reduce, self.attend = nn.LayerNorm(width), Reduce(width, steps, side), Attention(width, heads)
+        self.share, self.mixer, self.broadcast = nn.Parameter(torch.empty(1)), Mixer(width, side * side), CrossAttention(width, heads)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.share)
+
+    def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
+        t = t.put(x=self.norm(t.x))
+        seen, share = self.attend(self.reduce(t)), self.share.sigmoid()
+        g = self.mixer(g.put(x=share * g.x + (1 - share) * seen.x))
+        return self.broadcast(t, g), g
+
+
+class GatedFeed(FeedForward):
+    """A feed-forward step, of which every channel is weighed by the whole picture, and every place by itself and the picture."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__(width, hidden)
+        self.norm, self.whole, self.own = nn.LayerNorm(width), nn.Linear(width, width // 4), nn.Linear(width, width // 4)
+        self.channel, self.place = nn.Linear(width // 4, width), nn.Linear(width // 2, 1)
+
+    def forward(self, t: Tokens) -> Tokens:
+        t = super().forward(t)
+        x = self.norm(t.x)
+        whole, own = F.gelu(self.whole(x.mean(1, keepdim=True))), F.gelu(self.own(x))
+        place = self.place(torch.cat([own, whole.expand_as(own)], 2)).sigmoid()  # (B, N, 1)
+        return t.put(x=t.x * (self.channel(whole).sigmoid() * place))
+
+
+class DualBlock(Block):
+    """One layer: local tokens by a convolution, global ones beside them, both in one, then the feed-forward step."""
+
+    def __init__(self, local: nn.Module, mix: DualAttention, feed: nn.Module, drop: float):
+        super().__init__(mix, feed)
+        self.local, self.after = local, DropPath(drop)
+
+    def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
+        t = self.local(t)
+        seen, g = self.mix(t, g)
+        return self.feed(t.put(x=t.x + self.after(seen.x))), g
+
+
+class Merge(nn.Module):
+    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) -> (B, G, D)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.norm, self.four = nn.LayerNorm(4 * channels), nn.Linear(4 * channels, width, bias=False)
+        self.most = nn.Linear(channels, width, bias=False)
+        self.wider = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width, bias=False))
+
+    def forward(self, x: Tensor, g: Tokens) -> tuple[Tensor, Tokens]:
+        x = pad_to(x.permute(0, 2, 3, 1), (2, 2))
+        four = to_windows(x, (2, 2))  # (B * H/2 * W/2, 4, C)
+        y = self.four(self.norm(four.flatten(1))) + self.most(four.amax(1))
+        return y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1).permute(0, 3, 1, 2), g.put(x=self.wider(g.x))
+
+
+class Stage(nn.Module):
+    """Maps and global tokens through layers, after what makes both coarser and wider."""
+
+    def __init__(self, merge: nn.Module | None, layers: list[DualBlock]):
+        super().__init__()
+        self.merge, self.layers = merge, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, g: Tokens) -> tuple[Tensor, Tokens]:
+        x, g = (x, g) if self.merge is None else self.merge(x, g)
+        t = to_tokens(x)
+        for layer in self.layers:
+            t, g = layer(t, g)
+        return to_map(t), g
+
+
+class DualTokenViT(Pyramid):
+    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid; stride: of the stem, at least 4. hidden: in widths."""
+
+    def __init__(self, *, stride=8, widths, depths, heads, hidden, side=7, num_classes=1000, drop_path=0.0):
+        half, rates = widths[0] // 2, iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        fine = (ConvNorm(half, half, 3, s, groups=half, act=nn.GELU) for s in (1, 1, 2))
+        proj = nn.Conv2d(half, widths[0], 3, stride // 4, 1), LayerNorm2d(widths[0])
+        stages = []
+        for s, (d, h) in enumerate(zip(widths, heads)):
+            layers = []
+            for drop in (next(rates) for _ in range(depths[s])):
+                mix = DualAttention(d, h, len(widths) - 1 - s, side)
+                feed = Pre(nn.LayerNorm(d), GatedFeed(d, hidden[s] * d), DropPath(drop))
+                layers.append(DualBlock(ConvLayer(depthwise(d, d, 7, 1, True), drop), mix, feed, drop))
+            stages.append(Stage(Merge(widths[s - 1], d) if s else None, layers))
+        stem = nn.Sequential(ChannelsLast(), ConvNorm(3, half, 3, 2, act=nn.GELU), *fine, *proj)
+        super().__init__(stem, stages, nn.LayerNorm(d), d, num_classes)
+        self.whole = nn.Parameter(torch.empty(1, side * side, widths[0]))
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.whole, std=0.02)
+
+    def streams(self, x: Tensor) -> list[tuple[Tensor, Tokens]]:
+        """Each stage's map (B, C_i, H_i, W_i) and global tokens (B, G, C_i), finest first."""
+        x, g, found = self.stem(x), Tokens(self.whole), []
+        for stage in self.stages:
+            x, g = stage(x, g)
+            found.append((x, g))
+        return found
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Each stage's map (B, C_i, H_i, W_i), finest first."""
+        return [found for found, _ in self.streams(x)]
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
+        return to_tokens(self.maps(x)[-1])
+
+
+ALL = dict(heads=(2, 4, 8), hidden=(8, 4, 4))
+
+MODEL = DualTokenViT
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(stride=4, widths=(16, 32), depths=(1, 1), heads=(2, 4), hidden=(2, 2), side=4, num_classes=10),
+    "nano": dict(stride=4, widths=(32, 64, 128), depths=(1, 2, 2), heads=(1, 2, 4), hidden=(4, 4, 4), side=4, drop_path=0.1),
+    "tiny": ALL | dict(widths=(48, 96, 192), depths=(2, 4, 4), drop_path=0.1),
+    "small": ALL | dict(widths=(64, 128, 256), depths=(2, 6, 4), drop_path=0.1),
+}
+WEIGHTS = {}
