@@ -1,0 +1,16 @@
+"""CrossFormer and CrossFormer++ against the numbers of the official code (github.com/cheerss/CrossFormer, models/crossformer.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.core.catalog import systems
+from tests.parity.compare import Row
+from tests.parity.official import against
+
+SYSTEM = "crossformer"
+CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
+
+
+def parity(name: str) -> Row:
+    return against(SYSTEM, name.removeprefix(f"{SYSTEM}_"), Path(__file__))
