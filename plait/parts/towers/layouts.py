@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.core.weights import Drop, Join, Rename, Rule
+from plait.core.weights import Drop, Join, Rename, Rule, Transpose
 
 
 def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
@@ -97,4 +97,15 @@ def clip_blocks(theirs: str, ours: str) -> list[Rule]:
         Rename(f"{theirs}.layer_norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
         Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
         Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+    ]
+
+
+def open_clip_text(theirs: str, ours: str) -> list[Rule]:
+    """open_clip's text tower to that of `systems.pairs.clip`."""
+    return [
+        Rename(f"{theirs}token_embedding.weight", f"{ours}.words.table.weight"),
+        Rename(f"{theirs}positional_embedding", f"{ours}.positions.table"),
+        *open_clip_blocks(f"{theirs}transformer.resblocks.{{i}}", f"{ours}.stack.blocks.{{i}}"),
+        Rename(f"{theirs}ln_final.{{p}}", f"{ours}.norm.{{p}}"),
+        Transpose(f"{theirs}text_projection", f"{ours}.project.weight"),
     ]

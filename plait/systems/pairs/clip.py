@@ -9,23 +9,21 @@ published tokenizers put the end of the text.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.presence import complete
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make, pre_norm_blocks
-from plait.parts.towers.layouts import clip_blocks, open_clip_blocks
+from plait.parts.towers.layouts import clip_blocks, open_clip_blocks, open_clip_text
+from plait.parts.towers.pair import TwoTowers
 
 
 class ImageTower(nn.Module):
@@ -70,42 +68,18 @@ class TextTower(nn.Module):
         return self.project(self.norm(self.tokens(ids, keep).x[rows, last]))
 
 
-class CLIP(nn.Module):
-    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector for each.
-
-    image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower. embed: E. quick:
-    OpenAI's approximate GELU. Without `keep`, a text reaches to its last id that is not 0.
+class CLIP(TwoTowers):
+    """image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower. embed: E. quick:
+    OpenAI's approximate GELU.
     """
-
-    takes = ("image", "text")
 
     def __init__(
         self, *, image=(224, 224), patch, width, depth, heads, hidden=None,
         vocab=49408, length=77, text_width, text_depth, text_heads, embed, quick=False,
     ):  # fmt: skip
-        super().__init__()
-        self.embed_width = embed
-        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         act = QuickGELU if quick else nn.GELU
         eyes = ImageTower(image, patch, width, depth, heads, hidden or 4 * width, embed, act)
-        self.towers = nn.ModuleDict({"image": eyes, "text": TextTower(vocab, length, text_width, text_depth, text_heads, embed, act)})
-        self.logit_scale = nn.Parameter(torch.empty(1))
-
-    def reset(self) -> None:
-        nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
-
-    def embed(self, batch: dict) -> dict[str, Tensor]:
-        """{"image": (B, E), "text": (B, E)} unit vectors; zeros in rows where the picture or the text is absent."""
-        s = complete(batch, self.blanks)
-        ids, keep = s.values["text"], s.keep.get("text")
-        if keep is None:
-            keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
-        vectors = {"image": self.towers["image"](s.values["image"]), "text": self.towers["text"](ids, keep)}
-        return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
-
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective clamps."""
-        return {**self.embed(batch), "logit_scale": self.logit_scale}
+        super().__init__(eyes, TextTower(vocab, length, text_width, text_depth, text_heads, embed, act), image, embed)
 
 
 BASE = dict(width=768, depth=12, heads=12, text_width=512, text_depth=12, text_heads=8, embed=512)
@@ -243,11 +217,7 @@ RULES = {
         *open_clip_blocks("visual.transformer.resblocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
         Rename("visual.ln_post.{p}", f"{IMAGE}.norm.{{p}}"),
         Transpose("visual.proj", f"{IMAGE}.project.weight"),
-        Rename("token_embedding.weight", f"{TEXT}.words.table.weight"),
-        Rename("positional_embedding", f"{TEXT}.positions.table"),
-        *open_clip_blocks("transformer.resblocks.{i}", f"{TEXT}.stack.blocks.{{i}}"),
-        Rename("ln_final.{p}", f"{TEXT}.norm.{{p}}"),
-        Transpose("text_projection", f"{TEXT}.project.weight"),
+        *open_clip_text("", TEXT),
     ],
     "transformers": [
         Lift("logit_scale", "logit_scale"),

@@ -10,7 +10,6 @@ plain one. Where the authors' texts are not causal, ours too are filled up to th
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -20,13 +19,13 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, Stack
 from plait.core.surgery import factors, fold_before, with_weights
 from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Lift, Rename, Rule, Transpose, View
+from plait.core.weights import Lift, Rename, Rule, View
 from plait.parts.convs import ChannelsLast, ConvNorm, MapScale, Skip, SqueezeExcite
 from plait.parts.maps import OnTokens, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
-from plait.parts.presence import complete
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import conv_norm, open_clip_blocks, timm_blocks
+from plait.parts.towers.layouts import conv_norm, open_clip_text, timm_blocks
+from plait.parts.towers.pair import TwoTowers
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.pairs.clip import TextTower
 
@@ -208,42 +207,18 @@ class FilledTextTower(TextTower):
         return self.stack(self.positions(self.words(ids)))
 
 
-class MobileCLIP(nn.Module):
-    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector for each.
-
-    width, depths: the picture tower, MCi, or a ViT where `heads` is given and `depths` a number. vocab, length, text_*: the text tower,
-    causal beside a ViT. embed: E. Without `keep`, a text reaches to its last id that is not 0.
+class MobileCLIP(TwoTowers):
+    """width, depths: the picture tower, MCi, or a ViT where `heads` is given and `depths` a number. vocab, length, text_*: the text tower,
+    causal beside a ViT. embed: E.
     """
-
-    takes = ("image", "text")
 
     def __init__(
         self, *, image=(256, 256), width, depths, heads=None,
         vocab=49408, length=77, text_width=512, text_depth=12, text_heads=8, embed=512,
     ):  # fmt: skip
-        super().__init__()
-        self.embed_width = embed
-        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         eyes = MCi(width, depths, embed) if heads is None else ViTTower(image, width, depths, heads, embed)
         reader = FilledTextTower if heads is None else TextTower
-        self.towers = nn.ModuleDict({"image": eyes, "text": reader(vocab, length, text_width, text_depth, text_heads, embed, nn.GELU)})
-        self.logit_scale = nn.Parameter(torch.empty(1))
-
-    def reset(self) -> None:
-        nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
-
-    def embed(self, batch: dict) -> dict[str, Tensor]:
-        """{"image": (B, E), "text": (B, E)} unit vectors; zeros in rows where the picture or the text is absent."""
-        s = complete(batch, self.blanks)
-        ids, keep = s.values["text"], s.keep.get("text")
-        if keep is None:
-            keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
-        vectors = {"image": self.towers["image"](s.values["image"]), "text": self.towers["text"](ids, keep)}
-        return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
-
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective clamps."""
-        return {**self.embed(batch), "logit_scale": self.logit_scale}
+        super().__init__(eyes, reader(vocab, length, text_width, text_depth, text_heads, embed, nn.GELU), image, embed)
 
 
 MODEL = MobileCLIP
@@ -324,10 +299,6 @@ RULES = {
         Rename("visual.trunk.patch_embed.backbone.2.conv.{p}", f"{IMAGE}.stem.steps.3.{{p}}"),
         Rename("visual.trunk.norm.{p}", f"{IMAGE}.norm.{{p}}"),
         *timm_blocks("visual.trunk.blocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
-        Rename("text.token_embedding.weight", f"{TEXT}.words.table.weight"),
-        Rename("text.positional_embedding", f"{TEXT}.positions.table"),
-        *open_clip_blocks("text.transformer.resblocks.{i}", f"{TEXT}.stack.blocks.{{i}}"),
-        Rename("text.ln_final.{p}", f"{TEXT}.norm.{{p}}"),
-        Transpose("text.text_projection", f"{TEXT}.project.weight"),
+        *open_clip_text("text.", TEXT),
     ],
 }

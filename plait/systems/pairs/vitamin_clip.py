@@ -8,15 +8,11 @@ Differs: locking the text tower is the trainer's: `plait.core.surgery.freeze(mod
 
 from __future__ import annotations
 
-import math
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.weights import Lift, Rename, Transpose
-from plait.parts.presence import complete
-from plait.parts.towers.layouts import open_clip_blocks
+from plait.core.weights import Lift, Rename
+from plait.parts.towers.layouts import open_clip_text
+from plait.parts.towers.pair import TwoTowers
 from plait.systems.pairs.clip import TextTower
 from plait.systems.vision.vitamin import ViTamin, trunk
 
@@ -32,43 +28,19 @@ class PictureTower(nn.Module):
         return self.project(self.vitamin.pool(self.vitamin.tokens(x)))
 
 
-class ViTaminCLIP(nn.Module):
-    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector for each.
-
-    image, channels, depths, width, depth, heads, positions: the picture tower, as in `vitamin`. vocab, length, text_*: the text tower.
-    embed: E. Without `keep`, a text reaches to its last id that is not 0.
+class ViTaminCLIP(TwoTowers):
+    """image, channels, depths, width, depth, heads, positions: the picture tower, as in `vitamin`. vocab, length, text_*: the text tower.
+    embed: E.
     """
-
-    takes = ("image", "text")
 
     def __init__(
         self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True, drop_path=0.0,
         vocab=49408, length=77, text_width, text_depth=12, text_heads, embed,
     ):  # fmt: skip
-        super().__init__()
-        self.embed_width = embed
-        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         shape = dict(image=image, channels=channels, depths=depths, width=width, depth=depth, heads=heads)
         eye = ViTamin(**shape, positions=positions, num_classes=0, drop_path=drop_path)
         text = TextTower(vocab, length, text_width, text_depth, text_heads, embed, nn.GELU)
-        self.towers = nn.ModuleDict({"image": PictureTower(eye, embed), "text": text})
-        self.logit_scale = nn.Parameter(torch.empty(1))
-
-    def reset(self) -> None:
-        nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
-
-    def embed(self, batch: dict) -> dict[str, Tensor]:
-        """{"image": (B, E), "text": (B, E)} unit vectors; zeros in rows where the picture or the text is absent."""
-        s = complete(batch, self.blanks)
-        ids, keep = s.values["text"], s.keep.get("text")
-        if keep is None:
-            keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
-        vectors = {"image": self.towers["image"](s.values["image"]), "text": self.towers["text"](ids, keep)}
-        return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
-
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective clamps."""
-        return {**self.embed(batch), "logit_scale": self.logit_scale}
+        super().__init__(PictureTower(eye, embed), text, image, embed)
 
 
 T384 = dict(text_width=384, text_heads=6, embed=384)
@@ -139,10 +111,6 @@ RULES = {
         Lift("logit_scale", "logit_scale"),
         *trunk("visual.trunk.", f"{IMAGE}.vitamin."),
         Rename("visual.head.proj.weight", f"{IMAGE}.project.weight"),
-        Rename("text.token_embedding.weight", f"{TEXT}.words.table.weight"),
-        Rename("text.positional_embedding", f"{TEXT}.positions.table"),
-        *open_clip_blocks("text.transformer.resblocks.{i}", f"{TEXT}.stack.blocks.{{i}}"),
-        Rename("text.ln_final.{p}", f"{TEXT}.norm.{{p}}"),
-        Transpose("text.text_projection", f"{TEXT}.project.weight"),
+        *open_clip_text("text.", TEXT),
     ]
 }
