@@ -1,0 +1,19 @@
+"""LIT against the numbers of the official code (github.com/ziplab/LIT), the index tables of its biases left out.
+
+Its deformable convolution runs on CUDA alone: the source of its sampling kernel was compiled for the CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.core.catalog import systems
+from tests.parity.compare import Row
+from tests.parity.official import against
+
+SYSTEM = "lit"
+CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
+
+
+def parity(name: str) -> Row:
+    return against(SYSTEM, name.removeprefix(f"{SYSTEM}_"), Path(__file__))
