@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
-def offsets(window: tuple[int, int]) -> Tensor:
+def offsets(window: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """(h w, h w) int64: for each pair of places (query, key) of a window (h, w) the number of their offset, 0 to (2h-1)(2w-1) - 1."""
-    rows, columns = (torch.arange(side)[:, None] - torch.arange(side)[None] + side - 1 for side in window)  # from 0 to 2 side - 2
+    sides = (torch.arange(side, device=device) for side in window)
+    rows, columns = (at[:, None] - at[None] + at.shape[0] - 1 for at in sides)  # from 0 to 2 side - 2
     number = rows[:, None, :, None] * (2 * window[1] - 1) + columns[None, :, None, :]  # (h, w, h, w)
     return number.flatten(2).flatten(0, 1)
 

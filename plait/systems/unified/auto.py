@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Stack
-from plait.core.init import spread
 from plait.core.tokens import Tokens, join, mean, prepend
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import complete, masked, woven
@@ -155,7 +154,7 @@ class Auto(nn.Module):
     "category": {"sizes": (...)}, "vector_0": {"features": F}}; a slot's kind is its name before "_".
     """
 
-    scheme = {nn.Linear: spread, nn.Embedding: words}
+    scheme = {nn.Embedding: words}
 
     def __init__(self, *, slots, width=128, depth=3, heads=4, fusion_depth=1, embed_width=128, drop_path=0.1):
         super().__init__()

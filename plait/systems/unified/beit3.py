@@ -26,7 +26,6 @@ from plait.parts.presence import complete, masked
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
-from plait.systems.unified.auto import spread
 from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
 
 
@@ -73,7 +72,7 @@ class BEiT3(nn.Module):
     """
 
     takes = ("image", "text")
-    scheme = {nn.Linear: spread, nn.Embedding: words}
+    scheme = {nn.Embedding: words}
 
     def __init__(
         self, *, image=(224, 224), patch=16, vocab=64010, length=1022, width, depth, heads, drop_path=0.0,

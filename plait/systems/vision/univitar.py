@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, LayerScale, Pre, Stack, check_heads
-from plait.core.init import linear
+from plait.core.init import spread
 from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
@@ -90,7 +90,7 @@ class UniViTAR(nn.Module):
 
     takes = ("image",)
     classifier = ("head.",)
-    scheme = {nn.Conv3d: linear}
+    scheme = {nn.Conv3d: spread}
 
     def __init__(self, *, patch=14, width, depth, heads, hidden, scale=0.1, num_classes=0):
         super().__init__()
