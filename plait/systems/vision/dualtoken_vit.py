@@ -5,9 +5,10 @@ New here: a few global tokens live through the whole net, one for each place of 
 layer a convolution makes the local part; its map, halved step by step down to that grid and attending to itself, is summed with the
 global tokens by weight; what a mixer makes of the sum is the next layer's global tokens, and what every place asks for its global part.
 
-Differs: the paper gives no code. As it says, stem, merging and the gate behind the feed-forward step are LightViT's (arXiv:2207.05557)
-and the convolution is ConvNeXt's. Left open there and decided here: the sum's weight is learned, one number for each layer; the local and
-the global part are added; classes are read from the mean token; widths and depths are such that the published multiply-adds are met.
+Differs: no code was published. As the paper says, stem, merging and the gate behind the feed-forward step are LightViT's
+(arXiv:2207.05557) and the convolution is ConvNeXt's. Decided here, where public accounts of it do not say: the sum's weight is learned, one
+number for each layer; the local and the global part are added; the mixer's widths; classes are read from the mean token; widths and depths
+are such that the published multiply-adds are met.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ which smooths, the rest is convolved, which sharpens, and from stage to stage th
 several with different numbers of groups; they fold into the one with the fewest. Attention asks a map reduced by a convolution and a mean,
 which fold into one too.
 
-Differs: no code was published, and the paper's table of sizes is not followed: the sizes below are ours, and so are the shares and the
-groups. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501), on which the paper builds.
+Differs: no code was published; this follows public accounts of the method, not the paper's tables. The sizes below are ours, and so are the
+shares, the groups and where the parts stand. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ New here: fine and coarse at once. In every layer of the first three stages wind
 distils the whole map to half as many tokens, learnt, not pooled; each windowed token then asks the distilled ones, so that the picture
 decides how much of the whole goes where. The last stage is small enough to attend to itself.
 
-Differs: the paper gives no code, and its table of sizes is not followed: the sizes below are ours. A matrix over places belongs to one
-picture size: maps of other pictures are resampled to its grid first, for the coarse tokens alone. Left open and decided here: the distilled
-tokens get learnt positions; what windows found and what they were answered are added, both to the residual.
+Differs: no code was published; this follows public accounts of the method, not the paper's tables, and the sizes below are ours. A matrix
+over places belongs to one picture size: maps of other pictures are resampled to its grid first, for the coarse tokens alone. Decided here:
+the distilled tokens get learnt positions; what windows found and what they were answered are added, both to the residual.
 """
 
 from __future__ import annotations

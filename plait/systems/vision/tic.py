@@ -6,8 +6,9 @@ square. Two cheap steps widen what a place hears of: before a layer, shares of t
 window holds channels of places around it; between stages the map is pooled.
 
 Differs: the authors published the layer, not the net. As in their code, places beyond the edge are keys and values of zero, there are no
-positions, and heads go into the residual unprojected; theirs has one head, and a convolution for a feed-forward step. The net's sizes, how
-far channels are rolled (one kernel) and the pooling (the mean of four) are decided here.
+positions, and heads go into the residual unprojected; theirs has one head, and a convolution for a feed-forward step. The net around it
+follows public accounts, not the paper's tables: its sizes, how far channels are rolled (one kernel) and the pooling (the mean of four) are
+decided here.
 """
 
 from __future__ import annotations
