@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core.catalog import build
+from plait.core.attend import backend
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.systems.vision.dualtoken_vit import Reduce
@@ -19,16 +19,16 @@ PUBLISHED = {"tiny": 0.5e9, "small": 1.0e9}  # multiply-adds at 224 x 224
 @torch.no_grad()
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_multiply_adds_are_the_published_ones(size):
-    model = build(f"dualtoken_vit_{size}").eval()
-    with FlopCounterMode(display=False) as flops:
-        model(torch.empty(1, 3, 224, 224, device="meta"))
+    model = plait.create_model(f"dualtoken_vit_{size}").eval()
+    with backend("eager"), FlopCounterMode(display=False) as flops:  # fused kernels go uncounted
+        model(torch.zeros(1, 3, 224, 224))
     assert flops.get_total_flops() / 2 == pytest.approx(PUBLISHED[size], rel=0.02)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("picture", [(224, 224), (160, 288)])
 def test_the_number_of_global_tokens_is_the_same_in_all_stages_and_for_all_pictures(picture):
-    streams = build("dualtoken_vit_small").eval().streams(torch.empty(2, 3, *picture, device="meta"))
+    streams = plait.create_model("dualtoken_vit_small").eval().streams(torch.zeros(2, 3, *picture))
     assert [tuple(g.x.shape) for _, g in streams] == [(2, 49, 64), (2, 49, 128), (2, 49, 256)]
     assert [x.shape[2:] for x, _ in streams] == [tuple(side // stride for side in picture) for stride in (8, 16, 32)]
 

@@ -7,7 +7,6 @@ import torch
 
 import plait
 from plait.core import attend
-from plait.core.catalog import build
 from plait.core.tokens import Tokens
 from tests.parity.compare import perturb
 
@@ -15,8 +14,8 @@ from tests.parity.compare import perturb
 @torch.no_grad()
 @pytest.mark.parametrize("picture", [(224, 224), (160, 288), (100, 130)])
 def test_maps_have_four_resolutions_of_any_picture(picture):
-    model = build("maformer_nano", image=(224, 224), window=7).eval()
-    shapes = [tuple(m.shape[1:]) for m in model.maps(torch.empty(1, 3, *picture, device="meta"))]
+    model = plait.create_model("maformer_nano").eval()
+    shapes = [tuple(m.shape[1:]) for m in model.maps(torch.zeros(1, 3, *picture))]
     assert shapes == [(w, *(-(-side // stride) for side in picture)) for w, stride in zip((32, 64, 96, 128), (4, 8, 16, 32))]
 
 
