@@ -77,7 +77,7 @@ def from_windows(x: Tensor, size: Pair, grid: Pair) -> Tensor:
 
 def surely(claim: bool | torch.SymBool) -> bool:
     """Whether it holds; of a size that is no number yet, whether it holds for each that it may become."""
-    if isinstance(claim, bool):
+    if not torch.compiler.is_compiling():
         return claim
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes half a second to import
 
@@ -86,4 +86,8 @@ def surely(claim: bool | torch.SymBool) -> bool:
 
 def numbers(*sides: int) -> bool:
     """Whether these are numbers, and not symbols of a program in the making."""
-    return all(isinstance(side, int) for side in sides)
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return all(has_static_value(side) for side in sides)
