@@ -10,7 +10,6 @@ from torch import nn
 import plait
 from plait.core.block import Attention, Stack
 from plait.core.init import initialise
-from plait.core.init import spread as spread_weights
 from plait.core.tokens import Tokens
 from plait.methods.attention.cached_transformer_grc import Cache, CachedAttention, advancing, apart, forget, spread
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -101,7 +100,7 @@ def test_what_does_not_fit_is_told():
 class Recaller(nn.Module):
     """Words (B, N) -> what the first token answers, one of four."""
 
-    scheme = {nn.Linear: spread_weights, nn.Embedding: lambda m: nn.init.normal_(m.weight)}
+    scheme = {nn.Embedding: lambda m: nn.init.normal_(m.weight)}
 
     def __init__(self):
         super().__init__()

@@ -71,7 +71,7 @@ def test_fitted_codes_rank_pairs_better_than_chance_ones_on_rows_not_seen(seed):
 
 
 def test_padding_teaches_nothing():
-    one, two, t = hashed(), hashed(), crowd(n=20)
+    one, two, t = hashed(bits=4), hashed(bits=4), crowd(n=20)
     keep = torch.ones(4, 20, dtype=torch.bool)
     keep[:, 14:] = False
     garbage = t.x.masked_fill(~keep[..., None], 7.0)
@@ -109,7 +109,7 @@ def test_models_are_fitted_layer_by_layer():
     model, x = plait.create_model("vit_toy").eval(), torch.rand(4, 3, 32, 32)
     with pytest.raises(ValueError, match="no hash functions"), fitting(model):
         model(x)
-    plait.apply_method(model, "ecoformer")
+    plait.apply_method(model, "ecoformer", bits=4)
     before = model(x)
     with fitting(model):
         during = model(x)

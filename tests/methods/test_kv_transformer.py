@@ -90,14 +90,13 @@ class Lists(nn.Module):
         return self.out(self.stack(Tokens(self.words(x) + self.places.weight)).x)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("task, steps", [(lambda x: x.flip(1), 200), (lambda x: x.sort(1).values, 500)], ids=["reverse", "sort"])
-def test_lists_are_reversed_and_sorted(task, steps, seed):
-    model = initialise(Lists(6), seed=seed)
+def test_lists_are_reversed_and_sorted(task, steps):
+    model = initialise(Lists(6))
     for p in (model.words, model.places):
-        nn.init.normal_(p.weight, generator=torch.Generator().manual_seed(seed))
+        nn.init.normal_(p.weight, generator=torch.Generator().manual_seed(0))
     plait.apply_method(model, "kv_transformer", positions=8)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
     for _ in range(steps):
