@@ -142,8 +142,14 @@ def main() -> None:
                 for run, train in ((forward, False), (step, True)):
                     for model in (ours, theirs):
                         model.train(train)
-                    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                        found, seconds = ratio(ours, theirs, x, run, options.rounds, clock)
+                    try:
+                        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                            found, seconds = ratio(ours, theirs, x, run, options.rounds, clock)
+                    except ValueError as error:
+                        if "more than 1 value per channel" not in str(error):
+                            raise
+                        print(f"{name:36} {run.__name__:8} {batch:5} {precision:>9}  a batch norm sees one value: cannot train", flush=True)
+                        continue
                     rows.append(dict(name=name, run=run.__name__, batch=batch, precision=precision, ratio=found, seconds=seconds))
                     print(f"{name:36} {run.__name__:8} {batch:5} {precision:>9} {1e3 * seconds:9.1f} {found:6.2f}", flush=True)
         if options.record:

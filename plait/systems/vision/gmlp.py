@@ -37,7 +37,8 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = x.chunk(2, -1)
-        return value * (self.weight @ self.norm(gate) + self.bias[:, None])
+        weight = self.weight.expand(len(x), -1, -1)  # a plain product would turn the tokens round and back
+        return value * torch.baddbmm(self.bias[:, None], weight, self.norm(gate))
 
 
 class GatedFeed(nn.Module):
