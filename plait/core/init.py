@@ -17,6 +17,13 @@ def spread(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def narrow(module: nn.Module) -> None:
+    """The usual 0.02, for deep sums whose batch norms do not hold them until they have seen data."""
+    nn.init.trunc_normal_(module.weight, std=0.02)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 def convolution(module: nn.Module) -> None:
     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if module.bias is not None:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, mean
 from plait.parts.maps import to_tokens
+from plait.parts.towers.backbone import Backbone
 
 
-class Pyramid(nn.Module):
+class Pyramid(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), through maps of falling resolution and growing width.
 
     stem: pictures -> map. stages: each map -> the next map (B, C_i, H_i, W_i); a stage of blocks on tokens is `OnTokens(Stack(...))`.
@@ -18,9 +19,7 @@ class Pyramid(nn.Module):
     features. A system adds its stages, and its own `pool` where the paper's differs.
     """
 
-    takes = ("image",)
-    classifier = ("head.",)
-    multiple: int | None = 1  # both sides of a picture must be multiples of this; None: only the size the model was made for
+    multiple = 1
 
     def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], norm: nn.Module, width: int, num_classes: int):
         super().__init__()
@@ -46,6 +45,3 @@ class Pyramid(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the normed tokens."""
         return mean(t.put(x=self.norm(t.x)))
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))

@@ -19,6 +19,7 @@ from plait.core.weights import Rename
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.sine import SequenceWaves
+from plait.parts.towers.backbone import Backbone
 from plait.systems.vision.crate import Normed
 
 
@@ -55,11 +56,9 @@ class SequencePool(nn.Module):
         return (self.score(x).softmax(1).mT @ x)[:, 0]
 
 
-class CCT(nn.Module):
+class CCT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for `image`, else fixed."""
 
-    takes = ("image",)
-    classifier = ("head.",)
     multiple = 1
 
     def __init__(
@@ -86,9 +85,6 @@ class CCT(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the normed tokens, weighed."""
         return self.weigh(self.norm(t.x))
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 TWO = dict(depth=2, width=128, heads=2, hidden=128)

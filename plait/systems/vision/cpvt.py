@@ -18,19 +18,17 @@ from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean, prepend
 from plait.parts.positions.conditional import ConditionalPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class CPVT(nn.Module):
+class CPVT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). Both sides are multiples of the patch.
 
     encodings: after how many of the first layers positions are added. cls: whether a class token answers, else the mean of the tokens.
     """
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, patch=16, width, depth, heads, encodings=1, cls=True, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -56,9 +54,6 @@ class CPVT(nn.Module):
         """(B, D): the class token, or the mean of the tokens, normed."""
         t = t.put(x=self.norm(t.x))
         return mean(t) if self.cls is None else t.x[:, 0]
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 TINY = dict(width=192, depth=12, heads=3)

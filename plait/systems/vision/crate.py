@@ -19,6 +19,7 @@ from plait.core.block import Block, Pre, Stack, check_heads, mass
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
+from plait.parts.towers.backbone import Backbone
 
 
 class Subspaces(nn.Module):
@@ -82,12 +83,9 @@ class NormedPatches(nn.Module):
         return Tokens(self.norm(self.proj(self.pixels(x))), grid=(h, w))
 
 
-class CRATE(nn.Module):
+class CRATE(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
     resampled."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=12, heads, num_classes=1000):
         super().__init__()
@@ -109,9 +107,6 @@ class CRATE(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 def coding_rate(x: Tensor, eps: float = 0.01) -> Tensor:

@@ -15,17 +15,15 @@ from plait.core.block import Stack
 from plait.core.tokens import Tokens, prepend
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class DeiT3(nn.Module):
+class DeiT3(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer scale starts."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -47,9 +45,6 @@ class DeiT3(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 SMALL = dict(width=384, depth=12, heads=6)

@@ -19,6 +19,7 @@ from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
@@ -37,15 +38,12 @@ class SwiGLU(nn.Module):
         return t.put(x=self.down(F.silu(a) * b))
 
 
-class DINOv2(nn.Module):
+class DINOv2(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), or the class token's features (B, D) with `num_classes=0`, as it is published.
 
     image: the (H, W) that positions are learned for; other multiples of the patch are resampled. registers: how many tokens without a
     picture. gated: the hidden width of a gated feed-forward, 0 for the plain one of 4 D. scale: where layer scale starts.
     """
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0):
         super().__init__()
@@ -75,9 +73,6 @@ class DINOv2(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 SMALL = dict(width=384, depth=12, heads=6)

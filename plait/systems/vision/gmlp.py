@@ -19,6 +19,7 @@ from plait.core.block import Block, DropPath, Pre, Stack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -57,13 +58,10 @@ class GatedFeed(nn.Module):
         return t.put(x=self.down(self.gate(self.act(self.up(t.x)))))
 
 
-class GMLP(nn.Module):
+class GMLP(Backbone):
     """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K)."""
 
-    takes = ("image",)
-    classifier = ("head.",)
     attends = False
-    multiple = None
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -88,9 +86,6 @@ class GMLP(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens."""
         return mean(t)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 MODEL = GMLP

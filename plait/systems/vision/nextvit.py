@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, DropPath, heads_of
+from plait.core.init import narrow
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
@@ -131,6 +132,8 @@ class NextViT(Pyramid):
 
     runs: how many tokens each stage's keys are averages of. head: channels of a head and of a convolution's group.
     """
+
+    scheme = {nn.Linear: narrow}
 
     def __init__(self, *, widths, ends, depths, runs=(16, 4, 1), stem=(64, 32, 64), head=32, num_classes=1000, drop_path=0.0):
         a, b, c = stem

@@ -24,6 +24,7 @@ from plait.core.weights import Rename
 from plait.parts.maps import to_map
 from plait.parts.positions.sine import waves
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
 
@@ -69,11 +70,8 @@ class LocalAttention(nn.Module):
         return t.put(x=self.out(y + F.pad(near, (0, 0, t.head, 0))))
 
 
-class ResFormer(nn.Module):
+class ResFormer(Backbone):
     """Pictures (B, 3, H, W), any multiples of the patch -> logits (B, K)."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, patch=16, width, depth=12, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -94,9 +92,6 @@ class ResFormer(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 def losses(model: ResFormer, pictures: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:

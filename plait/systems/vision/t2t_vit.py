@@ -21,6 +21,7 @@ from plait.core.block import Attention, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename, Rule
 from plait.parts.positions.sine import SequenceWaves
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
 
@@ -100,12 +101,10 @@ class TokensToToken(nn.Module):
         return Tokens(self.proj(self.split(self.second(self.first(x))).mT), grid=grid)
 
 
-class T2TViT(nn.Module):
+class T2TViT(Backbone):
     """Pictures (B, 3, H, W), multiples of 16 -> logits (B, K). thin: width of the layers that make the tokens; exact: with ordinary
     attention there; hidden: the feed-forward's width."""
 
-    takes = ("image",)
-    classifier = ("head.",)
     multiple = 16
 
     def __init__(self, *, image=(224, 224), thin=64, exact=False, width, depth, heads, hidden, num_classes=1000, drop_path=0.0):
@@ -127,9 +126,6 @@ class T2TViT(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 LITE = dict(width=256, heads=4, hidden=512)

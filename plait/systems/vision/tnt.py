@@ -22,6 +22,7 @@ from plait.core.weights import Rename, Rule
 from plait.parts.maps import to_tokens
 from plait.parts.mixers.windows import to_windows
 from plait.parts.positions.learned import GridPositions
+from plait.parts.towers.backbone import Backbone
 
 Norm = partial(nn.LayerNorm, eps=1e-5)
 WORD = 4  # pixels a side
@@ -84,11 +85,8 @@ class Nested(nn.Module):
         return words, self.outer(t.put(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1)))
 
 
-class TNT(nn.Module):
+class TNT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). inner: the words' width; width: the patches'; legacy: see the file's head."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(
         self, *, image=(224, 224), patch=16, inner, inner_heads=4, width, depth=12, heads, legacy=False, num_classes=1000, drop_path=0.0
@@ -128,9 +126,6 @@ class TNT(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 MODEL = TNT

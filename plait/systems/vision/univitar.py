@@ -28,6 +28,7 @@ from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.positions.rotary import GridRotary, turn
+from plait.parts.towers.backbone import Backbone
 
 Norm = partial(nn.RMSNorm, eps=1e-6)
 
@@ -82,14 +83,12 @@ class Tubelets(nn.Module):
         return self.proj(x.transpose(1, 2)).flatten(2).transpose(1, 2)  # (B, D, t, h, w) -> (B, N, D)
 
 
-class UniViTAR(nn.Module):
+class UniViTAR(Backbone):
     """Pictures (B, 3, H, W) of any multiple of the patch -> logits (B, K), or the mean of the tokens (B, D) with `num_classes=0`.
 
     `packed` takes pictures and clips of different sizes at once. hidden: the feed-forward's width; scale: where layer scale starts.
     """
 
-    takes = ("image",)
-    classifier = ("head.",)
     scheme = {nn.Conv3d: spread}
 
     def __init__(self, *, patch=14, width, depth, heads, hidden, scale=0.1, num_classes=0):
@@ -129,9 +128,6 @@ class UniViTAR(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens; of a packed row (count, D), each picture's."""
         return mean(t)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 MODEL = UniViTAR

@@ -19,6 +19,7 @@ from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 
 
 def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -124,13 +125,11 @@ class ChannelMix(nn.Module):
         return t.put(x=self.down(hidden) * self.r(self.blend_r(t.x, near)).sigmoid())
 
 
-class VisionRWKV(nn.Module):
+class VisionRWKV(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
     resampled. scale: norms stand behind the branches, with a layer scale that starts there; None: before them, without. norm: also norm
     what was mixed. hidden: the head's hidden width, 0 for a linear one."""
 
-    takes = ("image",)
-    classifier = ("head.",)
     attends = False
 
     def __init__(
@@ -169,9 +168,6 @@ class VisionRWKV(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens."""
         return mean(t)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 MODEL = VisionRWKV

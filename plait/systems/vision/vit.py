@@ -17,18 +17,16 @@ from plait.core.block import Stack
 from plait.core.tokens import Tokens
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
     resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are the pooled features."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -45,9 +43,6 @@ class ViT(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 TINY = dict(width=192, depth=12, heads=3)

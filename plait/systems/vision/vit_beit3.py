@@ -19,6 +19,7 @@ from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
@@ -51,12 +52,9 @@ class SubFeedForward(FeedForward):
         return t.put(x=self.down(self.norm(self.act(self.up(t.x)))))
 
 
-class ViTBEiT3(nn.Module):
+class ViTBEiT3(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; hidden: the feed-forward's width, 4 D
     unless given."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -74,9 +72,6 @@ class ViTBEiT3(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the patches, normed."""
         return self.norm(mean(t))
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 GIANT = dict(patch=14, width=1408, depth=40, heads=16, hidden=6144)

@@ -13,16 +13,14 @@ from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
 
-class ViTCLIP(nn.Module):
+class ViTCLIP(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
     resampled. With `num_classes=0` the logits are the pooled features."""
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -41,9 +39,6 @@ class ViTCLIP(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 B32 = dict(patch=32, width=768, depth=12, heads=12)

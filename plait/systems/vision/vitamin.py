@@ -20,6 +20,7 @@ from plait.core.weights import Rename, Rule
 from plait.parts.convs import LayerNorm2d
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
 
@@ -78,14 +79,12 @@ class NormedGeGLU(nn.Module):
         return t.put(x=self.down(F.gelu(self.gate(x)) * self.up(x)))
 
 
-class ViTamin(nn.Module):
+class ViTamin(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), or the pooled features with `num_classes=0`.
 
     channels, depths: of the two convolutional stages. positions: learned for `image`, or none at all.
     """
 
-    takes = ("image",)
-    classifier = ("head.",)
     multiple = 1
 
     def __init__(self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True, num_classes=1000, drop_path=0.0):
@@ -104,9 +103,6 @@ class ViTamin(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens, normed."""
         return self.norm(mean(t))
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6)
