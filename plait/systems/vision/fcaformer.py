@@ -1,0 +1,233 @@
+"""FcaFormer: Forward Cross Attention in Hybrid Vision Transformer. Zhang, Hu, Wang, 2022. arXiv:2211.07198.
+
+New here: attention grows denser with depth instead of sparser. Each layer leaves a few cross tokens behind, patches of its map merged by a
+wide strided convolution, and all later layers of the stage also ask those, scaled by factors that are learned for each of them. A second
+convolution enhances what goes on. The first two stages are convolutions.
+
+Differs: nothing on purpose. Factors and biases belong to places, so that only pictures of the model's own size are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.core.attend import attend
+from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, check_heads
+from plait.core.tokens import Tokens, mean
+from plait.core.weights import Rename, Rule
+from plait.parts.convs import ChannelsLast, ConvNorm
+from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.pyramid import Pyramid
+from plait.systems.vision.edgenext import ConvLayer
+
+Pair = tuple[int, int]
+STEP = 4  # places of a grid to one cross token, along each side
+
+
+class DistanceBias(nn.Module):
+    """A learned bias for each head and each distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N)."""
+
+    def __init__(self, heads: int, grid: Pair):
+        super().__init__()
+        self.grid, count = grid, math.prod(grid)
+        self.table = nn.Parameter(torch.empty(heads, count))
+        self.register_buffer("index", torch.empty(count**2, dtype=torch.int64), persistent=False)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.table)
+        down, right = ((torch.arange(n)[:, None] - torch.arange(n)).abs() for n in self.grid)
+        self.index.copy_((down[:, None, :, None] * self.grid[1] + right[None, :, None, :]).flatten())
+
+    def forward(self) -> Tensor:
+        return self.table.index_select(1, self.index).view(1, -1, math.prod(self.grid), math.prod(self.grid))
+
+
+class Recall(nn.Module):
+    """Cross tokens (B, M, D) made ready for a layer: scaled each by its factor, then normed; `bias` (1, H, 1, M) is for attention."""
+
+    def __init__(self, width: int, heads: int, count: int):
+        super().__init__()
+        self.scale, self.bias = nn.Parameter(torch.empty(1, count, 1)), nn.Parameter(torch.empty(1, heads, 1, count))
+        self.norm = nn.LayerNorm(width)
+
+    def reset(self) -> None:
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x * self.scale)
+
+
+class ForwardCrossAttention(nn.Module):
+    """Self-attention of a grid that also asks `count` cross tokens: Tokens (B, N, D), of other layers (B, M, D) each, -> (B, N, D)."""
+
+    def __init__(self, width: int, heads: int, grid: Pair, count: int):
+        super().__init__()
+        check_heads(width, heads)
+        self.heads, self.bias = heads, DistanceBias(heads, grid)
+        self.recall = Recall(width, heads, count) if count else None
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, t: Tokens, *cross: Tokens) -> Tokens:
+        asked, bias, d = t.x, self.bias(), t.x.shape[2]
+        if self.recall is not None:
+            asked = torch.cat([asked, self.recall(torch.cat([c.x for c in cross], 1))], 1)
+            bias = torch.cat([bias, self.recall.bias.expand(-1, -1, t.x.shape[1], -1)], 3)
+        weight, shift = self.qkv.weight, self.qkv.bias
+        q = F.linear(t.x, weight[:d], shift[:d]).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
+        kv = F.linear(asked, weight[d:], shift[d:]).unflatten(2, (2, self.heads, -1))
+        k, v = (part.transpose(1, 2) for part in kv.unbind(2))  # each (B, H, N + M, E)
+        return t.put(x=self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2)))
+
+
+class FcaBlock(Block):
+    """Attention, a convolution that enhances, a feed-forward step: tokens of a grid (B, N, D) and the stage's cross tokens so far -> the
+    same, and this layer's own cross tokens at the end unless it is the `last`.
+
+    number: how many layers of the stage come before.
+    """
+
+    def __init__(self, width: int, heads: int, grid: Pair, number: int, last: bool, drop: float):
+        def after() -> nn.Sequential:
+            return nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+
+        count = number * math.prod(-(-side // STEP) for side in grid)
+        norms = nn.Sequential(nn.LayerNorm(width), nn.LayerNorm(width))  # one after the other, as published
+        super().__init__(
+            mix=Pre(nn.LayerNorm(width), ForwardCrossAttention(width, heads, grid, count), after()),
+            feed=Pre(norms, FeedForward(width, 4 * width), after()),
+        )
+        self.merge = None if last else OnMap(nn.Conv2d(width, width, 7, STEP, 3, groups=width, bias=False))
+        self.enhance = OnMap(ConvNorm(width, width, 3, groups=width))
+
+    def forward(self, t: Tokens, *cross: Tokens) -> tuple[Tokens, ...]:
+        t = self.mix(t, *cross)
+        if self.merge is not None:
+            cross = (*cross, self.merge(t))
+        return self.feed(self.enhance(t)), *cross
+
+
+class FcaStack(nn.Module):
+    """The blocks of a stage, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the same."""
+
+    def __init__(self, blocks: Iterable[FcaBlock]):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, t: Tokens) -> Tokens:
+        streams = (t,)
+        for block in self.blocks:
+            streams = block(*streams)
+        return streams[0]
+
+
+class OfSize(nn.Module):
+    """Pictures of just the size `image` = (H, W), unchanged. Raises ValueError for others."""
+
+    def __init__(self, image: Pair):
+        super().__init__()
+        self.image = tuple(image)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.image:
+            raise ValueError(f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them")
+        return x
+
+
+def halving(channels: int, width: int) -> nn.Sequential:
+    """(B, C, H, W) -> (B, D, H / 2, W / 2), rounded up."""
+    half = ConvNorm(width, width, 3, 2, groups=width, act=nn.GELU)
+    return nn.Sequential(ConvNorm(channels, width, act=nn.GELU), half, ConvNorm(width, width))
+
+
+class FcaFormer(Pyramid):
+    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). heads: of each stage, 0 for one of convolutions."""
+
+    multiple = None
+
+    def __init__(self, *, image=(224, 224), widths, depths, heads, num_classes=1000, drop_path=0.0):
+        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        stages, grid = [], tuple(-(-side // 4) for side in image)
+        for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
+            grid = tuple(-(-side // 2) for side in grid) if s else grid
+            if h:
+                stack = FcaStack(FcaBlock(d, h, grid, i, i == depth - 1, next(rates)) for i in range(depth))
+            else:
+                stack = nn.Sequential(*(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), next(rates)) for _ in range(depth)))
+            stages.append(nn.Sequential(halving(widths[s - 1], d) if s else nn.Identity(), OnTokens(stack)))
+        first = widths[0] // 2
+        stem = OfSize(image), ChannelsLast(), ConvNorm(3, first, 3, 2, act=nn.GELU), ConvNorm(first, widths[0], 3, 2)
+        super().__init__(nn.Sequential(*stem), stages, nn.LayerNorm(d), d, num_classes)
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the norm of the mean token."""
+        return self.norm(mean(t))
+
+
+MODEL = FcaFormer
+TAKES = ("image",)
+ROLES = ("backbone",)
+DEFAULT = "nano"
+SIZES = {
+    "toy": dict(image=(32, 32), widths=(16, 32), depths=(1, 3), heads=(0, 2), num_classes=10),
+    "nano": dict(image=(64, 64), widths=(32, 96, 144), depths=(2, 3, 2), heads=(0, 3, 6), drop_path=0.05),
+    "l1": dict(widths=(64, 128, 192, 320), depths=(2, 2, 6, 2), heads=(0, 0, 6, 10)),
+    "l2": dict(widths=(96, 192, 320, 480), depths=(2, 2, 7, 2), heads=(0, 0, 10, 15), drop_path=0.1),
+    "l3": dict(widths=(96, 192, 320, 512), depths=(3, 6, 12, 3), heads=(0, 0, 10, 16), drop_path=0.1),
+    "l4": dict(widths=(128, 256, 512, 768), depths=(3, 6, 12, 3), heads=(0, 0, 16, 24), drop_path=0.1),
+}
+
+ROW = dict(source="official", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "l1": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l1"}),
+    "l2": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l2"}),
+    "l3": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l3"}),
+    "l4": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l4"}),
+}
+
+
+def layer(theirs: str, ours: str, names: dict[str, str]) -> list[Rule]:
+    return [Rename(f"{theirs}.{public}", f"{ours}.{name}") for public, name in names.items()]
+
+
+CONV = {"c.weight": "conv.weight", "bn.{p}": "norm.{p}"}
+CONVOLVED = {
+    "dwconv.{p}": "conv.f.{p}",
+    "norm.{p}": "norm.{p}",
+    "pwconv1.{p}": "feed.up.{p}",
+    "pwconv2.{p}": "feed.down.{p}",
+    "gamma": "after.0.gamma",
+}
+ATTENDED = {
+    "norm1.{p}": "mix.norm.{p}",
+    "qkv.{p}": "mix.f.qkv.{p}",
+    "attention_biases": "mix.f.bias.table",
+    "s_scale_factors": "mix.f.recall.scale",
+    "s_token_bias": "mix.f.recall.bias",
+    "s_norm.{p}": "mix.f.recall.norm.{p}",
+    "proj.{p}": "mix.f.out.{p}",
+    "gamma_1": "mix.after.0.gamma",
+    "dw_conv.weight": "merge.f.weight",
+    "local_conv.c.weight": "enhance.f.conv.weight",
+    "local_conv.bn.{p}": "enhance.f.norm.{p}",
+    "norm2.{p}": "feed.norm.0.{p}",
+    "mlp.norm.{p}": "feed.norm.1.{p}",
+    "mlp.fc1.{p}": "feed.f.up.{p}",
+    "mlp.fc2.{p}": "feed.f.down.{p}",
+    "gamma_2": "feed.after.0.gamma",
+}
+RULES = {
+    "official": [
+        *(rule for n in (0, 2) for rule in layer(f"patch_embed.seq.{n}", f"stem.{2 + n // 2}", CONV)),
+        *(rule for s in range(3) for n in range(3) for rule in layer(f"layer_{s}.downsample.conv{n + 1}", f"stages.{s + 1}.0.{n}", CONV)),
+        *(rule for s in range(4) for rule in layer(f"layer_{s}.blocks.{{i}}", f"stages.{s}.1.f.blocks.{{i}}", ATTENDED)),
+        *(rule for s in range(4) for rule in layer(f"layer_{s}.blocks.{{i}}", f"stages.{s}.1.f.{{i}}", CONVOLVED)),
+        Rename("norm_head.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
+    ]
+}

@@ -1,0 +1,16 @@
+"""FcaFormer against the numbers of the official code (github.com/hkzhang-git/FcaFormer, models/fcaformer.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.core.catalog import systems
+from tests.parity.compare import Row
+from tests.parity.official import against
+
+SYSTEM = "fcaformer"
+CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
+
+
+def parity(name: str) -> Row:
+    return against(SYSTEM, name.removeprefix(f"{SYSTEM}_"), Path(__file__))
