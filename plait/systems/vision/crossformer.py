@@ -1,4 +1,4 @@
-"""CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention. Wang, Yao, Chen, Cai, He, Liu, 2021. arXiv:2108.00154.
+"""CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention. Wang, Yao, Chen, Lin, Cai, He, Liu, 2021. arXiv:2108.00154.
 
 New here: tokens of several scales at once, each the outputs of convolutions of several kernels around one place; layers that read groups of
 neighbours in turn with layers that read places a fixed interval apart; and a small network in place of the table of relative biases.
