@@ -1,4 +1,4 @@
-"""Writes a page per system into docs/systems from what the systems declare and from what was measured (docs/measured).
+"""Writes a page per system into docs/systems, and one for all methods, from their declarations and what was measured (docs/measured).
 
     python docs/make.py [PATTERN]
 
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import plait
 from plait.core import attend
 from plait.core.catalog import ModelInfo, System, systems
+from plait.core.methods import methods
 
 HERE = Path(__file__).parent
 PAGES, MEASURED = HERE / "systems", HERE / "measured"
@@ -101,6 +102,15 @@ def index() -> str:
     return "\n".join(lines) + "\n"
 
 
+def method_page() -> str:
+    lines = ["# Methods", "", "Changes to any model: `undo = plait.apply_method(model, name, ...)`. Made by `python docs/make.py`."]
+    for m in methods().values():
+        options = ", ".join(f"{k}={v}" if v else k for k, v in m.options.items())
+        path = f"{m.module.replace('.', '/')}.py"
+        lines += ["", f"## {m.name}", "", m.summary.strip(), "", f"Options: {options or 'none'}. Code: [{path}](../{path})."]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="*")
@@ -111,6 +121,7 @@ def main() -> None:
             print(system.name, flush=True)
             (PAGES / f"{system.name}.md").write_text(page(system))
     (PAGES / "README.md").write_text(index())
+    (HERE / "methods.md").write_text(method_page())
 
 
 if __name__ == "__main__":

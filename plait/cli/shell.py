@@ -21,6 +21,7 @@ from plait.cli.demo import demo
 from plait.cli.embed import embed
 from plait.cli.evaluate import evaluate
 from plait.cli.fit import fit
+from plait.cli.methods import methods
 from plait.cli.models import models
 from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
@@ -68,7 +69,7 @@ def application() -> typer.Typer:
         context_settings={"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["--help", "-h"]},
     )
     app.callback()(start)
-    for command in (check, fit, evaluate, predict, embed, search, models, show, demo):
+    for command in (check, fit, evaluate, predict, embed, search, models, methods, show, demo):
         app.command()(command)
     return app
 

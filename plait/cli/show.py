@@ -1,4 +1,4 @@
-"""`plait show`: one model: its paper, what it reads, its sizes and its published weights."""
+"""`plait show`: one model (its paper, what it reads, its sizes and its published weights) or one method."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.methods import options
 from plait.cli.options import Json
 from plait.cli.output import Answer
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `plait models`, or a system (its default size).")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `plait models`, a system (its default size), or a method.")],
     json: Json = False,
 ) -> Answer:
-    """Show one model and its paper.
+    """Show one model or method, and its paper.
 
     What is new in it, what it reads, its sizes, parameters and published weights.
 
     $ plait show crossvit_small
     """
     from plait.core.catalog import model_info
+    from plait.core.methods import methods
 
+    if name in methods():
+        return _method(methods()[name], json)
     info = model_info(name)
     system = info.system
     data = {
@@ -58,6 +62,21 @@ def show(
         ("try", f'plait.create_model("{info.name}")'),
     ):
         print(f"{label:<11} {text}")
+    return Answer(data)
+
+
+def _method(method, json: bool) -> Answer:
+    data = {"name": method.name, "summary": method.summary, "options": method.options, "wraps": method.wraps, "module": method.module}
+    if not json:
+        result = "model" if method.wraps else "undo"
+        print(method.summary.strip() + "\n")
+        for label, text in (
+            ("method", method.name),
+            ("options", options(method.options) or "none"),
+            ("file", method.module.replace(".", "/") + ".py"),
+            ("try", f'{result} = plait.apply_method(model, "{method.name}")'),
+        ):
+            print(f"{label:<11} {text}")
     return Answer(data)
 
 

@@ -31,7 +31,7 @@ from plait.errors import UsageError
 
 COMMAND = [sys.executable, "-m", "plait.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-COMMANDS = ("check", "fit", "evaluate", "predict", "embed", "search", "models", "show", "demo")
+COMMANDS = ("check", "fit", "evaluate", "predict", "embed", "search", "models", "methods", "show", "demo")
 
 
 class Result(NamedTuple):
@@ -303,7 +303,16 @@ def test_evaluate_retrieval_with_a_gallery(shop):
     assert {s["name"].split(", ")[0] for s in found["scores"]} == {"title to photo", "photo to title"}
 
 
-# -- models, show
+# -- models, methods, show
+
+
+def test_methods_are_listed_and_shown():
+    assert [m["name"] for m in json.loads(plait("methods", "sinkf", "--json").out)["methods"]] == ["sinkformer"]
+    assert "steps=3" in next(line for line in plait("methods").out.splitlines() if line.startswith("sinkformer"))
+    shown = plait("show", "sinkformer").out
+    assert "arXiv:2110.11773" in shown and 'undo = plait.apply_method(model, "sinkformer")' in shown
+    none = plait("methods", "sinkhole")
+    assert none.code == 0 and "no method matches 'sinkhole'" in none.err
 
 
 def test_models_by_pattern_modality_and_task():
