@@ -53,10 +53,10 @@ class KernelHash(nn.Module):
 
     def kernel(self, x: Tensor) -> Tensor:
         """exp(-distance^2 / 2 sigma) of the directions of x to each anchor: (B, H, N, anchors)."""
-        return torch.exp((F.normalize(x, dim=-1) @ self.anchors.mT - 1) / self.sigma)
+        return torch.exp((F.normalize(x, dim=-1) @ self.anchors.to(x.dtype).mT - 1) / self.sigma.to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = (self.kernel(x) - self.mean) @ self.weight
+        y = (self.kernel(x) - self.mean.to(x.dtype)) @ self.weight.to(x.dtype)
         near = y.clamp(-1, 1)
         return near + (signs(y) - near).detach()
 

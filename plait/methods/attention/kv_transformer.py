@@ -38,7 +38,7 @@ class ScorePositions(nn.Module):
         """places (N,) -> s (1,), what the scores are multiplied by, and g (N,), what every query adds to the score of a key."""
         angles = places[:, None] * self.rates
         code = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)  # (N, channels / 2)
-        return self.weight.sum(0, keepdim=True), code @ self.weight[code.shape[1] :]
+        return self.weight.sum(0, keepdim=True), code.to(self.weight.dtype) @ self.weight[code.shape[1] :]
 
 
 class KeyValueAttention(nn.Module):

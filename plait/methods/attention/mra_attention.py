@@ -27,7 +27,7 @@ def multi_resolution(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: 
     weight: (B, N) how often each token counts as a key; 0 is padding, whose v is never read.
     background: whether the blocks that are not refined count by their means; without, they count nothing.
     """
-    n, scale = q.shape[2], q.shape[3] ** -0.5
+    n, scale, dtype = q.shape[2], q.shape[3] ** -0.5, q.dtype
     v = v.masked_fill((weight == 0)[:, None, :, None], 0.0)  # garbage, even NaN, must not leak
     q, k, v = (F.pad(x.float(), (0, 0, 0, -n % block)).unflatten(2, (-1, block)) for x in (q * scale, k, v))  # (B, H, R, b, E)
     w = F.pad(weight.float(), (0, -n % block)).unflatten(1, (-1, block))[:, None]  # (B, 1, R, b)
@@ -59,7 +59,7 @@ def multi_resolution(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: 
     fade = (low - high).exp()  # (B, H, R, b): from a block's own largest exponent to each query's
     total = (fade * far.sum(-1, keepdim=True)).scatter_add(2, _as(row, high), p.sum(-1))
     y = (fade[..., None] * (far @ means[2])[:, :, :, None]).scatter_add(2, _as(row, q), p @ _take(v, column))
-    return (y / total.clamp(min=1e-30)[..., None]).flatten(2, 3)[:, :, :n].to(q.dtype)
+    return (y / total.clamp(min=1e-30)[..., None]).flatten(2, 3)[:, :, :n].to(dtype)
 
 
 def _mean(x: Tensor, w: Tensor, count: Tensor) -> Tensor:
