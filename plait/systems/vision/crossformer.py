@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Rule
-from plait.parts.convs import ChannelsLast, LayerNorm2d, beside
+from plait.parts.convs import LayerNorm2d, beside
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.windows import numbers, pad_to, surely
 from plait.parts.positions.relative import offsets
@@ -106,8 +106,7 @@ class GroupAttention(nn.Module):
         index = row.clamp(max=high.side - 1) * wide.side + column.clamp(max=wide.side - 1)  # (groups, groups, side, side)
         if not (high.full() and wide.full()):
             keep = ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
-        x = self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2]))
-        q, k, v = (part.transpose(1, 2) for part in x.unflatten(2, (3, self.heads, -1)).unbind(2))  # each (groups, H, area, E)
+        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)  # (groups, H, area, E)
         x = self.out(attend(q, k, v, keep=keep, bias=self.bias()).transpose(1, 2).flatten(2))
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
@@ -139,9 +138,8 @@ class CrossFormer(Pyramid):
                 blocks.append(Block(mix, nn.Sequential(feed, cool(d)) if cooled else feed))
             down = nn.Sequential(LayerNorm2d(d // 2), CrossScale(d // 2, d, (2, 4))) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(Stack(*blocks))))
-        super().__init__(
-            nn.Sequential(ChannelsLast(), CrossScale(3, width, kernels), LayerNorm2d(width)), stages, nn.LayerNorm(d), d, num_classes
-        )
+        stem = nn.Sequential(CrossScale(3, width, kernels), LayerNorm2d(width))  # large kernels learn ten times faster with channels first
+        super().__init__(stem, stages, nn.LayerNorm(d), d, num_classes)
 
 
 SEVEN = dict(groups=(7, 7, 7, 7), intervals=(8, 4, 2, 1))
@@ -185,8 +183,8 @@ BIAS = {"pos_proj": 0, "pos1.0": 1, "pos1.2": 3, "pos2.0": 4, "pos2.2": 6, "pos3
 COOLED = {"ex_conv": "feed.1.f.0", "ex_ln": "feed.1.f.1", "norm2": "feed.0.norm", "mlp.fc1": "feed.0.f.up", "mlp.fc2": "feed.0.f.down"}
 RULES = {
     "official": [
-        Rename("patch_embed.projs.{k}.{p}", "stem.1.eyes.{k}.{p}"),
-        Rename("patch_embed.norm.{p}", "stem.2.{p}"),
+        Rename("patch_embed.projs.{k}.{p}", "stem.0.eyes.{k}.{p}"),
+        Rename("patch_embed.norm.{p}", "stem.1.{p}"),
         *(Rename(f"layers.{s}.downsample.norm.{{p}}", f"stages.{s + 1}.0.0.{{p}}") for s in range(3)),
         *(Rename(f"layers.{s}.downsample.reductions.{{k}}.{{p}}", f"stages.{s + 1}.0.1.eyes.{{k}}.{{p}}") for s in range(3)),
         *(Rename(f"{THEIRS}.attn.pos.{theirs}.{{p}}", f"{OURS}.mix.f.bias.net.{n}.{{p}}") for theirs, n in BIAS.items()),
