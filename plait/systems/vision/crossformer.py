@@ -106,7 +106,7 @@ class GroupAttention(nn.Module):
         index = row.clamp(max=high.side - 1) * wide.side + column.clamp(max=wide.side - 1)  # (groups, groups, side, side)
         if not (high.full() and wide.full()):
             keep = ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
-        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)  # (groups, H, area, E)
+        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)  # (M, H, area, E)
         x = self.out(attend(q, k, v, keep=keep, bias=self.bias()).transpose(1, 2).flatten(2))
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
