@@ -51,19 +51,19 @@ def post_norm_blocks(
     *,
     norm: Make = nn.LayerNorm,
     mix: Make = Attention,
-    feed: Make = FeedForward,
     look: Make | None = None,
     dropout: float = 0.0,
 ) -> list[Block]:
     """`depth` layers norm(x + f(x)), as in BERT.
 
-    norm, mix, feed as in `pre_norm_blocks`. look(width, heads) makes the cross-attention to another stream, between the two others.
+    norm, mix as in `pre_norm_blocks`. look(width, heads) makes the cross-attention to another stream, between the two others.
     dropout: the rate on every branch; give the rate on attention weights with `mix=partial(Attention, dropout=...)`.
     """
 
     def step(f: nn.Module) -> Post:
         return Post(norm(width), f, nn.Dropout(dropout))
 
-    return [
-        Block(mix=step(mix(width, heads)), feed=step(feed(width, hidden)), look=look and step(look(width, heads))) for _ in range(depth)
-    ]
+    def block() -> Block:
+        return Block(mix=step(mix(width, heads)), feed=step(FeedForward(width, hidden)), look=look and step(look(width, heads)))
+
+    return [block() for _ in range(depth)]
