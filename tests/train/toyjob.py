@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
-from plait.core.init import initialise
+from plait.core.init import initialise, narrow
 from plait.core.tokens import Tokens, mean
 from plait.train.loop import History, Plan, train
 from plait.train.optim import whole
@@ -23,6 +23,8 @@ WIDTH, ROWS, STEPS = 32, 10, 6
 
 class Toy(nn.Module):
     """Patches of 16 x 16 pictures through two blocks; with `noise`, stochastic depth and noise from the step's generator."""
+
+    scheme = {nn.Linear: narrow}
 
     def __init__(self, noise: float, classes: int = 4):
         super().__init__()

@@ -141,9 +141,14 @@ SIZES = {
     "r50_4": R50 | dict(scales=4),
 }
 
-CODE = dict(source="official", licence="mit", references={"github": "AliSerwat/Refactored-DuoFormer MyModel_no_extra_params"})
-ROW = CODE | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-WEIGHTS = {"r18_2": ROW, "r18_4": ROW, "r50_2": ROW, "r50_3": ROW, "r50_4": ROW}
+ROW = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = {
+    "r18_2": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet18, 2 scales"}),
+    "r18_4": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet18, 4 scales"}),
+    "r50_2": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 2 scales"}),
+    "r50_3": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 3 scales"}),
+    "r50_4": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 4 scales"}),
+}
 
 
 def _rows(table: Tensor) -> Tensor:

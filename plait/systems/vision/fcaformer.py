@@ -182,12 +182,11 @@ SIZES = {
     "l4": dict(widths=(128, 256, 512, 768), depths=(3, 6, 12, 3), heads=(0, 0, 16, 24), drop_path=0.1),
 }
 
-ROW = dict(source="official", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "l1": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l1"}),
-    "l2": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l2"}),
-    "l3": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l3"}),
-    "l4": ROW | dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l4"}),
+    "l1": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l1"}),
+    "l2": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l2"}),
+    "l3": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l3"}),
+    "l4": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l4"}),
 }
 
 

@@ -38,7 +38,7 @@ class SpatialGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = x.chunk(2, -1)
-        weight = self.weight.expand(len(x), -1, -1)  # a plain product would turn the tokens round and back
+        weight = self.weight.expand(x.shape[0], -1, -1)  # a plain product would turn the tokens round and back
         return value * torch.baddbmm(self.bias[:, None], weight, self.norm(gate))
 
 

@@ -141,15 +141,14 @@ SIZES = {
     | dict(thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3), spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16), drop_path=0.3),
 }
 
-ROW = dict(source="official", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "ti": ROW | dict(references={"github": "badripatro/SpectFormers vanilla spectformer-ti"}),
-    "xs": ROW | dict(references={"github": "badripatro/SpectFormers vanilla spectformer-xs"}),
-    "s": ROW | dict(references={"github": "badripatro/SpectFormers vanilla spectformer-s"}),
-    "b": ROW | dict(references={"github": "badripatro/SpectFormers vanilla spectformer-b"}),
-    "h_s": ROW | dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_s"}),
-    "h_b": ROW | dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_b"}),
-    "h_l": ROW | dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_l"}),
+    "ti": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-ti"}),
+    "xs": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-xs"}),
+    "s": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-s"}),
+    "b": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-b"}),
+    "h_s": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_s"}),
+    "h_b": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_b"}),
+    "h_l": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_l"}),
 }
 
 FILTERED = {"filter.complex_weight": "0.filter"}
