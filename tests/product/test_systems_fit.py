@@ -104,7 +104,7 @@ def speech() -> dict[str, list]:
 
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
-    Sample({"image"}, True, "classify", digits, dict(target="label", epochs=15)),
+    Sample({"image"}, True, "classify", digits, dict(target="label", epochs=10)),
     Sample({"audio"}, True, "classify", speech, dict(target="label", epochs=10)),
     Sample({"text"}, True, "classify", scripts, dict(target="label", kinds={"name": "text"}, epochs=20)),
     Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=24, lr=2e-3)),
