@@ -105,9 +105,8 @@ def index() -> str:
 def method_page() -> str:
     lines = ["# Methods", "", "Changes to any model: `undo = plait.apply_method(model, name, ...)`. Made by `python docs/make.py`."]
     for m in methods().values():
-        options = ", ".join(f"{k}={v}" if v else k for k, v in m.options.items())
         path = f"{m.module.replace('.', '/')}.py"
-        lines += ["", f"## {m.name}", "", m.summary.strip(), "", f"Options: {options or 'none'}. Code: [{path}](../{path})."]
+        lines += ["", f"## {m.name}", "", m.summary.strip(), "", f"Options: {m.usage}. Code: [{path}](../{path})."]
     return "\n".join(lines) + "\n"
 
 

@@ -25,10 +25,5 @@ def methods(
     if not found:
         return Answer({"methods": []}, 0, f"no method matches {pattern!r}: `plait methods` lists them all.")
     if not json:
-        lines(("name", "options", "paper"), [(m.name, options(m.options), m.title) for m in found])
+        lines(("name", "options", "paper"), [(m.name, m.usage, m.title) for m in found])
     return Answer({"methods": [{"name": m.name, "options": m.options, "wraps": m.wraps, "title": m.title} for m in found]})
-
-
-def options(given: dict[str, str]) -> str:
-    """ "steps=3, scale=..." as one would write them; what has no default stands alone."""
-    return ", ".join(f"{name}={default}" if default else name for name, default in given.items())

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.methods import options
 from plait.cli.options import Json
 from plait.cli.output import Answer
 
@@ -72,7 +71,7 @@ def _method(method, json: bool) -> Answer:
         print(method.summary.strip() + "\n")
         for label, text in (
             ("method", method.name),
-            ("options", options(method.options) or "none"),
+            ("options", method.usage),
             ("file", method.module.replace(".", "/") + ".py"),
             ("try", f'{result} = plait.apply_method(model, "{method.name}")'),
         ):

@@ -47,8 +47,7 @@ class System:
 
     @property
     def title(self) -> str:
-        """The paper: title, authors, year, arXiv id."""
-        return " ".join(self.summary.split("\n\n")[0].split())
+        return title(self.summary)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -142,8 +141,17 @@ def build(name: str, **arguments) -> nn.Module:
 @cache
 def systems() -> dict[str, System]:
     """All systems by name, sorted."""
-    found = (_read(p) for p in sorted(SYSTEMS.glob("*/*.py"), key=lambda p: p.stem) if not p.stem.startswith("_"))
-    return {s.name: s for s in found}
+    return {path.stem: _read(path) for path in papers(SYSTEMS)}
+
+
+def papers(room: Path) -> list[Path]:
+    """The files of `room`'s folders, one for each paper, by name."""
+    return sorted((p for p in room.glob("*/*.py") if not p.stem.startswith("_")), key=lambda p: p.stem)
+
+
+def title(summary: str) -> str:
+    """The first paragraph of a file's docstring, the paper: title, authors, year, arXiv id."""
+    return " ".join(summary.split("\n\n")[0].split())
 
 
 def _read(path: Path) -> System:

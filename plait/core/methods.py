@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.core.catalog import papers, title
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -35,8 +37,12 @@ class Method:
 
     @property
     def title(self) -> str:
-        """The paper: title, authors, year, arXiv id."""
-        return " ".join(self.summary.split("\n\n")[0].split())
+        return title(self.summary)
+
+    @property
+    def usage(self) -> str:
+        """Its options as one would write them: "steps=3, scale"; what has no default stands alone."""
+        return ", ".join(f"{name}={default}" if default else name for name, default in self.options.items()) or "none"
 
 
 def list_methods(pattern: str = "*") -> list[str]:
@@ -66,8 +72,7 @@ def apply_method(model: nn.Module, name: str, **options) -> Undo | nn.Module:
 @cache
 def methods() -> dict[str, Method]:
     """All methods by name, sorted."""
-    found = (_read(p) for p in sorted(METHODS.glob("*/*.py"), key=lambda p: p.stem) if not p.stem.startswith("_"))
-    return {m.name: m for m in found}
+    return {path.stem: _read(path) for path in papers(METHODS)}
 
 
 def _read(path: Path) -> Method:

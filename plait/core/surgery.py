@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from plait.core.block import Attention
 from plait.core.init import complete
 
 Undo = Callable[[], None]
@@ -52,6 +53,34 @@ def swap(model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn
         for parent, name, old, _ in swapped:
             setattr(parent, name, old.train(parent.training))
 
+    return undo
+
+
+def swap_attention(model: nn.Module, make: Callable[[Attention], nn.Module], why: str) -> Undo:
+    """`swap` every self-attention by one in which all tokens hear each other. Raises ValueError also for a causal one, saying `why` not."""
+
+    def checked(attention: Attention) -> nn.Module:
+        if attention.causal:
+            raise ValueError(f"{type(model).__name__} has causal attention, {why}")
+        return make(attention)
+
+    return swap(model, Attention, checked)
+
+
+def together(changes: Iterable[Callable[[], Undo]]) -> Undo:
+    """Several changes as one: all of them, in order, or none if one raises. Returns the undo of all, the last first."""
+    undos: list[Undo] = []
+
+    def undo() -> None:
+        for back in reversed(undos):
+            back()
+
+    try:
+        for change in changes:
+            undos.append(change())
+    except BaseException:
+        undo()
+        raise
     return undo
 
 

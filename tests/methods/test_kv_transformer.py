@@ -49,7 +49,7 @@ def test_scores_are_symmetric_and_each_layer_loses_its_queries():
 
 
 def test_the_position_term_is_the_map_of_scores_and_codes():
-    mixer, x = one(positions=8), torch.randn(2, 7, 32)
+    mixer, x = one(positions=8).double(), torch.randn(2, 7, 32, dtype=torch.float64)  # an identity, not what rounding makes of it
     nn.init.normal_(mixer.positions.weight)
     k, v = mixer.kv(x).unflatten(2, (2, 2, 16)).permute(2, 0, 3, 1, 4)
     place = torch.arange(7.0)[:, None] * torch.tensor([1.0, 0.01])

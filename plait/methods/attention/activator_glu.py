@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.block import Attention, FeedForward
-from plait.core.surgery import Undo, swap
+from plait.core.block import FeedForward
+from plait.core.surgery import Undo, swap, swap_attention, together
 from plait.core.tokens import Tokens, unpacked
 from plait.parts.tokenizers.eye import Eye
 
@@ -65,25 +65,14 @@ def activator_glu(model: nn.Module, tokens: int = 0, ratio: float = 2.0, feeds: 
     """
     count = tokens or _learned(model)
 
-    def mixer(a: Attention) -> nn.Module:
-        if a.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, and a gated unit along the tokens looks ahead")
-        return GatedTokens(count, int(ratio * count))
+    def mixers() -> Undo:
+        why = "and a gated unit along the tokens looks ahead"
+        return swap_attention(model, lambda _: GatedTokens(count, int(ratio * count)), why)
 
-    undo = swap(model, Attention, mixer)
-    if not feeds:
-        return undo
-    try:
-        back = swap(model, FeedForward, lambda f: GatedChannels(f.up.in_features, int(ratio * f.up.in_features)))
-    except ValueError:
-        undo()
-        raise
+    def channels() -> Undo:
+        return swap(model, FeedForward, lambda f: GatedChannels(f.up.in_features, int(ratio * f.up.in_features)))
 
-    def both() -> None:
-        back()
-        undo()
-
-    return both
+    return together([mixers, channels] if feeds else [mixers])
 
 
 def _learned(model: nn.Module) -> int:

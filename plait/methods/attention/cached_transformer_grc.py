@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 
 
@@ -128,11 +128,9 @@ def cached_transformer_grc(model: nn.Module, length: int = 64, ratio: float = 0.
         raise ValueError(f"length and ratio: got {length} and {ratio}, expected at least one token and a ratio above 0 and up to 1")
 
     def make(a: Attention) -> nn.Module:
-        if a.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, and a cache renewed by the whole input tells what is ahead")
         width = a.qkv.in_features * ratio
         if width % a.heads:
             raise ValueError(f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole channels")
         return CachedAttention(a, length, int(width))
 
-    return swap(model, Attention, make)
+    return swap_attention(model, make, "and a cache renewed by the whole input tells what is ahead")

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 from plait.methods.attention.nalaformer import linear_attention
 
@@ -173,10 +173,4 @@ def ecoformer(model: nn.Module, bits: int = 16, anchors: int = 25) -> Undo:
     """
     if bits < 1 or anchors < 1:
         raise ValueError(f"bits and anchors: got {bits} and {anchors}, expected at least one of each")
-
-    def make(attention: Attention) -> nn.Module:
-        if attention.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, and the sums of codes run over all tokens")
-        return HashedAttention(attention, bits, anchors)
-
-    return swap(model, Attention, make)
+    return swap_attention(model, lambda a: HashedAttention(a, bits, anchors), "and the sums of codes run over all tokens")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend, attention_weights
 from plait.core.block import Attention, mass
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 from plait.parts.positions.relative import offsets
 
@@ -141,10 +141,8 @@ def irpe(
         raise ValueError(f"{type(model).__name__} reads more than pictures: apply it to the part that does, such as model.image")
 
     def make(attention: Attention) -> nn.Module:
-        if attention.causal:
-            raise ValueError(f"{type(model).__name__} attends causally, expected tokens of a grid that all see each other")
         buckets, heads = Buckets(scheme, ratio), attention.heads
         width = attention.qkv.in_features // heads
         return RelativeAttention(attention, buckets, {c: MODES[mode](buckets, 1 if shared else heads, width) for c in sorted(set(on))})
 
-    return swap(model, Attention, make)
+    return swap_attention(model, make, "expected tokens of a grid that all see each other")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
@@ -101,10 +101,5 @@ def mra_attention(model: nn.Module, block: int = 32, fine: int = 4, background: 
     """
     if block < 1 or fine < 1:
         raise ValueError(f"block and fine: got {block} and {fine}, expected at least one token and one block")
-
-    def make(attention: Attention) -> nn.Module:
-        if attention.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, where the mean of a block would tell what is ahead")
-        return MultiResolutionAttention(attention, block, fine, background)
-
-    return swap(model, Attention, make)
+    why = "where the mean of a block would tell what is ahead"
+    return swap_attention(model, lambda a: MultiResolutionAttention(a, block, fine, background), why)

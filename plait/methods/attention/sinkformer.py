@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import noted
 from plait.core.block import Attention, mass
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
@@ -55,10 +55,4 @@ def sinkformer(model: nn.Module, steps: int = 3) -> Undo:
     """
     if steps < 1 or steps % 2 == 0:
         raise ValueError(f"steps: got {steps}, expected an odd number, so that the rows are divided last and sum to one")
-
-    def make(attention: Attention) -> nn.Module:
-        if attention.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, whose columns would tell each token what is ahead of it")
-        return SinkhornAttention(attention, steps)
-
-    return swap(model, Attention, make)
+    return swap_attention(model, lambda a: SinkhornAttention(a, steps), "whose columns would tell each token what is ahead of it")

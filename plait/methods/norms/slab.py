@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention
-from plait.core.surgery import Undo, factors, swap
+from plait.core.surgery import Undo, factors, swap_attention, together
 from plait.core.tokens import Tokens, unpacked
 from plait.methods.norms.unified_norm import Affine, average, swap_norms
 
@@ -121,21 +121,16 @@ def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
     """
     if steps < 1 or (kernel is not None and kernel % 2 == 0):
         raise ValueError(f"got steps {steps}, kernel {kernel}: expected one step or more, and an odd kernel or None")
-    if kernel is None:
+
+    def norms() -> Undo:
         return swap_norms(model, lambda norm: ProgressiveNorm(norm, steps))
+
+    if kernel is None:
+        return norms()
     if tuple(getattr(model, "takes", ())) != ("image",):
         raise ValueError(f"{type(model).__name__} reads more than pictures: change its norms alone with kernel=None")
 
-    def make(attention: Attention) -> nn.Module:
-        if attention.causal:
-            raise ValueError(f"{type(model).__name__} attends causally: change its norms alone with kernel=None")
-        return LinearAttention(attention, kernel)
+    def attentions() -> Undo:
+        return swap_attention(model, lambda a: LinearAttention(a, kernel), "change its norms alone with kernel=None")
 
-    attentions = swap(model, Attention, make)
-    norms = swap_norms(model, lambda norm: ProgressiveNorm(norm, steps))
-
-    def undo() -> None:
-        norms()
-        attentions()
-
-    return undo
+    return together([attentions, norms])

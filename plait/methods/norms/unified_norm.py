@@ -10,12 +10,13 @@ Differs: padding is left out of all statistics. Norms outside of residual steps,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention, FeedForward, Post, Pre
-from plait.core.surgery import Undo, swap, with_weights
+from plait.core.surgery import Undo, swap, together, with_weights
 from plait.core.tokens import Tokens
 
 FIRST = {Attention: "qkv", CrossAttention: "q", FeedForward: "up"}  # the only layer that reads what is normed
@@ -74,17 +75,12 @@ def swap_norms(model: nn.Module, make: Callable[[nn.LayerNorm], nn.Module]) -> U
 
     steps = [m for m in model.modules() if type(m) in (Pre, Post) and fits(m.norm)]
     inside = {id(m.norm) for m in steps}
-    undos = [swap(model, old, step(new)) for old, new in ((Pre, MaskedPre), (Post, MaskedPost)) if old in map(type, steps)]
+    changes = [partial(swap, model, old, step(new)) for old, new in ((Pre, MaskedPre), (Post, MaskedPost)) if old in map(type, steps)]
     everywhere = tuple(getattr(model, "takes", ())) == ("image",)
     alone = {id(m) for m in model.modules() if everywhere and fits(m)} - inside
-    if alone or not undos:
-        undos.append(swap(model, nn.LayerNorm, lambda norm: make(norm) if id(norm) in alone else None))
-
-    def undo() -> None:
-        for back in reversed(undos):
-            back()
-
-    return undo
+    if alone or not changes:
+        changes.append(partial(swap, model, nn.LayerNorm, lambda norm: make(norm) if id(norm) in alone else None))
+    return together(changes)
 
 
 def average(x: Tensor, keep: Tensor | None) -> Tensor:

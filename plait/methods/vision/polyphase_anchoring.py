@@ -9,12 +9,13 @@ Differs: the windows that Swin shifts lie half a window off the anchor, and see 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.surgery import Undo, swap
+from plait.core.surgery import Undo, swap, together
 from plait.core.tokens import Tokens, unpacked
 from plait.parts.maps import flat, to_map
 from plait.parts.mixers.windows import InWindows
@@ -142,13 +143,8 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
         raise ValueError(f"{type(model).__name__} cuts no picture into patches that could be anchored: choose a model that does")
     if kernel is not None:
         changes |= {GridPositions: ring, ConditionalPositions: lambda m: CircularPositions(m.conv)}
-    undos = [swap(model, kind, make) for kind, make in changes.items() if any(type(m) is kind for m in model.modules())]
-
-    def undo() -> None:
-        for back in reversed(undos):
-            back()
-
-    return undo
+    there = {type(m) for m in model.modules()}
+    return together(partial(swap, model, kind, make) for kind, make in changes.items() if kind in there)
 
 
 @torch.no_grad()

@@ -18,16 +18,14 @@ from torch import Tensor, nn
 from plait.core.init import complete
 from plait.core.tokens import Tokens
 from plait.parts.mixers.windows import from_windows, to_windows
+from plait.parts.towers.backbone import Backbone
 
 
-class Scales(nn.Module):
+class Scales(Backbone):
     """`model`, a backbone of pictures, at each of `scales`: pictures (B, 3, H, W) -> logits (B, K), from S times D features.
 
     With `num_classes=0` the logits are the pooled features.
     """
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(self, model: nn.Module, scales: tuple[float, ...], num_classes: int):
         super().__init__()
@@ -59,9 +57,6 @@ class Scales(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, S D): the model's own summary of each scale, side by side."""
         return torch.cat([self.model.pool(t.put(x=x)) for x in t.x.chunk(len(self.scales), 2)], 1)
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 def gridded(t: Tokens) -> Tokens:

@@ -24,6 +24,7 @@ from plait.parts.convs import ChannelsLast, ConvNorm, Skip
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.eye import Eye
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.layouts import conv_norm, timm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -75,15 +76,12 @@ class Patches(nn.Sequential):
         return to_tokens(super().forward(x))
 
 
-class ViTRes(nn.Module):
+class ViTRes(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), read from a class token. Sides are multiples of what the stem and the reductions make one.
 
     image: the (H, W) that positions are learned for. widths: of each stage; head: of each stage's heads. heads, hidden: for each stage a
     tuple with the number of heads and the feed-forward's width of every layer; a layer without heads is left out, its number stays.
     """
-
-    takes = ("image",)
-    classifier = ("head.",)
 
     def __init__(
         self, *, image=(224, 224), patch=14, channels=24, widths, head=(32, 48, 64), heads, hidden, num_classes=1000, drop_path=0.0
@@ -119,9 +117,6 @@ class ViTRes(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
         return self.norm(t.x[:, 0])
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(x)))
 
 
 def block(width: int, mix: nn.Module, hidden: int, drop: float) -> Block:
