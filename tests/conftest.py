@@ -1,4 +1,7 @@
-"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as some share what the first made."""
+"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as some share what the first made.
+
+Files begin, and the tests that are handed out one by one fill what is left, so that no worker ends long before another.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +24,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             file = nodeid.split("::", 1)[0]
             return nodeid if file.rsplit("/", 1)[-1] in SPREAD else file
 
+    config.option.loadscopereorder = False  # else what has the most tests begins, and the ten kills, five tests, come last
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name in SPREAD)

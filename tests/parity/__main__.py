@@ -36,7 +36,6 @@ def main() -> int:
     failed = 0
     print(f"{'model':42} {'reference':44} {'parameters':>13} {'theirs':>13} {'error':>9}")
     for module in modules():
-        rows = {}
         for name in module.CASES:
             if not fnmatch.fnmatch(name, options.pattern):
                 continue
@@ -49,9 +48,9 @@ def main() -> int:
             failed += not row.ok
             counts = f"{row.parameters:13,} {row.reference_parameters:13,}"
             print(f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True)
-            rows[row.name] = dict(reference=row.reference, parameters=row.parameters, error=float(f"{row.error:.1e}"))
-        if rows and options.record:
-            record(module.SYSTEM, rows)
+            if options.record:
+                figures = dict(reference=row.reference, parameters=row.parameters, error=float(f"{row.error:.1e}"))
+                record(module.SYSTEM, {row.name: figures})
     print("all agree" if not failed else f"{failed} differ")
     return int(failed > 0)
 
