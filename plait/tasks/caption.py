@@ -20,6 +20,7 @@ from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
 from plait.parts.generation import beam, generate
+from plait.tasks.base import Common, Pace
 from plait.tasks.bind import Bound
 
 ANSWERS = np.dtype([("text", object), ("probability", np.float64), ("loss", np.float64)])
@@ -79,7 +80,7 @@ class Captioner(nn.Module):
         return {"loss": loss / (true >= 0).sum().clamp(min=1)}
 
 
-class Caption:
+class Caption(Common):
     """A text per row. text: what the tokenizer learnt (as `TextKind.fit`). common: the commonest text of the training rows, its share.
 
     truth (n, U): token ids with beginning and end, -100 after the end and in rows without a text. Texts are compared as the tokenizer gives
@@ -88,6 +89,8 @@ class Caption:
 
     name = "caption"
     dtype = np.int64
+    of_text = True
+    auto = "git"
 
     def __init__(self, target: str, text: dict, common: tuple[str, float]):
         self.target, self.text, self.common = target, text, tuple(common)
@@ -113,10 +116,17 @@ class Caption:
         task.common = usual, count / len(texts)
         return task
 
+    @classmethod
+    def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
+        return {"length": length, "tokenizer": tokenizer}
+
+    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+        return super().pace(rows, system, True)
+
     @property
-    def words(self) -> dict[str, int]:
+    def needs(self) -> dict[str, dict[str, int]]:
         """What a writer must know of the tokens."""
-        return {"vocab": self.text["vocab"], "begin": self.text["cls"], "end": self.text["sep"]}
+        return {"words": {"vocab": self.text["vocab"], "begin": self.text["cls"], "end": self.text["sep"]}}
 
     def plain(self, text: str) -> str:
         """A text as the tokenizer gives it back."""

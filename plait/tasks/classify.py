@@ -16,6 +16,7 @@ from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.answer import Answer
+from plait.tasks.base import Common
 from plait.tasks.bind import Bound
 
 
@@ -23,7 +24,7 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(outputs, target, ignore_index=-100, reduction="none")
 
 
-class Classify:
+class Classify(Common):
     """One label per row. classes: their values as in the table; counts: how often each occurs in the training rows."""
 
     name = "classify"
@@ -129,7 +130,7 @@ def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
     return (loss * known).sum(1) / known.sum(1).clamp(min=1)
 
 
-class ClassifyMany:
+class ClassifyMany(Common):
     """Several labels per row: a boolean column each, or one column of lists."""
 
     name = "classify_many"

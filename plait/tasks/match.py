@@ -18,13 +18,14 @@ from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive
 from plait.tasks.answer import Answer, Loss, known_rows, mean_over
+from plait.tasks.base import Common
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy, flags
 
 MATCH = "match"  # the target's name where the table holds only true pairs
 
 
-class Match:
+class Match(Common):
     """True or not, per row. rate: the share of true pairs in the training rows."""
 
     name = "match"

@@ -14,6 +14,7 @@ from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.answer import Answer
+from plait.tasks.base import Common
 from plait.tasks.bind import Bound
 
 
@@ -21,7 +22,7 @@ def squared_error(outputs: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(outputs[:, 0], target.nan_to_num().to(outputs.dtype), reduction="none")
 
 
-class Regress:
+class Regress(Common):
     """One number per row, standardised inside by the training rows' mean and spread (std)."""
 
     name = "regress"

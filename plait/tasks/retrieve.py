@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.data.digest import cell_digests
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.parts.objectives.contrastive import contrastive
+from plait.tasks.base import Common, Pace
 from plait.tasks.bind import Bound
 
 Objective = Callable[[nn.Module, dict, nn.Module | None, torch.Generator], dict[str, Tensor]]
@@ -50,7 +52,7 @@ class Pairs(nn.Module):
         return contrastive(a, b, self.bound.system.logit_scale, group[:, None] == group)
 
 
-class Retrieve:
+class Retrieve(Common):
     """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that is missing is
     negative, and a row without either is -100.
 
@@ -80,6 +82,18 @@ class Retrieve:
         truth = np.stack([_groups(left, right), left, right], 1)
         truth[(left < 0) & (right < 0)] = -100
         return truth, []
+
+    def sift(self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        there = rows.presence()
+        whole = there[self.sides[0]] & there[self.sides[1]]
+        out = {name: index[whole[index]] for name, index in splits.items()}
+        if not len(out["train"]):
+            sides = " and a readable ".join(map(repr, self.names))
+            raise DataError(f"no training row has both a readable {sides}: there is no pair to learn from")
+        return out, {}
+
+    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+        return super().pace(rows, system, own)._replace(batch=128)  # each row is compared with all of its batch
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
         return Pairs(bound, self.sides, objective)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plait.data.arrow import as_text
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
@@ -16,11 +18,13 @@ from plait.evaluate import transcripts
 from plait.evaluate.intervals import Score
 from plait.parts.objectives.ctc import ctc_rows, greedy, prefix_beam
 from plait.tasks.answer import mean_over
+from plait.tasks.base import Common, Pace
 from plait.tasks.bind import Bound
 from plait.tasks.spelling import Spelling, tidy
 
 ANSWERS = np.dtype([("text", object), ("probability", np.float64)])
 SHOWN = 12  # transcripts in the picture
+TOO_LONG = "text too long for its sound, not learnt from"
 
 
 class Transcriber(nn.Module):
@@ -66,7 +70,7 @@ def _beam(logits: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(labels).to(logits.device), torch.from_numpy(scores).to(logits.device)
 
 
-class Transcribe:
+class Transcribe(Common):
     """A text per row. spelling: what its labels stand for. common: the commonest transcript of the training rows, and its share.
 
     truth (n, U): labels, -100 after the last and in rows without a text.
@@ -74,6 +78,10 @@ class Transcribe:
 
     name = "transcribe"
     dtype = np.int64
+    of_text = True
+    auto = "zipformer"
+    longest = 1.0  # a sound that is cut no longer says what its text says
+    whole = True
 
     def __init__(self, target: str, spelling: Spelling, common: tuple[str, float], samples: int):
         self.target, self.spelling, self.common, self.samples = target, spelling, tuple(common), samples
@@ -92,10 +100,19 @@ class Transcribe:
         usual, count = min(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
         return cls(target, Spelling.learn(texts, pieces), (usual, count / len(texts)), schema.shape(schema.slots[0].name)["samples"])
 
+    @classmethod
+    def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
+        return {"pieces": pieces}
+
+    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+        """Each frame teaches: fewer rows a step, larger steps. It is silent for long before it says its first word."""
+        batch, epochs = 16 if rows < 5000 else 32, int(np.clip(round(20_000 / rows), 8, 100))
+        return Pace(batch, epochs, 3e-3 * min(1.0, 128 / system.width), patient=True)
+
     @property
-    def labels(self) -> int:
+    def needs(self) -> dict[str, int]:
         """How many outputs a frame has: the blank, and one for each piece."""
-        return len(self.spelling) + 1
+        return {"labels": len(self.spelling) + 1}
 
     def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
         found, bad = [], []
@@ -109,6 +126,25 @@ class Transcribe:
         for row, labels in zip(truth, found):
             row[: len(labels)] = labels
         return truth, bad
+
+    def sift(
+        self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make: Callable[[], nn.Module]
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Without the training rows whose text needs more frames than their sound gives."""
+        (slot,) = rows.schema.slots
+        system = make()
+        train = splits["train"][rows.presence()[slot.name][splits["train"]]]
+        frames = np.zeros(len(train), np.int64)
+        for start in range(0, len(train), 256):
+            samples = rows.batch(train[start : start + 256])["keep"][slot.name].sum(1)
+            frames[start : start + 256] = [system.frames(int(s)) for s in samples]
+        short = train[self.too_short(truth[train], frames)]
+        for row in short:
+            rows.bad.add(row, self.target, "target", TOO_LONG, self.spelling.decode(truth[row].tolist()))
+        left = np.setdiff1d(splits["train"], short)
+        if not np.isin(left, train).any():
+            raise DataError(f"no training row has a sound that is long enough for its text in {self.target!r}: is this the right column?")
+        return splits | {"train": left}, {TOO_LONG: len(short)}
 
     def too_short(self, truth: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """(n,) bool: rows with fewer `frames` (n,) than their truth (n, U) needs. They can be neither learnt from nor got right."""

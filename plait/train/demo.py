@@ -73,7 +73,7 @@ def unseen_characters(run: Run, table: Table) -> Assessment:
 
 def _rows(table: Table, **equal: str) -> Table:
     """The rows whose columns have these values."""
-    (name, value), = equal.items()
+    ((name, value),) = equal.items()
     return table.take(np.flatnonzero(pc.equal(table.column(name), value).to_numpy(zero_copy_only=False)))
 
 

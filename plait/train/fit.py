@@ -81,7 +81,11 @@ def fit(
     data = prepare(source, settings, console)
     if before and before["fingerprint"] != data.fingerprint:
         raise DataError(f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs")
-    made = Recipe(**before["recipe"]) if before else _recipe(data, settings)
+    made = (
+        Recipe(**before["recipe"])
+        if before
+        else recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), **data.task.needs)
+    )
     bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
     model, state, advance = _model(data, bound, settings.seed)
     device = pick_device(settings.device)
@@ -139,12 +143,6 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
     verb = "search" if isinstance(data.task, Retrieve) else "predict"
     console.say("saved", f"{folder} (report.html)    next: plait {verb} {folder} ...")
     return run
-
-
-def _recipe(data: Prepared, settings: Settings) -> Recipe:
-    labels = getattr(data.task, "labels", 0) if data.task.name == "transcribe" else 0
-    words = getattr(data.task, "words", None)
-    return recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), labels=labels, words=words)
 
 
 def _model(data: Prepared, bound: Bound, seed: int):

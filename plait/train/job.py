@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from plait.data.augment import augment
-from plait.tasks import Task, Transcribe
+from plait.tasks import Task
 from plait.train.predict import outputs
 from plait.train.prepare import Prepared
 
@@ -48,7 +48,7 @@ class TableJob:
             decoded = time.perf_counter()
             if self.strength > 0:
                 generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch, step))
-                batch = augment(batch, self.data.schema, generator, strength=self.strength, whole=isinstance(self.task, Transcribe))
+                batch = augment(batch, self.data.schema, generator, strength=self.strength, whole=self.task.whole)
             self.seconds["reading rows"] += decoded - begun
             self.seconds["augmentation"] += time.perf_counter() - decoded
             yield batch

@@ -128,7 +128,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(model: nn.Module, batch: dict, device: str | torch.device) -> str:
-    """"bf16" where the device has it and a step of `model` on `batch` is at least 1.15 times faster in it, else "fp32".
+    """ "bf16" where the device has it and a step of `model` on `batch` is at least 1.15 times faster in it, else "fp32".
 
     Runs forward and backward twice or thrice in each on `device`, taking turns, and compares the quickest. Weights, gradients, buffers
     and the global random state are left as they were (the model stays on `device`).

@@ -7,12 +7,10 @@ import os
 import platform
 import time
 
-import numpy as np
 import torch
 from torch import nn
 
 from plait.errors import UsageError
-from plait.tasks import Caption, Retrieve, Transcribe
 from plait.train import optim
 from plait.train.job import TableJob
 from plait.train.loop import Plan
@@ -24,22 +22,17 @@ from plait.train.settings import Settings
 
 def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:
     """Epochs, batch and rate from the number of rows, where the settings leave them open."""
-    n, retrieve = len(data.splits["train"]), isinstance(data.task, Retrieve)
-    batch, epochs = 128 if retrieve else 32 if n < 1500 else 64 if n < 10_000 else 128, int(np.clip(round(80_000 / n), 8, 150))
-    lr = 1e-3 if data.info.system.name == "auto" or isinstance(data.task, Caption) else 5e-4
-    if isinstance(data.task, Transcribe):  # each frame teaches: fewer rows a step, larger steps
-        batch, epochs = 16 if n < 5000 else 32, int(np.clip(round(20_000 / n), 8, 100))
-        lr = 3e-3 * min(1.0, 128 / model.bound.system.width)
-    batch, epochs = min(settings.batch_size or batch, n), settings.epochs or epochs
-    lr = settings.lr or lr * (0.1 if settings.pretrained else 1.0)
+    n = len(data.splits["train"])
+    pace = data.task.pace(n, model.bound.system, data.info.system.name == "auto")
+    batch, epochs = min(settings.batch_size or pace.batch, n), settings.epochs or pace.epochs
+    lr = settings.lr or pace.lr * (0.1 if settings.pretrained else 1.0)
     plan = Plan(
         epochs=epochs,
         batch_size=batch,
         lr=lr,
         weight_decay=settings.weight_decay,
         ema=settings.ema,
-        # a transcriber is silent for long before it says its first word: nothing improves until then
-        patience=settings.patience or (epochs if isinstance(data.task, Transcribe) else max(10, epochs // 4)),
+        patience=settings.patience or (epochs if pace.patient else max(10, epochs // 4)),
         minutes=settings.minutes,
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,
@@ -73,7 +66,7 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not there."""
+    """ "auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not there."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
     if name == "auto":

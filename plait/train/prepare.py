@@ -17,14 +17,12 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.tasks import TASKS, Caption, Retrieve, Task, Transcribe
+from plait.tasks import TASKS, Task
 from plait.tasks.match import MATCH, with_mismatches
 from plait.train.assemble import choose, reads, recipe
 from plait.train.assess import known_targets
 from plait.train.console import Console
 from plait.train.settings import Settings
-
-TOO_LONG = "text too long for its sound, not learnt from"
 
 
 @dataclass
@@ -68,18 +66,16 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     kind = task_class(task_name, schema, table)
     info = choose(system_name(settings, schema, kind.name), schema, kind.name)
     fixed = reads(info)
+    length = settings.max_tokens or fixed.get("length") or 256
     schema.fit(
         table,
         splits["train"],
         image_size=settings.image_size or fixed.get("image"),
-        max_tokens=settings.max_tokens or fixed.get("length") or 256,
+        max_tokens=length,
         tokenizer_file=settings.tokenizer,
-        longest=1.0 if kind is Transcribe else 0.99,  # a sound that is cut no longer says what its text says
+        longest=kind.longest,
     )
-    more = {"pieces": settings.pieces} if kind is Transcribe else {}
-    if kind is Caption:
-        more = {"length": settings.max_tokens or fixed.get("length") or 256, "tokenizer": settings.tokenizer}
-    task = kind.learn(table, schema, splits["train"], **more)
+    task = kind.learn(table, schema, splits["train"], **kind.options(length, settings.pieces, settings.tokenizer))
     truth, bad_targets = task.encode(table, schema)
     rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
     for row, reason, value in bad_targets:
@@ -93,11 +89,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         console.stop()
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
-    if isinstance(task, Retrieve):
-        splits = _pairs(splits, rows, task)
-    short = np.zeros(0, np.int64)
-    if isinstance(task, Transcribe):
-        splits, short = _long_enough(splits, rows, task, truth, info)
+    splits, left_out = task.sift(splits, rows, truth, lambda: build(info.name, **recipe(info, schema, task.name, **task.needs).arguments))
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
@@ -109,7 +101,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         truth,
         splits,
         fingerprint,
-        target_bad=Counter(reason for _, reason, _ in bad_targets) + Counter({TOO_LONG: len(short)}),
+        target_bad=Counter(reason for _, reason, _ in bad_targets) + Counter(left_out),
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
     )
@@ -117,7 +109,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
 
 def guess(table: Table, settings: Settings) -> Schema:
     """The schema of `table` under the settings."""
-    said = settings.target if settings.task in ("transcribe", "caption") else None  # a text, also where it looks like classes or numbers
+    said = settings.target if settings.task in TASKS and TASKS[settings.task].of_text else None
     return Schema.guess(
         table,
         kinds=({said: "text"} if isinstance(said, str) else {}) | settings.kinds,
@@ -138,7 +130,7 @@ def guess_task(schema: Schema) -> str:
 
 def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
     """The task's class: one label or several, by the target."""
-    if name in ("classify", "regress", "transcribe", "caption") and not schema.targets:
+    if name not in ("retrieve", "match") and not schema.targets:
         raise UsageError(f"--task {name} needs a target: name the column to predict with --target")
     if name == "classify" and (len(schema.targets) > 1 or pa.types.is_list(table.column(schema.targets[0]).type)):
         return TASKS["classify_many"]
@@ -151,10 +143,8 @@ def system_name(settings: Settings, schema: Schema, task: str) -> str:
     """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It neither hears speech nor writes."""
     if settings.system != "auto":
         return settings.system
-    if task == Transcribe.name:
-        return "zipformer"
-    if task == Caption.name:
-        return "git"
+    if TASKS[task].auto:
+        return TASKS[task].auto
     return "auto_tiny" if all(s.kind in ("number", "category", "vector") for s in schema.slots) else "auto_small"
 
 
@@ -226,35 +216,6 @@ def _known(splits: dict[str, np.ndarray], truth: np.ndarray, task: Task) -> dict
     if not len(out["train"]):
         raise DataError(f"no training row has a usable target ({task.target!r}): there is nothing to learn from")
     return out
-
-
-def _pairs(splits: dict[str, np.ndarray], rows: Rows, task: Retrieve) -> dict[str, np.ndarray]:
-    """The splits without rows of which a side cannot be read."""
-    there = rows.presence()
-    whole = there[task.sides[0]] & there[task.sides[1]]
-    out = {name: index[whole[index]] for name, index in splits.items()}
-    if not len(out["train"]):
-        sides = " and a readable ".join(map(repr, task.names))
-        raise DataError(f"no training row has both a readable {sides}: there is no pair to learn from")
-    return out
-
-
-def _long_enough(splits: dict[str, np.ndarray], rows: Rows, task: Transcribe, truth: np.ndarray, info: ModelInfo):
-    """The splits without training rows whose text needs more frames than their sound gives, and these rows, which are listed as bad."""
-    (slot,) = rows.schema.slots
-    system = build(info.name, **recipe(info, rows.schema, task.name, labels=task.labels).arguments)
-    train = splits["train"][rows.presence()[slot.name][splits["train"]]]
-    frames = np.zeros(len(train), np.int64)
-    for start in range(0, len(train), 256):
-        samples = rows.batch(train[start : start + 256])["keep"][slot.name].sum(1)
-        frames[start : start + 256] = [system.frames(int(s)) for s in samples]
-    short = train[task.too_short(truth[train], frames)]
-    for row in short:
-        rows.bad.add(row, task.target, "target", TOO_LONG, task.spelling.decode(truth[row].tolist()))
-    left = np.setdiff1d(splits["train"], short)
-    if not np.isin(left, train).any():
-        raise DataError(f"no training row has a sound that is long enough for its text in {task.target!r}: is this the right column?")
-    return splits | {"train": left}, short
 
 
 def _refuse_too_bad(rows: Rows, count: int, limit: float) -> None:

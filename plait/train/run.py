@@ -85,9 +85,7 @@ class Run:
         self.last_bad = rows.bad
         return found
 
-    def predict(
-        self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None
-    ) -> pa.Table:
+    def predict(self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None) -> pa.Table:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not be read).
 
         out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription and captions, how many
@@ -210,7 +208,7 @@ class Run:
     def _query(self, query: dict) -> tuple[str, np.ndarray]:
         if len(query) != 1:
             raise UsageError(f"a query has one input, got {', '.join(query) or 'none'}")
-        (name, value), = query.items()
+        ((name, value),) = query.items()
         slot = next((s for s in self.schema.slots if name in (s.kind, s.name, s.columns[0])), None)
         if slot is None or slot.name not in self.task.sides:
             known = ", ".join(f"{s.kind} ({s.columns[0]})" for s in self.schema.slots)
