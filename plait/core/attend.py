@@ -88,7 +88,7 @@ def attend(
         mask, causal = _past(q, k, mask, causal), False
     if _backend == "eager":
         return F.dropout(_maps(q, k, mask, bias, scale), dropout).to(v.dtype) @ v
-    if _plain_is_faster(q, k, bias):
+    if _plain_is_faster(q, k, v, bias):
         return _plain(q, k, v, mask, bias, causal, scale, dropout)
     if mask is None and bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
@@ -122,11 +122,15 @@ def noted(maps: Tensor) -> Tensor:
 SHORT = 384  # tokens
 
 
-def _plain_is_faster(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
-    """Whether plain products are the faster kernel. On the CPU the backward pass of fused bfloat16 attention pays a fixed price for each
-    head, which up to about 400 tokens is 1.3 to 10 times the whole of plain attention (measured with AMX); and no fused kernel there gives
-    a bias its gradient: what torch does instead takes 1.25 times as long."""
-    if q.device.type != "cpu" or not torch.is_grad_enabled():
+def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or gives a bias its
+    gradient: what torch does instead takes longer, a quarter in the second case. And there the backward pass of fused bfloat16 attention
+    pays a fixed price for each head, which up to about 400 tokens is 1.3 to 10 times the whole of plain attention (measured with AMX)."""
+    if q.device.type != "cpu":
+        return False
+    if v.shape[-1] != q.shape[-1]:
+        return True
+    if not torch.is_grad_enabled():
         return False
     short = q.dtype == torch.bfloat16 and q.requires_grad and max(q.shape[-2], k.shape[-2]) <= SHORT
     return short or (bias is not None and bias.requires_grad)

@@ -54,15 +54,16 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out, eps=eps)
-        self.act = nn.Identity() if act is None else act()
+        self.act = None if act is None else act()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        x = self.norm(self.conv(x))
+        return x if self.act is None else self.act(x)
 
     def fold(self) -> nn.Module:
         """The convolution with the norm in it, and the activation where there is one."""
         conv = fold_after(self.conv, self.norm)
-        return conv if isinstance(self.act, nn.Identity) else nn.Sequential(conv, self.act)
+        return conv if self.act is None else nn.Sequential(conv, self.act)
 
 
 class Skip(nn.Module):

@@ -40,12 +40,12 @@ class CascadedAttention(nn.Module):
         t, size = to_tokens(x), (self.side, self.side)
         x, grid = cut(t, size)
         x = x.transpose(1, 2).unflatten(2, size)  # (B * windows, C, side, side)
-        y, said = 0, []
-        for share, qkv, spread, bias in zip(x.split(self.share, 1), self.qkv, self.spread, self.bias().unbind(1)):
-            q, k, v = qkv(share + y).split([KEY, KEY, self.share], 1)
-            q, k, v = (part.flatten(2).mT[:, None] for part in (spread(q), k, v))  # each (B * windows, 1, side^2, E)
-            y = attend(q, k, v, bias=bias[:, None])[:, 0].mT.unflatten(2, size)
-            said.append(y)
+        said = []
+        for share, qkv, spread, bias in zip(x.split(self.share, 1), self.qkv, self.spread, self.bias().split(1, 1)):
+            q, kv = qkv(share + said[-1] if said else share).tensor_split([KEY], 1)
+            q, kv = (part.flatten(2).mT[:, None] for part in (spread(q), kv))  # each (B * windows, 1, side^2, E)
+            k, v = kv.tensor_split([KEY], 3)
+            said.append(attend(q, k, v, bias=bias)[:, 0].mT.unflatten(2, size))
         return to_map(mend(t, flat(self.out(beside(*said))), size, grid))
 
 
