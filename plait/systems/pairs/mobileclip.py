@@ -20,7 +20,7 @@ from plait.core.block import Attention, Block, Stack
 from plait.core.surgery import factors, fold_before, with_weights
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Lift, Rename, Rule, View
-from plait.parts.convs import ChannelsLast, ConvNorm, MapScale, Skip, SqueezeExcite
+from plait.parts.convs import ChannelsLast, ConvNorm, MapScale, Pointwise, Skip, SqueezeExcite
 from plait.parts.maps import OnTokens, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -117,7 +117,7 @@ class NormedAttention(nn.Module):
 
 def feed(width: int, ratio: int, after: nn.Module) -> Skip:
     """A depthwise convolution, then two of one place, with their residual."""
-    steps = ConvNorm(width, width, 7, groups=width), nn.Conv2d(width, ratio * width, 1), nn.GELU(), nn.Conv2d(ratio * width, width, 1)
+    steps = ConvNorm(width, width, 7, groups=width), Pointwise(width, ratio * width), nn.GELU(), Pointwise(ratio * width, width)
     return Skip(nn.Sequential(*steps), after)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Drop, Rename, Rule, View
-from plait.parts.convs import ChannelsLast, ConvNorm
+from plait.parts.convs import ChannelsLast, ConvNorm, Relu
 from plait.parts.mixers.windows import to_windows
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.tokenizers.eye import Eye
@@ -28,7 +28,7 @@ from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
 
-Active = partial(ConvNorm, act=nn.ReLU)
+Active = partial(ConvNorm, act=Relu)
 
 
 class Unit(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plait.core.attend import attend
 from plait.core.block import Block
 from plait.core.weights import Rename
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip, SqueezeExcite, beside
+from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.mixers.windows import cut, mend
 from plait.parts.towers.layouts import conv_norm
@@ -34,7 +34,7 @@ class CascadedAttention(nn.Module):
         self.side, self.share = side, width // heads
         self.qkv = nn.ModuleList(ConvNorm(self.share, 2 * KEY + self.share) for _ in range(heads))
         self.spread = nn.ModuleList(ConvNorm(KEY, KEY, k, groups=KEY) for k in kernels[:heads])
-        self.bias, self.out = Offsets(heads, side), nn.Sequential(nn.ReLU(), ConvNorm(width, width))
+        self.bias, self.out = Offsets(heads, side), nn.Sequential(Relu(), ConvNorm(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         t, size = to_tokens(x), (self.side, self.side)
@@ -51,7 +51,7 @@ class CascadedAttention(nn.Module):
 
 def local(width: int) -> list[nn.Module]:
     """A depthwise convolution and a feed-forward step, each a residual one."""
-    feed = nn.Sequential(ConvNorm(width, 2 * width, act=nn.ReLU), ConvNorm(2 * width, width))
+    feed = nn.Sequential(ConvNorm(width, 2 * width, act=Relu), ConvNorm(2 * width, width))
     return [Skip(ConvNorm(width, width, 3, groups=width)), Skip(feed)]
 
 
@@ -65,7 +65,7 @@ def halve(channels: int, out: int) -> nn.Sequential:
     """Half the height and width, in a wide space with a look at the whole map, between two local pairs."""
     wide = 4 * channels
     down = [
-        ConvNorm(channels, wide, act=nn.ReLU), ConvNorm(wide, wide, 3, 2, groups=wide, act=nn.ReLU),
+        ConvNorm(channels, wide, act=Relu), ConvNorm(wide, wide, 3, 2, groups=wide, act=Relu),
         SqueezeExcite(wide, channels), ConvNorm(wide, out),
     ]  # fmt: skip
     return nn.Sequential(*local(channels), *down, *local(out))
@@ -76,7 +76,7 @@ class EfficientViTM(Pyramid):
 
     def __init__(self, *, widths, depths, heads, sides, kernels=(7, 5, 3, 3), halvings=4, num_classes=1000):
         steps = [3, *(widths[0] >> n for n in reversed(range(halvings)))]
-        acts = [nn.ReLU] * (halvings - 1) + [None]
+        acts = [Relu] * (halvings - 1) + [None]
         stem = nn.Sequential(ChannelsLast(), *(ConvNorm(a, b, 3, 2, act=act) for a, b, act in zip(steps, steps[1:], acts)))
         stages = []
         for i, (width, depth, h, side) in enumerate(zip(widths, depths, heads, sides)):

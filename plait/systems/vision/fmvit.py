@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.attend import attend
 from plait.core.block import Block, DropPath, check_heads, heads_of
 from plait.core.surgery import factors, fold_after, with_weights
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip, beside
+from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.mixers.windows import pad_to
 from plait.parts.towers.pyramid import Pyramid
@@ -138,7 +138,7 @@ class FMViT(Pyramid):
                 layers.append(Block(mix=mix, feed=feed(width, head, hidden, drop)))  # a block that maps flow through
             stages.append(nn.Sequential(*layers))
             before = width
-        first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=nn.ReLU) for i, o, stride in steps))
+        first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=Relu) for i, o, stride in steps))
         super().__init__(first, stages, nn.BatchNorm2d(before), before, num_classes)
 
     pool = NextViT.pool

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
-from plait.parts.convs import ChannelsLast, ConvNorm, SqueezeExcite
+from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import crop, pad_to
 from plait.parts.towers.pyramid import Pyramid
@@ -52,10 +52,10 @@ class MBConv(nn.Module):
         self.norm, self.up = nn.BatchNorm2d(channels, eps=EPS), ConvNorm(channels, hidden, act=Gelu, eps=EPS)
         self.spread = nn.Conv2d(hidden, hidden, 3, stride, stride % 2, groups=hidden, bias=False)
         self.spread_norm, self.act = nn.BatchNorm2d(hidden, eps=EPS), Gelu()
-        self.weigh, self.down, self.drop = SqueezeExcite(hidden, out // 4, act=nn.SiLU), nn.Conv2d(hidden, out, 1), DropPath(drop)
+        self.weigh, self.down, self.drop = SqueezeExcite(hidden, out // 4, act=nn.SiLU), Pointwise(hidden, out), DropPath(drop)
         self.shortcut = nn.Identity()
         if stride == 2:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Identity() if channels == out else nn.Conv2d(channels, out, 1))
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Identity() if channels == out else Pointwise(channels, out))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(self.norm(x))

@@ -19,7 +19,7 @@ from plait.core.init import narrow
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip, beside
+from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, Relu, Skip, beside
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import numbers
 from plait.parts.towers.layouts import conv_norm
@@ -31,7 +31,7 @@ class Feed(nn.Module):
 
     def __init__(self, width: int, ratio: int):
         super().__init__()
-        self.norm, self.up, self.down = self.make_norm(width), nn.Conv2d(width, ratio * width, 1), nn.Conv2d(ratio * width, width, 1)
+        self.norm, self.up, self.down = self.make_norm(width), Pointwise(width, ratio * width), Pointwise(ratio * width, width)
 
     @staticmethod
     def make_norm(width: int) -> nn.Module:
@@ -81,7 +81,7 @@ class Averaged(nn.Module):
 
 def convolved(width: int, head: int, drop: float) -> Skip:
     """Grouped convolution, group for group of `head` channels, then a mixture of the groups; with its residual."""
-    mix = nn.Sequential(ConvNorm(width, width, 3, groups=width // head, act=nn.ReLU), nn.Conv2d(width, width, 1, bias=False))
+    mix = nn.Sequential(ConvNorm(width, width, 3, groups=width // head, act=Relu), Pointwise(width, width, bias=False))
     return Skip(mix, DropPath(drop))
 
 
@@ -150,7 +150,7 @@ class NextViT(Pyramid):
                     mix, feed = Convolve(before, width, halves, head, drop), Feed(before := width, 3)
                 layers.append(Block(mix=mix, feed=Skip(feed, DropPath(drop))))  # a block that maps flow through
             stages.append(nn.Sequential(*layers))
-        first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=nn.ReLU) for i, o, stride in steps))
+        first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=Relu) for i, o, stride in steps))
         super().__init__(first, stages, nn.BatchNorm2d(before), before, num_classes)
 
     def pool(self, t: Tokens) -> Tensor:

@@ -18,7 +18,7 @@ from plait.core.attend import attend
 from plait.core.block import Block, DropPath, Pre, Stack, check_heads, heads_of
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
-from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
+from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Pointwise, Relu
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.towers.pyramid import Pyramid
 
@@ -39,7 +39,7 @@ class Modulation(nn.Module):
         share = width // len(KERNELS)
         self.value, self.seen, self.out = (nn.Linear(width, width) for _ in range(3))
         self.scales = nn.ModuleList(depthwise(share, k) for k in KERNELS)
-        mix = nn.Conv2d(width, 2 * width, 1, groups=share), nn.BatchNorm2d(2 * width), nn.GELU(), nn.Conv2d(2 * width, width, 1)
+        mix = nn.Conv2d(width, 2 * width, 1, groups=share), nn.BatchNorm2d(2 * width), nn.GELU(), Pointwise(2 * width, width)
         self.mix = OnMap(nn.Sequential(*mix))
 
     def forward(self, t: Tokens) -> Tokens:
@@ -108,7 +108,7 @@ class SMT(Pyramid):
             blocks = Stack(*(block(width, mix, ratio, next(rates)) for mix in mixers))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], width, 3, 2, 1), LayerNorm2d(width)) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(nn.Sequential(blocks, NormTokens(width)))))
-        first = ConvNorm(3, widths[0], kernel, 2, act=nn.ReLU), nn.Conv2d(widths[0], widths[0], 2, 2), LayerNorm2d(widths[0])
+        first = ConvNorm(3, widths[0], kernel, 2, act=Relu), nn.Conv2d(widths[0], widths[0], 2, 2), LayerNorm2d(widths[0])
         super().__init__(nn.Sequential(ChannelsLast(), *first), stages, nn.Identity(), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:

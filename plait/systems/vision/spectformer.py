@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
-from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
+from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Relu
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import numbers
 from plait.parts.positions.learned import GridPositions
@@ -104,7 +104,7 @@ class SpectFormer(Pyramid):
         if patch:
             stem = (CrossScale(3, widths[0], (patch,)),)
         else:
-            convs = (ConvNorm(c, thin, k, 2 if c == 3 else 1, act=nn.ReLU) for c, k in ((3, 7), (thin, 3), (thin, 3)))
+            convs = (ConvNorm(c, thin, k, 2 if c == 3 else 1, act=Relu) for c, k in ((3, 7), (thin, 3), (thin, 3)))
             stem = *convs, nn.Conv2d(thin, widths[0], 3, 2, 1), LayerNorm2d(widths[0])
         super().__init__(nn.Sequential(ChannelsLast(), *stem), stages, Norm(d), d, num_classes)
         self.ask = None if patch else Ask(d, heads[last], ratios[last] * d)

@@ -20,7 +20,7 @@ from plait.core.attend import attend
 from plait.core.block import Block, DropPath, FeedForward, Pre, mass
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
-from plait.parts.convs import ChannelsLast, ConvNorm, Skip
+from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.eye import Eye
@@ -68,7 +68,7 @@ class Patches(nn.Sequential):
     """Three convolutions, the later two a residual step, then patches: (B, 3, H, W) -> Tokens (B, H / P * W / P, D) of a grid."""
 
     def __init__(self, width: int, patch: int, channels: int):
-        conv = partial(ConvNorm, act=nn.ReLU)
+        conv = partial(ConvNorm, act=Relu)
         near = Skip(nn.Sequential(conv(channels, channels, 3), conv(channels, channels, 3)))
         super().__init__(ChannelsLast(), conv(3, channels, 3, 2), near, nn.Conv2d(channels, width, patch // 2, patch // 2))
 

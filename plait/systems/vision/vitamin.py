@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
-from plait.parts.convs import LayerNorm2d
+from plait.parts.convs import LayerNorm2d, Pointwise
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.towers.backbone import Backbone
@@ -37,10 +37,10 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
         wide = 4 * out
-        self.norm, self.up, self.down = Norm2d(channels), nn.Conv2d(channels, wide, 1), nn.Conv2d(wide, out, 1)
+        self.norm, self.up, self.down = Norm2d(channels), Pointwise(channels, wide), Pointwise(wide, out)
         self.deep, self.act = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide), nn.GELU()
         self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False) if stride == 2 else nn.Identity()
-        self.past = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
+        self.past = Pointwise(channels, out) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.down(self.act(self.deep(self.act(self.up(self.norm(x))))))
