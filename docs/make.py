@@ -1,4 +1,4 @@
-"""Writes a page per system into docs/systems, and one for all methods, from their declarations and what was measured (docs/measured).
+"""Writes a page per system into docs/systems, one of all methods and one of speed, from what is declared and measured (docs/measured).
 
     python docs/make.py [PATTERN]
 
@@ -13,6 +13,7 @@ import fnmatch
 import inspect
 import json
 import re
+import statistics
 from importlib import import_module
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def method_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def speed_page() -> str:
+    said = (
+        "Time of the peer (timm or transformers) / time of plait, the same weights and input, in turns in one process, one CPU thread: "
+        "above 1, plait is faster. Measured by `benchmarks/backbones.py --record`; made by `python docs/make.py`."
+    )
+    found = {(r["name"], r["precision"], r["run"], r["batch"]): r["ratio"] for name in systems() for r in measured("speed", name)}
+    kinds = sorted({key[1:] for key in found}, key=lambda kind: (kind[0] != "fp32", *kind[1:]))
+    heads = [f"{run}, batch {batch}, {precision}" for precision, run, batch in kinds]
+    lines = ["# Speed", "", said, "", f"| model | {' | '.join(heads)} |", "|---" + "|--:" * len(kinds) + "|"]
+    for name in dict.fromkeys(name for name, *_ in found):
+        cells = [found.get((name, *kind)) for kind in kinds]
+        lines.append(f"| `{name}` | " + " | ".join("" if c is None else f"{c:.2f}" for c in cells) + " |")
+    means = [statistics.geometric_mean(v for key, v in found.items() if key[1:] == kind) for kind in kinds]
+    return "\n".join([*lines, f"| geometric mean | {' | '.join(f'{m:.2f}' for m in means)} |"]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="*")
@@ -121,6 +138,7 @@ def main() -> None:
             (PAGES / f"{system.name}.md").write_text(page(system))
     (PAGES / "README.md").write_text(index())
     (HERE / "methods.md").write_text(method_page())
+    (HERE / "speed.md").write_text(speed_page())
 
 
 if __name__ == "__main__":
