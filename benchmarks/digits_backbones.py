@@ -58,6 +58,7 @@ def measure(system: str, rows: dict, epochs: int, size: int) -> dict:
             console=Console(quiet=True),
         )
         score = run.assessments["test"].scores[0]
+        plan = json.loads((Path(folder) / "run" / "config.json").read_text())["plan"]
     info = plait.model_info(system)
     return dict(
         model=info.name,
@@ -65,7 +66,8 @@ def measure(system: str, rows: dict, epochs: int, size: int) -> dict:
         accuracy=round(float(score.value), 4),
         low=round(float(score.low), 4),
         high=round(float(score.high), 4),
-        epochs=epochs,
+        epochs=plan["epochs"],
+        lr=plan["lr"],
         size=size,
         cpu_seconds=round(time.process_time() - begun),
     )
@@ -91,10 +93,10 @@ def main() -> None:
         FIGURES.parent.mkdir(parents=True, exist_ok=True)
         FIGURES.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
     lines = ["# Backbones on handwritten digits", "", __doc__.strip().split("\n\n")[2].replace("\n", " "), ""]
-    lines += ["| model | parameters | accuracy [95% interval] | CPU seconds | epochs |", "|---|--:|---|--:|--:|"]
+    lines += ["| model | parameters | accuracy [95% interval] | CPU seconds | epochs | rate |", "|---|--:|---|--:|--:|--:|"]
     for f in sorted(known.values(), key=lambda f: -f["accuracy"]):
         span = f"{f['accuracy']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"
-        lines.append(f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} |")
+        lines.append(f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} | {f['lr']:g} |")
     (DOCS / "digits.md").write_text("\n".join(lines) + "\n")
     missed = [f["model"] for f in known.values() if f["accuracy"] < WANTED]
     print(f"{len(known)} systems, {len(known) - len(missed)} at {WANTED} or more" + (f"; below: {', '.join(missed)}" if missed else ""))

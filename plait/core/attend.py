@@ -123,12 +123,14 @@ SHORT = 384  # tokens
 
 
 def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or gives a bias its
-    gradient: what torch does instead takes longer, a quarter in the second case. And there the backward pass of fused bfloat16 attention
-    pays a fixed price for each head, which up to about 400 tokens is 1.3 to 10 times the whole of plain attention (measured with AMX)."""
+    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or channels that do
+    not lie side by side, or gives a bias its gradient: what torch does instead takes longer, a quarter in the last case. And there the
+    backward pass of fused bfloat16 attention pays a fixed price for each head, which up to about 400 tokens is 1.3 to 10 times the whole
+    of plain attention (measured with AMX).
+    """
     if q.device.type != "cpu":
         return False
-    if v.shape[-1] != q.shape[-1]:
+    if v.shape[-1] != q.shape[-1] or q.stride(-1) != 1:
         return True
     if not torch.is_grad_enabled():
         return False
@@ -148,7 +150,7 @@ def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | N
 def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, scale: float | None, dropout: float):
     """Attention in the inputs' own precision, (B, H, N, F)."""
     mask = _past(q, k, mask, causal)
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
+    scores = (q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if mask is not None:

@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
 
     def body(self) -> Tensor:
         """(B, N - head, D): the tokens that are not special."""
-        return self.x[:, self.head :]
+        return self.x[:, self.head :] if self.head else self.x
 
 
 def prepend(special: Tensor, tokens: Tokens) -> Tokens:

@@ -24,8 +24,11 @@ def to_tokens(x: Tensor) -> Tokens:
 
 
 def to_map(t: Tokens) -> Tensor:
-    """Tokens with a grid -> (B, D, H, W), special tokens left out."""
-    return t.body().transpose(1, 2).unflatten(2, t.grid)
+    """Tokens with a grid -> (B, D, H, W), special tokens left out.
+
+    Split first, then turned: the other way round one picture alone has a batch stride by which convolutions do not see channels last.
+    """
+    return t.body().unflatten(1, t.grid).permute(0, 3, 1, 2)
 
 
 class OnMap(nn.Module):

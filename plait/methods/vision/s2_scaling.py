@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.init import complete
 from plait.core.tokens import Tokens
+from plait.parts.maps import to_map
 from plait.parts.mixers.windows import from_windows, to_windows
 from plait.parts.towers.backbone import Backbone
 
@@ -67,7 +68,7 @@ def gridded(t: Tokens) -> Tokens:
 
 def shrunk(t: Tokens, grid: tuple[int, int]) -> Tensor:
     """(B, head + N, D): the map of `t` averaged over the areas of a smaller grid, special tokens in front."""
-    places = F.interpolate(t.body().transpose(1, 2).unflatten(2, t.grid), size=grid, mode="area")
+    places = F.interpolate(to_map(t), size=grid, mode="area")
     return torch.cat([t.x[:, : t.head], places.flatten(2).transpose(1, 2)], 1)
 
 

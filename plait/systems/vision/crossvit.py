@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
+from plait.parts.maps import to_map
 from plait.parts.tokenizers.eye import Eye
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.layouts import timm_blocks
@@ -134,7 +135,7 @@ class CrossViT(nn.Module):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of each place."""
         fine, coarse = self.streams(x)
-        places = coarse.body().transpose(1, 2).unflatten(2, coarse.grid)  # (B, D2, h, w)
+        places = to_map(coarse)  # (B, D2, h, w)
         places = F.interpolate(places, size=fine.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)  # (B, N, D2)
         return fine.put(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
 

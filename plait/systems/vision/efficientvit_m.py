@@ -39,13 +39,13 @@ class CascadedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         t, size = to_tokens(x), (self.side, self.side)
         x, grid = cut(t, size)
-        x = x.transpose(1, 2).unflatten(2, size)  # (B * windows, C, side, side)
+        x = x.unflatten(1, size).permute(0, 3, 1, 2)  # (B * windows, C, side, side)
         said = []
         for share, qkv, spread, bias in zip(x.split(self.share, 1), self.qkv, self.spread, self.bias().split(1, 1)):
             q, kv = qkv(share + said[-1] if said else share).tensor_split([KEY], 1)
             q, kv = (part.flatten(2).mT[:, None] for part in (spread(q), kv))  # each (B * windows, 1, side^2, E)
             k, v = kv.tensor_split([KEY], 3)
-            said.append(attend(q, k, v, bias=bias)[:, 0].mT.unflatten(2, size))
+            said.append(attend(q, k, v, bias=bias)[:, 0].unflatten(1, size).permute(0, 3, 1, 2))
         return to_map(mend(t, flat(self.out(beside(*said))), size, grid))
 
 

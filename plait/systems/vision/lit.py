@@ -57,7 +57,7 @@ class Warp(nn.Module):
                 shares.append(near_r * near_q * inside)
         bags, weights = torch.stack(places, 2).flatten(0, 1), torch.stack(shares, 2).flatten(0, 1).to(x.dtype)  # each (B H W, 4)
         rows = F.embedding_bag(bags, flat(x).flatten(0, 1), mode="sum", per_sample_weights=weights)
-        return rows.view(b, high * wide, c).transpose(1, 2).unflatten(2, (high, wide))
+        return rows.view(b, high, wide, c).permute(0, 3, 1, 2)
 
 
 def between(x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

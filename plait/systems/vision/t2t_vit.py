@@ -82,7 +82,7 @@ class Thin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = (side // self.split.stride for side in x.shape[2:])
         x = self.split(x).mT  # (B, h * w, C * kernel^2)
-        return self.feed(Tokens(self.mix(self.norm(x)))).x.mT.unflatten(2, (h, w))
+        return self.feed(Tokens(self.mix(self.norm(x)))).x.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
 
 class TokensToToken(nn.Module):
