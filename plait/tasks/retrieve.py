@@ -83,7 +83,10 @@ class Retrieve(Common):
         truth[(left < 0) & (right < 0)] = -100
         return truth, []
 
-    def sift(self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    def sift(
+        self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make: Callable[[], nn.Module]
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Without the rows of which a side cannot be read."""
         there = rows.presence()
         whole = there[self.sides[0]] & there[self.sides[1]]
         out = {name: index[whole[index]] for name, index in splits.items()}
