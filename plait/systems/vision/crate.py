@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, Pre, Stack, check_heads, mass
+from plait.core.init import own
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.eye import Eye
@@ -86,6 +87,8 @@ class NormedPatches(nn.Module):
 class CRATE(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
     resampled."""
+
+    scheme = {nn.Linear: own}  # with larger ones each token, whose key is its query, begins by seeing itself alone
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=12, heads, num_classes=1000):
         super().__init__()
