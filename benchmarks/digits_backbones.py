@@ -3,8 +3,8 @@
     python benchmarks/digits_backbones.py [PATTERN] [--epochs 20] [--size 32]
 
 Each system's default size, from nothing, with fit's defaults but for the epochs, on 1,257 of the 1,797 pictures (180 more to watch); all
-are tested on the same rows. The rate is fit's too, as it was when a row was measured. Figures go to docs/measured/digits.json as they come (what is there is not run again without --again) and the table to
-docs/digits.md.
+are tested on the same rows. The rate is fit's too, as it was when a row was measured. Figures go to docs/measured/digits.json as they
+come (what is there is not run again without --again) and the table to docs/digits.md.
 """
 
 from __future__ import annotations
