@@ -1,10 +1,13 @@
-"""plait's backbones against the peers they are checked by: same weights, same input, same precision, same process, taking turns.
+"""plait's backbones against the peers they are checked by: same weights, same input, same precision, same process,
+taking turns.
 
     python benchmarks/backbones.py [PATTERN] [--rounds 7] [--batch 1,8] [--precision fp32,bf16] [--out runs/backbones]
 
-For each system the smallest published size with a peer in timm or transformers (`--all-sizes`: every one). The figure is peer time / plait
-time, so above 1 is faster: the median over the rounds of a pair of neighbours, in CPU time of one thread, which other processes disturb
-least (`--threads 2` for wall time with more). Prints a table and the geometric means, and writes ratios.json and ratios.png to --out.
+For each system the smallest published size with a peer in timm or transformers (`--all-sizes`: every one). The figure
+is peer time / plait
+time, so above 1 is faster: the median over the rounds of a pair of neighbours, in CPU time of one thread, which other
+processes disturb least (`--threads 2` for wall time with more). Prints a table and the geometric means, and writes
+ratios.json and ratios.png to --out.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ def pair(name: str, timm_name: str | None) -> tuple[nn.Module, nn.Module, tuple[
 
     theirs = timm.create_model(timm_name)
     if plait.model_info(name).parameters != sum(p.numel() for p in theirs.parameters()):
-        theirs = timm.create_model(timm_name, num_classes=1000)  # ours has the head of the published paper, timm's that of a larger set
+        # ours has the head of the published paper, timm's that of a larger set
+        theirs = timm.create_model(timm_name, num_classes=1000)
     ours = plait.load_weights(plait.create_model(name), theirs.state_dict(), source="timm")
     return ours, theirs, tuple(theirs.pretrained_cfg["input_size"][1:])
 
@@ -57,7 +61,9 @@ def _tensor(out) -> Tensor:
     return out if isinstance(out, Tensor) else out.logits if hasattr(out, "logits") else out[0]
 
 
-def ratio(ours: nn.Module, theirs: nn.Module, x: Tensor, run: Callable, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
+def ratio(
+    ours: nn.Module, theirs: nn.Module, x: Tensor, run: Callable, rounds: int, clock: Callable[[], float]
+) -> tuple[float, float]:
     """(their time / our time, our seconds): medians over `rounds` turns, who begins alternating."""
     for model in (ours, theirs):
         run(model, x)
@@ -79,7 +85,11 @@ def chosen(pattern: str, every: bool) -> list[tuple[str, str | None]]:
     for system in systems().values():
         if "backbone" not in system.roles or system.takes != ("image",):
             continue
-        names = [f"{system.name}_{s}" for s, row in system.weights.items() if {"timm", "transformers"} & set(row.get("references", {}))]
+        names = [
+            f"{system.name}_{s}"
+            for s, row in system.weights.items()
+            if {"timm", "transformers"} & set(row.get("references", {}))
+        ]
         names = [n for n in names if fnmatch.fnmatch(n, pattern) or fnmatch.fnmatch(system.name, pattern)]
         if not every:
             names = sorted(names, key=lambda n: plait.model_info(n).parameters)[:1]
@@ -107,10 +117,19 @@ def plot(rows: list[dict], path: Path) -> None:
     names = list(dict.fromkeys(r["name"] for r in rows))
     figure, axes = plt.subplots(figsize=(7, 1.5 + 0.28 * len(names)), layout="constrained")
     for k, (run, batch, precision) in enumerate(kinds):
-        points = [(r["ratio"], names.index(r["name"])) for r in rows if (r["run"], r["batch"], r["precision"]) == (run, batch, precision)]
+        points = [
+            (r["ratio"], names.index(r["name"]))
+            for r in rows
+            if (r["run"], r["batch"], r["precision"]) == (run, batch, precision)
+        ]
         axes.scatter(*zip(*points), s=22, marker="osD^vP<>"[k % 8], label=f"{run}, batch {batch}, {precision}")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(yticks=range(len(names)), yticklabels=names, xscale="log", xlabel="peer time / plait time (above 1: plait is faster)")
+    axes.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        xscale="log",
+        xlabel="peer time / plait time (above 1: plait is faster)",
+    )
     axes.grid(axis="x", alpha=0.3, which="both")
     axes.invert_yaxis()
     axes.legend(fontsize=7)
@@ -126,7 +145,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--all-sizes", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/backbones"))
-    parser.add_argument("--record", action="store_true", help="also write docs/measured/speed/SYSTEM.json, for the pages of docs/systems")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also write docs/measured/speed/SYSTEM.json, for the pages of docs/systems",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
@@ -148,10 +171,20 @@ def main() -> None:
                     except ValueError as error:
                         if "more than 1 value per channel" not in str(error):
                             raise
-                        print(f"{name:36} {run.__name__:8} {batch:5} {precision:>9}  a batch norm sees one value: cannot train", flush=True)
+                        print(
+                            f"{name:36} {run.__name__:8} {batch:5} {precision:>9}  a batch norm sees one value: cannot train",
+                            flush=True,
+                        )
                         continue
-                    rows.append(dict(name=name, run=run.__name__, batch=batch, precision=precision, ratio=found, seconds=seconds))
-                    print(f"{name:36} {run.__name__:8} {batch:5} {precision:>9} {1e3 * seconds:9.1f} {found:6.2f}", flush=True)
+                    rows.append(
+                        dict(
+                            name=name, run=run.__name__, batch=batch, precision=precision, ratio=found, seconds=seconds
+                        )
+                    )
+                    print(
+                        f"{name:36} {run.__name__:8} {batch:5} {precision:>9} {1e3 * seconds:9.1f} {found:6.2f}",
+                        flush=True,
+                    )
         if options.record:
             record(plait.model_info(name).system.name, [r for r in rows if r["name"] == name])
         del ours, theirs

@@ -1,10 +1,11 @@
-"""Every picture backbone through `plait fit` on scikit-learn's handwritten digits, enlarged: does it learn, and how long does it take?
+"""Every picture backbone through `plait fit` on scikit-learn's handwritten digits, enlarged: does it learn, and how
+long does it take?
 
     python benchmarks/digits_backbones.py [PATTERN] [--epochs 20] [--size 32]
 
-Each system's default size, from nothing, with fit's defaults but for the epochs, on 1,257 of the 1,797 pictures (180 more to watch); all
-are tested on the same rows. The rate is fit's too, as it was when a row was measured. Figures go to docs/measured/digits.json as they
-come (what is there is not run again without --again) and the table to docs/digits.md.
+Each system's default size, from nothing, with fit's defaults but for the epochs, on 1,257 of the 1,797 pictures (180
+more to watch); all are tested on the same rows. The rate is fit's too, as it was when a row was measured. Figures go to
+docs/measured/digits.json as they come (what is there is not run again without --again) and the table to docs/digits.md.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ WANTED = 0.95
 
 
 def table(size: int) -> dict[str, list]:
-    """Pictures of `size` x `size`, what they show, and the split: every fifth row is for testing, every tenth to watch."""
+    """Pictures of `size` x `size`, what they show, and the split: every fifth row is for testing, every tenth to
+    watch."""
     found = load_digits()
     rows: dict = {"photo": [], "digit": [], "split": []}
     for i, (pixels, digit) in enumerate(zip(found.images, found.target)):
         buffer = io.BytesIO()
-        Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR).save(buffer, "PNG")
+        Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR).save(
+            buffer, "PNG"
+        )
         rows["photo"].append(buffer.getvalue())
         rows["digit"].append(str(digit))
         rows["split"].append("test" if i % 5 == 0 else "val" if i % 10 == 1 else "train")
@@ -83,23 +87,38 @@ def main() -> None:
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     rows = table(options.size)
     for system in systems().values():
-        if system.takes != ("image",) or "backbone" not in system.roles or not fnmatch.fnmatch(system.name, options.pattern):
+        if (
+            system.takes != ("image",)
+            or "backbone" not in system.roles
+            or not fnmatch.fnmatch(system.name, options.pattern)
+        ):
             continue
         if system.name in known and not options.again:
             continue
         figures = measure(system.name, rows, options.epochs, options.size)
-        print(f"{figures['model']:28} accuracy {figures['accuracy']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]", flush=True)
+        print(
+            f"{figures['model']:28} accuracy {figures['accuracy']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]",
+            flush=True,
+        )
         known = (json.loads(FIGURES.read_text()) if FIGURES.exists() else {}) | {system.name: figures}
         FIGURES.parent.mkdir(parents=True, exist_ok=True)
         FIGURES.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
     lines = ["# Backbones on handwritten digits", "", __doc__.strip().split("\n\n")[2].replace("\n", " "), ""]
-    lines += ["| model | parameters | accuracy [95% interval] | CPU seconds | epochs | rate |", "|---|--:|---|--:|--:|--:|"]
+    lines += [
+        "| model | parameters | accuracy [95% interval] | CPU seconds | epochs | rate |",
+        "|---|--:|---|--:|--:|--:|",
+    ]
     for f in sorted(known.values(), key=lambda f: -f["accuracy"]):
         span = f"{f['accuracy']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"
-        lines.append(f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} | {f['lr']:g} |")
+        lines.append(
+            f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} | {f['lr']:g} |"
+        )
     (DOCS / "digits.md").write_text("\n".join(lines) + "\n")
     missed = [f["model"] for f in known.values() if f["accuracy"] < WANTED]
-    print(f"{len(known)} systems, {len(known) - len(missed)} at {WANTED} or more" + (f"; below: {', '.join(missed)}" if missed else ""))
+    print(
+        f"{len(known)} systems, {len(known) - len(missed)} at {WANTED} or more"
+        + (f"; below: {', '.join(missed)}" if missed else "")
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Written and spoken digits, both spoilt: does a model of both beat the better one, and does it stay good when one is missing?
+"""Written and spoken digits, both spoilt: does a model of both beat the better one, and does it stay good when one is
+missing?
 
     python benchmarks/fusion_digits.py --spoken ../shared/data/spoken_digits
 
-Pictures are scikit-learn's 8 x 8 digits, blurred and noised; sounds are the Free Spoken Digit Dataset (Parquet, columns audio and digit),
-noised. Rows pair a picture and a sound of the same digit; no picture and no recording is on both sides. Three models are trained with
-`plait.fit` and its defaults: on both, on the picture alone, on the sound alone. Prints a table and what it means; writes only to --out.
+Pictures are scikit-learn's 8 x 8 digits, blurred and noised; sounds are the Free Spoken Digit Dataset (Parquet, columns
+audio and digit), noised. Rows pair a picture and a sound of the same digit; no picture and no recording is on both
+sides. Three models are trained with `plait.fit` and its defaults: on both, on the picture alone, on the sound alone.
+Prints a table and what it means; writes only to --out.
 """
 
 from __future__ import annotations
@@ -69,8 +71,12 @@ def main() -> None:
     options = parser.parse_args()
     images = load_digits()
     held = np.random.default_rng(0).permutation(len(images.target)) < 400
-    train = pairs(pq.read_table(options.spoken / "train.parquet"), images.images[~held], images.target[~held], 1, seed=1)
-    test = pairs(pq.read_table(options.spoken / "val.parquet"), images.images[held], images.target[held], REPEATS, seed=2)
+    train = pairs(
+        pq.read_table(options.spoken / "train.parquet"), images.images[~held], images.target[~held], 1, seed=1
+    )
+    test = pairs(
+        pq.read_table(options.spoken / "val.parquet"), images.images[held], images.target[held], REPEATS, seed=2
+    )
     runs = {}
     for name, inputs in (("both", ["picture", "sound"]), ("picture", ["picture"]), ("sound", ["sound"])):
         if options.only not in (None, name):
@@ -80,16 +86,29 @@ def main() -> None:
         settings = {} if options.epochs is None else {"epochs": options.epochs}
         kinds = {k: {"picture": "image", "sound": "audio"}[k] for k in inputs}
         runs[name] = plait.fit(
-            train, out=folder, target="digit", inputs=inputs, kinds=kinds, task="classify", fractions=(0.9, 0.1, 0.0), **settings
+            train,
+            out=folder,
+            target="digit",
+            inputs=inputs,
+            kinds=kinds,
+            task="classify",
+            fractions=(0.9, 0.1, 0.0),
+            **settings,
         )
         found = runs[name].evaluate(test)
         runs[name].found = found
-        print(f"trained on {name:8} {found.scores[0]}", *(f"{k} only {s.value:.3f}" for k, s in found.alone.items()), flush=True)
+        print(
+            f"trained on {name:8} {found.scores[0]}",
+            *(f"{k} only {s.value:.3f}" for k, s in found.alone.items()),
+            flush=True,
+        )
     if options.only:
         return
     both, single = runs["both"].found, {k: runs[k].found.scores[0].value for k in ("picture", "sound")}
     better = max(single, key=single.get)
-    print(f"gain over the better model of one modality ({better}): {both.scores[0].value - single[better]:+.3f}   wanted +0.03")
+    print(
+        f"gain over the better model of one modality ({better}): {both.scores[0].value - single[better]:+.3f}   wanted +0.03"
+    )
     for k, value in single.items():
         own = both.alone[k].value
         print(f"{k} only: model of both {own:.3f}, model of {k} {value:.3f}, {own - value:+.3f}   wanted -0.02")

@@ -2,12 +2,14 @@
 
     python benchmarks/loop_overhead.py [--threads 1] [--pairs 21] [--seconds 0.5]
 
-Each loop trains its own copy of a model in one process and they take turns, a chunk of steps each; the ratio of each pair of neighbours
-is taken, so that what else the machine does falls on both. The bare loop is what one writes by hand: forward, backward, clipping, fused
-AdamW, a cosine schedule, and reading the loss every step. plait's does the same and seeds each step, checks each loss term, reports
-progress, and is ready to save. The C library is told to keep freed memory for both: else one pays for page faults that the other, by
-the luck of the heap, does not. `with` adds a whole checkpoint (`save` milliseconds) at its usual interval. The last two columns are
-against the bare loop with AdamW's defaults: what one gets without knowing that the fused kernel is faster.
+Each loop trains its own copy of a model in one process and they take turns, a chunk of steps each; the ratio of each
+pair of neighbours is taken, so that what else the machine does falls on both. The bare loop is what one writes by hand:
+forward, backward, clipping, fused
+AdamW, a cosine schedule, and reading the loss every step. plait's does the same and seeds each step, checks each loss
+term, reports progress, and is ready to save. The C library is told to keep freed memory for both: else one pays for
+page faults that the other, by the luck of the heap, does not. `with` adds a whole checkpoint (`save` milliseconds) at
+its usual interval. The last two columns are against the bare loop with AdamW's defaults: what one gets without knowing
+that the fused kernel is faster.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class Bare:
 
 
 class Ours:
-    """A job for plait's loop. Where a chunk of its steps ends, before the next batch is handed out, the other loops run theirs."""
+    """A job for plait's loop. Where a chunk of its steps ends, before the next batch is handed out, the other loops run
+    theirs."""
 
     state = None
 
@@ -156,7 +159,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a chunk")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--cpu-time", action="store_true", help="count this process's CPU seconds: for a machine that others use too")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count this process's CPU seconds: for a machine that others use too"
+    )
     options = parser.parse_args()
     if options.cpu_time:
         global CLOCK
@@ -164,8 +169,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     keep_memory()
-    print(f"{options.threads} threads, medians of {options.pairs} pairs of chunks of {options.seconds:g} s; milliseconds a step")
-    heads = {"weights": 10, "by hand": 10, "plait": 10, "ratio [all pairs]": 25, "save": 9, "with": 9, "defaults": 10, " ratio": 9}
+    print(
+        f"{options.threads} threads, medians of {options.pairs} pairs of chunks of {options.seconds:g} s; milliseconds a step"
+    )
+    heads = {
+        "weights": 10,
+        "by hand": 10,
+        "plait": 10,
+        "ratio [all pairs]": 25,
+        "save": 9,
+        "with": 9,
+        "defaults": 10,
+        " ratio": 9,
+    }
     print(f"{'model':8}" + "".join(f"{head:>{width}}" for head, width in heads.items()))
     for name in options.models:
         measure(name, options.pairs, options.seconds)

@@ -1,11 +1,13 @@
-"""How many steps a mixture of Mambas takes to the loss of a dense one, on two modalities: handwritten digits and their names.
+"""How many steps a mixture of Mambas takes to the loss of a dense one, on two modalities: handwritten digits and their
+names.
 
     python benchmarks/mixture_of_mamba.py [--steps 240] [--seeds 3] [--width 32]
 
-Every row is one sequence: the 64 pixels of a digit of scikit-learn's (17 levels of ink), then its name letter by letter. Both models say
-the next token from all before it; both have two mixers, the same width, learning rate and batches, and cost the same for a token; the
-mixture has projections for pixels and for letters. The figure is the step at which the mixture's loss, on rows it does not train on, falls
-below the last of the dense one, as a share of the steps that the dense one took; inf where it never does.
+Every row is one sequence: the 64 pixels of a digit of scikit-learn's (17 levels of ink), then its name letter by
+letter. Both models say the next token from all before it; both have two mixers, the same width, learning rate and
+batches, and cost the same for a token; the mixture has projections for pixels and for letters. The figure is the step
+at which the mixture's loss, on rows it does not train on, falls below the last of the dense one, as a share of the
+steps that the dense one took; inf where it never does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from plait.core.block import Pre, Stack
-from plait.core.init import initialise, own
+from plait.core.init import initialise, torch_default
 from plait.core.tokens import Tokens
 from plait.systems.unified.mixture_of_mamba import Layer, Layout, MambaMixture
 
@@ -41,12 +43,16 @@ def rows() -> Tensor:
 class Model(nn.Module):
     """Ids (B, N) -> logits (B, N, V) of the next one; kinds: how many sets of projections."""
 
-    scheme = {nn.Linear: own}
+    scheme = {nn.Linear: torch_default}
 
     def __init__(self, width: int, kinds: int):
         super().__init__()
         self.kinds = kinds
-        self.words, self.norm, self.head = nn.Embedding(VOCAB, width), nn.RMSNorm(width, eps=1e-5), nn.Linear(width, VOCAB)
+        self.words, self.norm, self.head = (
+            nn.Embedding(VOCAB, width),
+            nn.RMSNorm(width, eps=1e-5),
+            nn.Linear(width, VOCAB),
+        )
         self.stack = Stack(Layer(*(Pre(nn.RMSNorm(width, eps=1e-5), MambaMixture(width, kinds)) for _ in range(2))))
 
     def forward(self, ids: Tensor) -> Tensor:

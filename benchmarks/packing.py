@@ -1,10 +1,13 @@
-"""Pictures of mixed sizes: packed in one row against padded to the largest of the batch, the same model and weights, taking turns.
+"""Pictures of mixed sizes: packed in one row against padded to the largest of the batch, the same model and weights,
+taking turns.
 
     python benchmarks/packing.py [--rounds 5] [--batches 3] [--width 256] [--depth 4] [--threads 1]
 
-Sizes are drawn as photographs have them: common aspect ratios upright or lying, areas spread log-normally, between 4 and 400 patches. Two
-ways of padding are measured: pictures padded to the largest height and width of the batch, and (`tokens`) only the sequences of tokens
-padded to the longest, which wastes least. Both have masks; the packed answers are checked against them first. The figure is padded time /
+Sizes are drawn as photographs have them: common aspect ratios upright or lying, areas spread log-normally, between 4
+and 400 patches. Two
+ways of padding are measured: pictures padded to the largest height and width of the batch, and (`tokens`) only the
+sequences of tokens padded to the longest, which wastes least. Both have masks; the packed answers are checked against
+them first. The figure is padded time /
 packed time, so above 1 packing is faster: medians over the rounds of CPU time (`--threads 2` for wall time with more).
 """
 
@@ -86,7 +89,10 @@ def main() -> None:
     shape = dict(patch=PATCH, width=width, depth=options.depth, heads=width // 64, hidden=8 * width // 3, num_classes=0)
     model = plait.create_model("univitar_nano", **shape)
     ways = (packed, padded, tokens)
-    print(f"{'batch':>5} {'run':8} {'tokens':>7} {'packed ms':>10} {'padded / packed':>16} {'tokens / packed':>16}", flush=True)
+    print(
+        f"{'batch':>5} {'run':8} {'tokens':>7} {'packed ms':>10} {'padded / packed':>16} {'tokens / packed':>16}",
+        flush=True,
+    )
     everything: dict[tuple[str, str], list[float]] = {}
     for b in range(options.batches):
         g = torch.Generator().manual_seed(b)

@@ -1,10 +1,12 @@
-"""A Mamba mixer against attention of the same width at several lengths: forward, and forward with backward, taking turns.
+"""A Mamba mixer against attention of the same width at several lengths: forward, and forward with backward, taking
+turns.
 
     python benchmarks/scan.py [--rounds 7] [--lengths 512 2048 8192] [--width 256] [--kinds 2] [--rows 1]
 
-One thread, float32, no mask. The mixer is that of `mixture_of_mamba` (16 states per channel, twice the width inside, its kinds in two
-runs); attention is plait's, 64 wide heads, torch's fused kernel. Milliseconds are medians of CPU time, which other processes disturb
-least; the figure is attention / mixer, so above 1 the mixer is faster. The mixer is first checked against its own steps, token by token.
+One thread, float32, no mask. The mixer is that of `mixture_of_mamba` (16 states per channel, twice the width inside,
+its kinds in two runs); attention is plait's, 64 wide heads, torch's fused kernel. Milliseconds are medians of CPU time,
+which other processes disturb least; the figure is attention / mixer, so above 1 the mixer is faster. The mixer is first
+checked against its own steps, token by token.
 """
 
 from __future__ import annotations
@@ -72,7 +74,10 @@ def main() -> None:
                 for key, spent in zip(taken, pair):
                     taken[key] += [spent] if turn else []  # the first turn warms up
             theirs, ours = (statistics.median(v) for v in taken.values())
-            print(f"{n:6d} tokens  {name:21s} attention {theirs:8.1f}  mixer {ours:8.1f}  ratio {theirs / ours:.2f}", flush=True)
+            print(
+                f"{n:6d} tokens  {name:21s} attention {theirs:8.1f}  mixer {ours:8.1f}  ratio {theirs / ours:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/tabular.py
 
-Five splits of breast cancer, wine (accuracy) and diabetes (R2), the same rows for all; prints means and the difference to the better one.
+Five splits of breast cancer, wine (accuracy) and diabetes (R2), the same rows for all; prints means and the difference
+to the better one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from sklearn.preprocessing import StandardScaler
 import plait
 from plait.train.console import Console
 
-TABLES = {"breast cancer": (load_breast_cancer, "classify"), "wine": (load_wine, "classify"), "diabetes": (load_diabetes, "regress")}
+TABLES = {
+    "breast cancer": (load_breast_cancer, "classify"),
+    "wine": (load_wine, "classify"),
+    "diabetes": (load_diabetes, "regress"),
+}
 
 
 def peers(task: str) -> dict:
@@ -58,12 +63,22 @@ def main() -> None:
                 model.fit(train.drop(columns="target"), train["target"])
                 scores[peer].append(model.score(test.drop(columns="target"), test["target"]))
             folder, quiet = options.out / f"{name.replace(' ', '_')}_{split}", Console(quiet=True)
-            run = plait.fit(train.reset_index(drop=True), target="target", out=folder, fractions=(0.9, 0.1, 0.0), seed=split, console=quiet)
+            run = plait.fit(
+                train.reset_index(drop=True),
+                target="target",
+                out=folder,
+                fractions=(0.9, 0.1, 0.0),
+                seed=split,
+                console=quiet,
+            )
             scores["plait"].append(run.evaluate(test.reset_index(drop=True)).scores[0].value)
         mean = {k: float(np.mean(v)) for k, v in scores.items()}
         gap = mean["plait"] - max(mean["linear"], mean["boosting"])
         taken = (time.monotonic() - begun) / options.splits
-        print(f"{name:14} {mean['linear']:8.3f} {mean['boosting']:9.3f} {mean['plait']:8.3f} {gap:+13.3f} {taken:8.1f}", flush=True)
+        print(
+            f"{name:14} {mean['linear']:8.3f} {mean['boosting']:9.3f} {mean['plait']:8.3f} {gap:+13.3f} {taken:8.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python benchmarks/transcribe_digits.py --spoken ../shared/data/spoken_digits
 
-Recordings of the Free Spoken Digit Dataset (Parquet: audio, digit, speaker) of one speaker are laid end to end with short pauses. Training
-and validation strings are made of `train.parquet`, from different recordings; test strings of `val.parquet`, whose recordings occur nowhere
-else. With --new-speaker NAME that speaker is heard in the test alone. Trains with `plait.fit`; prints the error rates with 95% intervals,
-the seconds of CPU time, and some answers; writes only to --out.
+Recordings of the Free Spoken Digit Dataset (Parquet: audio, digit, speaker) of one speaker are laid end to end with
+short pauses. Training and validation strings are made of `train.parquet`, from different recordings; test strings of
+`val.parquet`, whose recordings occur nowhere else. With --new-speaker NAME that speaker is heard in the test alone.
+Trains with `plait.fit`; prints the error rates with 95% intervals, the seconds of CPU time, and some answers; writes
+only to --out.
 """
 
 from __future__ import annotations
@@ -71,15 +72,23 @@ def main() -> None:
     table = {k: [cell for rows in parts.values() for cell in rows[k]] for k in ("sound", "said")}
     table["split"] = [name for name, rows in parts.items() for _ in rows["said"]]
     shutil.rmtree(options.out, ignore_errors=True)
-    settings = dict(task="transcribe", target="said", split="split", system=options.system, epochs=options.epochs, seed=options.seed)
+    settings = dict(
+        task="transcribe", target="said", split="split", system=options.system, epochs=options.epochs, seed=options.seed
+    )
     begun = time.process_time()
-    run = plait.fit(pa.table(table), out=options.out, precision="fp32", device="cpu", augment=options.augment, **settings)
+    run = plait.fit(
+        pa.table(table), out=options.out, precision="fp32", device="cpu", augment=options.augment, **settings
+    )
     spent = time.process_time() - begun
     found = run.assessments["test"]
     without = {s.name: s.value for s in found.baseline}
-    print(f"\n{len(parts['train']['said']):,} training strings, {options.epochs} epochs, {spent:.0f} s of CPU time in all")
+    print(
+        f"\n{len(parts['train']['said']):,} training strings, {options.epochs} epochs, {spent:.0f} s of CPU time in all"
+    )
     for score in found.scores:
-        print(f"{score.name:22} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]   commonest text {without[score.name]:.3f}")
+        print(
+            f"{score.name:22} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]   commonest text {without[score.name]:.3f}"
+        )
     test = pa.table(parts["test"]).slice(0, 100)
     for beam in (0, 8):
         print(f"first 100, beam {beam}: {run.evaluate(test, beam=beam).scores[0]}")

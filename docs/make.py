@@ -1,4 +1,5 @@
-"""Writes a page per system into docs/systems, one of all methods and one of speed, from what is declared and measured (docs/measured).
+"""Writes a page per system into docs/systems, one of all methods and one of speed, from what is declared and measured
+(docs/measured).
 
     python docs/make.py [PATTERN]
 
@@ -34,7 +35,9 @@ WORDS, SECONDS, RATE = 77, 10, 16_000  # of the example that is counted
 def example(info: ModelInfo) -> dict | torch.Tensor:
     """One row: a picture of the size's own resolution, 77 words, 10 s of sound at 16 kHz."""
     signature = inspect.signature(import_module(info.system.module).MODEL.__init__).parameters
-    side = info.arguments.get("image", signature["image"].default if "image" in signature else info.weights.get("image", (224, 224)))
+    side = info.arguments.get(
+        "image", signature["image"].default if "image" in signature else info.weights.get("image", (224, 224))
+    )
     longest = info.arguments.get("length", signature["length"].default if "length" in signature else WORDS)
     words = min(WORDS, longest)
     made = {
@@ -47,13 +50,15 @@ def example(info: ModelInfo) -> dict | torch.Tensor:
 
 
 def cost(info: ModelInfo) -> tuple[int, float | None]:
-    """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own columns."""
+    """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own
+    columns."""
     with FakeTensorMode():
         model = import_module(info.system.module).MODEL(**info.arguments).eval()
         count = sum(p.numel() for p in model.parameters())
         if not set(info.takes) <= {"image", "text", "audio"}:
             return count, None
-        with torch.no_grad(), attend.backend("eager"), FlopCounterMode(display=False) as counter:  # of fused kernels not all are counted
+        # of fused kernels not all are counted
+        with torch.no_grad(), attend.backend("eager"), FlopCounterMode(display=False) as counter:
             model(example(info))
     return count, counter.get_total_flops() / 2e9
 
@@ -67,8 +72,16 @@ def page(system: System) -> str:
     parity, speed = measured("parity", system.name), measured("speed", system.name)
     lines = [f"# {system.name}", "", title, "", rest.strip(), ""]
     lines += [f"Takes {', '.join(system.takes)}. Roles: {', '.join(system.roles)}. Tasks: {', '.join(system.tasks)}."]
-    lines += [f"Code: [{system.module.replace('.', '/')}.py](../../{system.module.replace('.', '/')}.py).", "", "## Sizes", ""]
-    lines += ["| size | parameters | multiply-adds | checked against | relative error | weights |", "|---|--:|--:|---|--:|---|"]
+    lines += [
+        f"Code: [{system.module.replace('.', '/')}.py](../../{system.module.replace('.', '/')}.py).",
+        "",
+        "## Sizes",
+        "",
+    ]
+    lines += [
+        "| size | parameters | multiply-adds | checked against | relative error | weights |",
+        "|---|--:|--:|---|--:|---|",
+    ]
     for info in infos:
         count, giga = cost(info)
         row = parity.get(info.name)
@@ -78,7 +91,9 @@ def page(system: System) -> str:
         known = (row["reference"], f"{row['error']:.0e}") if row else (peers, "not measured" if peers else "")
         default = " (default)" if info.size == system.default else ""
         giga = "" if giga is None else f"{giga:.2f} G"
-        lines.append(f"| `{info.name}`{default} | {count / 1e6:.2f} M | {giga} | {known[0]} | {known[1]} | {weights}{licence} |")
+        lines.append(
+            f"| `{info.name}`{default} | {count / 1e6:.2f} M | {giga} | {known[0]} | {known[1]} | {weights}{licence} |"
+        )
     if speed:
         lines += ["", "## Speed", "", "Time of the peer / time of plait: above 1, plait is faster.", ""]
         lines += ["| size | run | batch | precision | ratio |", "|---|---|--:|---|--:|"]
@@ -104,7 +119,11 @@ def index() -> str:
 
 
 def method_page() -> str:
-    lines = ["# Methods", "", "Changes to any model: `undo = plait.apply_method(model, name, ...)`. Made by `python docs/make.py`."]
+    lines = [
+        "# Methods",
+        "",
+        "Changes to any model: `undo = plait.apply_method(model, name, ...)`. Made by `python docs/make.py`.",
+    ]
     for m in methods().values():
         path = f"{m.module.replace('.', '/')}.py"
         lines += ["", f"## {m.name}", "", m.summary.strip(), "", f"Options: {m.usage}. Code: [{path}](../{path})."]
@@ -116,7 +135,11 @@ def speed_page() -> str:
         "Time of the peer (timm or transformers) / time of plait, the same weights and input, in turns in one process, one CPU thread: "
         "above 1, plait is faster. Measured by `benchmarks/backbones.py --record`; made by `python docs/make.py`."
     )
-    found = {(r["name"], r["precision"], r["run"], r["batch"]): r["ratio"] for name in systems() for r in measured("speed", name)}
+    found = {
+        (r["name"], r["precision"], r["run"], r["batch"]): r["ratio"]
+        for name in systems()
+        for r in measured("speed", name)
+    }
     kinds = sorted({key[1:] for key in found}, key=lambda kind: (kind[0] != "fp32", *kind[1:]))
     heads = [f"{run}, batch {batch}, {precision}" for precision, run, batch in kinds]
     lines = ["# Speed", "", said, "", f"| model | {' | '.join(heads)} |", "|---" + "|--:" * len(kinds) + "|"]

@@ -1,4 +1,5 @@
-"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as some share what the first made.
+"""One thread per process, as the suite's models are tiny; the tests of a file keep to one worker, as some share what
+the first made.
 
 Files begin, and the tests that are handed out one by one fill what is left, so that no worker ends long before another.
 """
@@ -12,7 +13,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-SPREAD = {"test_contract.py", "test_parity.py", "test_systems_fit.py"}  # long ones whose tests share nothing: a test by itself
+# long ones whose tests share nothing: a test by itself
+SPREAD = {"test_contract.py", "test_parity.py", "test_systems_fit.py"}
 
 
 @pytest.hookimpl(optionalhook=True)  # only where xdist is
@@ -24,7 +26,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             file = nodeid.split("::", 1)[0]
             return nodeid if file.rsplit("/", 1)[-1] in SPREAD else file
 
-    config.option.loadscopereorder = False  # else what has the most tests begins, and the ten kills, five tests, come last
+    # else what has the most tests begins, and the ten kills, five tests, come last
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 

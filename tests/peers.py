@@ -1,4 +1,5 @@
-"""Peers that import torchvision must load beside a torch that lacks its compiled operators: declare those, then import."""
+"""Peers that import torchvision must load beside a torch that lacks its compiled operators: declare those, then
+import."""
 
 from __future__ import annotations
 

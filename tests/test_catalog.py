@@ -29,7 +29,9 @@ def test_a_system_is_declared_whole(system):
     assert {"toy", system.default} <= set(system.sizes) and system.default != "toy"
     assert set(system.weights) <= set(system.sizes)
     assert set(system.roles) <= set(ROLE_TASKS) and system.tasks
-    assert "New here:" in system.summary and re.search(r"\b20\d\d\. ?(arXiv:\d{4}\.\d{5}\.)?$", system.title), system.title
+    assert "New here:" in system.summary and re.search(r"\b20\d\d\. ?(arXiv:\d{4}\.\d{5}\.)?$", system.title), (
+        system.title
+    )
 
 
 @every_system
@@ -43,7 +45,9 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
         assert not {"hub", "url"} <= set(row), info.name  # neither: the files are there, but behind a page for people
         assert row["licence"] in LICENCES and row["source"] in rules, info.name
         if "hub" in row:
-            assert re.fullmatch(r"[\w.-]+/[\w.-]+", row["hub"]) and row["file"].endswith((".safetensors", ".bin")), info.name
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", row["hub"]) and row["file"].endswith((".safetensors", ".bin")), (
+                info.name
+            )
         elif "url" in row:
             assert row["url"].startswith("https://"), info.name
         if "image" in info.takes:
@@ -86,7 +90,9 @@ def test_every_listed_name_is_known_and_gives_its_own_facts():
         assert info.takes == info.system.takes and "references" not in info.weights
     info = plait.model_info("vit_tiny_patch16_224")
     assert info.parameters == 5_717_416  # as timm counts them
-    assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {"timm": "vit_tiny_patch16_224"}
+    assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {
+        "timm": "vit_tiny_patch16_224"
+    }
     assert info.tasks == ("classify", "regress") and info.takes == ("image",)
 
 

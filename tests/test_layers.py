@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "plait"
-FLOORS = {"errors": 0, "core": 1, "parts": 2, "systems": 3, "methods": 3, "data": 3, "tasks": 4, "evaluate": 4, "train": 5, "cli": 6}
+FLOORS = {
+    "errors": 0,
+    "core": 1,
+    "parts": 2,
+    "systems": 3,
+    "methods": 3,
+    "data": 3,
+    "tasks": 4,
+    "evaluate": 4,
+    "train": 5,
+    "cli": 6,
+}
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 
 
@@ -51,10 +62,16 @@ def test_a_system_may_use_a_part_of_another_but_extends_no_model(path):
             other = ROOT.parent / (node.module.replace(".", "/") + ".py")
             model = literal(ast.parse(other.read_text(encoding="utf-8")), "MODEL")
             models |= {a.asname or a.name for a in node.names if a.name == model}
-    bases = {b.id for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for b in node.bases if isinstance(b, ast.Name)}
+    bases = {
+        b.id for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for b in node.bases if isinstance(b, ast.Name)
+    }
     assert not models & bases
 
 
 def test_importing_plait_is_light():
-    code = "import sys, plait; print([m for m in ('torch', 'numpy', 'pyarrow', 'PIL', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, plait; print([m for m in ('torch', 'numpy', 'pyarrow', 'PIL', 'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

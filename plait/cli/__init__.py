@@ -10,9 +10,10 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 ok, 1 a defect, 2 usage, 3 data, 4 a required score not met, 130 interrupted."""
-    # libgomp's threads spin at each barrier: one more busy process on the machine was seen to cost 30 times the time. A bounded spin
-    # costs a few percent where the cores are free, and must be asked for before torch is loaded.
+    """Run one command and return its exit code: 0 ok, 1 a defect, 2 usage, 3 data, 4 a required score not met, 130
+    interrupted."""
+    # libgomp's threads spin at each barrier: one more busy process on the machine was seen to cost 30 times the time. A
+    # bounded spin costs a few percent where the cores are free, and must be asked for before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         from plait.cli.shell import run

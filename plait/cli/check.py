@@ -13,14 +13,24 @@ LONG = "too long"
 
 
 def check(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of media.")],
-    target: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Also look for columns that give it away.")] = None,
-    kind: Annotated[list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
-    inputs: Annotated[list[str] | None, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of media.")
+    ],
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Also look for columns that give it away.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=4, help="Texts with more tokens count as too long.")] = 256,
     allow_outside: Outside = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures and sounds.")] = 2,
-    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:
@@ -46,7 +56,9 @@ def check(
     from plait.train.prepare import guess_task, task_class
 
     data = read_table(table)
-    schema = Schema.guess(data, kinds=kinds, inputs=names(inputs) or None, target=names(target) or None, allow_outside=allow_outside)
+    schema = Schema.guess(
+        data, kinds=kinds, inputs=names(inputs) or None, target=names(target) or None, allow_outside=allow_outside
+    )
     everything = np.arange(len(data))
     schema.fit(data, everything, max_tokens=max_tokens)
     rows = Rows(data, schema, allow_outside=allow_outside, workers=workers)
@@ -76,7 +88,9 @@ def _print(found: dict, source: str) -> None:
     cells = []
     for c in found["columns"]:
         kind = c["kind"] if c["use"] == "input" else "left out" if c["use"] == "ignored" else f"{c['kind']}, {c['use']}"
-        notes = [f"{n:,} {remark}" for remark, n in c["notes"].items() if remark != LONG and not remark.startswith("empty")]
+        notes = [
+            f"{n:,} {remark}" for remark, n in c["notes"].items() if remark != LONG and not remark.startswith("empty")
+        ]
         bad = "; ".join(f"{n:,} {why}" for why, n in c["bad"].items())
         counts = [f"{n:,}" if n else "" for n in (c["missing"], c["repeated"], c["notes"].get(LONG, 0))]
         examples = " | ".join(clean(e)[:24] for e in c["examples"])

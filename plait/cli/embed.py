@@ -13,7 +13,9 @@ from plait.cli.output import Answer, bad_cells, counted
 def embed(
     run: RunFolder,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A table, or a folder of pictures or sounds.")],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where the vectors go: .parquet, .csv or .jsonl.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="Where the vectors go: .parquet, .csv or .jsonl.")
+    ],
     device: Device = "auto",
     allow_outside: Outside = False,
     json: Json = False,

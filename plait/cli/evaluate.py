@@ -19,9 +19,15 @@ COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator
 def evaluate(
     run: RunFolder,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows with the target.")],
-    gallery: Annotated[str | None, typer.Option(metavar="TABLE", help="For retrieval: more items to choose from.")] = None,
-    require: Annotated[list[str] | None, typer.Option(metavar="SCORE", help="Exit with 4 where a score is worse: 'accuracy>=0.9'.")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")] = None,
+    gallery: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="For retrieval: more items to choose from.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="SCORE", help="Exit with 4 where a score is worse: 'accuracy>=0.9'.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")
+    ] = None,
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,
@@ -56,13 +62,25 @@ def evaluate(
         chance = {s.name: s.value for s in found.baseline}
         without = {name: number(value) for name, value in chance.items()}
         cells = [
-            (s.name, number(s.value), f"[{number(s.low)}, {number(s.high)}]", without.get(s.name, ""), f"{s.n:,}") for s in found.scores
+            (s.name, number(s.value), f"[{number(s.low)}, {number(s.high)}]", without.get(s.name, ""), f"{s.n:,}")
+            for s in found.scores
         ]
-        grid(("score", "value", "95% interval", "without a model", "rows"), cells, right=("value", "without a model", "rows"))
+        grid(
+            ("score", "value", "95% interval", "without a model", "rows"),
+            cells,
+            right=("value", "without a model", "rows"),
+        )
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + (f" ({place})" if place else ""))
     unmet = [f"{j['score']} is {number(j['value'])}, required {j['required']}" for j in judged if not j["met"]]
-    data = {"run": run, "table": table, **found.to_json(), "bad_cells": bad.count(), "bad": bad.by_reason(), "required": judged}
+    data = {
+        "run": run,
+        "table": table,
+        **found.to_json(),
+        "bad_cells": bad.count(),
+        "bad": bad.by_reason(),
+        "required": judged,
+    }
     return Answer(data, UNMET if unmet else 0, "; ".join(unmet))
 
 
@@ -85,4 +103,9 @@ def judge(wanted: tuple[str, str, float], scores: list) -> dict:
         raise UsageError(f"--require: no score {name!r}. {nearest(name, [s.name for s in scores])}")
     every = [score] if score is not None else alike
     worst = min(every, key=lambda s: s.value if sign in (">=", ">") else -s.value)  # of both directions of retrieval
-    return {"score": worst.name, "value": worst.value, "required": f"{sign} {bound:g}", "met": bool(COMPARE[sign](worst.value, bound))}
+    return {
+        "score": worst.name,
+        "value": worst.value,
+        "required": f"{sign} {bound:g}",
+        "met": bool(COMPARE[sign](worst.value, bound)),
+    }

@@ -17,18 +17,35 @@ Names = list[str] | None
 
 def fit(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders.")
+        str | None,
+        typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders."),
     ] = None,
-    target: Annotated[Names, typer.Option("--target", "-t", metavar="COLUMN", help="What to predict; several for several labels.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, regress, retrieve, match, transcribe or caption; else by target.")] = None,
-    system: Annotated[str | None, typer.Option(help="A model of `plait models`; by default plait's own, which reads anything.")] = None,
-    kind: Annotated[Names, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")] = None,
+    target: Annotated[
+        Names, typer.Option("--target", "-t", metavar="COLUMN", help="What to predict; several for several labels.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classify, regress, retrieve, match, transcribe or caption; else by target.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A model of `plait models`; by default plait's own, which reads anything.")
+    ] = None,
+    kind: Annotated[
+        Names, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")
+    ] = None,
     inputs: Annotated[Names, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", metavar="FOLDER", help="The run folder; by default runs/NAME.")] = None,
-    val: Annotated[str | None, typer.Option(metavar="TABLE", help="Rows that watch the training, instead of a tenth.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FOLDER", help="The run folder; by default runs/NAME.")
+    ] = None,
+    val: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Rows that watch the training, instead of a tenth.")
+    ] = None,
     test: Annotated[str | None, typer.Option(metavar="TABLE", help="Rows for the report, instead of a tenth.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column that says train, val or test.")] = None,
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay on one side.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column that says train, val or test.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay on one side.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows; by default by their number.")] = None,
     batch_size: Annotated[str | None, typer.Option(help="Rows per step, or auto.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -40,19 +57,34 @@ def fit(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps...")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of splits, weights and batches.")] = None,
-    max_bad: Annotated[str | None, typer.Option(metavar="SHARE", help="Stop where more of the rows are bad, such as 1%.")] = None,
-    image_size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of the pictures that the model reads.")] = None,
+    max_bad: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Stop where more of the rows are bad, such as 1%.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side of the pictures that the model reads.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of a text that the model reads.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="A published tokenizer.json instead of a learnt one.")] = None,
-    pieces: Annotated[int | None, typer.Option(metavar="NUMBER", help="Spell transcripts in about so many pieces of words.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the published weights (the hub is asked).")] = False,
-    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Start from the weights in this file, or at this URL.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A published tokenizer.json instead of a learnt one.")
+    ] = None,
+    pieces: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Spell transcripts in about so many pieces of words.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from the published weights (the hub is asked).")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Start from the weights in this file, or at this URL.")
+    ] = None,
     allow_outside: Outside = False,
     workers: Annotated[int | None, typer.Option(help="Threads that decode pictures and sounds.")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Go on with this run; `latest` is the newest unfinished one under runs/.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Go on with this run; `latest` is the newest unfinished one under runs/."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; train nothing and write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; train nothing and write nothing.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:
@@ -107,7 +139,9 @@ def fit(
         raise UsageError("no table: give a file or a folder, such as plait fit houses.csv --target price")
     if resume is not None:
         if out is not None or dry_run:
-            raise UsageError(f"--resume goes on with a run in its own folder: leave out {'--out' if out else '--dry-run'}")
+            raise UsageError(
+                f"--resume goes on with a run in its own folder: leave out {'--out' if out else '--dry-run'}"
+            )
         resume = _latest() if resume == "latest" else resume
 
     import sys
@@ -127,7 +161,8 @@ def fit(
         console.say("dry run", "nothing was trained or written")
         return Answer(found)
     if found.stopped == "interrupted":
-        again = f"interrupted; saved. To go on: plait fit --resume {found.folder}"  # the console has said so, unless it is quiet
+        # the console has said so, unless it is quiet
+        again = f"interrupted; saved. To go on: plait fit --resume {found.folder}"
         return Answer({"run": found.folder, "stopped": "interrupted"}, INTERRUPTED, again if quiet else "")
     return Answer(_facts(found.folder) if json else {})
 

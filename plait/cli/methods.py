@@ -11,7 +11,9 @@ from plait.cli.output import Answer, lines
 
 
 def methods(
-    pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as '*former'.")] = None,
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as '*former'.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """List methods: changes to any model, for Python.
@@ -26,4 +28,6 @@ def methods(
         return Answer({"methods": []}, 0, f"no method matches {pattern!r}: `plait methods` lists them all.")
     if not json:
         lines(("name", "options", "paper"), [(m.name, m.usage, m.title) for m in found])
-    return Answer({"methods": [{"name": m.name, "options": m.options, "wraps": m.wraps, "title": m.title} for m in found]})
+    return Answer(
+        {"methods": [{"name": m.name, "options": m.options, "wraps": m.wraps, "title": m.title} for m in found]}
+    )

@@ -12,9 +12,15 @@ from plait.errors import UsageError, nearest
 
 
 def models(
-    pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as 'vit_*_224'.")] = None,
-    takes: Annotated[list[str] | None, typer.Option(metavar="KINDS", help="Only those that read all of these: image,text.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only those that can classify, regress, retrieve, match, transcribe or caption.")] = None,
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern such as 'vit_*_224'.")
+    ] = None,
+    takes: Annotated[
+        list[str] | None, typer.Option(metavar="KINDS", help="Only those that read all of these: image,text.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Only those that can classify, regress, retrieve, match, transcribe or caption.")
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """List models, what they read and can do.
@@ -23,7 +29,10 @@ def models(
     """
     from plait.core.catalog import ROLE_TASKS, list_models, model_info, systems
 
-    kinds, tasks = sorted({t for s in systems().values() for t in s.takes}), sorted({t for ts in ROLE_TASKS.values() for t in ts})
+    kinds, tasks = (
+        sorted({t for s in systems().values() for t in s.takes}),
+        sorted({t for ts in ROLE_TASKS.values() for t in ts}),
+    )
     for wanted in names(takes):
         if wanted not in kinds:
             raise UsageError(f"no model takes {wanted!r}. {nearest(wanted, kinds)}")
@@ -33,9 +42,15 @@ def models(
     glob = glob if set("*?[") & set(glob) else f"*{glob}*"
     found = [model_info(name) for name in list_models(glob, takes=names(takes), task=task)]
     if not json and found:
-        cells = [(i.name, ",".join(i.takes), ",".join(i.tasks), "published" if i.weights.get("hub") else "", _short(i)) for i in found]
+        cells = [
+            (i.name, ",".join(i.takes), ",".join(i.tasks), "published" if i.weights.get("hub") else "", _short(i))
+            for i in found
+        ]
         lines(("name", "takes", "tasks", "weights", "paper"), cells)
-    rows = [{"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "title": i.system.title} for i in found]
+    rows = [
+        {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "title": i.system.title}
+        for i in found
+    ]
     rows = [row | {"weights": i.weights.get("hub")} for row, i in zip(rows, found)]
     if not found:
         near = nearest(pattern or "", [*systems(), *list_models()]) if pattern else ""

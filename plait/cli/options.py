@@ -13,10 +13,15 @@ from plait.errors import UsageError
 
 WRITTEN = (".parquet", ".pq", ".csv", ".jsonl", ".ndjson")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and everything else on standard error.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output, and everything else on standard error."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no lines and no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps...")]
-Outside = Annotated[bool, typer.Option("--allow-outside", help="Let the table name media files outside its own folder.")]
+Outside = Annotated[
+    bool, typer.Option("--allow-outside", help="Let the table name media files outside its own folder.")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder that plait fit wrote, such as runs/pets.")]
 
 

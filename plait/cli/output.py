@@ -20,7 +20,8 @@ class Answer(NamedTuple):
 
 
 def as_json(value: Any) -> str:
-    """One line of strict JSON in ASCII: numbers of any library become plain ones, and those that are not finite null."""
+    """One line of strict JSON in ASCII: numbers of any library become plain ones, and those that are not finite
+    null."""
     return json.dumps(_plain(value), allow_nan=False)
 
 
@@ -68,7 +69,9 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 def bad_cells(found: dict[str, int]) -> str:
     """{reason: cells} as one line."""
-    return f"{counted(sum(found.values()), 'bad cell')}: " + "; ".join(f"{n:,} x {clean(why)}" for why, n in found.items())
+    return f"{counted(sum(found.values()), 'bad cell')}: " + "; ".join(
+        f"{n:,} x {clean(why)}" for why, n in found.items()
+    )
 
 
 def counted(n: int, what: str) -> str:

@@ -12,8 +12,12 @@ from plait.cli.output import Answer, bad_cells, counted
 
 def predict(
     run: RunFolder,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Rows to answer; columns may be missing, the target too.")],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Rows to answer; columns may be missing, the target too.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")
+    ],
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
     device: Device = "auto",
     allow_outside: Outside = False,

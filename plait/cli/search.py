@@ -13,7 +13,9 @@ from plait.errors import UsageError
 
 def search(
     run: RunFolder,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="Where to search: a table, a folder, or vectors of plait embed.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Where to search: a table, a folder, or vectors of plait embed.")
+    ],
     text: Annotated[str | None, typer.Option(help="Search by this text.")] = None,
     image: Annotated[str | None, typer.Option(metavar="FILE", help="Search by this picture.")] = None,
     audio: Annotated[str | None, typer.Option(metavar="FILE", help="Search by this sound.")] = None,
@@ -32,7 +34,9 @@ def search(
     """
     query = given(text=text, image=image, audio=audio)
     if len(query) != 1:
-        raise UsageError(f"a query is one of --text, --image and --audio, got {' and '.join('--' + q for q in query) or 'none'}")
+        raise UsageError(
+            f"a query is one of --text, --image and --audio, got {' and '.join('--' + q for q in query) or 'none'}"
+        )
     place = writable(show, (".png",), "--show") if show else None
 
     import sys

@@ -51,7 +51,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def start(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Multimodal transformers: every system by name, your own table in, a working model out.
 
     A first run, on any table with a column to predict:
@@ -66,7 +70,10 @@ def application() -> typer.Typer:
         cls=Commands,
         add_completion=False,  # it would write into the home folder
         rich_markup_mode=None,
-        context_settings={"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["--help", "-h"]},
+        context_settings={
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+            "help_option_names": ["--help", "-h"],
+        },
     )
     app.callback()(start)
     for command in (check, fit, evaluate, predict, embed, search, models, methods, show, demo):
@@ -125,15 +132,21 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return DATA, clean(f"{error.filename}: {error.strerror or error}")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return DATA, "out of memory: give a smaller --batch-size, --image-size or --system"
-    where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if PACKAGE in Path(f.filename).parents), None)
+    where = next(
+        (f for f in reversed(traceback.extract_tb(error.__traceback__)) if PACKAGE in Path(f.filename).parents), None
+    )
     place = f" at plait/{Path(where.filename).relative_to(PACKAGE).as_posix()}:{where.lineno}" if where else ""
-    return DEFECT, clean(f"this is a defect: {type(error).__name__}: {error}{place} (PLAIT_DEBUG=1 shows the traceback)")
+    return DEFECT, clean(
+        f"this is a defect: {type(error).__name__}: {error}{place} (PLAIT_DEBUG=1 shows the traceback)"
+    )
 
 
 def _on_purpose(error: ValueError) -> bool:
     """Whether plait itself raised it, to say what is wrong, as it does for names, weights and data that do not fit."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).parents and (frames[-1].line or "").startswith("raise ")
+    return (
+        bool(frames) and PACKAGE in Path(frames[-1].filename).parents and (frames[-1].line or "").startswith("raise ")
+    )
 
 
 def _usage(error: BaseException) -> str:
@@ -144,7 +157,9 @@ def _usage(error: BaseException) -> str:
     name = getattr(error, "option_name", None)
     if name and hasattr(error, "possibilities") and context:
         known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
-        close = get_close_matches(name.replace("_", "-").replace("--", "", 1), [k.removeprefix("--") for k in known], 1, 0.5)
+        close = get_close_matches(
+            name.replace("_", "-").replace("--", "", 1), [k.removeprefix("--") for k in known], 1, 0.5
+        )
         message = f"{path} has no option {name}." + (f" Did you mean --{close[0]}?" if close else "")
         return f"{message} `{path} --help` lists them."
     return f"{message}. See `{path} --help`."

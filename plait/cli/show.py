@@ -11,7 +11,9 @@ from plait.cli.output import Answer
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of `plait models`, a system (its default size), or a method.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A model of `plait models`, a system (its default size), or a method.")
+    ],
     json: Json = False,
 ) -> Answer:
     """Show one model or method, and its paper.
@@ -53,9 +55,15 @@ def show(
         ("roles", ", ".join(system.roles)),
         ("tasks", ", ".join(info.tasks)),
         ("sizes", sizes),
-        ("arguments", ", ".join(f"{k}={v!r}" for k, v in info.arguments.items()) or "none beside the class's own defaults"),
+        (
+            "arguments",
+            ", ".join(f"{k}={v!r}" for k, v in info.arguments.items()) or "none beside the class's own defaults",
+        ),
         ("parameters", f"{data['parameters']:,}"),
-        ("elsewhere", ", ".join(f"{peer}: {theirs}" for peer, theirs in info.references.items()) or "no peer publishes this size"),
+        (
+            "elsewhere",
+            ", ".join(f"{peer}: {theirs}" for peer, theirs in info.references.items()) or "no peer publishes this size",
+        ),
         ("weights", _weights(info.weights)),
         ("file", system.module.replace(".", "/") + ".py"),
         ("try", f'plait.create_model("{info.name}")'),
@@ -65,7 +73,13 @@ def show(
 
 
 def _method(method, json: bool) -> Answer:
-    data = {"name": method.name, "summary": method.summary, "options": method.options, "wraps": method.wraps, "module": method.module}
+    data = {
+        "name": method.name,
+        "summary": method.summary,
+        "options": method.options,
+        "wraps": method.wraps,
+        "module": method.module,
+    }
     if not json:
         result = "model" if method.wraps else "undo"
         print(method.summary.strip() + "\n")
@@ -81,6 +95,8 @@ def _method(method, json: bool) -> Answer:
 
 def _weights(row: dict) -> str:
     if "hub" not in row and "url" not in row:
-        return f"published without an address to fetch, licence {row['licence']}: load a file" if row else "none published"
+        return (
+            f"published without an address to fetch, licence {row['licence']}: load a file" if row else "none published"
+        )
     where = f"{row['hub']}, {row['file']}" if "hub" in row else row["url"]
     return f"{where}, licence {row['licence']}"

@@ -2,7 +2,8 @@
 
 "sdpa"   torch's fused kernels, the default.
 "eager"  plain products, scores in float32: slow, and the truth that the others are tested against.
-"flex"   torch's flex_attention: one kernel even for packed rows where the model is compiled, plain products where it is not.
+"flex"   torch's flex_attention: one kernel even for packed rows where the model is compiled, plain products where it is
+not.
          It has no dropout, and no gradients on the CPU: both raise.
 """
 
@@ -66,8 +67,8 @@ def attend(
     q (B, H, N, E), k (B, H, M, E), v (B, H, M, F) -> (B, H, N, F).
     keep: (B, M) or (B, N, M) bool, True = may attend. bias: additive, broadcastable to (B, H, N, M).
     causal: query n sees keys up to n + M - N. A query with nothing to attend to returns zeros.
-    lengths: the one row (B = 1) holds sequences of these lengths, each of which attends to itself only, at the cost of the sum of
-    their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
+    lengths: the one row (B = 1) holds sequences of these lengths, each of which attends to itself only, at the cost of
+    the sum of their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
     Raises ValueError where the arguments do not fit each other, or the chosen backend cannot honour one.
     """
     if lengths is not None:
@@ -123,10 +124,11 @@ SHORT = 384  # tokens
 
 
 def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or channels that do
-    not lie side by side, or gives a bias its gradient: what torch does instead takes longer, a quarter in the last case. And there the
-    backward pass of fused bfloat16 attention pays a fixed price for each head, which up to about 400 tokens is 1.3 to 10 times the whole
-    of plain attention (measured with AMX).
+    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or
+    channels that do
+    not lie side by side, or gives a bias its gradient: what torch does instead takes longer, a quarter in the last
+    case. And there the backward pass of fused bfloat16 attention pays a fixed price for each head, which up to about
+    400 tokens is 1.3 to 10 times the whole of plain attention (measured with AMX).
     """
     if q.device.type != "cpu":
         return False
@@ -147,7 +149,16 @@ def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | N
     return past if mask is None else mask & past
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, causal: bool, scale: float | None, dropout: float):
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
+):
     """Attention in the inputs' own precision, (B, H, N, F)."""
     mask = _past(q, k, mask, causal)
     scores = (q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT

@@ -24,16 +24,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        q, k, v = self.ask(t)
+        q, k, v = self.project(t)
         drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=t.keep, bias=mass(t), causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.put(x=self.tell(y))
+        y = attend(q, k, v, keep=t.keep, bias=log_weight(t), causal=self.causal, dropout=drop, lengths=t.lengths)
+        return t.replace(x=self.merge(y))
 
-    def ask(self, t: Tokens) -> tuple[Tensor, ...]:
+    def project(self, t: Tokens) -> tuple[Tensor, ...]:
         """Queries, keys and values of the tokens, each (B, H, N, E)."""
         return heads_of(self.qkv(t.x), 3, self.heads)
 
-    def tell(self, y: Tensor) -> Tensor:
+    def merge(self, y: Tensor) -> Tensor:
         """What each head gathered, (B, H, N, E) -> (B, N, D)."""
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -41,7 +41,9 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Queries from one stream (B, N, D), keys and values from another (B, M, C): -> Tokens (B, N, D)."""
 
-    def __init__(self, width: int, heads: int, *, context_width: int | None = None, qkv_bias: bool = True, dropout: float = 0.0):
+    def __init__(
+        self, width: int, heads: int, *, context_width: int | None = None, qkv_bias: bool = True, dropout: float = 0.0
+    ):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.dropout = heads, dropout
@@ -54,8 +56,8 @@ class CrossAttention(nn.Module):
         (q,) = heads_of(self.q(t.x), 1, self.heads)  # (B, H, N, E)
         k, v = heads_of(self.kv(context.x), 2, self.heads)  # each (B, H, M, E)
         drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=context.keep, bias=mass(context), dropout=drop)
-        return t.put(x=self.out(y.transpose(1, 2).flatten(2)))
+        y = attend(q, k, v, keep=context.keep, bias=log_weight(context), dropout=drop)
+        return t.replace(x=self.out(y.transpose(1, 2).flatten(2)))
 
 
 def heads_of(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
@@ -65,10 +67,12 @@ def heads_of(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
 
 def check_heads(width: int, heads: int) -> None:
     if width % heads:
-        raise ValueError(f"width {width} does not divide into {heads} heads: choose a number of heads that divides the width")
+        raise ValueError(
+            f"width {width} does not divide into {heads} heads: choose a number of heads that divides the width"
+        )
 
 
-def mass(t: Tokens) -> Tensor | None:
+def log_weight(t: Tokens) -> Tensor | None:
     """(B, 1, 1, N) additive bias log(weight): a token that stands for n source tokens is attended to n times."""
     return None if t.weight is None else t.weight.clamp(min=1e-6).log()[:, None, None, :]
 
@@ -90,14 +94,18 @@ class FeedForward(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x = self.up(t.x)
-        # The hidden layer is the largest tensor of a model: without a gradient, and with nobody watching, it is changed where it lies.
-        alone = type(self.act) is nn.GELU and not (torch.is_grad_enabled() or self.up._forward_hooks or self.act._forward_pre_hooks)
+        # The hidden layer is the largest tensor of a model: without a gradient, and with nobody watching, it is changed
+        # where it lies.
+        alone = type(self.act) is nn.GELU and not (
+            torch.is_grad_enabled() or self.up._forward_hooks or self.act._forward_pre_hooks
+        )
         x = torch.ops.aten.gelu_(x, approximate=self.act.approximate) if alone else self.act(x)
-        return t.put(x=self.down(self.drop(x)))
+        return t.replace(x=self.down(self.drop(x)))
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): drops the branch of whole samples while training, keeping its expectation."""
+    """Stochastic depth (arXiv:1603.09382): drops the branch of whole samples while training, keeping its
+    expectation."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -132,8 +140,8 @@ class Pre(nn.Module):
         self.norm, self.f, self.after = norm, f, after
 
     def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t.put(x=self.norm(t.x)), *context).x
-        return t.put(x=t.x + (y if self.after is None else self.after(y)))
+        y = self.f(t.replace(x=self.norm(t.x)), *context).x
+        return t.replace(x=t.x + (y if self.after is None else self.after(y)))
 
 
 class Post(nn.Module):
@@ -145,25 +153,27 @@ class Post(nn.Module):
 
     def forward(self, t: Tokens, *context: Tokens) -> Tokens:
         y = self.f(t, *context).x
-        return t.put(x=self.norm(t.x + (y if self.after is None else self.after(y))))
+        return t.replace(x=self.norm(t.x + (y if self.after is None else self.after(y))))
 
 
 class Block(nn.Module):
-    """One layer: `mix` among the tokens, optionally `look` at another stream, then `feed` each token.
+    """One layer: `mix` among the tokens, optionally `cross` to another stream, then `feed` each token.
 
     Each of the three is a residual step (`Pre` or `Post`).
     """
 
-    def __init__(self, mix: nn.Module, feed: nn.Module, look: nn.Module | None = None):
+    def __init__(self, mix: nn.Module, feed: nn.Module, cross: nn.Module | None = None):
         super().__init__()
-        self.mix, self.look, self.feed = mix, look, feed
+        self.mix, self.cross, self.feed = mix, cross, feed
 
     def forward(self, t: Tokens, context: Tokens | None = None) -> Tokens:
         t = self.mix(t)
-        if self.look is not None:
+        if self.cross is not None:
             if context is None:
-                raise ValueError("this block looks at another stream: got no context, expected Tokens as the second argument")
-            t = self.look(t, context)
+                raise ValueError(
+                    "this block looks at another stream: got no context, expected Tokens as the second argument"
+                )
+            t = self.cross(t, context)
         return self.feed(t)
 
 

@@ -1,7 +1,9 @@
 """What systems there are, read from their files' text: nothing is imported, so listing 300 systems needs no torch.
 
-A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is meant when
-none is named), SIZES (rows of constructor arguments) and WEIGHTS (per size: who else has this variant, where its weights lie).
+A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is
+meant when
+none is named), SIZES (rows of constructor arguments) and WEIGHTS (per size: who else has this variant, where its
+weights lie).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ ROLE_TASKS = {
     "embedder": ("classify", "regress", "retrieve", "match"),
     "fuser": ("classify", "regress", "match"),
     "transcriber": ("transcribe",),
-    "writer": ("caption",),
+    "generator": ("caption",),
 }
 TASKS = ("classify", "regress", "retrieve", "match", "transcribe", "caption")
 
@@ -77,7 +79,8 @@ class ModelInfo:
 
     @property
     def weights(self) -> dict:
-        """Where published weights lie: hub, file, source (their layout), licence, mean, std; empty where nobody publishes any."""
+        """Where published weights lie: hub, file, source (their layout), licence, mean, std; empty where nobody
+        publishes any."""
         return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
 
     @property
@@ -91,8 +94,11 @@ class ModelInfo:
         return sum(p.numel() for p in build(self.name).parameters())
 
 
-def list_models(pattern: str = "*", *, takes: Iterable[str] | None = None, task: str | None = None, toys: bool = False) -> list[str]:
-    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can do `task`."""
+def list_models(
+    pattern: str = "*", *, takes: Iterable[str] | None = None, task: str | None = None, toys: bool = False
+) -> list[str]:
+    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can
+    do `task`."""
     wanted = {takes} if isinstance(takes, str) else set(takes or ())
     return [
         f"{s.name}_{size}"
@@ -124,7 +130,8 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _bare(name: str) -> str:
-    """A peer's name without its publisher, its tag and its capitals: "timm/vit_tiny_patch16_224.augreg" is "vit_tiny_patch16_224"."""
+    """A peer's name without its publisher, its tag and its capitals: "timm/vit_tiny_patch16_224.augreg" is
+    "vit_tiny_patch16_224"."""
     return name.lower().rsplit("/", 1)[-1].split(".")[0]
 
 

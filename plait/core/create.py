@@ -21,8 +21,8 @@ def create_model(
 
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
     pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
-        size's weights row names, or in ours. Every key must fit; but where `num_classes` is given and the file's classifier is for
-        another number, or the file has none, the classifier starts anew.
+        size's weights row names, or in ours. Every key must fit; but where `num_classes` is given and the file's
+        classifier is for another number, or the file has none, the classifier starts anew.
     arguments: constructor arguments that override the size's own, such as num_classes=10.
 
     Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had.
@@ -55,8 +55,8 @@ def _find(info: ModelInfo, source: bool | str | Path) -> Path:
 def _published(info: ModelInfo, model: nn.Module, state: State, heads: tuple[str, ...]) -> tuple[nn.Module, State]:
     """The part of `model` that a file holds, and the file's tensors in our layout.
 
-    heads: the beginnings of the classifier's keys where the caller named its own number of classes. A classifier of another shape, or
-    none, is then left as `model` has it; everything else must fit.
+    heads: the beginnings of the classifier's keys where the caller named its own number of classes. A classifier of
+    another shape, or none, is then left as `model` has it; everything else must fit.
     """
     own = model.state_dict()
     body, said = ({k for k in keys if not k.startswith(heads)} for keys in (own, state))
@@ -89,5 +89,7 @@ def save_weights(model: nn.Module, source: str = "plait") -> State:
 def _rules(model: nn.Module, source: str):
     rules = getattr(sys.modules[type(model).__module__], "RULES", {})
     if source not in rules:
-        raise ValueError(f"{type(model).__name__} has no rules for the layout {source!r}: expected one of {', '.join(['plait', *rules])}")
+        raise ValueError(
+            f"{type(model).__name__} has no rules for the layout {source!r}: expected one of {', '.join(['plait', *rules])}"
+        )
     return rules[source]

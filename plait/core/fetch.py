@@ -15,7 +15,8 @@ SILENCE = 30  # seconds without an answer before a server counts as out of reach
 
 
 def hub_file(hub: str, file: str) -> Path:
-    """A file of a repository on the Hugging Face hub, from its cache or downloaded. Raises ValueError where it cannot be had."""
+    """A file of a repository on the Hugging Face hub, from its cache or downloaded. Raises ValueError where it cannot
+    be had."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -26,7 +27,8 @@ def hub_file(hub: str, file: str) -> Path:
 
 
 def url_file(url: str) -> Path:
-    """The file at `url`, from the folder `plait` of torch.hub's cache or downloaded there. Raises ValueError where it cannot be had.
+    """The file at `url`, from the folder `plait` of torch.hub's cache or downloaded there. Raises ValueError where it
+    cannot be had.
 
     It appears under its name only when it is whole.
     """
@@ -53,4 +55,6 @@ def url_file(url: str) -> Path:
 
 def _unreachable(url: str, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0]
-    return f"no weights from {url} ({reason}): without a network, bring the file here another way and give pretrained=PATH"
+    return (
+        f"no weights from {url} ({reason}): without a network, bring the file here another way and give pretrained=PATH"
+    )

@@ -20,11 +20,16 @@ def flex(
     dropout: float,
     lengths: tuple[int, ...] | None,
 ) -> Tensor:
-    """As `attend`, with `mask` (B, 1, 1 or N, M) bool. ValueError for dropout, and for gradients on the CPU: the kernel has neither."""
+    """As `attend`, with `mask` (B, 1, 1 or N, M) bool. ValueError for dropout, and for gradients on the CPU: the kernel
+    has neither."""
     if dropout:
-        raise ValueError(f"the flex backend has no dropout: got {dropout}, expected 0. Evaluate, or use the sdpa backend")
+        raise ValueError(
+            f"the flex backend has no dropout: got {dropout}, expected 0. Evaluate, or use the sdpa backend"
+        )
     if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise ValueError("the flex backend has no gradients on the CPU: call under torch.no_grad(), or train with the sdpa backend")
+        raise ValueError(
+            "the flex backend has no gradients on the CPU: call under torch.no_grad(), or train with the sdpa backend"
+        )
     shape = (*q.shape[:-1], k.shape[-2])  # (B, H, N, M)
     add = None if bias is None else bias.expand(shape)
 
@@ -35,7 +40,9 @@ def flex(
     return flex_attention(q, k, v, score_mod=None if add is None else score, block_mask=blocks, scale=scale)
 
 
-def _blocks(shape, mask: Tensor | None, causal: bool, lengths: tuple[int, ...] | None, device: torch.device) -> BlockMask | None:
+def _blocks(
+    shape, mask: Tensor | None, causal: bool, lengths: tuple[int, ...] | None, device: torch.device
+) -> BlockMask | None:
     """Which blocks of the map (B, H, N, M) hold anything to attend to; None where all may attend to all."""
     b, _, n, m = shape
     if mask is None and not causal and lengths is None:

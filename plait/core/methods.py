@@ -1,7 +1,9 @@
-"""What methods there are, read from their files' text: ways to change a finished model, taken off again without a trace.
+"""What methods there are, read from their files' text: ways to change a finished model, taken off again without a
+trace.
 
-`plait/methods/<room>/<name>.py` is the method `<name>`: its docstring names the paper, and its function `<name>(model, ...)` changes a
-model in place and returns the undo, or (annotated `-> nn.Module`) returns a model that wraps the given one.
+`plait/methods/<room>/<name>.py` is the method `<name>`: its docstring names the paper, and its function `<name>(model,
+...)` changes a model in place and returns the undo, or (annotated `-> nn.Module`) returns a model that wraps the given
+one.
 """
 
 from __future__ import annotations
@@ -55,17 +57,22 @@ def method_info(name: str) -> Method:
     if name in methods():
         return methods()[name]
     near = " or ".join(difflib.get_close_matches(name, methods(), 3, 0.5))
-    raise ValueError(f"no method is named {name!r}: {f'did you mean {near}?' if near else 'list_methods() names them all'}")
+    raise ValueError(
+        f"no method is named {name!r}: {f'did you mean {near}?' if near else 'list_methods() names them all'}"
+    )
 
 
 def apply_method(model: nn.Module, name: str, **options) -> Undo | nn.Module:
     """Apply the method `name` to `model`, in place. Returns the undo; of a method that wraps, the wrapping model.
 
-    Raises ValueError for an unknown method or option, and where the model has nothing that the method could change; it is then as it was.
+    Raises ValueError for an unknown method or option, and where the model has nothing that the method could change; it
+    is then as it was.
     """
     info = method_info(name)
     if unknown := options.keys() - info.options.keys():
-        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}: its options are {', '.join(info.options) or 'none'}")
+        raise ValueError(
+            f"{name} has no option {', '.join(sorted(unknown))}: its options are {', '.join(info.options) or 'none'}"
+        )
     return getattr(importlib.import_module(info.module), name)(model, **options)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention
-from plait.core.init import complete
+from plait.core.init import initialise_new
 
 Undo = Callable[[], None]
 
@@ -28,24 +28,36 @@ def freeze(module: nn.Module) -> Undo:
     return undo
 
 
-def swap(model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module | None], *, seed: int = 0) -> Undo:
+def swap(
+    model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module | None], *, seed: int = 0
+) -> Undo:
     """Put `make(old)` where a module of the type `kind` (not of a subclass) stands, at every such place in `model`.
 
-    make: is called with the old module, on the meta device: layers that it builds are initialised here, from `seed` and by the model's
-        scheme, on the old module's device; old layers that it hands on keep their weights. None leaves the old module where it is.
-    Returns the undo, which puts the old modules back. Raises ValueError, with `model` as it was, where there is nothing to swap.
+    make: is called with the old module, on the meta device: layers that it builds are initialised here, from `seed` and
+    by the model's
+        scheme, on the old module's device; old layers that it hands on keep their weights. None leaves the old module
+        where it is.
+    Returns the undo, which puts the old modules back. Raises ValueError, with `model` as it was, where there is nothing
+    to swap.
     """
-    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children() if type(child) is kind]
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is kind
+    ]
     swapped = []
     for parent, name, old in places:
         with torch.device("meta"):
             new = make(old)
         if new is not None:
             device = next((t.device for t in [*old.parameters(), *model.parameters()]), torch.device("cpu"))
-            complete(new, scheme=getattr(model, "scheme", {}), seed=seed + len(swapped), device=device)
+            initialise_new(new, scheme=getattr(model, "scheme", {}), seed=seed + len(swapped), device=device)
             swapped.append((parent, name, old, new.train(old.training)))
     if not swapped:
-        raise ValueError(f"{type(model).__name__} has no {kind.__name__} that could be changed: choose a model that is made of them")
+        raise ValueError(
+            f"{type(model).__name__} has no {kind.__name__} that could be changed: choose a model that is made of them"
+        )
     for parent, name, _, new in swapped:
         setattr(parent, name, new)
 
@@ -57,7 +69,8 @@ def swap(model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn
 
 
 def swap_attention(model: nn.Module, make: Callable[[Attention], nn.Module], why: str) -> Undo:
-    """`swap` every self-attention by one in which all tokens hear each other. Raises ValueError also for a causal one, saying `why` not."""
+    """`swap` every self-attention by one in which all tokens hear each other. Raises ValueError also for a causal one,
+    saying `why` not."""
 
     def checked(attention: Attention) -> nn.Module:
         if attention.causal:
@@ -88,13 +101,16 @@ def together(changes: Iterable[Callable[[], Undo]]) -> Undo:
 def fold_norms(model: nn.Module) -> nn.Module:
     """Fold batch norms into their neighbours and branches into one, in place: the same answers in evaluation, sooner.
 
-    In every `nn.Sequential` a batch norm goes into the convolution or linear layer before it, or into the linear layer after it. A module
-    whose parts are arranged otherwise says itself what it becomes: `fold()` returns the module that replaces it, and is called when its
-    children are folded already.
+    In every `nn.Sequential` a batch norm goes into the convolution or linear layer before it, or into the linear layer
+    after it. A module
+    whose parts are arranged otherwise says itself what it becomes: `fold()` returns the module that replaces it, and is
+    called when its children are folded already.
     Returns the model. Not to be trained or undone: raises ValueError for a model in training mode.
     """
     if model.training:
-        raise ValueError("got a model in training mode, whose batch norms follow each batch: call model.eval() before folding its norms")
+        raise ValueError(
+            "got a model in training mode, whose batch norms follow each batch: call model.eval() before folding its norms"
+        )
     for name, child in list(model.named_children()):
         setattr(model, name, fold_norms(child))
     if hasattr(model, "fold"):
@@ -138,12 +154,15 @@ def fold_before(norm: nn.Module, layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn
 
 
 def with_weights(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> nn.Conv2d | nn.Linear:
-    """A layer as `layer` is, with these weights; a convolution's kernel may have another size, its padding keeps the places."""
+    """A layer as `layer` is, with these weights; a convolution's kernel may have another size, its padding keeps the
+    places."""
     if isinstance(layer, nn.Linear):
         new = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     else:
         kernel = tuple(weight.shape[2:])
         padding = tuple(p + (k - old) // 2 for p, k, old in zip(layer.padding, kernel, layer.kernel_size))
-        new = nn.Conv2d(layer.in_channels, len(weight), kernel, layer.stride, padding, layer.dilation, layer.groups, device="meta")
+        new = nn.Conv2d(
+            layer.in_channels, len(weight), kernel, layer.stride, padding, layer.dilation, layer.groups, device="meta"
+        )
     new.weight, new.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)
     return new.eval()

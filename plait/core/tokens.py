@@ -14,10 +14,11 @@ class Tokens(NamedTuple):
     x       (B, N, D) features
     keep    (B, N) bool, True = real; None: all are real
     pos     (B, N, ...) or (N, ...) coordinates of the tokens; None: not known
-    grid    (rows, columns) of the tokens after the first `head`; None: no grid
+    grid    (rows, columns) of the tokens after the first `prefix`; None: no grid
     weight  (B, N) how many source tokens each one stands for; None: one each
-    head    count of leading special tokens (class, distillation, register)
-    lengths of the sequences that lie one after another in the only row (B = 1), see `core/packing.py`; None: a sequence a row
+    prefix  count of leading special tokens (class, distillation, register)
+    lengths of the sequences that lie one after another in the only row (B = 1), see `core/packing.py`; None: a sequence
+    a row
     """
 
     x: Tensor
@@ -25,16 +26,16 @@ class Tokens(NamedTuple):
     pos: Tensor | None = None
     grid: tuple[int, int] | None = None
     weight: Tensor | None = None
-    head: int = 0
+    prefix: int = 0
     lengths: tuple[int, ...] | None = None
 
-    def put(self, **changes) -> Tokens:
+    def replace(self, **changes) -> Tokens:
         """A copy with some fields replaced; parts return this and never mutate."""
         return self._replace(**changes)
 
     def body(self) -> Tensor:
-        """(B, N - head, D): the tokens that are not special."""
-        return self.x[:, self.head :] if self.head else self.x
+        """(B, N - prefix, D): the tokens that are not special."""
+        return self.x[:, self.prefix :] if self.prefix else self.x
 
 
 def prepend(special: Tensor, tokens: Tokens) -> Tokens:
@@ -47,7 +48,7 @@ def prepend(special: Tensor, tokens: Tokens) -> Tokens:
         keep = torch.cat([keep.new_ones(batch, count), keep], 1)
     if weight is not None:
         weight = torch.cat([weight.new_ones(batch, count), weight], 1)
-    return tokens.put(x=x, keep=keep, weight=weight, pos=None, head=tokens.head + count)
+    return tokens.replace(x=x, keep=keep, weight=weight, pos=None, prefix=tokens.prefix + count)
 
 
 def join(*streams: Tokens) -> Tokens:
@@ -63,22 +64,27 @@ def join(*streams: Tokens) -> Tokens:
 def unpacked(*streams: Tokens) -> None:
     """Raise ValueError for a packed row, where a step would mix its sequences."""
     if any(t.lengths is not None for t in streams):
-        raise ValueError("got a packed row of several sequences, expected one sequence a row: unpack it first (plait.core.packing)")
+        raise ValueError(
+            "got a packed row of several sequences, expected one sequence a row: unpack it first (plait.core.packing)"
+        )
 
 
 def mean(tokens: Tokens) -> Tensor:
-    """(B, D): the mean of the real tokens that are not special, by their weights; zeros where none is real. Of a packed row, (count, D)."""
+    """(B, D): the mean of the real tokens that are not special, by their weights; zeros where none is real. Of a packed
+    row, (count, D)."""
     if tokens.lengths is not None:
-        if tokens.head or tokens.keep is not None or tokens.weight is not None:
-            raise ValueError("got a packed row with special tokens, a mask or weights, expected bare sequences: unpack it first")
+        if tokens.prefix or tokens.keep is not None or tokens.weight is not None:
+            raise ValueError(
+                "got a packed row with special tokens, a mask or weights, expected bare sequences: unpack it first"
+            )
         return torch.stack([mean(Tokens(x)) for x in tokens.x.split(tokens.lengths, 1)], 1)[0]
     x = tokens.body()
     if tokens.keep is None and tokens.weight is None:
         return x.mean(1)
     share = x.new_ones(x.shape[:2])
     if tokens.keep is not None:
-        share = share * tokens.keep[:, tokens.head :]
-        x = x.masked_fill(~tokens.keep[:, tokens.head :, None], 0.0)  # garbage, even NaN, must not leak
+        share = share * tokens.keep[:, tokens.prefix :]
+        x = x.masked_fill(~tokens.keep[:, tokens.prefix :, None], 0.0)  # garbage, even NaN, must not leak
     if tokens.weight is not None:
-        share = share * tokens.weight[:, tokens.head :]
+        share = share * tokens.weight[:, tokens.prefix :]
     return (x * share[..., None]).sum(1) / share.sum(1, keepdim=True).clamp(min=1e-6)

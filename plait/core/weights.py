@@ -56,7 +56,9 @@ def Transpose(public: str, ours: str) -> Rule:
 
 def View(public: str, ours: str, shape: Sequence[int], public_shape: Sequence[int]) -> Rule:
     """The same numbers in another shape: `shape` here, `public_shape` there; -1 as in Tensor.reshape."""
-    return Rule((public,), (ours,), lambda ts: [ts[0].reshape(tuple(shape))], lambda ts: [ts[0].reshape(tuple(public_shape))])
+    return Rule(
+        (public,), (ours,), lambda ts: [ts[0].reshape(tuple(shape))], lambda ts: [ts[0].reshape(tuple(public_shape))]
+    )
 
 
 def Lift(public: str, ours: str) -> Rule:
@@ -67,13 +69,16 @@ def Lift(public: str, ours: str) -> Rule:
 def Tied(public: Sequence[str], ours: str) -> Rule:
     """One tensor of ours that the public layout holds under several names; ValueError where they differ.
 
-    Where the first name is missing the rule does not apply, so that a `Rename` of another one after it reads files without the copy.
+    Where the first name is missing the rule does not apply, so that a `Rename` of another one after it reads files
+    without the copy.
     """
 
     def one(tensors: list[Tensor]) -> list[Tensor]:
         first = tensors[0]
         if any(t.shape != first.shape or not (t.is_meta or torch.equal(t, first)) for t in tensors):
-            raise ValueError(f"{' and '.join(public)} differ: expected one tensor under all these names, tie them before loading")
+            raise ValueError(
+                f"{' and '.join(public)} differ: expected one tensor under all these names, tie them before loading"
+            )
         return tensors[:1]
 
     return Rule(tuple(public), (ours,), one, lambda ts: [ts[0].clone() for _ in public])
@@ -100,7 +105,9 @@ def convert(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> St
             keys = [_fill(s, found) for s in sources]
             if missing := [k for k in keys if k not in left]:
                 raise ValueError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")
-            for name, tensor in zip([_fill(t, found) for t in targets], change([left.pop(k) for k in keys]), strict=bool(targets)):
+            for name, tensor in zip(
+                [_fill(t, found) for t in targets], change([left.pop(k) for k in keys]), strict=bool(targets)
+            ):
                 if name in done:
                     raise ValueError(f"two sources for {name}: the last was {key}")
                 done[name] = tensor
@@ -149,7 +156,8 @@ def load_strict(model: nn.Module, state: State) -> None:
 
 
 def read_state(path: str | Path) -> State:
-    """Tensors of a file: safetensors, or a pickle of which only tensors and plain containers are read, so that no code runs.
+    """Tensors of a file: safetensors, or a pickle of which only tensors and plain containers are read, so that no code
+    runs.
 
     Raises ValueError for a file that is not there, is damaged, or holds anything else.
     """
@@ -168,10 +176,14 @@ def read_state(path: str | Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}") from error
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}"
+        ) from error
     for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'")
+        raise ValueError(
+            f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'"
+        )
     return state

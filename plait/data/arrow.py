@@ -15,7 +15,8 @@ from plait.errors import DataError
 
 
 def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
-    """Cells of mixed types as one Arrow column: mixed scalars become text, mixed paths and bytes become {bytes, path}."""
+    """Cells of mixed types as one Arrow column: mixed scalars become text, mixed paths and bytes become {bytes,
+    path}."""
     if isinstance(values, pa.ChunkedArray):
         return values
     if isinstance(values, pa.Array):
@@ -48,7 +49,10 @@ def _plain(cell: Any) -> Any:
 
 def _mixed(name: str, cells: list) -> pa.Array:
     if any(isinstance(c, bytes) for c in cells) and all(c is None or isinstance(c, (bytes, str)) for c in cells):
-        both = [None if c is None else {"bytes": c, "path": None} if isinstance(c, bytes) else {"bytes": None, "path": c} for c in cells]
+        both = [
+            None if c is None else {"bytes": c, "path": None} if isinstance(c, bytes) else {"bytes": None, "path": c}
+            for c in cells
+        ]
         return pa.array(both, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     try:
         return pa.array([None if c is None else as_text(c) for c in cells], pa.string())
@@ -70,7 +74,8 @@ def as_text(cell: Any) -> str:
 
 
 def plain_table(data: pa.Table) -> pa.Table:
-    """The table with plain columns: no dictionaries, extensions, views, decimals or nested cells other than vectors and media."""
+    """The table with plain columns: no dictionaries, extensions, views, decimals or nested cells other than vectors and
+    media."""
     columns = [_plain_column(name, data.column(name)) for name in data.column_names]
     return pa.Table.from_arrays(columns, names=[str(n) for n in data.column_names])
 
@@ -109,7 +114,8 @@ def _plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dates and times as microseconds in UTC; a column that leaves the years 1 to 9999 as the whole numbers that it holds."""
+    """Dates and times as microseconds in UTC; a column that leaves the years 1 to 9999 as the whole numbers that it
+    holds."""
     kind = column.type
     days = pa.types.is_date32(kind)
     unit = 86400 if days else {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[getattr(kind, "unit", "ms")]
@@ -121,7 +127,9 @@ def _plain_moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_json(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([None if c is None else as_text(_safe(c)) for c in column.to_pylist()], pa.string())])
+    return pa.chunked_array(
+        [pa.array([None if c is None else as_text(_safe(c)) for c in column.to_pylist()], pa.string())]
+    )
 
 
 def _as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -133,7 +141,8 @@ def _safe(cell: Any) -> Any:
 
 
 def _unwrap_media(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A `datasets` media column {bytes, path}: bytes where all cells have bytes, paths where none has, else the struct itself."""
+    """A `datasets` media column {bytes, path}: bytes where all cells have bytes, paths where none has, else the struct
+    itself."""
     fields = [column.type.field(i).name for i in range(column.type.num_fields)]
     data = pc.struct_field(column, fields.index("bytes"))
     if "path" not in fields:

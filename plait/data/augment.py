@@ -12,12 +12,14 @@ from plait.data.schema import Schema
 PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
 
-def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: float = 1.0, *, whole: bool = False) -> dict:
+def augment(
+    batch: dict, schema: Schema, generator: torch.Generator, strength: float = 1.0, *, whole: bool = False
+) -> dict:
     """A changed copy of a batch; the tensors of the given one stay as they are.
 
-    Pictures are shifted, scaled, stretched, turned, recoloured and partly erased (and mirrored if larger than 64 pixels both ways);
-    sounds are shifted, made louder or softer, and get noise; a few tokens of texts become [MASK] (or [UNK]). Blanks stay blanks, and
-    `keep` and `present` stay true. `strength` 0 changes nothing, 1 is usual.
+    Pictures are shifted, scaled, stretched, turned, recoloured and partly erased (and mirrored if larger than 64 pixels
+    both ways); sounds are shifted, made louder or softer, and get noise; a few tokens of texts become [MASK] (or
+    [UNK]). Blanks stay blanks, and `keep` and `present` stay true. `strength` 0 changes nothing, 1 is usual.
 
     Args:
         generator: on the CPU; it alone decides what happens.
@@ -33,9 +35,13 @@ def augment(batch: dict, schema: Schema, generator: torch.Generator, strength: f
             continue
         x, present = batch[slot.name], batch["present"][slot.name]
         if slot.kind == "image":
-            out[slot.name] = augment_images(x, generator, strength, mirror=min(x.shape[-2:]) > PHOTO) * present[:, None, None, None]
+            out[slot.name] = (
+                augment_images(x, generator, strength, mirror=min(x.shape[-2:]) > PHOTO) * present[:, None, None, None]
+            )
         elif slot.kind == "audio":
-            out[slot.name] = augment_sounds(x, batch["keep"][slot.name], generator, strength, shift=0.0 if whole else 0.05)
+            out[slot.name] = augment_sounds(
+                x, batch["keep"][slot.name], generator, strength, shift=0.0 if whole else 0.05
+            )
         elif slot.kind == "text":
             out[slot.name] = drop_tokens(x, batch["keep"][slot.name], schema.shape(slot.name), generator, strength)
     return out
@@ -68,14 +74,18 @@ def augment_images(x: torch.Tensor, generator: torch.Generator, strength: float,
     erased = (spread(b) + 1) / 2 < min(0.25 * strength, 0.5)
     ys = (torch.arange(h).to(x) + 0.5) / h
     xs = (torch.arange(w).to(x) + 0.5) / w
-    within = ((ys - middle[:, :1]).abs() < side[:, :1])[:, :, None] & ((xs - middle[:, 1:]).abs() < side[:, 1:])[:, None, :]  # (B, H, W)
+    # (B, H, W)
+    within = ((ys - middle[:, :1]).abs() < side[:, :1])[:, :, None] & ((xs - middle[:, 1:]).abs() < side[:, 1:])[
+        :, None, :
+    ]
     return torch.where((within & erased[:, None, None])[:, None], 0.5, x)
 
 
 def augment_sounds(
     x: torch.Tensor, keep: torch.Tensor, generator: torch.Generator, strength: float, shift: float = 0.05
 ) -> torch.Tensor:
-    """(B, S) in [-1, 1] -> the same shape and range; what is shifted in is silence, and nothing is written into the padding.
+    """(B, S) in [-1, 1] -> the same shape and range; what is shifted in is silence, and nothing is written into the
+    padding.
 
     shift: the largest share of its length that a sound is moved at strength 1."""
     b, s = x.shape
@@ -92,7 +102,9 @@ def augment_sounds(
     return torch.where(keep, changed, 0.0).clamp(-1, 1)
 
 
-def drop_tokens(x: torch.Tensor, keep: torch.Tensor, shape: dict, generator: torch.Generator, strength: float) -> torch.Tensor:
+def drop_tokens(
+    x: torch.Tensor, keep: torch.Tensor, shape: dict, generator: torch.Generator, strength: float
+) -> torch.Tensor:
     """(B, N) ids -> a tenth of the ordinary tokens become [MASK], or [UNK] where the tokenizer has no mask."""
     blank = shape["mask"] if shape["mask"] is not None else shape["unk"]
     if blank is None:

@@ -1,4 +1,5 @@
-"""What to know of a table before training: kinds, gaps, broken cells, repetitions and columns that give the answer away."""
+"""What to know of a table before training: kinds, gaps, broken cells, repetitions and columns that give the answer
+away."""
 
 from __future__ import annotations
 
@@ -24,9 +25,10 @@ FEWEST = 10  # rows below which nothing is said about leaks
 def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
     """A report as plain data.
 
-    Keys: `rows`; `columns` (name, kind, use, slot, why, examples, missing, bad {reason: cells}, repeated, notes {remark: cells},
-    constant); `repeated_rows` (rows whose inputs equal those of an earlier row); `absent` (input columns that the table lacks);
-    `bad_cells`; `leaks` (column, target, sentence, read: whether the model would read what gives the answer away).
+    Keys: `rows`; `columns` (name, kind, use, slot, why, examples, missing, bad {reason: cells}, repeated, notes
+    {remark: cells}, constant); `repeated_rows` (rows whose inputs equal those of an earlier row); `absent` (input
+    columns that the table lacks); `bad_cells`; `leaks` (column, target, sentence, read: whether the model would read
+    what gives the answer away).
     """
     rows.scan()
     slots = {d["name"]: d["slot"] for d in schema.describe()}
@@ -54,7 +56,8 @@ def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str)
         "slot": slot,
         "why": column.why,
         "examples": [_shown(c) for c in filled.slice(0, 3).to_pylist()],
-        "missing": int(cells.null_count) + sum(n for remark, n in rows.notes.get(column.name, {}).items() if remark.startswith("empty")),
+        "missing": int(cells.null_count)
+        + sum(n for remark, n in rows.notes.get(column.name, {}).items() if remark.startswith("empty")),
         "bad": rows.bad.by_reason(column.name),
         "repeated": len(filled) - different if own else 0,
         "notes": rows.notes.get(column.name, {}),
@@ -83,7 +86,9 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
             if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
                 said = _names_answer(name, cells.to_pylist(), target, texts, media)
         elif column.kind != "vector":
-            said = _copies(name, cells, target, texts) or _correlates(name, cells, column, schema.column(target), answer)
+            said = _copies(name, cells, target, texts) or _correlates(
+                name, cells, column, schema.column(target), answer
+            )
             said = said or _determines(name, cells, target, texts)
         if said:
             found.append({"column": name, "target": target, "sentence": said, "read": not media})
@@ -104,7 +109,9 @@ def _copies(name: str, cells: pa.ChunkedArray, target: str, texts: np.ndarray) -
     return f"{name!r} is a copy of the target {target!r}: the two are equal in {same:,} of {len(a):,} rows."
 
 
-def _correlates(name: str, cells: pa.ChunkedArray, column: Column, answer: Column, target: pa.ChunkedArray) -> str | None:
+def _correlates(
+    name: str, cells: pa.ChunkedArray, column: Column, answer: Column, target: pa.ChunkedArray
+) -> str | None:
     if column.kind != "number" or answer.kind != "number":
         return None
     style = "plain" if pa.types.is_string(target.type) or pa.types.is_large_string(target.type) else None
@@ -113,7 +120,11 @@ def _correlates(name: str, cells: pa.ChunkedArray, column: Column, answer: Colum
     if len(x) < FEWEST or x.std() == 0 or y.std() == 0:
         return None
     r = float(np.corrcoef(x, y)[0, 1])
-    return f"{name!r} and the target {answer.name!r} are the same number up to scale (correlation {r:.4f})." if abs(r) > NEAR else None
+    return (
+        f"{name!r} and the target {answer.name!r} are the same number up to scale (correlation {r:.4f})."
+        if abs(r) > NEAR
+        else None
+    )
 
 
 def _determines(name: str, cells: pa.ChunkedArray, target: str, texts: np.ndarray) -> str | None:

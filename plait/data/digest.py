@@ -1,4 +1,5 @@
-"""Content digests of rows and media, so that splits and duplicates go by what cells hold and not by where they stand."""
+"""Content digests of rows and media, so that splits and duplicates go by what cells hold and not by where they
+stand."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _known: WeakKeyDictionary[Table, dict] = WeakKeyDictionary()  # reading every fi
 def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
     """One 16-byte digest per cell of a column (n,), dtype object; b"" where the cell is null.
 
-    Media are digested by their bytes, whether they lie in the table or in files; a path that cannot be read by the path itself.
+    Media are digested by their bytes, whether they lie in the table or in files; a path that cannot be read by the path
+    itself.
     """
     column = schema.column(name)
     media = KINDS[column.kind].media
@@ -49,7 +51,9 @@ def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
 
 def _texts(cells: pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type):
-        return [None if c is None else _digest(c).hex() if isinstance(c, bytes) else as_text(c) for c in cells.to_pylist()]
+        return [
+            None if c is None else _digest(c).hex() if isinstance(c, bytes) else as_text(c) for c in cells.to_pylist()
+        ]
     return column_text(cells).to_pylist()
 
 

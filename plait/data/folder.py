@@ -6,15 +6,32 @@ from pathlib import Path
 
 from plait.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".ico")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".ico",
+)
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 
 
 def folder_columns(folder: Path) -> dict[str, list[str]]:
-    """`image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders above."""
+    """`image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders
+    above."""
     files = sorted(
-        p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)
     )
     media = {
         "image": [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES],

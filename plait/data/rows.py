@@ -26,7 +26,8 @@ CHUNK = 64  # rows per piece of work of a decoding thread
 
 
 class BadCells:
-    """The cells that hold something unusable: row, column, kind, reason, and the value's beginning. Each cell is listed once."""
+    """The cells that hold something unusable: row, column, kind, reason, and the value's beginning. Each cell is listed
+    once."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[int, str], tuple[str, str, str]] = {}
@@ -54,10 +55,17 @@ class BadCells:
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, path: str | Path) -> Path:
-        """Write all of them as Parquet (row, column, kind, reason, value), also when there are none. Replaces the file in one step."""
+        """Write all of them as Parquet (row, column, kind, reason, value), also when there are none. Replaces the file
+        in one step."""
         keys = sorted(self.cells)
         lines = [(*key, *self.cells[key]) for key in keys]
-        types = [("row", pa.int64()), ("column", pa.string()), ("kind", pa.string()), ("reason", pa.string()), ("value", pa.string())]
+        types = [
+            ("row", pa.int64()),
+            ("column", pa.string()),
+            ("kind", pa.string()),
+            ("reason", pa.string()),
+            ("value", pa.string()),
+        ]
         arrays = [pa.array([line[i] for line in lines], kind) for i, (_, kind) in enumerate(types)]
         table = pa.Table.from_arrays(arrays, names=[name for name, _ in types])
         return write_whole(path, lambda part: pa.parquet.write_table(table, part))
@@ -66,15 +74,18 @@ class BadCells:
 class Rows:
     """The rows of a table as batches.
 
-    `scan` decodes and encodes every input cell once and keeps the results, while they fit in `cache_bytes`; media that do not fit
-    are decoded again when a batch wants them. Row i of a batch is always row index[i] of the table: a missing or bad cell gives a
-    blank and `present` False, never another row's data.
+    `scan` decodes and encodes every input cell once and keeps the results, while they fit in `cache_bytes`; media that
+    do not fit are decoded again when a batch wants them. Row i of a batch is always row index[i] of the table: a
+    missing or bad cell gives a blank and `present` False, never another row's data.
 
-    Input columns that the table lacks count as missing in every row and are named in `absent`; a table that lacks all of them is a
+    Input columns that the table lacks count as missing in every row and are named in `absent`; a table that lacks all
+    of them is a
     DataError. `bad` lists the bad cells, `notes` counts remarks per column ("too long", "empty text", "never seen").
     """
 
-    def __init__(self, table: Table, schema: Schema, *, allow_outside: bool = False, cache_bytes: int = 4 << 30, workers: int = 2):
+    def __init__(
+        self, table: Table, schema: Schema, *, allow_outside: bool = False, cache_bytes: int = 4 << 30, workers: int = 2
+    ):
         self.table, self.schema = table, schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
         self.allow_outside = allow_outside or schema.allow_outside
@@ -99,7 +110,8 @@ class Rows:
         return {name: dict(place.notes) for name, place in self.places.items() if place.notes}
 
     def scan(self, progress: Callable[[int, int], None] | None = None) -> Rows:
-        """Decode and encode every input cell once. `progress(done, total)` counts cells. Returns itself; a second scan does nothing."""
+        """Decode and encode every input cell once. `progress(done, total)` counts cells. Returns itself; a second scan
+        does nothing."""
         if self._scanned:
             return self
         total, done = len(self) * len(self.schema.inputs), 0
@@ -125,12 +137,15 @@ class Rows:
         return {slot.name: self._present[slot.name].copy() for slot in self.schema.slots}
 
     def batch(self, index: np.ndarray) -> dict:
-        """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and "present"."""
+        """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and
+        "present"."""
         self.scan()
         index = np.asarray(index, dtype=np.int64)
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
             raise IndexError(
-                f"row numbers must lie in 0..{len(self) - 1}, got {index.min()}..{index.max()}." if index.ndim == 1 else "expected (B,)"
+                f"row numbers must lie in 0..{len(self) - 1}, got {index.min()}..{index.max()}."
+                if index.ndim == 1
+                else "expected (B,)"
             )
         batch: dict = {"row": torch.from_numpy(index.copy()), "keep": {}, "present": {}}
         rows = batch["row"]
@@ -168,11 +183,15 @@ class Rows:
             parts.append(found.values)
             reals.append(np.repeat(found.real[:, None], width, axis=1))
         values, real = np.concatenate(parts, 1), np.concatenate(reals, 1)
-        self._shared[slot] = (torch.from_numpy(np.ascontiguousarray(values)), torch.from_numpy(np.ascontiguousarray(real)))
+        self._shared[slot] = (
+            torch.from_numpy(np.ascontiguousarray(values)),
+            torch.from_numpy(np.ascontiguousarray(real)),
+        )
         self._present[slot] = real.any(1)
 
     def _encode_own(self, slot: str, name: str, room: int, step: Callable[[int], None] | None) -> Any:
-        """Fill a store with a column's cells, or return None where it would not fit; every cell is decoded either way."""
+        """Fill a store with a column's cells, or return None where it would not fit; every cell is decoded either
+        way."""
         column = self.schema.column(name)
         kind, place = KINDS[column.kind], self.places[name]
         present = np.zeros(len(self), bool)
@@ -193,7 +212,7 @@ class Rows:
                         continue
                     present[row] = True
                     if keep.is_set():
-                        store.put(row, encoded)
+                        store.replace(row, encoded)
                         if store.nbytes > room:
                             keep.clear()
                 return start
@@ -218,8 +237,11 @@ class Rows:
             self.bad.add(row, name, column.kind, str(reason), cell)
         return None
 
-    def _decode(self, name: str, index: np.ndarray, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """The cells of some rows, decoded now. A cell that has gone bad since the scan is listed and becomes a blank."""
+    def _decode(
+        self, name: str, index: np.ndarray, present: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """The cells of some rows, decoded now. A cell that has gone bad since the scan is listed and becomes a
+        blank."""
         column = self.schema.column(name)
         kind, cells = KINDS[column.kind], self.table.column(name) if name not in self.absent else None
         place = Place(self.table.root, self.allow_outside)  # remarks were counted by the scan
@@ -232,7 +254,7 @@ class Rows:
             if encoded is None:
                 present[at] = False
             else:
-                store.put(at, encoded)
+                store.replace(at, encoded)
 
         for _ in self._map(work, wanted.tolist(), kind.media):
             pass

@@ -24,17 +24,20 @@ UNSEEN = ("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "De
 def glyphs(folder: str | Path, *, seed: int = 0) -> Path:
     """Write `glyphs.parquet` into `folder` and return its path.
 
-    One row per character and typeface: image (32 x 32 gray PNG), text (the Unicode name, lower case), character, typeface, split and same.
+    One row per character and typeface: image (32 x 32 gray PNG), text (the Unicode name, lower case), character,
+    typeface, split and same.
     The characters are those that all twelve DejaVu typefaces have, that have a name, and that leave ink.
 
-    split: "characters" is a tenth of the characters, in the eight seen typefaces; "typefaces" is the seen characters in the four
-    monospaced, unseen typefaces; the other rows are "val" (a tenth) and "train".
-    same: rows of one split and typeface with this number in common have the same pixels (Latin, Greek and Cyrillic A), so that
-    none of them can be called wrong where another is right.
+    split: "characters" is a tenth of the characters, in the eight seen typefaces; "typefaces" is the seen characters in
+    the four monospaced, unseen typefaces; the other rows are "val" (a tenth) and "train".
+    same: rows of one split and typeface with this number in common have the same pixels (Latin, Greek and Cyrillic A),
+    so that none of them can be called wrong where another is right.
     """
     fonts = _fonts()
     faces = {name: ImageFont.truetype(str(path), FONT) for name, path in fonts.items()}
-    characters = [c for c in _common(fonts) if unicodedata.name(chr(c), "") and unicodedata.category(chr(c))[0] not in "CMZ"]
+    characters = [
+        c for c in _common(fonts) if unicodedata.name(chr(c), "") and unicodedata.category(chr(c))[0] not in "CMZ"
+    ]
     drawn = {name: {c: _draw(chr(c), face) for c in characters} for name, face in faces.items()}
     characters = [c for c in characters if all(drawn[name][c].any() for name in faces)]
     ranked = sorted(characters, key=lambda c: blake2b(f"{seed} {c}".encode(), digest_size=8).digest())

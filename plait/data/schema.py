@@ -1,4 +1,5 @@
-"""The schema: which kind every column is and why, what it is used for, what was learnt of it, and which slot of the model it feeds."""
+"""The schema: which kind every column is and why, what it is used for, what was learnt of it, and which slot of the
+model it feeds."""
 
 from __future__ import annotations
 
@@ -91,8 +92,9 @@ class Schema:
     ) -> Schema:
         """Guess the kind and the use of every column.
 
-        Columns without a single value, constant columns, row numbers, uuids and all-different strings that are neither text nor media
-        are ignored, with the reason in `why`. `kinds` and `inputs` override that, except for a column without a single value.
+        Columns without a single value, constant columns, row numbers, uuids and all-different strings that are neither
+        text nor media are ignored, with the reason in `why`. `kinds` and `inputs` override that, except for a column
+        without a single value.
 
         Args:
             kinds: {column: kind}, overriding the guess.
@@ -141,16 +143,31 @@ class Schema:
             tokenizer_file: a published tokenizer.json to use instead of learning one.
             longest: the share of the sounds that are to be read whole.
         """
-        size = [image_size, image_size] if isinstance(image_size, int) else list(image_size) if image_size is not None else None
+        size = (
+            [image_size, image_size]
+            if isinstance(image_size, int)
+            else list(image_size)
+            if image_size is not None
+            else None
+        )
         options = FitOptions(
-            Place(table.root, self.allow_outside), size, max_tokens, vocab, str(tokenizer_file) if tokenizer_file else None, longest
+            Place(table.root, self.allow_outside),
+            size,
+            max_tokens,
+            vocab,
+            str(tokenizer_file) if tokenizer_file else None,
+            longest,
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
         for column in self.used("input"):
             kind, cells = KINDS[column.kind], table.column(column.name)
-            some = rows[np.unique(np.linspace(0, len(rows) - 1, num=min(len(rows), 4000)).astype(np.int64))] if kind.media else rows
+            some = (
+                rows[np.unique(np.linspace(0, len(rows) - 1, num=min(len(rows), 4000)).astype(np.int64))]
+                if kind.media
+                else rows
+            )
             column.params = kind.fit(cells.take(pa.array(some)), options)
         return self
 
@@ -192,10 +209,15 @@ class Schema:
     def describe(self) -> list[dict]:
         """One dict per column for printing: name, kind, use, slot, why."""
         slots = {name: s.name for s in self.slots for name in s.columns}
-        return [{"name": c.name, "kind": c.kind, "use": c.use, "slot": slots.get(c.name, ""), "why": c.why} for c in self.columns]
+        return [
+            {"name": c.name, "kind": c.kind, "use": c.use, "slot": slots.get(c.name, ""), "why": c.why}
+            for c in self.columns
+        ]
 
 
-def _uses(table: Table, kinds: dict, inputs: list | None, targets: list, group: str | None, split: str | None) -> dict[str, str]:
+def _uses(
+    table: Table, kinds: dict, inputs: list | None, targets: list, group: str | None, split: str | None
+) -> dict[str, str]:
     asked = [("kind", n) for n in kinds] + [("input", n) for n in inputs or []] + [("target", n) for n in targets]
     asked += [("group", n) for n in [group] if n is not None] + [("split", n) for n in [split] if n is not None]
     for what, name in asked:
@@ -203,14 +225,18 @@ def _uses(table: Table, kinds: dict, inputs: list | None, targets: list, group: 
             raise UsageError(f"{what} column {name!r} is not in {table.source}. {nearest(name, table.names)}")
     for name, kind in kinds.items():
         if kind not in KINDS:
-            raise UsageError(f"unknown kind {kind!r} for column {name!r}. {nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+            raise UsageError(
+                f"unknown kind {kind!r} for column {name!r}. {nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}."
+            )
     uses: dict[str, str] = {}
     for what, name in asked:
         if what == "kind":
             continue
         if uses.get(name, what) != what or (what == "input" and (inputs or []).count(name) > 1):
             raise UsageError(
-                f"column {name!r} cannot be both {uses.get(name)} and {what}." if uses[name] != what else f"input {name!r} is named twice."
+                f"column {name!r} cannot be both {uses.get(name)} and {what}."
+                if uses[name] != what
+                else f"input {name!r} is named twice."
             )
         uses[name] = what
     return uses
@@ -245,7 +271,12 @@ def _kind(glance: Glance) -> tuple[str, str]:
 def _target_kind(glance: Glance) -> tuple[str, str]:
     """Kinds for a target: few whole numbers are classes, and so are strings that repeat."""
     kind, why = _kind(glance)
-    if kind == "number" and pa.types.is_integer(glance.column.type) and glance.distinct <= FEW and glance.distinct * 2 <= glance.count:
+    if (
+        kind == "number"
+        and pa.types.is_integer(glance.column.type)
+        and glance.distinct <= FEW
+        and glance.distinct * 2 <= glance.count
+    ):
         return "category", f"{glance.distinct} different whole numbers in {glance.count:,} cells: classes"
     if kind in ("text", "image", "audio") and glance.is_text and glance.distinct * 2 <= glance.count:
         return "category", f"{glance.distinct:,} different values in {glance.count:,} cells: classes"
@@ -255,7 +286,11 @@ def _target_kind(glance: Glance) -> tuple[str, str]:
 def _useless(glance: Glance, kind: str) -> str | None:
     """Why a column that was not asked for is not worth reading, or None."""
     if glance.distinct == 1:
-        return f"constant: every cell is {str(glance.sample[0])[:60]!r}" if not KINDS[kind].media else "constant: every cell is the same"
+        return (
+            f"constant: every cell is {str(glance.sample[0])[:60]!r}"
+            if not KINDS[kind].media
+            else "constant: every cell is the same"
+        )
     if pa.types.is_integer(glance.column.type) and glance.distinct == len(glance.column) and glance.count >= 5:
         low, high = (int(v) for v in pc.min_max(glance.column).as_py().values())
         steps = np.diff(glance.column.to_numpy().astype(np.int64)) if high < 2**62 and low > -(2**62) else np.zeros(1)
@@ -274,13 +309,21 @@ def _useless(glance: Glance, kind: str) -> str | None:
 
 
 def _categorical(kind: pa.DataType) -> bool:
-    return pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+    return (
+        pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_temporal(kind)
+    )
 
 
 def _second_names(columns: list[Column], table: Table, kinds: dict, inputs: list | None, allow_outside: bool) -> None:
-    """Ignore a column of file names that do not exist where another column holds the media's bytes: it is only their name."""
+    """Ignore a column of file names that do not exist where another column holds the media's bytes: it is only their
+    name."""
     with_bytes = [
-        c for c in columns if c.use == "input" and KINDS[c.kind].media and not Glance(c.name, table.column(c.name), Place()).is_text
+        c
+        for c in columns
+        if c.use == "input" and KINDS[c.kind].media and not Glance(c.name, table.column(c.name), Place()).is_text
     ]
     for column in columns:
         if not with_bytes or column in with_bytes or column.use != "input" or not KINDS[column.kind].media:
@@ -289,7 +332,10 @@ def _second_names(columns: list[Column], table: Table, kinds: dict, inputs: list
             continue
         glance = Glance(column.name, table.column(column.name), Place(table.root, allow_outside))
         if not any(_exists(cell, glance.place) for cell in glance.sample[:50]):
-            column.use, column.why = "ignored", f"names files that are not there; {with_bytes[0].name!r} holds the bytes"
+            column.use, column.why = (
+                "ignored",
+                f"names files that are not there; {with_bytes[0].name!r} holds the bytes",
+            )
 
 
 def _exists(cell: object, place: Place) -> bool:

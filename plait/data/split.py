@@ -1,4 +1,5 @@
-"""Splits that depend on what rows hold: the same table in another order is split alike, and identical rows never part."""
+"""Splits that depend on what rows hold: the same table in another order is split alike, and identical rows never
+part."""
 
 from __future__ import annotations
 
@@ -41,15 +42,19 @@ def split_rows(
 ) -> dict[str, np.ndarray]:
     """Split rows into "train", "val" and "test": sorted row numbers.
 
-    Rows are ordered by a digest of their input and target cells (media by their bytes) and the seed. Identical rows stay on one side,
-    except in a table without media, text or vectors of which fewer than a tenth of the rows differ: there repetition is no leak.
-    Rows of one `group` stay together. Sizes are exact as far as this allows; no split is empty while three groups of rows are there.
+    Rows are ordered by a digest of their input and target cells (media by their bytes) and the seed. Identical rows
+    stay on one side,
+    except in a table without media, text or vectors of which fewer than a tenth of the rows differ: there repetition is
+    no leak.
+    Rows of one `group` stay together. Sizes are exact as far as this allows; no split is empty while three groups of
+    rows are there.
 
     Args:
         fractions: of train, val and test; they sum to 1.
         group: a column; all its rows of one value stay on one side. Rows without a value are groups of their own.
         column: a ready-made split; train/val/validation/dev/test (and other names, which become splits of their own).
-        stratify: a class per row (None where unknown): classes are spread evenly, and every class with three rows appears in train.
+        stratify: a class per row (None where unknown): classes are spread evenly, and every class with three rows
+        appears in train.
 
     Raises:
         UsageError: fractions that do not sum to 1. DataError: rows without a split, or nothing to train on.
@@ -58,7 +63,9 @@ def split_rows(
         return _ready_made(table, column)
     parts = np.asarray(fractions, dtype=np.float64)
     if parts.shape != (3,) or (parts < 0).any() or abs(parts.sum() - 1) > 1e-6 or parts[0] == 0:
-        raise UsageError(f"fractions must be three numbers >= 0 that sum to 1, with something to train on; got {tuple(fractions)}.")
+        raise UsageError(
+            f"fractions must be three numbers >= 0 that sum to 1, with something to train on; got {tuple(fractions)}."
+        )
     n = len(table)
     classes = _codes(stratify, n)
     clusters = _clusters(table, schema, group, seed)
@@ -86,7 +93,9 @@ def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> lis
     if group is not None:
         texts = column_text(table.column(group)).to_pylist()
         known: dict[str, int] = {}
-        keys.append(np.asarray([known.setdefault(t, len(known)) if t is not None else -1 - i for i, t in enumerate(texts)]))
+        keys.append(
+            np.asarray([known.setdefault(t, len(known)) if t is not None else -1 - i for i, t in enumerate(texts)])
+        )
     parent = np.arange(n)
 
     def root(i: int) -> int:
@@ -130,7 +139,8 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
 
     for rows in clusters:
         which, have = _tally(classes[rows])
-        for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):  # the emptier one first
+        # the emptier one first
+        for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):
             if (have <= left[name][which]).all() and len(rows) <= room[name]:
                 left[name][which] -= have
                 give(rows, name)
@@ -177,7 +187,9 @@ def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:
     texts = column_text(table.column(column)).to_pylist()
     missing = [i for i, t in enumerate(texts) if t is None]
     if missing:
-        raise DataError(f"{len(missing):,} rows have no value in the split column {column!r} (the first is row {missing[0]}).")
+        raise DataError(
+            f"{len(missing):,} rows have no value in the split column {column!r} (the first is row {missing[0]})."
+        )
     rows: dict[str, list[int]] = {name: [] for name in NAMES}
     for i, text in enumerate(texts):
         rows.setdefault(SPELLINGS.get(text.lower(), text), []).append(i)
@@ -190,21 +202,27 @@ def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:
             f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not look like a split."
         )
     if not rows["train"]:
-        raise DataError(f"the split column {column!r} has no 'train' rows; it holds {', '.join(map(repr, sorted(set(texts))[:10]))}.")
+        raise DataError(
+            f"the split column {column!r} has no 'train' rows; it holds {', '.join(map(repr, sorted(set(texts))[:10]))}."
+        )
     return {name: np.asarray(index, dtype=np.int64) for name, index in rows.items()}
 
 
 def duplicates_across(table: Table, schema: Schema, splits: dict[str, np.ndarray]) -> list[dict]:
     """Contents that lie on several sides: one dict per content, {"what", "column", "rows", "splits"}.
 
-    "what" is "inputs" (all input cells equal, "column" None) or "media" (one media cell with the same bytes). Contents with all input
-    cells missing do not count.
+    "what" is "inputs" (all input cells equal, "column" None) or "media" (one media cell with the same bytes). Contents
+    with all input cells missing do not count.
     """
     side = np.full(len(table), "", dtype=object)
     for name, rows in splits.items():
         side[rows] = name
     inputs = [name for name in schema.inputs if name in table.names]
-    blank = np.all([cell_digests(table, schema, name) == b"" for name in inputs], axis=0) if inputs else np.zeros(len(table), bool)
+    blank = (
+        np.all([cell_digests(table, schema, name) == b"" for name in inputs], axis=0)
+        if inputs
+        else np.zeros(len(table), bool)
+    )
     whole = row_digests(table, schema, inputs)
     whole[blank] = b""
     found = _crossing(whole, side, "inputs", None)

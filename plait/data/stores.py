@@ -18,7 +18,7 @@ class Fixed:
         self.scale = scale
         self.nbytes = self.data.nbytes
 
-    def put(self, row: int, cell: np.ndarray) -> None:
+    def replace(self, row: int, cell: np.ndarray) -> None:
         """Keep the cell of one row."""
         self.data[row] = cell
 
@@ -32,7 +32,8 @@ class Fixed:
 
 
 class Ragged:
-    """Cells of different lengths: token ids (int32, read as int64) and sounds (int16, read as float32 / 32767), end to end in one array."""
+    """Cells of different lengths: token ids (int32, read as int64) and sounds (int16, read as float32 / 32767), end to
+    end in one array."""
 
     def __init__(self, rows: int, dtype: type, step: int, most: int, pad: int = 0, scale: float | None = None):
         self.rows, self.dtype, self.step, self.most, self.pad, self.scale = rows, dtype, step, most, pad, scale
@@ -40,7 +41,7 @@ class Ragged:
         self.nbytes = 0
         self.lock = threading.Lock()
 
-    def put(self, row: int, cell: np.ndarray) -> None:
+    def replace(self, row: int, cell: np.ndarray) -> None:
         """Keep the cell of one row."""
         with self.lock:
             self.cells[row] = cell
@@ -56,7 +57,8 @@ class Ragged:
         self.cells = {}
 
     def batch(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows `index` (B,) padded to (B, N), and keep (B, N). N is the longest of them rounded up to `step`, at most `most`."""
+        """The rows `index` (B,) padded to (B, N), and keep (B, N). N is the longest of them rounded up to `step`, at
+        most `most`."""
         length = self.length[index]
         longest = int(length.max(initial=1))
         n = min(-(-max(longest, 1) // self.step) * self.step, self.most)

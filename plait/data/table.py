@@ -1,4 +1,5 @@
-"""Tables: whatever the user has (a file, a folder of media, a data frame) as one Arrow table with a root folder for its media."""
+"""Tables: whatever the user has (a file, a folder of media, a data frame) as one Arrow table with a root folder for its
+media."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from plait.data.folder import folder_columns
 from plait.data.textfiles import read_csv, read_json
 from plait.errors import DataError, nearest
 
-SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+}
 
 
 @dataclass(eq=False)
@@ -37,7 +46,9 @@ class Table:
     def column(self, name: str) -> pa.ChunkedArray:
         """The cells of one column. Raises DataError with the known names for a column that is not there."""
         if name not in self.names:
-            raise DataError(f"{self.source} has no column {name!r}. {nearest(name, self.names)} Columns: {', '.join(self.names)}.")
+            raise DataError(
+                f"{self.source} has no column {name!r}. {nearest(name, self.names)} Columns: {', '.join(self.names)}."
+            )
         return self.data.column(name)
 
     def take(self, index: np.ndarray) -> Table:
@@ -45,7 +56,8 @@ class Table:
         return Table(self.data.take(pa.array(np.asarray(index, dtype=np.int64))), self.root, self.source)
 
     def with_column(self, name: str, values: Any) -> Table:
-        """A table with one more (or a replaced) column; `values` is a list, numpy array or Arrow array with a cell per row."""
+        """A table with one more (or a replaced) column; `values` is a list, numpy array or Arrow array with a cell per
+        row."""
         cells = column_from_values(name, values)
         if len(cells) != len(self):
             raise DataError(f"column {name!r} has {len(cells)} cells, the table has {len(self)} rows.")
@@ -57,7 +69,8 @@ class Table:
 
 
 def read_table(source: Any, *, root: str | Path | None = None) -> Table:
-    """Read a CSV, TSV, Parquet or JSON file, a folder of media, a pandas / polars / pyarrow / `datasets` table, or a dict of lists.
+    """Read a CSV, TSV, Parquet or JSON file, a folder of media, a pandas / polars / pyarrow / `datasets` table, or a
+    dict of lists.
 
     Args:
         source: a path; a table object with the Arrow stream interface; or a dict {column: cells}.
@@ -78,7 +91,9 @@ def read_table(source: Any, *, root: str | Path | None = None) -> Table:
         raise DataError(f"{label} has no columns.")
     twice = sorted({n for n in data.column_names if data.column_names.count(n) > 1})
     if twice:
-        raise DataError(f"{label} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own.")
+        raise DataError(
+            f"{label} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own."
+        )
     if data.num_rows == 0:
         raise DataError(f"{label} has columns but no rows.")
     return Table(plain_table(data), where.resolve() if where is not None else None, label)
@@ -120,7 +135,8 @@ def _from_object(source: Any) -> pa.Table:
         names = list(dict.fromkeys(name for row in source for name in row))
         return _from_lists({name: [row.get(name) for row in source] for name in names})
     try:
-        if hasattr(source, "with_format") and hasattr(source, "features"):  # a `datasets` data set: this respects select and shuffle
+        # a `datasets` data set: this respects select and shuffle
+        if hasattr(source, "with_format") and hasattr(source, "features"):
             return source.with_format("arrow")[:]
         if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
             return _from_pandas(source)
@@ -137,7 +153,9 @@ def _from_object(source: Any) -> pa.Table:
 
 
 def _from_lists(columns: dict) -> pa.Table:
-    lone = [str(name) for name, cells in columns.items() if isinstance(cells, (str, bytes)) or not hasattr(cells, "__len__")]
+    lone = [
+        str(name) for name, cells in columns.items() if isinstance(cells, (str, bytes)) or not hasattr(cells, "__len__")
+    ]
     if lone:
         raise DataError(f"column {lone[0]!r} is not a list of cells. Expected a dict of lists, one cell per row.")
     sizes = {str(name): len(cells) for name, cells in columns.items()}

@@ -1,4 +1,5 @@
-"""CSV and JSON files, read without surprises: what is not plainly a number stays text, and what is broken is named by its line."""
+"""CSV and JSON files, read without surprises: what is not plainly a number stays text, and what is broken is named by
+its line."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ CHUNK = 1 << 24
 
 
 def read_csv(path: Path) -> pa.Table:
-    """A CSV or TSV file in UTF-8. Columns in which every cell is a number become numbers; numbers with leading zeros stay text.
+    """A CSV or TSV file in UTF-8. Columns in which every cell is a number become numbers; numbers with leading zeros
+    stay text.
 
     The separator is a tab for .tsv, else the one of ``, ; tab |`` that the header uses most.
     """
@@ -38,7 +40,9 @@ def read_csv(path: Path) -> pa.Table:
     names = [name.strip() or f"column_{i + 1}" for i, name in enumerate(names)]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise DataError(f"{path} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own.")
+        raise DataError(
+            f"{path} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own."
+        )
 
     def parse(threads: bool) -> pa.Table:
         return pa.csv.read_csv(
@@ -82,7 +86,9 @@ def _check_bytes(path: Path) -> None:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
                 at = line + error.object[: error.start].count(10)
-                raise DataError(f"{path} is not UTF-8 (line {at}). Convert it, for example: iconv -f latin1 -t utf-8.") from error
+                raise DataError(
+                    f"{path} is not UTF-8 (line {at}). Convert it, for example: iconv -f latin1 -t utf-8."
+                ) from error
             line += block.count(10)
     try:
         decoder.decode(b"", final=True)
@@ -97,7 +103,8 @@ def _separator(head: str) -> str:
 
 
 def _number_if_all(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers, else decimal numbers, where every cell is one. Leading zeros and more than 15 digits mean an identifier: text."""
+    """Whole numbers, else decimal numbers, where every cell is one. Leading zeros and more than 15 digits mean an
+    identifier: text."""
     if column.null_count == len(column):
         return column
     if pc.any(pc.match_substring_regex(column, r"^[+-]?0\d|^\+|^\s|\s$|\d{16}")).as_py():
@@ -127,7 +134,11 @@ def read_json(path: Path) -> pa.Table:
 def _json_rows(path: Path, array: bool) -> list[dict]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if array else [_json_line(path, i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = (
+            json.loads(text)
+            if array
+            else [_json_line(path, i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        )
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8. Convert it, for example: iconv -f latin1 -t utf-8.") from error
     except json.JSONDecodeError as error:

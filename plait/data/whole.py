@@ -17,7 +17,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, 112)  # the last is what Windows says
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Call `write` with a temporary path beside `path`, then put that in its place. Raises DataError where the disk refuses."""
+    """Call `write` with a temporary path beside `path`, then put that in its place. Raises DataError where the disk
+    refuses."""
     path = Path(path)
     part = path.with_name(f".plait-{os.getpid()}-{threading.get_ident()}.new")
     try:

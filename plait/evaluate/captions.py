@@ -1,7 +1,7 @@
 """Written texts against the truth: chrF, exact match, BLEU-4 and perplexity, with 95% intervals. numpy only.
 
-Each is a function of sums over rows, so that its interval comes from drawing rows; one truth per row. Texts are compared as they are given:
-whoever compares makes them alike in case and form first.
+Each is a function of sums over rows, so that its interval comes from drawing rows; one truth per row. Texts are
+compared as they are given: whoever compares makes them alike in case and form first.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ BETA = 2.0  # how much more recall weighs than precision in chrF
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def captions(truth: Sequence[str], answers: Sequence[str], loss: np.ndarray | None = None, tokens: np.ndarray | None = None) -> list[Score]:
+def captions(
+    truth: Sequence[str], answers: Sequence[str], loss: np.ndarray | None = None, tokens: np.ndarray | None = None
+) -> list[Score]:
     """chrF, exact match, BLEU-4 and perplexity of n texts, all but the last from 0 to 1.
 
-    loss (n,): what the true text costs the model, in nats, NaN where the model was not asked; tokens (n,): of how many tokens. Perplexity
-    is exp(loss / tokens) over all rows that have both; it is left out where there is none, and BLEU-4 where no truth has four words.
+    loss (n,): what the true text costs the model, in nats, NaN where the model was not asked; tokens (n,): of how many
+    tokens. Perplexity is exp(loss / tokens) over all rows that have both; it is left out where there is none, and
+    BLEU-4 where no truth has four words.
     Raises ValueError where there is no text to compare with.
     """
     if not len(truth) or not any(map(str.strip, truth)):
-        raise ValueError(f"got {len(truth)} texts without a letter: there is nothing to compare with; give rows that have a text")
+        raise ValueError(
+            f"got {len(truth)} texts without a letter: there is nothing to compare with; give rows that have a text"
+        )
     n, letters, words = len(truth), letter_rows(truth, answers), word_rows(truth, answers)
     scores = [bounded("chrF", float(chrf(letters.sum(0))), chrf(draw_sums(letters, 0)), n)]
     scores.append(proportion("exact match", np.asarray([t == a for t, a in zip(truth, answers, strict=True)])))
@@ -35,7 +40,11 @@ def captions(truth: Sequence[str], answers: Sequence[str], loss: np.ndarray | No
         scores.append(bounded("BLEU-4", float(bleu(words.sum(0))), bleu(draw_sums(words, 0)), n))
     asked = np.zeros(n, bool) if loss is None else np.isfinite(loss) & (tokens > 0)
     if asked.any():
-        scores.append(bootstrap("perplexity", lambda m: np.exp(m[..., 0] / m[..., 1]), np.stack([loss, tokens], 1)[asked], "lower"))
+        scores.append(
+            bootstrap(
+                "perplexity", lambda m: np.exp(m[..., 0] / m[..., 1]), np.stack([loss, tokens], 1)[asked], "lower"
+            )
+        )
     return scores
 
 
@@ -45,7 +54,8 @@ def chrf_rows(truth: Sequence[str], answers: Sequence[str]) -> np.ndarray:
 
 
 def letter_rows(truth: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """(n, 3 * 6): for n-grams of one to six letters, spaces left out, how many agree, how many are answered and how many are true."""
+    """(n, 3 * 6): for n-grams of one to six letters, spaces left out, how many agree, how many are answered and how
+    many are true."""
     pairs = (("".join(t.split()), "".join(a.split())) for t, a in zip(truth, answers, strict=True))
     return np.asarray([_overlaps(t, a, LETTERS) for t, a in pairs], np.float64).reshape(-1, 3 * LETTERS)
 
@@ -53,7 +63,9 @@ def letter_rows(truth: Sequence[str], answers: Sequence[str]) -> np.ndarray:
 def word_rows(truth: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     """(n, 3 * 4 + 2): as `letter_rows` for one to four words (or signs), and the number of words answered and true."""
     pairs = ((WORD.findall(t), WORD.findall(a)) for t, a in zip(truth, answers, strict=True))
-    return np.asarray([(*_overlaps(t, a, WORDS), len(a), len(t)) for t, a in pairs], np.float64).reshape(-1, 3 * WORDS + 2)
+    return np.asarray([(*_overlaps(t, a, WORDS), len(a), len(t)) for t, a in pairs], np.float64).reshape(
+        -1, 3 * WORDS + 2
+    )
 
 
 def _overlaps(truth: Sequence, answer: Sequence, most: int) -> list[int]:
@@ -65,9 +77,11 @@ def _overlaps(truth: Sequence, answer: Sequence, most: int) -> list[int]:
 
 
 def chrf(sums: np.ndarray) -> np.ndarray:
-    """(..., 18) -> (...): precision and recall averaged over the lengths that both sides have, joined with recall twice as heavy.
+    """(..., 18) -> (...): precision and recall averaged over the lengths that both sides have, joined with recall twice
+    as heavy.
 
-    Source: Popovic 2015, as sacrebleu's chrF2 counts it, but that a text too short for the longer n-grams does not spare the other side's.
+    Source: Popovic 2015, as sacrebleu's chrF2 counts it, but that a text too short for the longer n-grams does not
+    spare the other side's.
     """
     agree, said, true = np.moveaxis(sums.reshape(*sums.shape[:-1], LETTERS, 3), -1, 0)
     both = (said > 0) & (true > 0)
@@ -78,7 +92,8 @@ def chrf(sums: np.ndarray) -> np.ndarray:
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:
-    """(..., 14) -> (...): the geometric mean of the four precisions, less for answers that are shorter than the truth. Not smoothed.
+    """(..., 14) -> (...): the geometric mean of the four precisions, less for answers that are shorter than the truth.
+    Not smoothed.
 
     Source: Papineni et al. 2002.
     """

@@ -1,5 +1,6 @@
-"""A score with its 95% interval, and the four ways an interval is found here: Wilson for a proportion, the logit of a statistic with
-known influence values, the bootstrap for functions of sums, and pairing for the difference between two models on the same rows."""
+"""A score with its 95% interval, and the four ways an interval is found here: Wilson for a proportion, the logit of a
+statistic with known influence values, the bootstrap for functions of sums, and pairing for the difference between two
+models on the same rows."""
 
 from __future__ import annotations
 
@@ -25,8 +26,14 @@ class Score(NamedTuple):
 
     def to_json(self) -> dict:
         """The six fields as plain Python values."""
-        return {"name": self.name, "value": float(self.value), "low": float(self.low), "high": float(self.high),
-                "n": int(self.n), "better": self.better}
+        return {
+            "name": self.name,
+            "value": float(self.value),
+            "low": float(self.low),
+            "high": float(self.high),
+            "n": int(self.n),
+            "better": self.better,
+        }
 
     def __str__(self) -> str:
         return f"{self.name} {number(self.value)} [{number(self.low)}, {number(self.high)}]"
@@ -46,7 +53,9 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
     The lower end is exactly 0 when hits = 0, the upper end exactly 1 when hits = n.
     Raises ValueError for n = 0 and for hits outside 0..n."""
     if n <= 0:
-        raise ValueError(f"got n = {n}: an interval needs at least one row; evaluate on a table with rows that have a target")
+        raise ValueError(
+            f"got n = {n}: an interval needs at least one row; evaluate on a table with rows that have a target"
+        )
     if not 0 <= hits <= n:
         raise ValueError(f"got {hits} successes in {n} trials, expected 0 to {n}")
     share, weight = hits / n, Z * Z / n
@@ -62,9 +71,11 @@ def proportion(name: str, rows: np.ndarray) -> Score:
 
 
 def from_influence(name: str, value: float, influence: np.ndarray, n: int, units: int) -> Score:
-    """Interval of a statistic in [0, 1] from the rows' influence values (already divided by the number of rows), on the logit scale.
+    """Interval of a statistic in [0, 1] from the rows' influence values (already divided by the number of rows), on the
+    logit scale.
 
-    The variance is the sum of squares of `influence` (infinitesimal jackknife, Efron 1982; for AUROC this is DeLong's). A perfect
+    The variance is the sum of squares of `influence` (infinitesimal jackknife, Efron 1982; for AUROC this is DeLong's).
+    A perfect
     (or perfectly wrong) sample shows no variance: its interval is Wilson's for `units` trials instead of a point."""
     error = float(np.sqrt(np.sum(np.square(influence))))
     spread = value * (1 - value)
@@ -77,7 +88,8 @@ def from_influence(name: str, value: float, influence: np.ndarray, n: int, units
 
 
 def draw_weights(n: int, seed: int, draws: int = DRAWS) -> Iterator[np.ndarray]:
-    """Blocks (draws in this block, n) float64 of how often each of n rows is drawn; together `draws` bootstrap samples."""
+    """Blocks (draws in this block, n) float64 of how often each of n rows is drawn; together `draws` bootstrap
+    samples."""
     rng = np.random.default_rng(seed)
     block = max(1, min(draws, 2_000_000 // n))
     for start in range(0, draws, block):
@@ -90,7 +102,8 @@ def draw_weights(n: int, seed: int, draws: int = DRAWS) -> Iterator[np.ndarray]:
 def draw_sums(columns: np.ndarray, seed: int) -> np.ndarray:
     """Sums of the `columns` (n, c) over 1000 bootstrap samples of the rows: (1000, c).
 
-    Beyond 20,000 rows, random groups of rows are drawn together: a sum over groups has the same variance as a sum over rows."""
+    Beyond 20,000 rows, random groups of rows are drawn together: a sum over groups has the same variance as a sum over
+    rows."""
     n = len(columns)
     if n > MOST_UNITS:
         order = np.random.default_rng(seed).permutation(n)
@@ -112,7 +125,8 @@ def from_draws(name: str, value: float, draws: np.ndarray, n: int, better: str) 
 
 
 def bounded(name: str, value: float, draws: np.ndarray, n: int) -> Score:
-    """As `from_draws` for a share of right answers; a perfect or hopeless sample, whose draws never vary, gets Wilson's interval."""
+    """As `from_draws` for a share of right answers; a perfect or hopeless sample, whose draws never vary, gets Wilson's
+    interval."""
     score = from_draws(name, value, draws, n, "higher")
     if score.low == score.high and score.value in (0.0, 1.0):
         low, high = wilson(score.value * n, n)
@@ -126,11 +140,15 @@ def mean_score(name: str, rows: np.ndarray, better: str, seed: int = 0) -> Score
     return from_draws(name, rows.mean(), draw_sums(rows[:, None], seed)[:, 0] / len(rows), len(rows), better)
 
 
-def bootstrap(name: str, statistic: Callable[[np.ndarray], np.ndarray], columns: np.ndarray, better: str, seed: int = 0) -> Score:
+def bootstrap(
+    name: str, statistic: Callable[[np.ndarray], np.ndarray], columns: np.ndarray, better: str, seed: int = 0
+) -> Score:
     """Score of any `statistic` that maps mean columns (..., c) to values (...), for per-row `columns` (n, c)."""
     columns = finite(columns, f"the rows of {name}")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return from_draws(name, statistic(columns.mean(0)), statistic(draw_sums(columns, seed) / len(columns)), len(columns), better)
+        return from_draws(
+            name, statistic(columns.mean(0)), statistic(draw_sums(columns, seed) / len(columns)), len(columns), better
+        )
 
 
 def paired_gain(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int = 0) -> Score:
@@ -139,8 +157,8 @@ def paired_gain(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int = 0) -> 
 
 
 def paired_permutation_p(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p-value that a and b have the same mean: the signs of the paired differences are flipped at random 10,000 times
-    (all 2^m ways where at most 12 rows differ)."""
+    """Two-sided p-value that a and b have the same mean: the signs of the paired differences are flipped at random
+    10,000 times (all 2^m ways where at most 12 rows differ)."""
     differences = _differences(per_row_a, per_row_b)
     differences = differences[differences != 0]
     m = len(differences)
@@ -160,7 +178,9 @@ def paired_permutation_p(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = finite(a, "the first model's rows"), finite(b, "the second model's rows")
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"got rows of shapes {a.shape} and {b.shape}, expected the same rows (n,) twice; score both models on one table")
+        raise ValueError(
+            f"got rows of shapes {a.shape} and {b.shape}, expected the same rows (n,) twice; score both models on one table"
+        )
     return a - b
 
 
@@ -171,6 +191,8 @@ def finite(values: np.ndarray, what: str) -> np.ndarray:
         raise ValueError(f"got no values as {what}, expected at least one row; evaluate on rows that have a target")
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
-        raise ValueError(f"got {bad} NaN or infinite values of {values.size} in {what}, expected finite numbers; "
-                         "a lower learning rate or float32 usually mends it")
+        raise ValueError(
+            f"got {bad} NaN or infinite values of {values.size} in {what}, expected finite numbers; "
+            "a lower learning rate or float32 usually mends it"
+        )
     return values

@@ -25,9 +25,26 @@ from plait.evaluate.intervals import (
 from plait.evaluate.ranking import retrieval, retrieval_chance, retrieval_rows
 
 __all__ = [
-    "Score", "classification", "multilabel", "regression", "retrieval", "retrieval_chance", "matching", "majority", "mean_answer",
-    "correct_rows", "log_loss_rows", "exact_match_rows", "absolute_error_rows", "squared_error_rows", "matched_rows", "retrieval_rows",
-    "paired_gain", "paired_permutation_p", "wilson", "mean_score",
+    "Score",
+    "classification",
+    "multilabel",
+    "regression",
+    "retrieval",
+    "retrieval_chance",
+    "matching",
+    "majority",
+    "mean_answer",
+    "correct_rows",
+    "log_loss_rows",
+    "exact_match_rows",
+    "absolute_error_rows",
+    "squared_error_rows",
+    "matched_rows",
+    "retrieval_rows",
+    "paired_gain",
+    "paired_permutation_p",
+    "wilson",
+    "mean_score",
 ]
 
 IGNORED = -100
@@ -36,6 +53,7 @@ BINS = 15
 
 
 # ---- per row ----
+
 
 def correct_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """1.0 where the likeliest class is the true one, for the rows whose truth (n,) is not -100; probs (n, K)."""
@@ -75,15 +93,18 @@ def matched_rows(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 # ---- per task ----
 
+
 def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     """Accuracy, balanced accuracy, macro F1, log loss, AUROC, calibration error of class probabilities.
 
-    truth (n,) int classes, -100 = ignored; probs (n, K), each row sums to 1. Balanced accuracy averages over the true classes, macro F1
-    over the classes that are true or answered. AUROC is that of class 1 where K = 2, else the mean of one class against the rest over
-    the classes that have both; it is left out where no class has. Calibration error is that of the likeliest class in 15 bins of equal
-    width (Guo et al. 2017); it is biased upwards in small samples, and its interval (percentile and basic
-    bootstrap together) misses a small true error more often than 5% of the time for that reason.
-    Raises ValueError for wrong shapes, NaN (with their count), classes outside 0..K-1, rows that are no probabilities, or no row left."""
+    truth (n,) int classes, -100 = ignored; probs (n, K), each row sums to 1. Balanced accuracy averages over the true
+    classes, macro F1 over the classes that are true or answered. AUROC is that of class 1 where K = 2, else the mean of
+    one class against the rest over the classes that have both; it is left out where no class has. Calibration error is
+    that of the likeliest class in 15 bins of equal width (Guo et al. 2017); it is biased upwards in small samples, and
+    its interval (percentile and basic bootstrap together) misses a small true error more often than 5% of the time for
+    that reason.
+    Raises ValueError for wrong shapes, NaN (with their count), classes outside 0..K-1, rows that are no probabilities,
+    or no row left."""
     truth, probs = _classes(truth, probs)
     n, answer = len(truth), probs.argmax(1)
     scores = [proportion("accuracy", answer == truth), *_confusion_scores(truth, answer, probs.shape[1])]
@@ -98,10 +119,12 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
 
 
 def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
-    """Macro average precision, micro F1 at 0.5, exact match. truth (n, K) of 0, 1 and -100 = unknown; probs (n, K) in [0, 1].
+    """Macro average precision, micro F1 at 0.5, exact match. truth (n, K) of 0, 1 and -100 = unknown; probs (n, K) in
+    [0, 1].
 
-    Average precision is the mean over the labels that have a positive row; it is left out where none has. Micro F1 is left out where
-    nothing is positive, neither in the truth nor in the answers. Raises ValueError as `classification`."""
+    Average precision is the mean over the labels that have a positive row; it is left out where none has. Micro F1 is
+    left out where nothing is positive, neither in the truth nor in the answers. Raises ValueError as
+    `classification`."""
     truth, probs, known = _labels(truth, probs)
     n, parts = len(truth), []
     for k in range(truth.shape[1]):
@@ -120,10 +143,11 @@ def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
 
 
 def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
-    """R2, mean absolute error, root mean squared error, Spearman's rank correlation; truth and predicted (n,) finite numbers.
+    """R2, mean absolute error, root mean squared error, Spearman's rank correlation; truth and predicted (n,) finite
+    numbers.
 
-    Errors are in the target's unit. R2 is left out where all targets are equal (it divides by their variance), Spearman where all
-    targets or all predictions are. Raises ValueError for wrong shapes and NaN (with their count)."""
+    Errors are in the target's unit. R2 is left out where all targets are equal (it divides by their variance), Spearman
+    where all targets or all predictions are. Raises ValueError for wrong shapes and NaN (with their count)."""
     truth, predicted = _numbers(truth, predicted)
     n = len(truth)
     error, centred = truth - predicted, truth - truth.mean()
@@ -132,7 +156,8 @@ def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
     def scores_of(means: np.ndarray) -> np.ndarray:  # (..., 4) -> (3, ...)
         squared, absolute, square, mean = np.moveaxis(means, -1, 0)
         variance = square - mean * mean
-        safe = np.where(variance > 1e-12 * columns[:, 2].mean(), variance, np.nan)  # a draw of one repeated row has no R2
+        # a draw of one repeated row has no R2
+        safe = np.where(variance > 1e-12 * columns[:, 2].mean(), variance, np.nan)
         return np.stack([1 - squared / safe, absolute, np.sqrt(squared)])
 
     values, draws = scores_of(columns.mean(0)), scores_of(draw_sums(columns, 0) / n)
@@ -144,7 +169,8 @@ def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
 
 
 def matching(truth: np.ndarray, score: np.ndarray) -> list[Score]:
-    """AUROC, accuracy at 0.5, average precision of pair probabilities; truth (n,) of 0, 1 and -100 = ignored, score (n,) in [0, 1].
+    """AUROC, accuracy at 0.5, average precision of pair probabilities; truth (n,) of 0, 1 and -100 = ignored, score
+    (n,) in [0, 1].
 
     Only accuracy is given where all pairs are of one kind. Raises ValueError as `classification`."""
     truth, score = _pairs(truth, score)
@@ -153,12 +179,16 @@ def matching(truth: np.ndarray, score: np.ndarray) -> list[Score]:
     accuracy, rows = proportion("accuracy", (score >= 0.5) == positive), np.arange(n)
     if count in (0, n):
         return [accuracy]
-    return [_macro("AUROC", [(*auroc_influence(positive, score), rows, min(count, n - count))], n), accuracy,
-            _macro("average precision", [(*precision_influence(positive, score), rows, count)], n)]
+    return [
+        _macro("AUROC", [(*auroc_influence(positive, score), rows, min(count, n - count))], n),
+        accuracy,
+        _macro("average precision", [(*precision_influence(positive, score), rows, count)], n),
+    ]
 
 
 def majority(truth: np.ndarray, K: int, train: np.ndarray | None = None) -> list[Score]:
-    """What answering every row with the class frequencies scores: `classification`, or `multilabel` where truth is (n, K).
+    """What answering every row with the class frequencies scores: `classification`, or `multilabel` where truth is (n,
+    K).
 
     The frequencies are those of the `train` targets, or of `truth` itself where none are given."""
     truth = np.asarray(truth)
@@ -169,7 +199,9 @@ def majority(truth: np.ndarray, K: int, train: np.ndarray | None = None) -> list
         return multilabel(truth, np.tile(rates, (len(truth), 1)))
     source = source[source != IGNORED].astype(np.int64)
     if len(source) == 0:
-        raise ValueError("got no target other than -100, expected at least one; the class frequencies need rows with a target")
+        raise ValueError(
+            "got no target other than -100, expected at least one; the class frequencies need rows with a target"
+        )
     if source.min() < 0 or source.max() >= K:
         raise ValueError(f"got classes {source.min()} to {source.max()}, expected 0 to {K - 1}")
     rates = np.bincount(source, minlength=K) / len(source)
@@ -177,19 +209,24 @@ def majority(truth: np.ndarray, K: int, train: np.ndarray | None = None) -> list
 
 
 def mean_answer(truth: np.ndarray, train: np.ndarray | None = None) -> list[Score]:
-    """What answering every row with the mean target scores: `regression` (R2 is 0 where the mean is that of `truth` itself)."""
+    """What answering every row with the mean target scores: `regression` (R2 is 0 where the mean is that of `truth`
+    itself)."""
     source = finite(truth if train is None else train, "the targets")
     return regression(truth, np.full(len(np.asarray(truth)), source.mean()))
 
 
 # ---- statistics with their influence values ----
 
+
 def auroc_influence(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
-    """Area under the ROC curve (ties count half), and each row's influence on it (n,), whose squares sum to DeLong's variance (1988)."""
+    """Area under the ROC curve (ties count half), and each row's influence on it (n,), whose squares sum to DeLong's
+    variance (1988)."""
     high, low = np.sort(score[positive]), np.sort(score[~positive])
     p, q = len(high), len(low)
     beaten = (np.searchsorted(low, score[positive], "left") + np.searchsorted(low, score[positive], "right")) / (2 * q)
-    above = 1 - (np.searchsorted(high, score[~positive], "left") + np.searchsorted(high, score[~positive], "right")) / (2 * p)
+    above = 1 - (np.searchsorted(high, score[~positive], "left") + np.searchsorted(high, score[~positive], "right")) / (
+        2 * p
+    )
     value, influence = float(beaten.mean()), np.empty(len(score))
     influence[positive] = (beaten - value) / np.sqrt(p * max(p - 1, 1))
     influence[~positive] = (above - value) / np.sqrt(q * max(q - 1, 1))
@@ -215,11 +252,14 @@ def _macro(name: str, parts: list, n: int) -> Score:
     total = np.zeros(n)
     for _, influence, rows, _ in parts:
         total[rows] += influence
-    return from_influence(name, float(np.mean([part[0] for part in parts])), total / len(parts), n, int(min(part[3] for part in parts)))
+    return from_influence(
+        name, float(np.mean([part[0] for part in parts])), total / len(parts), n, int(min(part[3] for part in parts))
+    )
 
 
 def _confusion_scores(truth: np.ndarray, answer: np.ndarray, K: int) -> list[Score]:
-    """Balanced accuracy and macro F1. A bootstrap of rows is a multinomial draw of the cells of the confusion matrix."""
+    """Balanced accuracy and macro F1. A bootstrap of rows is a multinomial draw of the cells of the confusion
+    matrix."""
     n = len(truth)
     cells, counts = np.unique(truth * K + answer, return_counts=True)
     draws = np.random.default_rng(0).multinomial(n, counts / n, size=1000)
@@ -239,8 +279,12 @@ def _confusion_scores(truth: np.ndarray, answer: np.ndarray, K: int) -> list[Sco
         return recall.sum(1) / (have > 0).sum(1), f1.sum(1) / (have + given > 0).sum(1)
 
     (recall, f1), (recalls, f1s) = both(counts[None]), both(draws)
-    # With few rows a class, macro F1 falls when rows are drawn again, as it fell when they were sampled: mirroring takes that back.
-    return [bounded("balanced accuracy", recall[0], recalls, n), bounded("macro F1", f1[0], np.clip(2 * f1[0] - f1s, 0, 1), n)]
+    # With few rows a class, macro F1 falls when rows are drawn again, as it fell when they were sampled: mirroring
+    # takes that back.
+    return [
+        bounded("balanced accuracy", recall[0], recalls, n),
+        bounded("macro F1", f1[0], np.clip(2 * f1[0] - f1s, 0, 1), n),
+    ]
 
 
 def _calibration(correct: np.ndarray, confidence: np.ndarray) -> Score:
@@ -250,21 +294,40 @@ def _calibration(correct: np.ndarray, confidence: np.ndarray) -> Score:
     columns[np.arange(n), bins] = confidence - correct
     value = float(np.abs(columns.sum(0)).sum() / n)
     low, high = percentiles(np.abs(draw_sums(columns, 0)).sum(1) / n)
-    return Score("calibration error", value, max(0.0, min(low, 2 * value - high)), min(1.0, max(high, 2 * value - low)), n, "lower")
+    return Score(
+        "calibration error",
+        value,
+        max(0.0, min(low, 2 * value - high)),
+        min(1.0, max(high, 2 * value - low)),
+        n,
+        "lower",
+    )
 
 
 def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Score:
     """Spearman's correlation; each bootstrap sample is ranked anew from how often the rows were drawn.
 
-    Beyond 20,000 rows the bootstrap runs on 20,000 of them and its interval shrinks with the root of the number of rows."""
+    Beyond 20,000 rows the bootstrap runs on 20,000 of them and its interval shrinks with the root of the number of
+    rows."""
     n = len(truth)
     if n > MOST_UNITS:
         some = np.random.default_rng(0).choice(n, MOST_UNITS, replace=False)
         part, shrink = _spearman(truth[some], predicted[some]), np.sqrt(MOST_UNITS / n)
-        ranks = [np.cumsum(sizes)[place] - sizes[place] / 2 for _, place, sizes in
-                 (np.unique(values, return_inverse=True, return_counts=True) for values in (truth, predicted))]
+        ranks = [
+            np.cumsum(sizes)[place] - sizes[place] / 2
+            for _, place, sizes in (
+                np.unique(values, return_inverse=True, return_counts=True) for values in (truth, predicted)
+            )
+        ]
         value = float(np.corrcoef(*ranks)[0, 1])
-        return Score("Spearman", value, value - shrink * (part.value - part.low), value + shrink * (part.high - part.value), n, "higher")
+        return Score(
+            "Spearman",
+            value,
+            value - shrink * (part.value - part.low),
+            value + shrink * (part.high - part.value),
+            n,
+            "higher",
+        )
     a, b = (np.unique(values, return_inverse=True)[1] for values in (truth, predicted))
 
     def ranks(weights: np.ndarray, place: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -289,6 +352,7 @@ def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Score:
 
 # ---- what comes in ----
 
+
 def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     truth, probs = np.asarray(truth), np.asarray(probs)
     if truth.ndim != 1 or probs.ndim != 2 or len(truth) != len(probs) or probs.shape[1] < 2:
@@ -300,8 +364,10 @@ def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"got classes {truth.min()} to {truth.max()}, expected 0 to {K - 1} (or -100 for ignored)")
     wrong = int(np.count_nonzero((np.abs(probs.sum(1) - 1) > 0.02) | (probs.min(1) < -1e-6)))
     if wrong:
-        raise ValueError(f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; "
-                         "apply a softmax first")
+        raise ValueError(
+            f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; "
+            "apply a softmax first"
+        )
     return truth, probs
 
 
@@ -330,7 +396,9 @@ def _zero_one(truth: np.ndarray, probs: np.ndarray) -> None:
     if len(strange):
         raise ValueError(f"got truth {strange[:5]}, expected 0, 1 or -100")
     if probs.min() < 0 or probs.max() > 1:
-        raise ValueError(f"got probabilities from {probs.min():g} to {probs.max():g}, expected 0 to 1; apply a sigmoid first")
+        raise ValueError(
+            f"got probabilities from {probs.min():g} to {probs.max():g}, expected 0 to 1; apply a sigmoid first"
+        )
 
 
 def _numbers(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,8 @@
-"""Pictures for reports, each a function from numbers to the bytes of a PNG. Figures are made without pyplot, so nothing global is touched.
+"""Pictures for reports, each a function from numbers to the bytes of a PNG. Figures are made without pyplot, so nothing
+global is touched.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; right and wrong also differ in line style and sign."""
+Colours are Okabe and Ito's, which colour-blind readers tell apart; right and wrong also differ in line style and
+sign."""
 
 from __future__ import annotations
 
@@ -23,17 +25,38 @@ from PIL import Image
 from plait.evaluate.intervals import Score, finite, number
 from plait.evaluate.metrics import IGNORED, precision_influence
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222"
+BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#222222",
+)
 LINES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (AMBER, "-"), (SKY, "--"), (BLACK, "-.")]
 GREY, PALE = "#767676", "#E4E4E4"
 HEAT = LinearSegmentedColormap.from_list("share", ["#FFFFFF", SKY, BLUE, "#003A5D"])
-FALLBACKS = ["Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC",
-             "Hiragino Sans", "Apple SD Gothic Neo", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS"]
+FALLBACKS = [
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans JP",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Apple SD Gothic Neo",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Arial Unicode MS",
+]
 DPI, MOST_CLASSES, SIDE = 150, 20, 192
 
 
 def shorten(label: object, width: int) -> str:
-    """One clean line of at most `width` columns (wide characters count two); what is cut off is shown by an ellipsis."""
+    """One clean line of at most `width` columns (wide characters count two); what is cut off is shown by an
+    ellipsis."""
     text = str(label).encode("utf-8", "replace").decode("utf-8")
     text = " ".join("".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text).split())
     used, out = 0, []
@@ -57,8 +80,10 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     fit = truth.shape == answer.shape and bool(kept.any())
     truth, answer = (truth[kept], answer[kept]) if fit else (truth, answer)
     if not fit or max(truth.max(), answer.max()) >= len(names) or min(truth.min(), answer.min()) < 0:
-        raise ValueError(f"got {len(truth)} targets and {len(answer)} answers for {len(names)} names, "
-                         "expected as many of both (at least one), each 0 to K-1")
+        raise ValueError(
+            f"got {len(truth)} targets and {len(answer)} answers for {len(names)} names, "
+            "expected as many of both (at least one), each 0 to K-1"
+        )
     shown = np.argsort(-np.bincount(truth, minlength=len(names)), kind="stable")[:MOST_CLASSES]
     shown = np.sort(shown)
     place = np.full(len(names), len(shown))
@@ -73,10 +98,19 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     image = axes.imshow(share, cmap=HEAT, vmin=0, vmax=1)
     font = 10 if size <= 8 else 7.5 if size <= 14 else 6
     for row, column in np.argwhere(table):
-        axes.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=font,
-                  color="white" if share[row, column] > 0.45 else BLACK)
+        axes.text(
+            column,
+            row,
+            f"{table[row, column]}",
+            ha="center",
+            va="center",
+            fontsize=font,
+            color="white" if share[row, column] > 0.45 else BLACK,
+        )
     slant = size > 4 or max(map(len, labels)) > 9
-    axes.set_xticks(range(size), labels, rotation=45 if slant else 0, ha="right" if slant else "center", rotation_mode="anchor")
+    axes.set_xticks(
+        range(size), labels, rotation=45 if slant else 0, ha="right" if slant else "center", rotation_mode="anchor"
+    )
     axes.set_yticks(range(size), labels)
     axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
@@ -92,7 +126,8 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
 
 
 def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") -> bytes:
-    """Prediction against truth with the line of perfect answers, and truth - prediction against the prediction; (n,) each."""
+    """Prediction against truth with the line of perfect answers, and truth - prediction against the prediction; (n,)
+    each."""
     truth, predicted = finite(truth, "the truth"), finite(predicted, "the predictions")
     figure = Figure(figsize=(8.4, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -101,7 +136,9 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
             bins = axes.hexbin(x, y, gridsize=45, bins="log", mincnt=1, cmap=HEAT, linewidths=0)
             bins.set_clim(0.3, None)  # a single row must not be white on white
         else:
-            axes.scatter(x, y, s=14 if len(x) < 800 else 7, color=BLUE, alpha=0.5 if len(x) < 800 else 0.3, linewidths=0)
+            axes.scatter(
+                x, y, s=14 if len(x) < 800 else 7, color=BLUE, alpha=0.5 if len(x) < 800 else 0.3, linewidths=0
+            )
         _plain(axes)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     left.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.4, label="perfect")
@@ -114,14 +151,23 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
 
 
 def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
-    """Losses (left) and the score (right) per epoch. rows: dicts with "epoch" and any of the named values; absent values leave gaps."""
+    """Losses (left) and the score (right) per epoch. rows: dicts with "epoch" and any of the named values; absent
+    values leave gaps."""
     figure = Figure(figsize=(8.4, 3.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names in ((left, list(losses)), (right, [score])):
         for name, (colour, style) in zip(names, LINES):
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
             if points:
-                axes.plot(*zip(*points), color=colour, linestyle=style, marker="o", markersize=3.5, linewidth=1.6, label=shorten(name, 28))
+                axes.plot(
+                    *zip(*points),
+                    color=colour,
+                    linestyle=style,
+                    marker="o",
+                    markersize=3.5,
+                    linewidth=1.6,
+                    label=shorten(name, 28),
+                )
         _plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("epoch")
@@ -133,7 +179,8 @@ def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
 
 
 def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | None = None) -> bytes:
-    """One bar with its 95% interval per (label, score), the full model first; `baseline` (label, value) is drawn as a dotted line."""
+    """One bar with its 95% interval per (label, score), the full model first; `baseline` (label, value) is drawn as a
+    dotted line."""
     if not rows:
         raise ValueError("got no scores to draw, expected at least one (label, Score)")
     figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None)), layout="constrained")
@@ -146,10 +193,18 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
         for end in (score.low, score.high):
             axes.plot([end, end], [place - 0.14, place + 0.14], color=BLACK, linewidth=1.5)
         text = f"{number(score.value)}  [{number(score.low)}, {number(score.high)}]"
-        axes.text(max(score.high, score.value, 0) + 0.02 * spread, place, text, va="center", fontsize=9,
-                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        axes.text(
+            max(score.high, score.value, 0) + 0.02 * spread,
+            place,
+            text,
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
     if baseline:
-        axes.axvline(baseline[1], color=ORANGE, linestyle=":", linewidth=1.8, zorder=0.5 if baseline[1] > max(ends[:-1]) else 2.5)
+        axes.axvline(
+            baseline[1], color=ORANGE, linestyle=":", linewidth=1.8, zorder=0.5 if baseline[1] > max(ends[:-1]) else 2.5
+        )
         label = f"{shorten(baseline[0], 24)} {number(baseline[1])}"
         axes.text(baseline[1], -0.62, label, color=ORANGE, ha="center", va="bottom", fontsize=9)
     axes.set_yticks(range(len(rows)), [shorten(label, 28) for label, _ in rows])
@@ -165,7 +220,8 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
 
 
 def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> bytes:
-    """Precision against recall for each (name, truth (n,) of 0, 1, -100, score (n,)); the dotted line is what guessing gives.
+    """Precision against recall for each (name, truth (n,) of 0, 1, -100, score (n,)); the dotted line is what guessing
+    gives.
 
     At most seven curves are drawn, those with the most positive rows; parts without a positive row are left out."""
     drawn = []
@@ -200,8 +256,10 @@ Cell = tuple[object, str, "bool | None"]  # image array or None, caption, right?
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]]) -> bytes:
-    """Rows of pictures under their titles. Each cell is (image array or None, caption, ok): True draws a solid blue frame with a tick,
-    False a dashed orange one with a cross. Images are (H, W), (H, W, 3 or 4) or (3, H, W); uint8, bool, or float in [0, 1]."""
+    """Rows of pictures under their titles. Each cell is (image array or None, caption, ok): True draws a solid blue
+    frame with a tick,
+    False a dashed orange one with a cross. Images are (H, W), (H, W, 3 or 4) or (3, H, W); uint8, bool, or float in [0,
+    1]."""
     return _sheet(rows, 0.0, 0.36)
 
 
@@ -225,40 +283,81 @@ def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: floa
     for index, (title, cells) in enumerate(rows):
         top = index * pitch + 0.08 + head
         if margin:
-            axes.text(0.1, top + 0.5, _wrap(title, int(per_column * margin * 0.78), 5), va="center", fontsize=9.5, color=BLACK)
+            axes.text(
+                0.1, top + 0.5, _wrap(title, int(per_column * margin * 0.78), 5), va="center", fontsize=9.5, color=BLACK
+            )
         else:
-            axes.text(0.1, top - 0.1, shorten(title, int(per_column * columns * 0.9)), va="bottom", fontsize=10, color=BLACK, weight="bold")
+            axes.text(
+                0.1,
+                top - 0.1,
+                shorten(title, int(per_column * columns * 0.9)),
+                va="bottom",
+                fontsize=10,
+                color=BLACK,
+                weight="bold",
+            )
         for column, (image, caption, ok) in enumerate(cells):
             _cell(axes, margin + 0.1 + column * step, top, image, ok)
-            axes.text(margin + 0.6 + column * step, top + 1.06, shorten(caption, per_column), ha="center", va="top", fontsize=7.5)
+            axes.text(
+                margin + 0.6 + column * step,
+                top + 1.06,
+                shorten(caption, per_column),
+                ha="center",
+                va="top",
+                fontsize=7.5,
+            )
     return _png(figure)
 
 
 def _cell(axes: Axes, left: float, top: float, image: object, ok: bool | None) -> None:
     if image is None:
         axes.add_patch(Rectangle((left, top), 1, 1, facecolor="#F4F4F4", edgecolor="#CFCFCF", hatch="//", linewidth=0))
-        axes.text(left + 0.5, top + 0.5, "no picture", ha="center", va="center", fontsize=7.5, color=GREY,
-                  bbox={"facecolor": "#F4F4F4", "edgecolor": "none", "pad": 2})
+        axes.text(
+            left + 0.5,
+            top + 0.5,
+            "no picture",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color=GREY,
+            bbox={"facecolor": "#F4F4F4", "edgecolor": "none", "pad": 2},
+        )
     else:
         pixels = thumbnail(image)
         high, wide = pixels.shape[:2]
         scale = 1 / max(high, wide)
         x, y = left + (1 - wide * scale) / 2, top + (1 - high * scale) / 2
         axes.add_patch(Rectangle((left, top), 1, 1, facecolor="#F4F4F4", linewidth=0))
-        axes.imshow(pixels, extent=(x, x + wide * scale, y + high * scale, y), aspect="auto", zorder=1,
-                    interpolation="nearest" if high < 48 else "antialiased")
+        axes.imshow(
+            pixels,
+            extent=(x, x + wide * scale, y + high * scale, y),
+            aspect="auto",
+            zorder=1,
+            interpolation="nearest" if high < 48 else "antialiased",
+        )
         axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     if ok is None:
         return
     colour = BLUE if ok else ORANGE
     style = "-" if ok else (0, (3, 1.5))
     axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=colour, linewidth=2.6, linestyle=style, zorder=2))
-    axes.text(left + 0.94, top + 0.07, "✓" if ok else "✗", ha="right", va="top", fontsize=9, color="white", weight="bold", zorder=3,
-              bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "round,pad=0.22"})
+    axes.text(
+        left + 0.94,
+        top + 0.07,
+        "✓" if ok else "✗",
+        ha="right",
+        va="top",
+        fontsize=9,
+        color="white",
+        weight="bold",
+        zorder=3,
+        bbox={"facecolor": colour, "edgecolor": "none", "boxstyle": "round,pad=0.22"},
+    )
 
 
 def thumbnail(image: object) -> np.ndarray:
-    """An image array of any accepted layout as uint8 (h, w, 3) with sides of at most 192 pixels; transparency is laid on white."""
+    """An image array of any accepted layout as uint8 (h, w, 3) with sides of at most 192 pixels; transparency is laid
+    on white."""
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
@@ -281,7 +380,7 @@ def _wrap(text: str, width: int, most: int) -> str:
     while rest and len(lines) < most:
         piece = rest if len(rest) <= width else rest[:width].rsplit(" ", 1)[0]
         lines.append(piece)
-        rest = rest[len(piece):].lstrip()
+        rest = rest[len(piece) :].lstrip()
     return "\n".join(lines[:-1] + [lines[-1] + "…" if rest else lines[-1]]) if lines else ""
 
 
@@ -298,7 +397,8 @@ def _families() -> list[str]:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as PNG bytes. Labels are drawn as they stand ($ is no formula); a character that no font has becomes a box."""
+    """The figure as PNG bytes. Labels are drawn as they stand ($ is no formula); a character that no font has becomes a
+    box."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(_families())

@@ -1,5 +1,5 @@
-"""The report of a run: one HTML file that needs nothing else. Style inside, pictures as data URIs, no scripts; it opens offline, prints,
-and follows the reader's light or dark setting."""
+"""The report of a run: one HTML file that needs nothing else. Style inside, pictures as data URIs, no scripts; it opens
+offline, prints, and follows the reader's light or dark setting."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ class Section(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Column names and rows of cells. Numbers are set at the right with three decimals, a `Score` with its interval, None as a dash."""
+    """Column names and rows of cells. Numbers are set at the right with three decimals, a `Score` with its interval,
+    None as a dash."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
 
 
 class Example(NamedTuple):
-    """One row of the data with its answer. cells: text, or PNG or JPEG bytes, or None (missing), one for each of `Examples.columns`."""
+    """One row of the data with its answer. cells: text, or PNG or JPEG bytes, or None (missing), one for each of
+    `Examples.columns`."""
 
     cells: Sequence[object]
     truth: object
@@ -58,21 +60,27 @@ class Examples(NamedTuple):
 def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> None:
     """Writes the report to `path` whole or not at all (a temporary file beside it takes its place at the end).
 
-    facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers), "scores" (list of
-    `Score`, shown as big figures) and "baseline" ({score name: (what it is, its value)}, such as {"accuracy": ("majority", 0.52)}).
-    Everything is escaped. Raises ValueError for an unknown fact or kind, or picture bytes that are neither PNG nor JPEG."""
+    facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers),
+    "scores" (list of `Score`, shown as big figures) and "baseline" ({score name: (what it is, its value)}, such as
+    {"accuracy": ("majority", 0.52)}).
+    Everything is escaped. Raises ValueError for an unknown fact or kind, or picture bytes that are neither PNG nor
+    JPEG."""
     unknown = sorted(set(facts) - FACTS)
     if unknown or "title" not in facts:
-        raise ValueError(f"got facts {sorted(facts)}, expected 'title' and any of {sorted(FACTS - {'title'})}; "
-                         f"{'move ' + ', '.join(unknown) + ' to a section' if unknown else 'add a title'}")
+        raise ValueError(
+            f"got facts {sorted(facts)}, expected 'title' and any of {sorted(FACTS - {'title'})}; "
+            f"{'move ' + ', '.join(unknown) + ' to a section' if unknown else 'add a title'}"
+        )
     strange = [section.kind for section in sections if section.kind not in DRAW]
     if strange:
         raise ValueError(f"got a section of kind {strange[0]!r}, expected one of {', '.join(DRAW)}")
     parts = [f"<section><h2>{_text(s.title)}</h2>{DRAW[s.kind](s.body)}</section>" for s in sections]
-    page = (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(facts["title"])}</title>'
-            f"<style>{STYLE}</style></head>\n<body><main>{_header(facts)}\n" + "\n".join(parts) + "</main></body></html>\n")
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(facts["title"])}</title>'
+        f"<style>{STYLE}</style></head>\n<body><main>{_header(facts)}\n" + "\n".join(parts) + "</main></body></html>\n"
+    )
     write_whole(path, lambda part: part.write_bytes(page.encode("utf-8", "replace")))
 
 
@@ -86,22 +94,37 @@ def _header(facts: dict) -> str:
         out.append(f'<pre class="command">{_text(facts["command"])}</pre>')
     if facts.get("scores"):
         baseline = facts.get("baseline") or {}
-        out.append('<div class="scores">' + "".join(_figure(score, baseline.get(score.name)) for score in facts["scores"]) + "</div>")
-    known = [(name, facts[key]) for name, key in (("plait", "version"), ("date", "date"), ("seed", "seed"), ("machine", "machine"))
-             if facts.get(key) is not None]
+        out.append(
+            '<div class="scores">'
+            + "".join(_figure(score, baseline.get(score.name)) for score in facts["scores"])
+            + "</div>"
+        )
+    known = [
+        (name, facts[key])
+        for name, key in (("plait", "version"), ("date", "date"), ("seed", "seed"), ("machine", "machine"))
+        if facts.get(key) is not None
+    ]
     if known:
-        out.append('<p class="facts">' + " ".join(f"<span><b>{name}</b> {_text(value)}</span>" for name, value in known) + "</p>")
+        out.append(
+            '<p class="facts">'
+            + " ".join(f"<span><b>{name}</b> {_text(value)}</span>" for name, value in known)
+            + "</p>"
+        )
     return "".join(out) + "</header>"
 
 
 def _figure(score: Score, baseline: tuple[str, float] | None) -> str:
     """One big figure: value, interval, baseline, and for a score between 0 and 1 a track that shows all three."""
-    out = [f'<div class="score"><div class="name">{_text(score.name)}</div><div class="value">{number(score.value)}</div>',
-           f'<div class="interval">95% interval {number(score.low)} to {number(score.high)}</div>']
+    out = [
+        f'<div class="score"><div class="name">{_text(score.name)}</div><div class="value">{number(score.value)}</div>',
+        f'<div class="interval">95% interval {number(score.low)} to {number(score.high)}</div>',
+    ]
     if 0 <= score.low and score.high <= 1 and score.better == "higher":
         tick = f'<i style="left:{100 * baseline[1]:.2f}%"></i>' if baseline and 0 <= baseline[1] <= 1 else ""
-        out.append(f'<div class="track" aria-hidden="true"><span style="left:{100 * score.low:.2f}%;width:'
-                   f'{100 * (score.high - score.low):.2f}%"></span>{tick}<b style="left:{100 * score.value:.2f}%"></b></div>')
+        out.append(
+            f'<div class="track" aria-hidden="true"><span style="left:{100 * score.low:.2f}%;width:'
+            f'{100 * (score.high - score.low):.2f}%"></span>{tick}<b style="left:{100 * score.value:.2f}%"></b></div>'
+        )
     about = f"{_text(baseline[0])} {number(baseline[1])} · " if baseline else ""
     out.append(f'<div class="about">{about}{score.n:,} rows · {_text(score.better)} is better</div></div>')
     return "".join(out)
@@ -132,7 +155,9 @@ def _table(body: Table) -> str:
     columns, rows = body
     uneven = [len(row) for row in rows if len(row) != len(columns)]
     if uneven:
-        raise ValueError(f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}")
+        raise ValueError(
+            f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}"
+        )
     cells = [[_cell(value) for value in row] for row in rows]
     right = [bool(cells) and all(row[i].startswith('<td class="n') for row in cells) for i in range(len(columns))]
     return _rows(columns, [f"<tr>{''.join(row)}</tr>" for row in cells], right)
@@ -143,9 +168,13 @@ def _examples(body: Examples) -> str:
     out = []
     for cells, truth, answer, probability, right in rows:
         if len(cells) != len(columns):
-            raise ValueError(f"got an example of {len(cells)} cells, expected {len(columns)}, one for each of "
-                             f"{', '.join(map(str, columns))}")
-        mark = "" if right is None else '<span class="ok">✓ right</span>' if right else '<span class="bad">✗ wrong</span>'
+            raise ValueError(
+                f"got an example of {len(cells)} cells, expected {len(columns)}, one for each of "
+                f"{', '.join(map(str, columns))}"
+            )
+        mark = (
+            "" if right is None else '<span class="ok">✓ right</span>' if right else '<span class="bad">✗ wrong</span>'
+        )
         inputs = "".join('<td class="none">missing</td>' if cell is None else _cell(cell) for cell in cells)
         out.append(f"<tr>{inputs}{_cell(truth)}{_cell(answer)}{_cell(probability)}<td>{mark}</td></tr>")
     return _rows([*columns, "truth", "answer", "probability", ""], out, [False] * (len(columns) + 2) + [True, False])

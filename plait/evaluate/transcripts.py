@@ -16,13 +16,16 @@ Step = tuple[str, object, object]
 
 
 def alignment(truth: Sequence, answer: Sequence) -> list[Step]:
-    """The fewest edits from `truth` to `answer` as (what, unit of truth, unit of answer): same, other, lost (None) or added (None, ...)."""
+    """The fewest edits from `truth` to `answer` as (what, unit of truth, unit of answer): same, other, lost (None) or
+    added (None, ...)."""
     n, m = len(truth), len(answer)
     cost = np.zeros((n + 1, m + 1), np.int64)
     cost[:, 0], cost[0] = np.arange(n + 1), np.arange(m + 1)
     for i in range(1, n + 1):
         for j in range(1, m + 1):
-            cost[i, j] = min(cost[i - 1, j - 1] + (truth[i - 1] != answer[j - 1]), cost[i - 1, j] + 1, cost[i, j - 1] + 1)
+            cost[i, j] = min(
+                cost[i - 1, j - 1] + (truth[i - 1] != answer[j - 1]), cost[i - 1, j] + 1, cost[i, j - 1] + 1
+            )
     steps, i, j = [], n, m
     while i or j:
         if i and j and cost[i, j] == cost[i - 1, j - 1] + (truth[i - 1] != answer[j - 1]):
@@ -40,8 +43,8 @@ def alignment(truth: Sequence, answer: Sequence) -> list[Step]:
 def edits(truth: Sequence, answer: Sequence) -> int:
     """The fewest substitutions, deletions and insertions that make `answer` of `truth` (Levenshtein's distance).
 
-    A column of differences between neighbours (1, 0 or -1) is two whole numbers of len(truth) bits (Myers 1999, Hyyrö 2003), so that a
-    unit of the answer costs a dozen operations, however long the truth is.
+    A column of differences between neighbours (1, 0 or -1) is two whole numbers of len(truth) bits (Myers 1999, Hyyrö
+    2003), so that a unit of the answer costs a dozen operations, however long the truth is.
     """
     if not len(truth):
         return len(answer)
@@ -75,13 +78,15 @@ def character_rows(truth: Sequence[str], answers: Sequence[str]) -> np.ndarray:
 def transcription(truth: Sequence[str], answers: Sequence[str]) -> list[Score]:
     """Word error rate, character error rate, exact match of n transcripts.
 
-    An error rate is the number of edits over all rows by the number of words (characters) of the truth, so that long rows weigh more and
-    many insertions make it more than 1; its interval is from drawing rows, and where there is no edit at all, Wilson's for so many rows
-    without one. Raises ValueError where there is no word in the truth.
+    An error rate is the number of edits over all rows by the number of words (characters) of the truth, so that long
+    rows weigh more and many insertions make it more than 1; its interval is from drawing rows, and where there is no
+    edit at all, Wilson's for so many rows without one. Raises ValueError where there is no word in the truth.
     """
     words, characters = word_rows(truth, answers), character_rows(truth, answers)
     if not len(words) or not words[:, 1].sum():
-        raise ValueError(f"got {len(words)} transcripts without a word: there is nothing to compare with; give rows that have a text")
+        raise ValueError(
+            f"got {len(words)} transcripts without a word: there is nothing to compare with; give rows that have a text"
+        )
     return [
         _error_rate("word error rate", words),
         _error_rate("character error rate", characters),
@@ -96,11 +101,14 @@ def _error_rate(name: str, rows: np.ndarray) -> Score:
 
 
 def edited(rows: Sequence[tuple[str, str]], most: int = 12) -> bytes:
-    """PNG of (truth, answer) pairs, one below the other, word under word; S substituted, D deleted, I inserted, in colour and letter."""
+    """PNG of (truth, answer) pairs, one below the other, word under word; S substituted, D deleted, I inserted, in
+    colour and letter."""
     if not rows:
         raise ValueError("got no transcripts to draw, expected at least one (truth, answer)")
     rows, width, line = list(rows)[:most], 96, 0.17
-    blocks = [part for truth, answer in rows for part in (*_lines(alignment(truth.split(), answer.split()), width), None)]
+    blocks = [
+        part for truth, answer in rows for part in (*_lines(alignment(truth.split(), answer.split()), width), None)
+    ]
     height = (sum(1 if b is None else 3 for b in blocks) + 1) * line
     figure = Figure(figsize=(9.5, height))
     axes = figure.add_axes((0, 0, 1, 1))

@@ -1,4 +1,5 @@
-"""Convolutions with their norms, the steps that hybrids of convolution and attention are made of. Maps are (B, C, H, W)."""
+"""Convolutions with their norms, the steps that hybrids of convolution and attention are made of. Maps are (B, C, H,
+W)."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import LayerScale
-from plait.core.init import convolution
+from plait.core.init import kaiming_normal
 from plait.core.surgery import fold_after
 
 Relu = partial(nn.ReLU, inplace=True)  # behind a norm, whose result nobody else reads
 
 
 class ChannelsLast(nn.Module):
-    """The same map (B, C, H, W), channels last in memory: convolutions keep it so, are faster then, and tokens are a view of it."""
+    """The same map (B, C, H, W), channels last in memory: convolutions keep it so, are faster then, and tokens are a
+    view of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last)
@@ -35,20 +37,23 @@ class LayerNorm2d(nn.LayerNorm):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
 
 
 class Pointwise(nn.Conv2d):
     """A convolution that sees one place: (B, C, H, W) -> (B, C', H, W).
 
-    Where a CPU is to give gradients it is computed as the linear layer that it is, whose gradients take up to a quarter less time there.
+    Where a CPU is to give gradients it is computed as the linear layer that it is, whose gradients take up to a quarter
+    less time there.
     """
 
     def __init__(self, channels: int, out: int, *, bias: bool = True):
         super().__init__(channels, out, 1, bias=bias)
 
     def reset(self) -> None:
-        convolution(self)
+        kaiming_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not torch.is_grad_enabled():
@@ -113,9 +118,21 @@ class MapScale(LayerScale):
 class SqueezeExcite(nn.Module):
     """Channels weighed by what the whole map says (arXiv:1709.01507): (B, C, H, W) -> the same shape."""
 
-    def __init__(self, channels: int, hidden: int, *, act: Callable[[], nn.Module] = nn.ReLU, gate: Callable[[], nn.Module] = nn.Sigmoid):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        act: Callable[[], nn.Module] = nn.ReLU,
+        gate: Callable[[], nn.Module] = nn.Sigmoid,
+    ):
         super().__init__()
-        self.down, self.act, self.up, self.gate = nn.Conv2d(channels, hidden, 1), act(), nn.Conv2d(hidden, channels, 1), gate()
+        self.down, self.act, self.up, self.gate = (
+            nn.Conv2d(channels, hidden, 1),
+            act(),
+            nn.Conv2d(hidden, channels, 1),
+            gate(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.up(self.act(self.down(x.mean((2, 3), keepdim=True)))))

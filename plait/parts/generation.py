@@ -1,6 +1,8 @@
-"""Writing with any system of the role `writer`, word by word: greedily or by chance (`generate`), or by beams (`beam`).
+"""Writing with any system of the role `generator`, word by word: greedily or by chance (`generate`), or by beams
+(`beam`).
 
-Rows are written side by side and know nothing of each other: what a row gets is what it would get alone, also after others have ended.
+Rows are written side by side and know nothing of each other: what a row gets is what it would get alone, also after
+others have ended.
 All of it runs without gradients; the model should be in evaluation mode.
 """
 
@@ -19,7 +21,8 @@ Pick = Callable[[Tensor], Tensor]  # log-probabilities (B, V), -inf = not allowe
 class Written(NamedTuple):
     """tokens (B, N) int64: without the beginning, with the end, 0 after it. keep (B, N) bool: up to the end.
 
-    score (B,): the model's log-probability of the text; of beams, divided by its length (with the end) to the power of the penalty.
+    score (B,): the model's log-probability of the text; of beams, divided by its length (with the end) to the power of
+    the penalty.
     """
 
     tokens: Tensor
@@ -28,7 +31,8 @@ class Written(NamedTuple):
 
 
 class Trie:
-    """All texts that may be written, as token ids without beginning and end; `end` closes each. Raises ValueError where there is none."""
+    """All texts that may be written, as token ids without beginning and end; `end` closes each. Raises ValueError where
+    there is none."""
 
     def __init__(self, texts: Iterable[Sequence[int]], end: int):
         self.next: list[dict[int, int]] = [{}]  # of each node: the node that a token leads to
@@ -45,7 +49,8 @@ class Trie:
             raise ValueError("got no text that may be written, expected at least one")
 
     def mask(self, logs: Tensor, nodes: list[int]) -> Tensor:
-        """Log-probabilities (R, V) with -inf for what no allowed text goes on with; nodes: where each row is, -1 = it has ended."""
+        """Log-probabilities (R, V) with -inf for what no allowed text goes on with; nodes: where each row is, -1 = it
+        has ended."""
         allowed = torch.zeros_like(logs, dtype=torch.bool)
         for row, node in enumerate(nodes):
             allowed[row, list(self.next[node]) if node >= 0 else slice(None)] = True
@@ -63,12 +68,16 @@ def best(logs: Tensor) -> Tensor:
 
 
 class Sampler:
-    """A word by chance (B,), from the `top_k` likeliest ones and of these the likeliest that together have `top_p` of the probability.
+    """A word by chance (B,), from the `top_k` likeliest ones and of these the likeliest that together have `top_p` of
+    the probability.
 
-    generator: on the CPU; the same seed gives the same texts for the same batch, on any device. temperature: below 1 is bolder.
+    generator: on the CPU; the same seed gives the same texts for the same batch, on any device. temperature: below 1 is
+    bolder.
     """
 
-    def __init__(self, generator: torch.Generator, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0):
+    def __init__(
+        self, generator: torch.Generator, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+    ):
         if not temperature > 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
             raise ValueError(
                 f"got temperature {temperature}, top_k {top_k}, top_p {top_p}; expected more than 0, at least 1, and in (0, 1]"
@@ -93,11 +102,18 @@ def select(cache: Any, rows: Tensor) -> Any:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module, batch: dict, *, most: int, pick: Pick = best, allowed: Trie | None = None, begin: Tensor | None = None
+    model: nn.Module,
+    batch: dict,
+    *,
+    most: int,
+    pick: Pick = best,
+    allowed: Trie | None = None,
+    begin: Tensor | None = None,
 ) -> Written:
     """Write at most `most` words for every row, each chosen by `pick` (`best`, or a `Sampler`).
 
-    allowed: write one of these texts. begin (B,): the word to go on from, such as the last of a question; None: `model.begin`.
+    allowed: write one of these texts. begin (B,): the word to go on from, such as the last of a question; None:
+    `model.begin`.
     Raises ValueError where `most` words have no room in the model, or the allowed texts none in `most`.
     """
     cache, token = start(model, batch, most, allowed, begin)
@@ -132,20 +148,30 @@ def beam(
 ) -> Written:
     """The best text of at most `most` words that `size` beams a row find; arguments and errors as in `generate`.
 
-    penalty: texts compare by log-probability / length ** penalty: 0 favours short ones, 1 compares means. A text that ends counts where it
-    is among the `size` best at that moment. A row is done when nothing that its beams can still become beats what it has.
+    penalty: texts compare by log-probability / length ** penalty: 0 favours short ones, 1 compares means. A text that
+    ends counts where it is among the `size` best at that moment. A row is done when nothing that its beams can still
+    become beats what it has.
     """
     if size < 1:
         raise ValueError(f"got {size} beams, expected at least 1")
     cache, token = start(model, batch, most, allowed, begin)
     rows, device = len(token), token.device
     first = torch.arange(rows, device=device)[:, None] * size  # (B, 1): where each row's beams begin
-    cache, token = select(cache, torch.arange(rows, device=device).repeat_interleave(size)), token.repeat_interleave(size, 0)
+    cache, token = (
+        select(cache, torch.arange(rows, device=device).repeat_interleave(size)),
+        token.repeat_interleave(size, 0),
+    )
     live = torch.full((rows, size), -torch.inf, device=device)  # log-probabilities of the beams
     live[:, 0] = 0.0  # all beams are the same at first
     texts = torch.zeros(rows, size, 0, dtype=torch.int64, device=device)
-    found, text = torch.full((rows,), -torch.inf, device=device), torch.zeros(rows, most, dtype=torch.int64, device=device)
-    length, open_ = torch.zeros(rows, dtype=torch.int64, device=device), torch.ones(rows, dtype=torch.bool, device=device)
+    found, text = (
+        torch.full((rows,), -torch.inf, device=device),
+        torch.zeros(rows, most, dtype=torch.int64, device=device),
+    )
+    length, open_ = (
+        torch.zeros(rows, dtype=torch.int64, device=device),
+        torch.ones(rows, dtype=torch.bool, device=device),
+    )
     nodes = [0] * rows * size
     for n in range(1, most + 1):
         logits, cache = model.step(token, cache)
@@ -181,7 +207,9 @@ def start(model: nn.Module, batch: dict, most: int, allowed: Trie | None, begin:
     """The cache of what there is to read, and the first words (B, 1)."""
     said = batch["text"].shape[1] if "text" in batch else 0
     if not 1 <= most <= model.length - said:
-        raise ValueError(f"got most={most} after {said} words, expected 1 to {model.length - said}: the model has {model.length} places")
+        raise ValueError(
+            f"got most={most} after {said} words, expected 1 to {model.length - said}: the model has {model.length} places"
+        )
     if allowed is not None and allowed.longest > most:
         raise ValueError(f"got most={most}, but the longest allowed text has {allowed.longest} words with its end")
     cache = model.prefill(batch)

@@ -18,15 +18,18 @@ class Streams(NamedTuple):
     present: dict[str, Tensor]
 
 
-def complete(batch: dict, blanks: dict[str, Blank]) -> Streams:
+def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
     """Every slot in `blanks` from `batch`, a blank of zeros where the batch or the row lacks it.
 
-    Rows marked absent are blanked too, so that whatever lies in them (even NaN) is never read. A missing `present` entry means that all
-    rows are there; `keep` comes out False in absent rows. Raises ValueError when the batch has none of the slots.
+    Rows marked absent are blanked too, so that whatever lies in them (even NaN) is never read. A missing `present`
+    entry means that all rows are there; `keep` comes out False in absent rows. Raises ValueError when the batch has
+    none of the slots.
     """
     given = [batch[s] for s in blanks if s in batch]
     if not given:
-        raise ValueError(f"the batch holds {', '.join(batch) or 'nothing'}: expected at least one of {', '.join(blanks)}")
+        raise ValueError(
+            f"the batch holds {', '.join(batch) or 'nothing'}: expected at least one of {', '.join(blanks)}"
+        )
     rows, device = given[0].shape[0], given[0].device
     values, keeps, presents = {}, {}, {}
     for slot, (shape, dtype) in blanks.items():
@@ -45,10 +48,10 @@ def complete(batch: dict, blanks: dict[str, Blank]) -> Streams:
     return Streams(values, keeps, presents)
 
 
-def woven(batch: dict, present: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a fusion may see of what is there: {slot: (B,) bool}. While training, batch["woven"] hides some slots from it, so that it
-    learns to do without them, though each slot's own part still learns from all its rows."""
-    hidden = batch.get("woven", {})
+def visible(batch: dict, present: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a fusion may see of what is there: {slot: (B,) bool}. While training, batch["visible"] hides some slots from
+    it, so that it learns to do without them, though each slot's own part still learns from all its rows."""
+    hidden = batch.get("visible", {})
     return {slot: there & hidden[slot] if slot in hidden else there for slot, there in present.items()}
 
 
@@ -58,5 +61,6 @@ def blank_rows(value: Tensor, present: Tensor) -> Tensor:
 
 
 def masked(keep: Tensor | None, present: Tensor, count: int) -> Tensor:
-    """(B, count) bool: which tokens of a slot are real, given its own mask (or None) and whether the row has the slot at all."""
+    """(B, count) bool: which tokens of a slot are real, given its own mask (or None) and whether the row has the slot
+    at all."""
     return present[:, None].expand(-1, count) if keep is None else keep & present[:, None]

@@ -22,7 +22,8 @@ class SwooshR(nn.Module):
 
 
 class BiasNorm(nn.Module):
-    """x / rms(x - bias) * exp(log_scale): (..., D) -> the same shape. The bias lets a vector keep something of its length.
+    """x / rms(x - bias) * exp(log_scale): (..., D) -> the same shape. The bias lets a vector keep something of its
+    length.
 
     There is no eps, as in the paper: x is not divided by 0 unless it equals the bias in every channel.
     """

@@ -1,4 +1,5 @@
-"""The model behind classify, regress and match: a bound system, a sum-of-parts head, and a loss on the whole and on each part."""
+"""The model behind classify, regress and match: a bound system, a sum-of-parts head, and a loss on the whole and on
+each part."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ class Answer(nn.Module):
     """Batches in, outputs (B, K) out; in training, batch and generator in, named losses out.
 
     forward is the loss, so that wrappers for several devices see the call that they hook.
-    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from the fusion alone
-    where each modality also answers for itself, with a loss of its own.
+    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from
+    the fusion alone where each modality also answers for itself, with a loss of its own.
     """
 
     def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3):
@@ -38,7 +39,7 @@ class Answer(nn.Module):
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.bound.takes) > 1:
             left = drop_modalities(batch["present"], self.drop, generator)
-            batch = {**batch, "woven" if self.bound.part_widths else "present": left}
+            batch = {**batch, "visible" if self.bound.part_widths else "present": left}
         f = self.bound.features(batch)
         total, own = self.head(f)
         known = known_rows(batch["target"])

@@ -23,7 +23,8 @@ class Pace(NamedTuple):
 class Common:
     """Defaults of all tasks.
 
-    of_text: the target is a text, also where it looks like classes or numbers. auto: the system that `auto` stands for, if not plait's own.
+    of_text: the target is a text, also where it looks like classes or numbers. auto: the system that `auto` stands for,
+    if not plait's own.
     longest: the share of the inputs that are read whole, the rest is cut. whole: augmentation must not take parts away.
     needs: what the system must be told of the task, arguments of `plait.train.assemble.recipe`.
     """
@@ -36,13 +37,15 @@ class Common:
 
     @classmethod
     def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
-        """The arguments of `learn` that come from the settings: tokens of a text at most, pieces of words, a published tokenizer.json."""
+        """The arguments of `learn` that come from the settings: tokens of a text at most, pieces of words, a published
+        tokenizer.json."""
         return {}
 
     def sift(
         self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make: Callable[[], nn.Module]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """The splits without rows that cannot be used, and why how many of them are left out; make: builds the system."""
+        """The splits without rows that cannot be used, and why how many of them are left out; make: builds the
+        system."""
         return splits, {}
 
     def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:

@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
-from plait.parts.presence import woven
+from plait.parts.presence import visible
 
 
 class Bound(nn.Module):
     """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`.
 
-    tables: {slot: sizes or width} of the slots that a linear model can read as they are: ids per category column, or numbers.
+    tables: {slot: sizes or width} of the slots that a linear model can read as they are: ids per category column, or
+    numbers.
     """
 
-    def __init__(self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), tables: dict | None = None):
+    def __init__(
+        self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), tables: dict | None = None
+    ):
         super().__init__()
         self.system, self.role, self.tables = system, role, tables or {}
         self.takes = tuple(system.takes)
@@ -41,7 +44,8 @@ class Bound(nn.Module):
         return {slot: 2 * w if slot == "number" else w for slot, w in widths.items()}
 
     def raw(self, ready: dict) -> dict[str, Tensor]:
-        """{slot: (B, F)}: numbers beside flags of what is missing, categories one-hot (nothing for missing ones), vectors as they are."""
+        """{slot: (B, F)}: numbers beside flags of what is missing, categories one-hot (nothing for missing ones),
+        vectors as they are."""
         out = {}
         for slot, size in self.tables.items():
             x, keep = ready[slot], ready["keep"].get(slot)
@@ -61,20 +65,25 @@ class Bound(nn.Module):
         rows = next(iter(ready.values()))
         there = batch.get("present", {})
         ready["present"] = {
-            slot: there.get(slot, torch.full(rows.shape[:1], slot in batch, dtype=torch.bool, device=rows.device)) for slot in self.takes
+            slot: there.get(slot, torch.full(rows.shape[:1], slot in batch, dtype=torch.bool, device=rows.device))
+            for slot in self.takes
         }
         ready["keep"] = {slot: k for slot, k in batch.get("keep", {}).items() if slot in self.takes}
-        return ready | ({"woven": batch["woven"]} if "woven" in batch else {})
+        return ready | ({"visible": batch["visible"]} if "visible" in batch else {})
 
     def features(self, batch: dict) -> Features:
         """fused (B, width), parts, present. Raises UsageError for a system that only writes."""
-        if self.role in ("writer", "transcriber"):
-            raise UsageError("this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it")
+        if self.role in ("generator", "transcriber"):
+            raise UsageError(
+                "this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it"
+            )
         ready = self.prepared(batch)
         present = ready["present"]
         if self.role == "fuser":
             out = self.system.fuse(ready)
-            return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), woven(ready, present))
+            return Features(
+                out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), visible(ready, present)
+            )
         if self.role == "embedder":
             vectors = self.system.embed(ready)
             product = torch.stack(list(vectors.values())).prod(0)  # says how they agree
@@ -89,7 +98,8 @@ class Bound(nn.Module):
 
 
 def drop_modalities(present: dict[str, Tensor], rate: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """Presence (B,) per slot with some slots taken away: in a share `rate` of the rows, each slot goes with probability one half.
+    """Presence (B,) per slot with some slots taken away: in a share `rate` of the rows, each slot goes with probability
+    one half.
 
     A row keeps at least one of the slots it had, so that nothing is asked of nothing.
     """

@@ -1,4 +1,4 @@
-"""What is to be said of it? A text per row, written by a writer, word by word."""
+"""What is to be said of it? A text per row, written by a generator, word by word."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PENALTY = 0.6  # of the length, by which beams compare
 class Captioner(nn.Module):
     """Batches in, texts out; in training, batch and generator in, the cross-entropy of every next token out.
 
-    most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are followed at once, 0 for the likeliest
-    token each time.
+    most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are followed at once, 0
+    for the likeliest token each time.
     """
 
     def __init__(self, bound: Bound, most: int, beam: int = 0):
@@ -45,14 +45,16 @@ class Captioner(nn.Module):
         return ready, torch.stack(list(ready["present"].values())).any(0)
 
     def next(self, ready: dict, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, U - 1, V) of every token of `target` (B, U) after its first, and these tokens, -100 where there is none."""
+        """Logits (B, U - 1, V) of every token of `target` (B, U) after its first, and these tokens, -100 where there is
+        none."""
         longest = int((target >= 0).sum(1).max().clamp(min=2))
         said = target[:, : longest - 1]
         logits, _ = self.bound.system.step(said.clamp(min=0), self.bound.system.prefill(ready), said >= 0)
         return logits.float(), target[:, 1:longest]
 
     def answer(self, batch: dict) -> Tensor:
-        """(B, 2 + most): what the true text costs (NaN where the batch holds none), the log-probability of what is written, its tokens.
+        """(B, 2 + most): what the true text costs (NaN where the batch holds none), the log-probability of what is
+        written, its tokens.
 
         Both are NaN in rows with nothing to write about, which `finish` answers.
         """
@@ -68,7 +70,11 @@ class Captioner(nn.Module):
         loss = torch.full_like(score, torch.nan)
         if "target" in batch:
             logits, true = self.next(ready, batch["target"])
-            cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none").view_as(true).sum(1)
+            cost = (
+                F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
+                .view_as(true)
+                .sum(1)
+            )
             loss = torch.where((true >= 0).any(1), cost, loss)
         told = torch.stack([loss, score], 1).masked_fill(~there[:, None], torch.nan)
         return torch.cat([told, tokens], 1)
@@ -76,14 +82,18 @@ class Captioner(nn.Module):
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         ready, there = self.read(batch)
         logits, true = self.next(ready, batch["target"].masked_fill(~there[:, None], -100))
-        loss = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, label_smoothing=SMOOTH, reduction="sum")
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), true.flatten(), ignore_index=-100, label_smoothing=SMOOTH, reduction="sum"
+        )
         return {"loss": loss / (true >= 0).sum().clamp(min=1)}
 
 
 class Caption(Common):
-    """A text per row. text: what the tokenizer learnt (as `TextKind.fit`). common: the commonest text of the training rows, its share.
+    """A text per row. text: what the tokenizer learnt (as `TextKind.fit`). common: the commonest text of the training
+    rows, its share.
 
-    truth (n, U): token ids with beginning and end, -100 after the end and in rows without a text. Texts are compared as the tokenizer gives
+    truth (n, U): token ids with beginning and end, -100 after the end and in rows without a text. Texts are compared as
+    the tokenizer gives
     them back: the learnt one knows no capitals.
     """
 
@@ -96,8 +106,11 @@ class Caption(Common):
         self.target, self.text, self.common = target, text, tuple(common)
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, length: int = 256, tokenizer: str | None = None) -> Caption:
-        """The tokens of the training rows' texts, at most `length` of them each; tokenizer: a published tokenizer.json instead."""
+    def learn(
+        cls, table: Table, schema: Schema, rows: np.ndarray, length: int = 256, tokenizer: str | None = None
+    ) -> Caption:
+        """The tokens of the training rows' texts, at most `length` of them each; tokenizer: a published tokenizer.json
+        instead."""
         (target,) = schema.targets
         if [s.kind for s in schema.slots] != ["image"]:
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
@@ -109,8 +122,13 @@ class Caption(Common):
         column = pa.chunked_array([pa.array(texts, pa.string())])
         text = KINDS["text"].fit(column, FitOptions(Place(), max_tokens=length, tokenizer_file=tokenizer))
         if text["cls"] is None or text["sep"] is None:
-            raise DataError(f"the tokenizer {tokenizer} has no token for the {'end' if text['cls'] is not None else 'beginning'} of a text")
-        longest = max(len(e.ids) for e in tokenizer_of(text["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False)) + 2
+            raise DataError(
+                f"the tokenizer {tokenizer} has no token for the {'end' if text['cls'] is not None else 'beginning'} of a text"
+            )
+        longest = (
+            max(len(e.ids) for e in tokenizer_of(text["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False))
+            + 2
+        )
         task = cls(target, text | {"max_tokens": min(longest, length)}, ("", 0.0))
         usual, count = min(Counter(map(task.plain, texts)).items(), key=lambda item: (-item[1], item[0]))
         task.common = usual, count / len(texts)
@@ -125,7 +143,7 @@ class Caption(Common):
 
     @property
     def needs(self) -> dict[str, dict[str, int]]:
-        """What a writer must know of the tokens."""
+        """What a generator must know of the tokens."""
         return {"words": {"vocab": self.text["vocab"], "begin": self.text["cls"], "end": self.text["sep"]}}
 
     def plain(self, text: str) -> str:
@@ -155,7 +173,8 @@ class Caption(Common):
         return Captioner(bound, self.text["max_tokens"] - 1)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs (n, 2 + most) -> (n,) of text, probability and loss; a row with nothing to write about gets the commonest text."""
+        """Outputs (n, 2 + most) -> (n,) of text, probability and loss; a row with nothing to write about gets the
+        commonest text."""
         out = np.empty(len(outputs), ANSWERS)
         for i, (loss, score, *ids) in enumerate(outputs.tolist()):
             told = self.common if np.isnan(score) else (self.decode([int(t) for t in ids]), float(np.exp(score)))

@@ -43,19 +43,24 @@ class Classify(Common):
         kinds = {str(v): v for v in seen}
         if len(kinds) < 2:
             only = f"only {next(iter(kinds))!r}" if kinds else "no value at all"
-            raise DataError(f"the target {target!r} has {only} in the training rows: a classifier needs at least two classes")
+            raise DataError(
+                f"the target {target!r} has {only} in the training rows: a classifier needs at least two classes"
+            )
         if len(kinds) > max(20, len(seen) // 2):
             raise DataError(
                 f"the target {target!r} has {len(kinds)} different values in {len(seen)} training rows: too many to be classes; "
                 "is it a number (--task regress) or the wrong column?"
             )
-        order = sorted(kinds, key=lambda k: (isinstance(kinds[k], str), kinds[k] if not isinstance(kinds[k], str) else k))
+        order = sorted(
+            kinds, key=lambda k: (isinstance(kinds[k], str), kinds[k] if not isinstance(kinds[k], str) else k)
+        )
         counts = np.unique(np.array([str(v) for v in seen]), return_counts=True)
         count = dict(zip(counts[0].tolist(), counts[1].tolist()))
         return cls(target, [kinds[k] for k in order], [count[k] for k in order])
 
     def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
-        """Class numbers (n,), -100 where there is none; and (row, reason, value) of each cell that cannot be a target."""
+        """Class numbers (n,), -100 where there is none; and (row, reason, value) of each cell that cannot be a
+        target."""
         truth, bad = np.full(len(table), -100, np.int64), []
         for i, v in enumerate(table.column(self.target).to_pylist()):
             if not _real(v):

@@ -46,7 +46,10 @@ def solve_straight(model: Answer, rows: Rows, truth: np.ndarray, index: np.ndarr
     for penalty in PENALTIES:
         held = 0.0
         for fold in range(folds.max() + 1):
-            train, test = torch.from_numpy(np.flatnonzero(folds != fold)), torch.from_numpy(np.flatnonzero(folds == fold))
+            train, test = (
+                torch.from_numpy(np.flatnonzero(folds != fold)),
+                torch.from_numpy(np.flatnonzero(folds == fold)),
+            )
             weight, bias = _minimise(x[train], lambda out, train=train: loss(out, train), prior, penalty)
             held += float(loss(prior + x[test] @ weight.T + bias, test))
         tried[penalty] = held
@@ -64,7 +67,9 @@ def _minimise(x: Tensor, loss: Callable[[Tensor], Tensor], prior: Tensor, penalt
     """weight (K, F) and bias (K,) that minimise the sum of losses plus penalty / 2 |weight|^2, by L-BFGS."""
     weight = torch.zeros(len(prior), x.shape[1], dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(len(prior), dtype=x.dtype, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=100, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=100, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         solver.zero_grad()

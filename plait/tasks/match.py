@@ -40,7 +40,9 @@ class Match(Common):
         truth = flags(table.column(target), target)[rows]
         known = truth[truth != -100]
         if len(np.unique(known)) < 2:
-            raise DataError(f"the target {target!r} needs true and false pairs in the training rows: got {len(known)} rows of one sort")
+            raise DataError(
+                f"the target {target!r} needs true and false pairs in the training rows: got {len(known)} rows of one sort"
+            )
         return cls(target, float(known.mean()))
 
     def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
@@ -95,8 +97,9 @@ class Match(Common):
 class Agreement(Answer):
     """A pair is true as far as its sides' vectors agree, and what the fusion adds to that: outputs (B, 1).
 
-    Told apart by the binary loss alone, two towers from scratch stay at chance for long: nothing says which of their features are the same
-    thing. The contrastive loss on the true pairs of a batch says it from the first step; alignment comes before fusion (arXiv:2107.07651).
+    Told apart by the binary loss alone, two towers from scratch stay at chance for long: nothing says which of their
+    features are the same thing. The contrastive loss on the true pairs of a batch says it from the first step;
+    alignment comes before fusion (arXiv:2107.07651).
     The vector of the last slot, whose cells are exchanged in false pairs, is compared with every other slot's.
     """
 
@@ -148,10 +151,13 @@ def _loss(outputs: Tensor, target: Tensor) -> Tensor:
     return binary_cross_entropy(outputs, target[:, None])
 
 
-def with_mismatches(table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int) -> tuple[Table, dict[str, np.ndarray]]:
+def with_mismatches(
+    table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int
+) -> tuple[Table, dict[str, np.ndarray]]:
     """True pairs and as many false ones: a table of twice the rows with a `match` column, and its splits.
 
-    A false row has the columns of the last slot from another row of the same split, chosen at random, never with the same content.
+    A false row has the columns of the last slot from another row of the same split, chosen at random, never with the
+    same content.
     """
     if len(schema.slots) < 2:
         raise DataError("matching needs at least two inputs that can be paired: choose them with --inputs")

@@ -38,7 +38,9 @@ class Regress(Common):
         seen = numbers[rows]
         seen = seen[np.isfinite(seen)]
         if len(seen) < 2:
-            raise DataError(f"the target {target!r} has {len(seen)} numbers in the training rows: at least two are needed")
+            raise DataError(
+                f"the target {target!r} has {len(seen)} numbers in the training rows: at least two are needed"
+            )
         std = float(seen.std())
         if not std > 0:
             raise DataError(f"the target {target!r} is {seen[0]:g} in every training row: there is nothing to learn")
@@ -70,8 +72,8 @@ class Regress(Common):
         return self.scores(truth, np.full(len(truth), self.mean))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Share of the variance explained, row by row (its mean is R2), so that gains are in R2. Where these rows' targets do not
-        vary, the training rows' variance is shared out."""
+        """Share of the variance explained, row by row (its mean is R2), so that gains are in R2. Where these rows'
+        targets do not vary, the training rows' variance is shared out."""
         real, predicted = self._known(truth, answers)
         return 1 - metrics.squared_error_rows(real, predicted) / (real.var() if np.ptp(real) > 0 else self.std**2)
 
@@ -103,6 +105,8 @@ def _numbers(values: pa.ChunkedArray) -> tuple[np.ndarray, list[tuple[int, str, 
         except (TypeError, ValueError):
             pass
         if not np.isfinite(out[i]):
-            bad.append((i, "target missing" if v is None else "target not a finite number", "" if v is None else str(v)[:200]))
+            bad.append(
+                (i, "target missing" if v is None else "target not a finite number", "" if v is None else str(v)[:200])
+            )
             out[i] = np.nan
     return out, bad

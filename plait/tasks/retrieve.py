@@ -26,8 +26,8 @@ Objective = Callable[[nn.Module, dict, nn.Module | None, torch.Generator], dict[
 class Pairs(nn.Module):
     """Two slots of an embedder, drawn together where they belong together.
 
-    objective: a system's own (model, batch, state, generator) -> losses; None means the symmetric contrastive loss. `state` is what the
-    trainer keeps for it (a momentum teacher, a queue).
+    objective: a system's own (model, batch, state, generator) -> losses; None means the symmetric contrastive loss.
+    `state` is what the trainer keeps for it (a momentum teacher, a queue).
     """
 
     def __init__(self, bound: Bound, sides: tuple[str, str], objective: Objective | None = None):
@@ -38,13 +38,16 @@ class Pairs(nn.Module):
     def answer(self, batch: dict) -> Tensor:
         """(B, 2, E) unit vectors of both sides; zeros where a side is absent."""
         vectors = self.bound.vectors(batch)
-        return torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)  # bfloat16 ones are not quite unit
+        # bfloat16 ones are not quite unit
+        return torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]]
         ids = batch["target"]
         if self.objective is not None:
-            ready = self.bound.prepared(batch) | {"same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))}
+            ready = self.bound.prepared(batch) | {
+                "same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))
+            }
             return self.objective(self.bound.system, ready, self.state[0] if self.state else None, generator)
         vectors = self.bound.vectors(batch)
         a, b = (vectors[s][whole] for s in self.sides)
@@ -53,10 +56,11 @@ class Pairs(nn.Module):
 
 
 class Retrieve(Common):
-    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that is missing is
-    negative, and a row without either is -100.
+    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that
+    is missing is negative, and a row without either is -100.
 
-    Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the others.
+    Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the
+    others.
     """
 
     name = "retrieve"
@@ -105,7 +109,8 @@ class Retrieve(Common):
         return outputs
 
     def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
-        """Recalls and ranks in both directions. queries (n,) bool: rows that ask; all rows are answers to choose from."""
+        """Recalls and ranks in both directions. queries (n,) bool: rows that ask; all rows are answers to choose
+        from."""
         out = []
         for (ask, reply), rows, items, ids in self._directions(truth, answers, queries):
             found = retrieval((answers[rows, ask], answers[items, reply]), ids)
@@ -118,7 +123,9 @@ class Retrieve(Common):
         for (ask, reply), _, _, ids in self._directions(truth, answers, queries):
             for name, value in retrieval_chance(*ids).items():
                 better = "lower" if "rank" in name else "higher"
-                out.append(Score(f"{self.names[ask]} to {self.names[reply]}, {name}", value, value, value, len(ids[0]), better))
+                out.append(
+                    Score(f"{self.names[ask]} to {self.names[reply]}, {name}", value, value, value, len(ids[0]), better)
+                )
         return out
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
@@ -126,7 +133,8 @@ class Retrieve(Common):
         return float(np.mean([s.value for s in self.scores(truth, answers) if s.name.endswith("average precision")]))
 
     def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None):
-        """Per direction: (asking side, replying side), one row per different query, one per different item, and the groups of both."""
+        """Per direction: (asking side, replying side), one row per different query, one per different item, and the
+        groups of both."""
         there = (truth[:, 1:] >= 0) & (np.abs(answers).sum(2) > 0)  # (n, 2)
         asking = there.all(1) if queries is None else there.all(1) & queries
         if not asking.any():

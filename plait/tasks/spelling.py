@@ -1,4 +1,5 @@
-"""Texts as the labels that a transcriber writes: characters, or pieces of words learnt from the training texts. Label 0 is no label."""
+"""Texts as the labels that a transcriber writes: characters, or pieces of words learnt from the training texts. Label 0
+is no label."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def tidy(text: str) -> str:
 class Spelling:
     """Labels 1 to len(pieces) stand for `pieces`; one more for whatever cannot be spelled, which only a truth can hold.
 
-    Pieces of one character each spell character by character; longer ones, whose spaces are MARK, by the merges of byte-pair encoding.
+    Pieces of one character each spell character by character; longer ones, whose spaces are MARK, by the merges of
+    byte-pair encoding.
     """
 
     def __init__(self, pieces: Sequence[str], merges: Sequence[Sequence[str]] = ()):
@@ -29,7 +31,8 @@ class Spelling:
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int | None = None) -> Spelling:
-        """The characters of `texts`, or about `size` pieces of byte-pair encoding (never fewer than there are characters)."""
+        """The characters of `texts`, or about `size` pieces of byte-pair encoding (never fewer than there are
+        characters)."""
         texts = [tidy(t) for t in texts]
         if size is None:
             return cls(sorted({c for t in texts for c in t}))

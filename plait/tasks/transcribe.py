@@ -45,7 +45,8 @@ class Transcriber(nn.Module):
         return logits, lengths, ready["present"][slot]
 
     def answer(self, batch: dict) -> Tensor:
-        """(B, 1 + frames): the log-probability, then the labels, 0 after the last; the log-probability is NaN where there is no sound."""
+        """(B, 1 + frames): the log-probability, then the labels, 0 after the last; the log-probability is NaN where
+        there is no sound."""
         logits, lengths, present = self.logits(batch)
         if self.beam:
             labels, logp = _beam(logits, lengths, self.beam)
@@ -53,7 +54,9 @@ class Transcriber(nn.Module):
             labels, logp = greedy(logits, lengths)
         labels = nn.functional.pad(labels, (0, self.frames - labels.shape[1])).float()
         out = torch.cat([logp.float()[:, None], labels], 1)
-        return torch.where(present[:, None], out, torch.cat([torch.full_like(out[:, :1], torch.nan), torch.zeros_like(labels)], 1))
+        return torch.where(
+            present[:, None], out, torch.cat([torch.full_like(out[:, :1], torch.nan), torch.zeros_like(labels)], 1)
+        )
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         logits, lengths, present = self.logits(batch)
@@ -71,7 +74,8 @@ def _beam(logits: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 class Transcribe(Common):
-    """A text per row. spelling: what its labels stand for. common: the commonest transcript of the training rows, and its share.
+    """A text per row. spelling: what its labels stand for. common: the commonest transcript of the training rows, and
+    its share.
 
     truth (n, U): labels, -100 after the last and in rows without a text.
     """
@@ -98,7 +102,12 @@ class Transcribe(Common):
             only = f"only {texts[0]!r}" if texts else "no text at all"
             raise DataError(f"the target {target!r} has {only} in the training rows: there is nothing to learn")
         usual, count = min(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
-        return cls(target, Spelling.learn(texts, pieces), (usual, count / len(texts)), schema.shape(schema.slots[0].name)["samples"])
+        return cls(
+            target,
+            Spelling.learn(texts, pieces),
+            (usual, count / len(texts)),
+            schema.shape(schema.slots[0].name)["samples"],
+        )
 
     @classmethod
     def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
@@ -143,11 +152,14 @@ class Transcribe(Common):
             rows.bad.add(row, self.target, "target", TOO_LONG, self.spelling.decode(truth[row].tolist()))
         left = np.setdiff1d(splits["train"], short)
         if not np.isin(left, train).any():
-            raise DataError(f"no training row has a sound that is long enough for its text in {self.target!r}: is this the right column?")
+            raise DataError(
+                f"no training row has a sound that is long enough for its text in {self.target!r}: is this the right column?"
+            )
         return splits | {"train": left}, {TOO_LONG: len(short)}
 
     def too_short(self, truth: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """(n,) bool: rows with fewer `frames` (n,) than their truth (n, U) needs. They can be neither learnt from nor got right."""
+        """(n,) bool: rows with fewer `frames` (n,) than their truth (n, U) needs. They can be neither learnt from nor
+        got right."""
         sizes = (truth >= 0).sum(1)
         return sizes + ((truth[:, 1:] >= 0) & (truth[:, 1:] == truth[:, :-1])).sum(1) > frames
 

@@ -24,7 +24,7 @@ PREFERRED = {
     "retrieve": ("embedder",),
     "match": ("fuser", "embedder"),
     "transcribe": ("transcriber",),
-    "caption": ("writer",),
+    "caption": ("generator",),
 }
 HALF = (0.5, 0.5, 0.5)
 MOST_CATEGORIES = 2000  # that a linear model reads one by one
@@ -52,7 +52,8 @@ def base_task(task: str) -> str:
 
 
 def choose(name: str, schema: Schema, task: str) -> ModelInfo:
-    """The model info of `name`, whose slots the schema then bears. Raises UsageError where it does not fit, naming systems that do."""
+    """The model info of `name`, whose slots the schema then bears. Raises UsageError where it does not fit, naming
+    systems that do."""
     info = model_info(name)
     kinds = [s.kind for s in schema.slots]
     free = "slots" in _signature(info)
@@ -66,14 +67,17 @@ def choose(name: str, schema: Schema, task: str) -> ModelInfo:
         )
         others = [s.name for s in systems().values() if set(kinds) <= set(s.takes) and base_task(task) in s.tasks]
         others = [o for o in others if not doubled or "slots" in _signature(model_info(o))]
-        raise UsageError(f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}.")
+        raise UsageError(
+            f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}."
+        )
     if not free:
         schema.rename_slots({s.name: s.kind for s in schema.slots})
     return info
 
 
 def reads(info: ModelInfo) -> dict[str, Any]:
-    """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves them open."""
+    """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves
+    them open."""
     signature = _signature(info)
     found = {}
     for key in ("image", "length"):
@@ -83,8 +87,11 @@ def reads(info: ModelInfo) -> dict[str, Any]:
     return found
 
 
-def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0, words: dict | None = None) -> Recipe:
-    """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a writer's vocab, begin, end."""
+def recipe(
+    info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0, words: dict | None = None
+) -> Recipe:
+    """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a generator's
+    vocab, begin, end."""
     signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
     kind_of = {s.name: s.kind for s in schema.slots}
     arguments: dict = {}
@@ -105,20 +112,28 @@ def recipe(info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = Fal
         arguments["labels"] = labels
     arguments |= _words(info, words, signature, pretrained) if words else {}
     role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
-    tables = {s: shape.get("sizes") or shape["width"] for s, shape in shapes.items() if kind_of[s] in ("number", "category", "vector")}
+    tables = {
+        s: shape.get("sizes") or shape["width"]
+        for s, shape in shapes.items()
+        if kind_of[s] in ("number", "category", "vector")
+    }
     if sum(shapes["category"]["sizes"] if "category" in shapes else ()) > MOST_CATEGORIES:
         tables.pop("category", None)
     tables = tables if role == "fuser" else {}
-    return Recipe(info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)), tables)
+    return Recipe(
+        info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)), tables
+    )
 
 
 def _words(info: ModelInfo, words: dict, signature: dict, pretrained: bool) -> dict:
-    """A writer's vocabulary: the learnt one, or that of published weights, which must then be the tokenizer's."""
+    """A generator's vocabulary: the learnt one, or that of published weights, which must then be the tokenizer's."""
     if not pretrained:
         return words
     own = {name: info.arguments.get(name, signature[name].default) for name in words}
     if own != words:
-        raise UsageError(f"the weights of {info.name} know {own}, and the tokenizer {words}: give the weights' own with --tokenizer FILE")
+        raise UsageError(
+            f"the weights of {info.name} know {own}, and the tokenizer {words}: give the weights' own with --tokenizer FILE"
+        )
     return {}
 
 

@@ -17,7 +17,8 @@ from plait.train.predict import outputs
 
 @dataclass
 class Assessment:
-    """Scores with intervals on some rows. `answers` and `truth` are those rows'; alone and absent are main scores by modality."""
+    """Scores with intervals on some rows. `answers` and `truth` are those rows'; alone and absent are main scores by
+    modality."""
 
     index: np.ndarray
     truth: np.ndarray
@@ -66,7 +67,8 @@ def assess(
     queries: np.ndarray | None = None,
     parts: bool = True,
 ) -> Assessment:
-    """Scores on the rows `index`; truth (n, ...) is the whole table's. queries: for retrieval, the rows that ask (n,) bool.
+    """Scores on the rows `index`; truth (n, ...) is the whole table's. queries: for retrieval, the rows that ask (n,)
+    bool.
 
     parts: also measure each modality alone and each absent (one more pass over the rows for each).
     """

@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment: safetensors and JSON in a folder that appears whole or not at all.
 
-`folder/checkpoints/` holds the last two, numbered. A new one is written beside them under another name, flushed to the disk, and renamed
-as the last act, so a folder with a number for a name is complete; `files.json` in it has the size and checksum of each file, and its
-own. The one before is kept until the next but one: there is something to go back to when a file of the last is damaged later.
+`folder/checkpoints/` holds the last two, numbered. A new one is written beside them under another name, flushed to the
+disk, and renamed as the last act, so a folder with a number for a name is complete; `files.json` in it has the size and
+checksum of each file, and its own. The one before is kept until the next but one: there is something to go back to when
+a file of the last is damaged later.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ KEPT = 2
 
 @dataclass
 class Checkpoint:
-    """What was saved: `tensors` by file ("model", "optimizer"...) and name, `state` plain numbers, and where it was read."""
+    """What was saved: `tensors` by file ("model", "optimizer"...) and name, `state` plain numbers, and where it was
+    read."""
 
     tensors: dict[str, dict[str, Tensor]]
     state: dict
@@ -160,7 +162,8 @@ def _numbers(home: Path) -> list[int]:
 
 
 def _sweep(home: Path, keep: list[int]) -> None:
-    """Remove all but the checkpoints `keep`. A folder loses its number first: a kill leaves no half-removed checkpoint."""
+    """Remove all but the checkpoints `keep`. A folder loses its number first: a kill leaves no half-removed
+    checkpoint."""
     for path in list(home.iterdir()):
         if path.name.isdigit() and int(path.name) in keep:
             continue

@@ -10,7 +10,8 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Console:
-    """Lines and progress on `stream`. Without a terminal progress is a plain line now and then; `quiet` prints nothing."""
+    """Lines and progress on `stream`. Without a terminal progress is a plain line now and then; `quiet` prints
+    nothing."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False):
         self.stream = stream or sys.stderr
@@ -39,7 +40,12 @@ class Console:
         from rich.console import Console as Rich
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn(f"{label:<9}"), BarColumn(), TextColumn("{task.percentage:3.0f}%  {task.description}"), TimeRemainingColumn())
+        columns = (
+            TextColumn(f"{label:<9}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%  {task.description}"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=Rich(file=self.stream), transient=True)
         self.bar.start()
         self.task = self.bar.add_task("", total=total)
@@ -64,8 +70,15 @@ class Console:
         """The trainer's report of one step."""
         memory = f"  {info['memory_gb']:.1f} GB" if info.get("memory_gb") else ""
         loss = f"loss {info['loss']:.3f}  " if info.get("loss") is not None else ""
-        left = f"  {clock(info['seconds_left'])} left" if info.get("seconds_left") is not None and not self.terminal else ""
-        self.step(info["step"], f"epoch {info['epoch']}  {loss}lr {info['lr']:.1e}  {info['rows_per_s']:,.0f} rows/s{memory}{left}")
+        left = (
+            f"  {clock(info['seconds_left'])} left"
+            if info.get("seconds_left") is not None and not self.terminal
+            else ""
+        )
+        self.step(
+            info["step"],
+            f"epoch {info['epoch']}  {loss}lr {info['lr']:.1e}  {info['rows_per_s']:,.0f} rows/s{memory}{left}",
+        )
 
     def epoch(self, info: dict) -> None:
         """The trainer's report of one epoch; the curves in the report show them all."""

@@ -25,7 +25,8 @@ EPOCHS, RATE, AUGMENT = 16, 1.5e-3, 0.4
 
 
 def demo(out: str | Path, console: Console | None = None, *, minutes: float | None = None) -> dict:
-    """Build the sample `glyphs`, train two towers on it, evaluate on unseen typefaces and unseen characters, search, and report.
+    """Build the sample `glyphs`, train two towers on it, evaluate on unseen typefaces and unseen characters, search,
+    and report.
 
     Writes only into `out`: glyphs.parquet, run/ (with report.html), hits.png. Returns the figures.
     """
@@ -46,11 +47,15 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
         ("Characters never trained on, among all characters", unseen_characters(run, table)),
     ):
         lines = _lines(found)
-        sections.append(Section(title, "table", Lines(("score", "value [95% interval]", "chance", "times chance"), lines)))
+        sections.append(
+            Section(title, "table", Lines(("score", "value [95% interval]", "chance", "times chance"), lines))
+        )
         console.say("", f"{title}:")
         for _, score, chance, times in lines:
             console.say("", f"  {score}   chance {number(chance)}, {times:.0f} times")
-        figures[title] = {name: {"value": s.value, "low": s.low, "high": s.high, "chance": c} for name, s, c, _ in lines}
+        figures[title] = {
+            name: {"value": s.value, "low": s.low, "high": s.high, "chance": c} for name, s, c, _ in lines
+        }
     hits = out / "hits.png"
     where = _rows(table, typeface=REGULAR)
     found = run.search_many(where, [{"text": q} for q in QUERIES], k=8, show=hits)
@@ -65,7 +70,8 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
 
 
 def unseen_characters(run: Run, table: Table) -> Assessment:
-    """Unseen characters in the regular typeface, to be found among all characters in that typeface, and the other way round."""
+    """Unseen characters in the regular typeface, to be found among all characters in that typeface, and the other way
+    round."""
     regular = _rows(table, typeface=REGULAR)
     unseen = np.asarray(regular.column("split").to_pylist(), dtype=object) == "characters"
     return run.evaluate(regular.take(np.flatnonzero(unseen)), gallery=regular.take(np.flatnonzero(~unseen)))

@@ -51,15 +51,17 @@ def fit(
     """Train a model on a table and write a run folder.
 
     Args:
-        source: a CSV, TSV, Parquet or JSON-lines file, a folder of class folders, or a pandas / polars / pyarrow / datasets table.
+        source: a CSV, TSV, Parquet or JSON-lines file, a folder of class folders, or a pandas / polars / pyarrow /
+        datasets table.
         out: the run folder; default runs/NAME after the source. It must be new, or one to resume.
         resume: go on with the run in `out`: its settings are read there, and `source` may be left out if it was a file.
         dry_run: stop before training and return what would be done as a dict.
         console: where lines and progress go; default is standard error.
-        options: the fields of `plait.train.settings.Settings`, such as target="price", kinds={"photo": "image"}, minutes=10.
+        options: the fields of `plait.train.settings.Settings`, such as target="price", kinds={"photo": "image"},
+        minutes=10.
 
-    Returns the `Run`, ready to evaluate, predict, embed and search. Raises UsageError or DataError before any training for what
-    cannot work; a run that is interrupted is saved and says how to go on (`Run.stopped` is "interrupted").
+    Returns the `Run`, ready to evaluate, predict, embed and search. Raises UsageError or DataError before any training
+    for what cannot work; a run that is interrupted is saved and says how to go on (`Run.stopped` is "interrupted").
     """
     console = console or Console()
     try:
@@ -80,7 +82,9 @@ def fit(
         raise UsageError("no table: give a file, a folder or a data frame")
     data = prepare(source, settings, console)
     if before and before["fingerprint"] != data.fingerprint:
-        raise DataError(f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs")
+        raise DataError(
+            f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
+        )
     made = (
         Recipe(**before["recipe"])
         if before
@@ -103,14 +107,30 @@ def fit(
     cost = estimate(job, plan, device)
     announce(console, data, made, plan, cost)
     if dry_run:
-        return {"columns": data.schema.describe(), "check": data.check, "splits": data.sizes(), "plan": asdict(plan), "cost": cost}
+        return {
+            "columns": data.schema.describe(),
+            "check": data.check,
+            "splits": data.sizes(),
+            "plan": asdict(plan),
+            "cost": cost,
+        }
     folder = Path(out) if out else free_folder(source)
     if before is None:
         write_json(folder / CONFIG, config(source, settings, data, made, plan))
     return _train(job, plan, made, settings, folder, device, cost, console, resume)
 
 
-def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: Path, device, cost: dict, console: Console, resume) -> Run:
+def _train(
+    job: TableJob,
+    plan: Plan,
+    made: Recipe,
+    settings: Settings,
+    folder: Path,
+    device,
+    cost: dict,
+    console: Console,
+    resume,
+) -> Run:
     data = job.data
     write_json(folder / "schema.json", data.schema.to_json())
     sweep(folder)
@@ -123,7 +143,9 @@ def _train(job: TableJob, plan: Plan, made: Recipe, settings: Settings, folder: 
         console.stop()
     job.seconds["training in all"] = time.monotonic() - begun
     if history.stopped == "interrupted":
-        console.say("stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}")
+        console.say(
+            "stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}"
+        )
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
     settle(job, console)
     run = save_run(folder, data.schema, data.task, job.model, plan.precision)
@@ -160,7 +182,8 @@ def _model(data: Prepared, bound: Bound, seed: int):
 
 
 def settle(job: TableJob, console: Console) -> None:
-    """Leave a plain table to the head's linear layers, unless what was trained beside them is better by two standard errors."""
+    """Leave a plain table to the head's linear layers, unless what was trained beside them is better by two standard
+    errors."""
     data, kinds = job.data, {s.kind for s in job.data.schema.slots}
     if not isinstance(job.model, Answer) or not job.model.head.linear or not kinds <= {"number", "category", "vector"}:
         return
@@ -175,7 +198,8 @@ def settle(job: TableJob, console: Console) -> None:
 
 
 def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
-    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the validation rows."""
+    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the
+    validation rows."""
     held = {name: rows for name, rows in data.splits.items() if name not in ("train", "val") and len(rows)}
     for name in ("val", "train"):
         if not held:

@@ -17,7 +17,8 @@ from plait.train.prepare import Prepared
 
 
 class TableJob:
-    """Batches of the training rows, in an order drawn from (seed, epoch); the score is the task's guide on the validation rows."""
+    """Batches of the training rows, in an order drawn from (seed, epoch); the score is the task's guide on the
+    validation rows."""
 
     def __init__(
         self,
@@ -71,7 +72,9 @@ class TableJob:
         return guide, {"guide": guide}
 
 
-def answers_for(task: Task, model: nn.Module, data: Prepared, index: np.ndarray, precision: str, absent=()) -> np.ndarray:
+def answers_for(
+    task: Task, model: nn.Module, data: Prepared, index: np.ndarray, precision: str, absent=()
+) -> np.ndarray:
     """The task's answers for some rows, with some slots taken away."""
     return task.finish(outputs(model, data.rows, index, precision=precision, absent=absent, truth=data.truth))
 

@@ -1,7 +1,9 @@
 """The training loop: one path from batches to the best weights, that can be killed and goes on as if it had not been.
 
-Nothing random outlives a step. Before each, the global random state and the step's own generator are seeded from (seed, step, process),
-and batches are a function of (seed, epoch): a resumed run computes bit for bit what an uninterrupted one does, on the same machine.
+Nothing random outlives a step. Before each, the global random state and the step's own generator are seeded from (seed,
+step, process),
+and batches are a function of (seed, epoch): a resumed run computes bit for bit what an uninterrupted one does, on the
+same machine.
 With a time budget the schedule follows the clock, and no two runs are the same.
 """
 
@@ -36,17 +38,25 @@ SHARE = 0.02  # of the time may go into checkpoints
 
 
 def train(
-    job: Job, plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None, device: str | None = None
+    job: Job,
+    plan: Plan,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    device: str | None = None,
 ) -> History:
     """Train `job.model` by `plan`; at the end it has the weights of the best epoch and is in eval mode.
 
     folder: takes metrics.jsonl (a line per epoch) and checkpoints/; nothing is written elsewhere.
     resume: go on from the newest checkpoint there, if there is one; else what an earlier run left there is removed.
-    device: where to train; None takes the accelerator of this machine or, without one, the CPU. With several processes (`accelerate
+    device: where to train; None takes the accelerator of this machine or, without one, the CPU. With several processes
+    (`accelerate
         launch`, `torchrun`) each has its own device and its own rows of every batch; `folder` must be visible to all.
 
     Ctrl-C or SIGTERM finishes the step, saves, and returns with stopped="interrupted"; a second one stops at once.
-    Raises UsageError for a loss that is not finite or a plan that does not fit the checkpoint, DataError where saving fails.
+    Raises UsageError for a loss that is not finite or a plan that does not fit the checkpoint, DataError where saving
+    fails.
     """
     team = Team(device)
     cuda = [team.device] if team.device.type == "cuda" else []
@@ -67,7 +77,8 @@ def step_seed(*parts: int) -> int:
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
-    """The global random state of the CPU and of `device`. torch.manual_seed would, at 0.1 ms a step, also ask after all other devices."""
+    """The global random state of the CPU and of `device`. torch.manual_seed would, at 0.1 ms a step, also ask after all
+    other devices."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
@@ -98,7 +109,16 @@ class Interrupt:
 class Trainer:
     """One run: `step` steps and `epoch` whole epochs are behind it."""
 
-    def __init__(self, job: Job, plan: Plan, folder: Path, team: Team, interrupt: Interrupt, progress: Progress | None, resume: bool):
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        folder: Path,
+        team: Team,
+        interrupt: Interrupt,
+        progress: Progress | None,
+        resume: bool,
+    ):
         self.job, self.plan, self.folder, self.team, self.interrupt = job, plan, folder, team, interrupt
         self.progress = progress if team.main else None
         self.total = plan.epochs * job.steps_per_epoch
@@ -189,7 +209,8 @@ class Trainer:
         return "interrupted" if asked else "minutes" if late else None
 
     def _step(self, batch: dict) -> tuple[float, bool, bool]:
-        """One step. Returns, agreed between processes: the seconds so far, whether to stop, whether a checkpoint is due."""
+        """One step. Returns, agreed between processes: the seconds so far, whether to stop, whether a checkpoint is
+        due."""
         plan, team = self.plan, self.team
         batch, rows, weight = team.share(batch)
         seed = step_seed(plan.seed, self.step, team.rank)
@@ -202,8 +223,12 @@ class Trainer:
         self.rows_read += rows
         now = time.monotonic()
         fault = self._read(now) if team.device.type == "cpu" or now - self.read_at > 0.5 else None
-        due = team.main and now - self.saved_at >= max(plan.checkpoint_seconds, plan.checkpoint_seconds and self.save_cost / SHARE)
-        bad, asked, due, elapsed = team.agree(fault is not None, self.interrupt.asked, due, self.elapsed() if team.main else 0.0)
+        due = team.main and now - self.saved_at >= max(
+            plan.checkpoint_seconds, plan.checkpoint_seconds and self.save_cost / SHARE
+        )
+        bad, asked, due, elapsed = team.agree(
+            fault is not None, self.interrupt.asked, due, self.elapsed() if team.main else 0.0
+        )
         if bad:
             self._raise(fault)
         self.lr = plan.lr * optim.schedule(self._share_done(elapsed, 1), plan.warmup)
@@ -221,7 +246,9 @@ class Trainer:
         if self.progress:
             done = self._share_done(elapsed)
             left = (now - self.start) * (1.0 - done) / max(done - self.begun_at, 1e-9)
-            self.progress.update(dict(step=self.step, total=self.total, epoch=self.epoch + 1, lr=self.lr, seconds_left=left, **self.seen))
+            self.progress.update(
+                dict(step=self.step, total=self.total, epoch=self.epoch + 1, lr=self.lr, seconds_left=left, **self.seen)
+            )
         return elapsed, bool(asked), bool(due)
 
     def _score(self, complete: bool) -> None:
@@ -231,7 +258,10 @@ class Trainer:
         seed_everything(step_seed(self.plan.seed, self.step), self.team.device)
         self._swap()
         model = self._for_scoring()
-        with torch.no_grad(), torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
+        with (
+            torch.no_grad(),
+            torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"),
+        ):
             score, notes = self.team.same(self.job.score(model))
         score = float(score) if math.isfinite(score) else -math.inf
         if self.best_epoch is None or score > self.best_score:
@@ -241,12 +271,21 @@ class Trainer:
         self.score_seconds = self.team.same(time.monotonic() - start)
         steps = self.step - self.epoch * self.job.steps_per_epoch
         losses = dict(zip(self.sums, self.team.mean([v / steps for v in self.sums.values()]))) if steps else {}
-        row = dict(epoch=self.epoch + 1, step=self.step, seconds=round(self.elapsed(), 3), score=score, loss=sum(losses.values()))
+        row = dict(
+            epoch=self.epoch + 1,
+            step=self.step,
+            seconds=round(self.elapsed(), 3),
+            score=score,
+            loss=sum(losses.values()),
+        )
         row |= dict(losses=losses, lr=self.lr, complete=complete)
         if taken := row.keys() & notes.keys():
-            raise ValueError(f"score() returned {', '.join(sorted(taken))}, which the trainer writes itself: give them other names")
+            raise ValueError(
+                f"score() returned {', '.join(sorted(taken))}, which the trainer writes itself: give them other names"
+            )
         row = _plain(row | notes)
-        again = bool(self.rows) and self.rows[-1]["epoch"] == row["epoch"]  # an epoch cut short by the clock, now completed
+        # an epoch cut short by the clock, now completed
+        again = bool(self.rows) and self.rows[-1]["epoch"] == row["epoch"]
         self.rows[len(self.rows) - again :] = [row]
         if self.team.main:
             self._write_metrics() if again else _append(self.folder / METRICS, row)
@@ -255,7 +294,8 @@ class Trainer:
         self.read_at, self.rows_read = time.monotonic(), 0
 
     def _for_scoring(self) -> nn.Module:
-        """A model in eval mode whose every method works: a sharded one only has its forward, so the untouched copy stands in."""
+        """A model in eval mode whose every method works: a sharded one only has its forward, so the untouched copy
+        stands in."""
         if self.team.sharded:
             load_strict(self.untouched.to(self.team.device), _whole(self.job.model.state_dict()))
         return self.untouched.eval()
@@ -275,7 +315,11 @@ class Trainer:
 
     def _budget(self) -> float:
         """Seconds for the steps: what scoring the last of them will need is set aside, but never more than half."""
-        return max(self.plan.minutes * 60.0 - self.score_seconds, self.plan.minutes * 30.0) if self.plan.minutes else math.inf
+        return (
+            max(self.plan.minutes * 60.0 - self.score_seconds, self.plan.minutes * 30.0)
+            if self.plan.minutes
+            else math.inf
+        )
 
     def _late(self, elapsed: float) -> bool:
         return elapsed >= self._budget()
@@ -286,7 +330,8 @@ class Trainer:
     # -- losses
 
     def _read(self, now: float) -> tuple[int, dict[str, float]] | None:
-        """Fetch the pending losses (waits for the device) and add them up. Returns the first step with one that is not finite."""
+        """Fetch the pending losses (waits for the device) and add them up. Returns the first step with one that is not
+        finite."""
         values = torch.cat([v for _, _, v in self.pending]).tolist()
         pending, self.pending = self.pending, []
         for step, names, _ in pending:
@@ -312,9 +357,13 @@ class Trainer:
             raise UsageError("another process met a loss that is not finite: see its message")
         step, losses = fault
         terms = ", ".join(f"{k} {v:g}" for k, v in losses.items())
-        mend = f"lower --lr (now {self.plan.lr:g})" + (", or train with --precision fp32" if self.plan.precision == "bf16" else "")
+        mend = f"lower --lr (now {self.plan.lr:g})" + (
+            ", or train with --precision fp32" if self.plan.precision == "bf16" else ""
+        )
         last = f"The checkpoint of step {self.saved[0]} is whole." if self.saved[0] else "No checkpoint had been saved."
-        raise UsageError(f"the loss is not finite at step {step} (epoch {self.epoch + 1}): {terms}. {last} To mend it, {mend}.")
+        raise UsageError(
+            f"the loss is not finite at step {step} (epoch {self.epoch + 1}): {terms}. {last} To mend it, {mend}."
+        )
 
     # -- checkpoints
 
@@ -328,11 +377,17 @@ class Trainer:
         if found is None:
             return None
         was, now = found.state["plan"], asdict(self.plan)
-        changed = [f"{k} (was {was.get(k)}, now {v})" for k, v in now.items() if k not in CHANGEABLE and was.get(k) != v]
+        changed = [
+            f"{k} (was {was.get(k)}, now {v})" for k, v in now.items() if k not in CHANGEABLE and was.get(k) != v
+        ]
         if found.state["steps_per_epoch"] != self.job.steps_per_epoch:
-            changed.append(f"steps per epoch (was {found.state['steps_per_epoch']}, now {self.job.steps_per_epoch}: another table?)")
+            changed.append(
+                f"steps per epoch (was {found.state['steps_per_epoch']}, now {self.job.steps_per_epoch}: another table?)"
+            )
         if changed:
-            raise UsageError(f"cannot resume {self.folder}: {', '.join(changed)} changed. Use the same options, or start a new run.")
+            raise UsageError(
+                f"cannot resume {self.folder}: {', '.join(changed)} changed. Use the same options, or start a new run."
+            )
         return found
 
     def _restore(self, found: checkpoint.Checkpoint) -> None:
@@ -340,20 +395,29 @@ class Trainer:
         self.step, self.epoch, self.rows, self.before = state["step"], state["epoch"], state["rows"], state["seconds"]
         self.sums, self.lr, self.score_seconds = state["sums"], state["lr"], state["score_seconds"]
         self.saved = (self.step, len(self.rows))
-        self.best_epoch, self.best_score = state["best_epoch"], -math.inf if state["best_score"] is None else state["best_score"]
+        self.best_epoch, self.best_score = (
+            state["best_epoch"],
+            -math.inf if state["best_score"] is None else state["best_score"],
+        )
         self.best = found.tensors["best"]
         optim.load_flat(self.optimizer, found.tensors["optimizer"])
         if self.average:
             average = found.tensors["average"]
-            self.average = [optim.placed_like(average[n], p.detach()) for n, p in zip(self.names, self.params, strict=True)]
+            self.average = [
+                optim.placed_like(average[n], p.detach()) for n, p in zip(self.names, self.params, strict=True)
+            ]
 
     def _save(self) -> None:
         start = time.monotonic()
         self._read_all()
-        tensors = dict(model=_whole(self.job.model.state_dict()), optimizer=optim.flat_state(self.optimizer), best=self.best)
+        tensors = dict(
+            model=_whole(self.job.model.state_dict()), optimizer=optim.flat_state(self.optimizer), best=self.best
+        )
         tensors["average"] = _whole(dict(zip(self.names, self.average)))
         tensors["state"] = self.job.state.state_dict() if self.job.state is not None else {}
-        state = dict(step=self.step, epoch=self.epoch, seconds=self.elapsed(), rows=self.rows, sums=self.sums, lr=self.lr)
+        state = dict(
+            step=self.step, epoch=self.epoch, seconds=self.elapsed(), rows=self.rows, sums=self.sums, lr=self.lr
+        )
         state |= dict(score_seconds=self.score_seconds, best_epoch=self.best_epoch, best_score=self.best_score)
         state |= dict(plan=asdict(self.plan), steps_per_epoch=self.job.steps_per_epoch)
         if self.team.main:
@@ -363,7 +427,9 @@ class Trainer:
 
     def _write_metrics(self) -> None:
         """The rows of this run and no other, as one file."""
-        write_whole(self.folder / METRICS, lambda part: part.write_text("".join(_line(r) for r in self.rows), encoding="utf-8"))
+        write_whole(
+            self.folder / METRICS, lambda part: part.write_text("".join(_line(r) for r in self.rows), encoding="utf-8")
+        )
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

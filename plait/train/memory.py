@@ -12,7 +12,8 @@ KEPT = 1 << 30  # bytes
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most bytes held so far: by the accelerator's tensors or, on the CPU, by the process (0 where the system does not tell)."""
+    """The most bytes held so far: by the accelerator's tensors or, on the CPU, by the process (0 where the system does
+    not tell)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -23,11 +24,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 def keep_memory() -> bool:
-    """Let this process keep up to 1 GiB of freed memory for its next step. Returns whether the C library understood (glibc does).
+    """Let this process keep up to 1 GiB of freed memory for its next step. Returns whether the C library understood
+    (glibc does).
 
-    By default glibc returns large tensors to the system when they are freed and asks for them again a moment later, page by page: 4 to 8%
-    of the time of a training step on the CPU. The setting is the process's and cannot be taken back, so whoever owns the process calls
-    this (the command line does), not the trainer.
+    By default glibc returns large tensors to the system when they are freed and asks for them again a moment later,
+    page by page: 4 to 8% of the time of a training step on the CPU. The setting is the process's and cannot be taken
+    back, so whoever owns the process calls this (the command line does), not the trainer.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from plait.train.parallel import to_device
 
-# Layers that multiply by their weight. All else (norms, biases, positions, special tokens, lookups, scales) is not decayed: decay
-# pulls a factor or a row that is seldom looked up towards zero without the gradient having asked for it.
+# Layers that multiply by their weight. All else (norms, biases, positions, special tokens, lookups, scales) is not
+# decayed: decay pulls a factor or a row that is seldom looked up towards zero without the gradient having asked for it.
 MATRICES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 FUSED = ("cpu", "cuda", "xpu", "mps")  # where one kernel updates all parameters (on CPU 3 times faster than foreach)
 FLOOR = 0.01  # the share of the learning rate that is left at the end
@@ -22,9 +22,9 @@ FLOOR = 0.01  # the share of the learning rate that is left at the end
 def groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Parameter groups of `model` for an optimizer: only the matrices of linear layers and convolutions are decayed.
 
-    A module may carry `lr_factor` (a float, such as 0.1 for a pretrained backbone): the learning rate of every parameter below it is
-    multiplied by it, and by those of the modules it stands in. Frozen parameters are left out. Each group has `params`, `names`
-    (in the same order), `weight_decay` and `lr_factor`.
+    A module may carry `lr_factor` (a float, such as 0.1 for a pretrained backbone): the learning rate of every
+    parameter below it is multiplied by it, and by those of the modules it stands in. Frozen parameters are left out.
+    Each group has `params`, `names` (in the same order), `weight_decay` and `lr_factor`.
     """
     found: dict[tuple[float, float], dict] = {}
     seen: set[int] = set()
@@ -44,18 +44,22 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     visit(model, "", 1.0)
     if not found:
-        raise ValueError(f"{type(model).__name__} has no parameter to train: all are frozen; unfreeze some, or give it a head")
+        raise ValueError(
+            f"{type(model).__name__} has no parameter to train: all are frozen; unfreeze some, or give it a head"
+        )
     return list(found.values())
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over `groups(model, weight_decay)`, fused where the device has it. Its second moment forgets faster than usual, as CLIP's."""
+    """AdamW over `groups(model, weight_decay)`, fused where the device has it. Its second moment forgets faster than
+    usual, as CLIP's."""
     made = groups(model, weight_decay)
     return torch.optim.AdamW(made, lr=lr, betas=(0.9, 0.98), fused=made[0]["params"][0].device.type in FUSED)
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """The factor on the learning rate after the share `progress` of a run: linear up to 1 at `warmup`, then a cosine down to 0.01."""
+    """The factor on the learning rate after the share `progress` of a run: linear up to 1 at `warmup`, then a cosine
+    down to 0.01."""
     if progress < warmup:
         return progress / warmup
     past = min((progress - warmup) / (1.0 - warmup), 1.0) if warmup < 1.0 else 1.0
@@ -70,7 +74,8 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip(parameters: Iterable[Tensor], limit: float) -> None:
     """Scale the gradients so that their joint norm is at most `limit`.
 
-    On the CPU the norm is looked at first, and gradients within the limit are not touched: one pass over memory instead of two.
+    On the CPU the norm is looked at first, and gradients within the limit are not touched: one pass over memory instead
+    of two.
     """
     parameters = [p for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters])
@@ -114,7 +119,9 @@ def load_flat(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None
             if fields:
                 own["state"][index] = {f: v.clone() if v.dim() == 0 else placed_like(v, p) for f, v in fields.items()}
     if by_name:
-        raise ValueError(f"the optimizer's state knows {len(by_name)} parameters that the model does not train, such as {min(by_name)}")
+        raise ValueError(
+            f"the optimizer's state knows {len(by_name)} parameters that the model does not train, such as {min(by_name)}"
+        )
     optimizer.load_state_dict(own)
 
 
@@ -128,10 +135,11 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(model: nn.Module, batch: dict, device: str | torch.device) -> str:
-    """ "bf16" where the device has it and a step of `model` on `batch` is at least 1.15 times faster in it, else "fp32".
+    """ "bf16" where the device has it and a step of `model` on `batch` is at least 1.15 times faster in it, else
+    "fp32".
 
-    Runs forward and backward twice or thrice in each on `device`, taking turns, and compares the quickest. Weights, gradients, buffers
-    and the global random state are left as they were (the model stays on `device`).
+    Runs forward and backward twice or thrice in each on `device`, taking turns, and compares the quickest. Weights,
+    gradients, buffers and the global random state are left as they were (the model stays on `device`).
     """
     device = torch.device(device)
     if not has_bf16(device):
@@ -142,7 +150,8 @@ def pick_precision(model: nn.Module, batch: dict, device: str | torch.device) ->
     generator = torch.Generator(device)
     seconds: dict[bool, list[float]] = {True: [], False: []}
 
-    clock = time.process_time if device.type == "cpu" else time.perf_counter  # what other processes take must not decide
+    # what other processes take must not decide
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def step(half: bool) -> bool:
         start = clock()

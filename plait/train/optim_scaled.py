@@ -1,4 +1,5 @@
-"""ScaledAdam (Zipformer, arXiv:2310.11230): each tensor moves by a share of its own size, and its size is learnt as well."""
+"""ScaledAdam (Zipformer, arXiv:2310.11230): each tensor moves by a share of its own size, and its size is learnt as
+well."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ FIRST = (10, 20, 40)  # steps at which the usual norm of the gradients is estima
 
 
 class ScaledAdam(Optimizer):
-    """Adam whose step is multiplied by the root mean square (rms) of the tensor it changes, so that the relative change is about `lr`.
+    """Adam whose step is multiplied by the root mean square (rms) of the tensor it changes, so that the relative change
+    is about `lr`.
 
-    Every `period` steps the tensor also grows or shrinks as a whole, by Adam on the gradient of its scale with `scalar` times the rate.
+    Every `period` steps the tensor also grows or shrinks as a whole, by Adam on the gradient of its scale with `scalar`
+    times the rate.
     Tensors of one number take plain steps at that rate. Momentum is of the steps, not of the gradients.
 
-    lr: 0.03 to 0.05 at first, much more than Adam's. clipping: gradients times their tensors' rms may have a norm of so many times its
-    median over the last `window` steps; None: any. smallest, largest: bounds of a tensor's rms. bound: of single numbers.
+    lr: 0.03 to 0.05 at first, much more than Adam's. clipping: gradients times their tensors' rms may have a norm of so
+    many times its median over the last `window` steps; None: any. smallest, largest: bounds of a tensor's rms. bound:
+    of single numbers.
     """
 
     def __init__(
@@ -33,9 +37,13 @@ class ScaledAdam(Optimizer):
         period: int = 4,
     ):
         if not lr > 0 or not scalar > 0 or period < 1 or window < 1:
-            raise ValueError(f"got lr={lr}, scalar={scalar}, period={period}, window={window}: expected positive numbers")
+            raise ValueError(
+                f"got lr={lr}, scalar={scalar}, period={period}, window={window}: expected positive numbers"
+            )
         bounds = dict(eps=1e-8, smallest=1e-5, largest=3.0, bound=10.0)
-        super().__init__(params, dict(lr=lr, clipping=clipping, betas=betas, scalar=scalar, window=window, period=period) | bounds)
+        super().__init__(
+            params, dict(lr=lr, clipping=clipping, betas=betas, scalar=scalar, window=window, period=period) | bounds
+        )
 
     @torch.no_grad()
     def step(self, closure=None) -> Tensor | None:
@@ -96,7 +104,8 @@ class ScaledAdam(Optimizer):
 
     @staticmethod
     def _growth(state: dict, group: dict, step: int) -> Tensor:
-        """The share by which the tensor grows, at most a tenth and never beyond `largest`; one that is too small does not shrink."""
+        """The share by which the tensor grows, at most a tenth and never beyond `largest`; one that is too small does
+        not shrink."""
         beta, grads, rms = group["betas"][1] ** group["period"], state["scale_grads"], state["rms"]
         square = state["scale_square"].mul_(beta).add_(grads.square().mean(), alpha=1 - beta)
         correction = (1 - beta ** ((step + 1) // group["period"])) ** 0.5
@@ -105,12 +114,16 @@ class ScaledAdam(Optimizer):
         return torch.minimum(growth, (group["largest"] - rms) / rms)
 
     def _limit(self, params: list[Tensor], group: dict) -> Tensor | None:
-        """What the gradients are multiplied by, at most 1 and 0 where they are not finite; None where nothing is limited."""
+        """What the gradients are multiplied by, at most 1 and 0 where they are not finite; None where nothing is
+        limited."""
         first = self.state[params[0]]
         if group["clipping"] is None or int(first["step"]) == 0:
             return None
         step, window = int(first["step"]), group["window"]
-        sizes = [p.grad.float().square().sum() * (group["scalar"] if p.numel() == 1 else self.state[p]["rms"]) ** 2 for p in params]
+        sizes = [
+            p.grad.float().square().sum() * (group["scalar"] if p.numel() == 1 else self.state[p]["rms"]) ** 2
+            for p in params
+        ]
         norm = torch.stack(sizes).sum().sqrt()
         first["norms"][step % window] = norm
         early = step in FIRST and step < window
@@ -118,6 +131,8 @@ class ScaledAdam(Optimizer):
             usual = first["norms"].sort()[0][-step if early else 0 :]
             median = usual[min(len(usual) - 1, len(usual) // 4 * 2)]
             if not bool(median.isfinite()):
-                raise ValueError("half of the last gradients are not finite: lower the learning rate, or train in float32")
+                raise ValueError(
+                    "half of the last gradients are not finite: lower the learning rate, or train in float32"
+                )
             first["threshold"].fill_(group["clipping"] * median * (2.0 if early else 1.0))
         return (first["threshold"] / (norm + 1e-20)).clamp(max=1.0).nan_to_num(0.0)

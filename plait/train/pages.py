@@ -52,7 +52,9 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "seed": ran.settings.seed,
         "machine": ran.machine,
         "scores": [s for s in main.scores if "recall" in s.name] if isinstance(data.task, Retrieve) else main.scores,
-        "baseline": {s.name: ("chance" if isinstance(data.task, Retrieve) else "majority", s.value) for s in main.baseline},
+        "baseline": {
+            s.name: ("chance" if isinstance(data.task, Retrieve) else "majority", s.value) for s in main.baseline
+        },
     }
     sections = [
         *(part for split, found in ran.found.items() for part in _scores(found, split)),
@@ -62,7 +64,11 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         _columns(data),
         _bad(data),
         _cost(ran),
-        Section("Again", "lines", [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"]),
+        Section(
+            "Again",
+            "lines",
+            [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"],
+        ),
     ]
     write_report(path, facts, sections)
 
@@ -124,7 +130,12 @@ def _retrieved(data: Prepared, found: Assessment) -> Section:
     for q in some:
         best = items[np.argsort(-(found.answers[items, reply] @ found.answers[q, ask]), kind="stable")[:8]]
         cells = [
-            (_picture(data, data.task.names[reply], int(found.index[i])), "", bool(found.truth[i, 0] == found.truth[q, 0])) for i in best
+            (
+                _picture(data, data.task.names[reply], int(found.index[i])),
+                "",
+                bool(found.truth[i, 0] == found.truth[q, 0]),
+            )
+            for i in best
         ]
         title = data.table.column(data.task.names[ask])[int(found.index[q])].as_py()
         sheet.append((title if isinstance(title, str) else data.task.names[ask], cells))
@@ -159,7 +170,11 @@ def _columns(data: Prepared) -> Section:
 
 
 def _bad(data: Prepared) -> Section:
-    rows = [(c.name, reason, count) for c in data.schema.columns for reason, count in data.rows.bad.by_reason(c.name).items()]
+    rows = [
+        (c.name, reason, count)
+        for c in data.schema.columns
+        for reason, count in data.rows.bad.by_reason(c.name).items()
+    ]
     rows += [(name, remark, count) for name, remarks in data.rows.notes.items() for remark, count in remarks.items()]
     rows += [("", remark, None) for remark in data.remarks()]
     if not rows:

@@ -16,7 +16,8 @@ from plait.core.block import Block
 class Team:
     """The processes of this run, one unless `accelerate launch` or `torchrun` started several.
 
-    With several, the model is wrapped for DDP; with `accelerate launch --use_fsdp` it is sharded instead (FSDP2, a `Block` at a time).
+    With several, the model is wrapped for DDP; with `accelerate launch --use_fsdp` it is sharded instead (FSDP2, a
+    `Block` at a time).
     """
 
     def __init__(self, device: str | torch.device | None = None):
@@ -46,9 +47,11 @@ class Team:
         return fully_shard(model)
 
     def share(self, batch: dict) -> tuple[dict, int, float]:
-        """This process's rows of `batch` on its device, how many rows the whole batch has, and the weight of this part's mean loss.
+        """This process's rows of `batch` on its device, how many rows the whole batch has, and the weight of this
+        part's mean loss.
 
-        Parts may differ by a row, so that the mean over processes of weight times loss is the mean over the whole batch. A process
+        Parts may differ by a row, so that the mean over processes of weight times loss is the mean over the whole
+        batch. A process
         left without a row computes row 0 at weight 0: all must take part in every step.
         """
         rows = count_rows(batch)

@@ -41,8 +41,8 @@ class Plan:
 class Job(Protocol):
     """What is trained. `model(batch, generator)` returns named losses (scalars), which the trainer sums.
 
-    The model's parameters are the trainer's; what else changes from step to step (a momentum teacher, a queue) lives in `state`, is
-    changed in `after_step`, and is saved with each checkpoint.
+    The model's parameters are the trainer's; what else changes from step to step (a momentum teacher, a queue) lives in
+    `state`, is changed in `after_step`, and is saved with each checkpoint.
     """
 
     model: nn.Module
@@ -53,15 +53,16 @@ class Job(Protocol):
         """The batches of epoch 0, 1, ... from number `start` on: always the same ones for the same seed and epoch."""
 
     def score(self, model: nn.Module) -> tuple[float, dict]:
-        """How good the model is on rows kept for this (higher is better), and what to write down. In eval mode, without gradients,
-        under the plan's precision: outputs may be bfloat16."""
+        """How good the model is on rows kept for this (higher is better), and what to write down. In eval mode, without
+        gradients, under the plan's precision: outputs may be bfloat16."""
 
     def after_step(self) -> None:
         """Called after each change of the weights."""
 
 
 class Progress(Protocol):
-    """Who watches. `update` gets step, total, epoch, loss, lr, rows_per_s, memory_gb, seconds_left; `epoch` a row of metrics.jsonl."""
+    """Who watches. `update` gets step, total, epoch, loss, lr, rows_per_s, memory_gb, seconds_left; `epoch` a row of
+    metrics.jsonl."""
 
     def update(self, now: dict) -> None: ...
 
@@ -70,7 +71,8 @@ class Progress(Protocol):
 
 @dataclass
 class History:
-    """What happened: a row per epoch (the first is 1), the best one, why it ended, and the seconds of all sessions together."""
+    """What happened: a row per epoch (the first is 1), the best one, why it ended, and the seconds of all sessions
+    together."""
 
     rows: list[dict] = field(default_factory=list)
     best_epoch: int | None = None

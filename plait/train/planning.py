@@ -61,12 +61,19 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
     seconds = min(taken[1:] or taken) * plan.epochs * job.steps_per_epoch * 1.2
     if plan.minutes:
         seconds = min(seconds, plan.minutes * 60)
-    memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9  # the optimizer's two averages and the best weights are yet to come
-    return {"parameters": parameters, "seconds": seconds, "memory_gb": memory, "steps": plan.epochs * job.steps_per_epoch}
+    # the optimizer's two averages and the best weights are yet to come
+    memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9
+    return {
+        "parameters": parameters,
+        "seconds": seconds,
+        "memory_gb": memory,
+        "steps": plan.epochs * job.steps_per_epoch,
+    }
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not there."""
+    """ "auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not
+    there."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
     if name == "auto":
@@ -75,7 +82,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"unknown device {name!r}: expected {expected}") from None
-    if device.type not in ("cpu", here.type) or (device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count()):
+    if device.type not in ("cpu", here.type) or (
+        device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count()
+    ):
         raise UsageError(f"this machine has no device {name!r}: expected {expected}")
     return device
 

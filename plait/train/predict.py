@@ -30,7 +30,8 @@ def outputs(
     call: Callable[[nn.Module, dict], Tensor | dict[str, Tensor]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots taken away.
+    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots
+    taken away.
 
     truth (n, ...): the targets of all rows, for models that say what the true answer costs them.
     """
@@ -45,7 +46,11 @@ def outputs(
                 batch = rows.batch(some) | ({} if truth is None else {"target": torch.from_numpy(truth[some])})
                 batch = without(to_device(batch, device), absent)
                 out = call(model, batch)
-                found.append({k: v.float().cpu().numpy() for k, v in out.items()} if isinstance(out, dict) else out.float().cpu().numpy())
+                found.append(
+                    {k: v.float().cpu().numpy() for k, v in out.items()}
+                    if isinstance(out, dict)
+                    else out.float().cpu().numpy()
+                )
                 if progress:
                     progress(min(start + batch_size, len(index)), len(index))
     finally:

@@ -1,4 +1,5 @@
-"""From a table and settings to everything that training needs; whatever cannot work says so here, before any training."""
+"""From a table and settings to everything that training needs; whatever cannot work says so here, before any
+training."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from plait.train.settings import Settings
 
 @dataclass
 class Prepared:
-    """A table ready to train on. truth: the task's targets for every row; splits: sorted row numbers with a known target."""
+    """A table ready to train on. truth: the task's targets for every row; splits: sorted row numbers with a known
+    target."""
 
     table: Table
     schema: Schema
@@ -50,7 +52,9 @@ class Prepared:
         said = [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
         across = Counter((d["what"], d["column"], ", ".join(d["splits"])) for d in self.duplicates)
         for (what, column, sides), count in across.items():
-            said.append(f"{count:,} {f'{column!r} cells' if what == 'media' else 'rows of inputs'} are the same in {sides}")
+            said.append(
+                f"{count:,} {f'{column!r} cells' if what == 'media' else 'rows of inputs'} are the same in {sides}"
+            )
         return said + [f"{count:,} rows: {why}" for why, count in self.target_bad.items()]
 
 
@@ -80,7 +84,9 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
     for row, reason, value in bad_targets:
         if reason != "target missing":
-            rows.bad.add(row, task.target if isinstance(task.target, str) else ", ".join(task.target), "target", reason, value)
+            rows.bad.add(
+                row, task.target if isinstance(task.target, str) else ", ".join(task.target), "target", reason, value
+            )
     splits = _known(splits, truth, task)
     console.start("reading", len(table) * len(schema.inputs))
     try:
@@ -89,7 +95,9 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         console.stop()
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
-    splits, left_out = task.sift(splits, rows, truth, lambda: build(info.name, **recipe(info, schema, task.name, **task.needs).arguments))
+    splits, left_out = task.sift(
+        splits, rows, truth, lambda: build(info.name, **recipe(info, schema, task.name, **task.needs).arguments)
+    )
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
@@ -124,8 +132,14 @@ def guess(table: Table, settings: Settings) -> Schema:
 def guess_task(schema: Schema) -> str:
     """The task that the target's kind asks for."""
     if not schema.targets:
-        raise UsageError("no target: name the column to predict with --target, or pair two columns with --task retrieve or --task match")
-    return "regress" if schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1 else "classify"
+        raise UsageError(
+            "no target: name the column to predict with --target, or pair two columns with --task retrieve or --task match"
+        )
+    return (
+        "regress"
+        if schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1
+        else "classify"
+    )
 
 
 def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
@@ -140,7 +154,8 @@ def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
 
 
 def system_name(settings: Settings, schema: Schema, task: str) -> str:
-    """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It neither hears speech nor writes."""
+    """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It neither hears
+    speech nor writes."""
     if settings.system != "auto":
         return settings.system
     if TASKS[task].auto:
@@ -151,7 +166,9 @@ def system_name(settings: Settings, schema: Schema, task: str) -> str:
 def _gather(source, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
     """One table, and the splits that files of their own give."""
     tables = {"train": read_table(source)}
-    tables |= {name: read_table(path) for name, path in (("val", settings.val), ("test", settings.test)) if path is not None}
+    tables |= {
+        name: read_table(path) for name, path in (("val", settings.val), ("test", settings.test)) if path is not None
+    }
     if len(tables) == 1:
         return tables["train"], None
     first = tables["train"]
@@ -159,11 +176,15 @@ def _gather(source, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | 
     for name, t in tables.items():
         lacking = [c for c in first.names if c not in t.names]
         if lacking:
-            raise DataError(f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns")
+            raise DataError(
+                f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns"
+            )
         try:
             aligned.append(t.data.select(first.names).cast(first.data.schema))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"the columns of {t.source} have other types than those of {first.source}: {error}") from error
+            raise DataError(
+                f"the columns of {t.source} have other types than those of {first.source}: {error}"
+            ) from error
         if t.root != first.root and name != "train":
             aligned[-1] = _rooted(aligned[-1], t, first)
     ends = np.cumsum([len(t) for t in tables.values()])
@@ -175,13 +196,20 @@ def _rooted(data: pa.Table, table: Table, first: Table) -> pa.Table:
     """Media paths of a table in another folder, rewritten relative to the first table's."""
     schema = Schema.guess(table)
     for column in schema.columns:
-        if column.kind in ("image", "audio") and pa.types.is_string(data.column(column.name).type) and table.root and first.root:
+        if (
+            column.kind in ("image", "audio")
+            and pa.types.is_string(data.column(column.name).type)
+            and table.root
+            and first.root
+        ):
             moved = [p and str((table.root / p).resolve()) for p in data.column(column.name).to_pylist()]
             data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
     return data
 
 
-def _split(table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+def _split(
+    table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
+) -> dict[str, np.ndarray]:
     stratify = None
     if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
         stratify = [None if v is None else str(v) for v in table.column(schema.targets[0]).to_pylist()]
@@ -222,11 +250,15 @@ def _refuse_too_bad(rows: Rows, count: int, limit: float) -> None:
     bad = len(rows.bad.rows())
     if bad > limit * count:
         reasons = "; ".join(f"{n:,} x {why}" for why, n in list(rows.bad.by_reason().items())[:5])
-        raise DataError(f"{bad:,} of {count:,} rows ({bad / count:.1%}) have a bad cell, more than --max-bad {limit:.1%} allows: {reasons}")
+        raise DataError(
+            f"{bad:,} of {count:,} rows ({bad / count:.1%}) have a bad cell, more than --max-bad {limit:.1%} allows: {reasons}"
+        )
 
 
 def _refuse_empty(rows: Rows, schema: Schema, train: np.ndarray) -> None:
     there = rows.presence()
     if not any(p[train].any() for p in there.values()):
         reasons = {name: ", ".join(rows.bad.by_reason(name)) or "all cells are empty" for name in schema.inputs}
-        raise DataError(f"no training row has a readable input ({'; '.join(f'{name}: {why}' for name, why in reasons.items())})")
+        raise DataError(
+            f"no training row has a readable input ({'; '.join(f'{name}: {why}' for name, why in reasons.items())})"
+        )

@@ -34,7 +34,8 @@ MODEL = "model.safetensors"
 
 @dataclass
 class Hit:
-    """One answer of a search: its row in the searched table, its similarity (cosine, -1 to 1), and its cell where that is a path."""
+    """One answer of a search: its row in the searched table, its similarity (cosine, -1 to 1), and its cell where that
+    is a path."""
 
     row: int
     score: float
@@ -44,7 +45,9 @@ class Hit:
 class Run:
     """A trained model with its schema and task. `plait.load(folder)` makes one."""
 
-    def __init__(self, folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str, *, stopped: str = "finished"):
+    def __init__(
+        self, folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str, *, stopped: str = "finished"
+    ):
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
@@ -55,14 +58,18 @@ class Run:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
 
     def rows(self, source: Any, *, allow_outside: bool = False, progress=None) -> Rows:
-        """The rows of any table that `fit` would read, decoded for this model. Raises DataError where no input column is there."""
+        """The rows of any table that `fit` would read, decoded for this model. Raises DataError where no input column
+        is there."""
         table = self._aligned(read_table(source))
         return Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
 
-    def evaluate(self, source: Any, *, gallery: Any = None, beam: int = 0, allow_outside: bool = False, progress=None) -> Assessment:
+    def evaluate(
+        self, source: Any, *, gallery: Any = None, beam: int = 0, allow_outside: bool = False, progress=None
+    ) -> Assessment:
         """Scores with intervals on a table that has the target (for retrieval: both sides).
 
-        gallery: for retrieval, a table of more items to choose from, which do not ask themselves. beam: as for `predict`.
+        gallery: for retrieval, a table of more items to choose from, which do not ask themselves. beam: as for
+        `predict`.
         """
         self._search_with(beam)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
@@ -81,12 +88,17 @@ class Run:
         truth, bad = self.task.encode(table, self.schema)
         for row, reason, value in bad:
             rows.bad.add(row, str(self.task.target), "target", reason, value)
-        found = assess(self.model, self.task, rows, self.schema, truth, np.arange(len(table)), self.precision, queries=queries)
+        found = assess(
+            self.model, self.task, rows, self.schema, truth, np.arange(len(table)), self.precision, queries=queries
+        )
         self.last_bad = rows.bad
         return found
 
-    def predict(self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None) -> pa.Table:
-        """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not be read).
+    def predict(
+        self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None
+    ) -> pa.Table:
+        """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not
+        be read).
 
         out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription and captions, how many
         beginnings of a text are followed at once; 0 takes the likeliest label or token each time.
@@ -101,8 +113,11 @@ class Run:
         self.last_bad = rows.bad
         return table
 
-    def embed(self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None) -> pa.Table:
-        """A unit vector per row and input that the table has: columns `row`, then `vector` (or `vector_NAME` for several inputs).
+    def embed(
+        self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None
+    ) -> pa.Table:
+        """A unit vector per row and input that the table has: columns `row`, then `vector` (or `vector_NAME` for
+        several inputs).
 
         A row whose cell is missing or unreadable gets a null. Paths in the table are kept, so that hits can be shown.
         """
@@ -124,15 +139,25 @@ class Run:
         self.last_bad = rows.bad
         return table
 
-    def search(self, source: Any, *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False, **query: Any) -> list[Hit]:
-        """The `k` nearest rows of `source` (a table, a folder, or a file of vectors that `embed` wrote) to one query, exactly.
+    def search(
+        self, source: Any, *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False, **query: Any
+    ) -> list[Hit]:
+        """The `k` nearest rows of `source` (a table, a folder, or a file of vectors that `embed` wrote) to one query,
+        exactly.
 
-        query: one input by its kind or column: text="a red door" or image="door.jpg". show: write a contact sheet (PNG) of the hits.
+        query: one input by its kind or column: text="a red door" or image="door.jpg". show: write a contact sheet (PNG)
+        of the hits.
         """
         return self.search_many(source, [query], k=k, show=show, allow_outside=allow_outside)[0]
 
     def search_many(
-        self, source: Any, queries: list[dict], *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False
+        self,
+        source: Any,
+        queries: list[dict],
+        *,
+        k: int = 10,
+        show: str | Path | None = None,
+        allow_outside: bool = False,
     ) -> list[list[Hit]]:
         """As `search`, for several queries at once; the contact sheet has a row for each."""
         if not isinstance(self.task, Retrieve):
@@ -140,10 +165,14 @@ class Run:
         asked = [self._query(q) for q in queries]
         sides = {slot for slot, _ in asked}
         if len(sides) != 1:
-            raise UsageError(f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}")
+            raise UsageError(
+                f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}"
+            )
         reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside)
         if items.shape[1] != len(asked[0][1]):
-            raise DataError(f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this run")
+            raise DataError(
+                f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this run"
+            )
         there = np.abs(items).sum(1) > 0  # nothing there: never an answer
         hits = []
         for _, vector in asked:
@@ -155,11 +184,14 @@ class Run:
         return hits
 
     def _offered(self, source: Any, asking: str, allow_outside: bool) -> tuple[str, np.ndarray, list[str], Rows | None]:
-        """What `source` offers: the slot, its vectors (n, E) with zeros where there is none, its cells, and the rows unless it was a
-        table of vectors. The other side than the asking one answers or, where only that is there, the asking one."""
+        """What `source` offers: the slot, its vectors (n, E) with zeros where there is none, its cells, and the rows
+        unless it was a table of vectors. The other side than the asking one answers or, where only that is there, the
+        asking one."""
         order = sorted(self.task.sides, key=lambda side: side == asking)
         table, rows = read_table(source), None
-        stored = [(s, n) for s in order for n in [f"vector_{self._label(s)}"] if "row" in table.names and n in table.names]
+        stored = [
+            (s, n) for s in order for n in [f"vector_{self._label(s)}"] if "row" in table.names and n in table.names
+        ]
         if not stored and {"row", "vector"} <= set(table.names):
             stored = [(next((s for s in order if self._label(s) in table.names), order[0]), "vector")]
         if stored:
@@ -170,7 +202,9 @@ class Run:
             found, there, table = self._vectors(rows), rows.presence(), rows.table
             reply = next((s for s in order if s in found and there[s].any()), None)
             if reply is None:
-                raise DataError(f"{table.source} has no readable {' or '.join(map(self._label, order))} to search among")
+                raise DataError(
+                    f"{table.source} has no readable {' or '.join(map(self._label, order))} to search among"
+                )
             items = np.where(there[reply][:, None], found[reply], 0)
         label = self._label(reply)
         cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
@@ -197,7 +231,8 @@ class Run:
         return table
 
     def _vectors(self, rows: Rows) -> dict[str, np.ndarray]:
-        """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an embedder."""
+        """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an
+        embedder."""
         index = np.arange(len(rows))
         if hasattr(self.model.bound.system, "embed") and isinstance(self.task, Retrieve):
             here = {s.name for s in self.schema.slots if not set(s.columns) <= set(rows.absent)}
@@ -215,7 +250,9 @@ class Run:
             raise UsageError(f"cannot search by {name!r}: this run knows {known}")
         value = str(value) if isinstance(value, Path) else value
         root = Path.cwd() if isinstance(value, str) and slot.kind != "text" else None
-        rows = Rows(Table(pa.table({slot.columns[0]: [value]}), root, "the query"), self.schema, allow_outside=True).scan()
+        rows = Rows(
+            Table(pa.table({slot.columns[0]: [value]}), root, "the query"), self.schema, allow_outside=True
+        ).scan()
         if not rows.presence()[slot.name][0]:
             raise DataError(f"the query cannot be read: {', '.join(rows.bad.by_reason()) or 'it is empty'}")
         return slot.name, self._vectors(rows)[slot.name][0]
@@ -229,7 +266,10 @@ class Run:
         sheet = []
         image = rows is not None and self.schema.slot(reply).kind == "image"
         for query, found in zip(queries, hits):
-            cells = [(rows.batch(np.array([h.row]))[reply][0].numpy() if image else None, f"{h.score:.2f} {h.cell}", None) for h in found]
+            cells = [
+                (rows.batch(np.array([h.row]))[reply][0].numpy() if image else None, f"{h.score:.2f} {h.cell}", None)
+                for h in found
+            ]
             sheet.append((" ".join(str(v) for v in query.values()), cells))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(retrieval_sheet(sheet))
@@ -245,8 +285,12 @@ def _fused(model: nn.Module, batch: dict) -> torch.Tensor:
 
 def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
     """A column of vectors as (n, E) float32, zeros where one is null."""
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-        raise DataError(f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl")
+    if not (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        raise DataError(
+            f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl"
+        )
     filled = column.drop_null()
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in filled.chunks]
     flat = np.concatenate(values).astype(np.float32) if values else np.zeros(0, np.float32)
@@ -260,7 +304,9 @@ def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
 
 def _like(table: Table, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` from `table`; nulls where it has none."""
-    columns = [table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema]
+    columns = [
+        table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema
+    ]
     return pa.table(columns, schema=schema)
 
 
@@ -277,13 +323,16 @@ def save_run(folder: Path, schema: Schema, task: Task, model: nn.Module, precisi
     try:
         write_whole(folder / MODEL, lambda path: save_file(state, path))
     except DataError as error:
-        raise DataError(f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}") from error
+        raise DataError(
+            f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
+        ) from error
     write_json(folder / "schema.json", schema.to_json())
     return Run(folder, schema, task, model.eval(), precision)
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
-    """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is damaged."""
+    """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is
+    damaged."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is no run folder: it has no config.json")

@@ -12,7 +12,8 @@ from plait.tasks import CHOICES
 
 @dataclass
 class Settings:
-    """The options of a run; defaults suit a table of a few thousand rows on a laptop. None means: decided from the data.
+    """The options of a run; defaults suit a table of a few thousand rows on a laptop. None means: decided from the
+    data.
 
     inputs, target: column names; target may be several (several labels). kinds: {column: kind}, over the guess.
     task: classify, regress, retrieve, match, transcribe or caption. system: a model's name or a system's.

@@ -21,8 +21,14 @@ def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: d
         console.say("left out", f"{', '.join(names)}: {why}")
     for remark in data.remarks():
         console.say("careful", remark)
-    name = " with ".join(data.task.names) if isinstance(data.task, Retrieve) else f"{data.task.target}: {data.task.describe()}"
-    console.say("target", f"{name}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}")
+    name = (
+        " with ".join(data.task.names)
+        if isinstance(data.task, Retrieve)
+        else f"{data.task.target}: {data.task.describe()}"
+    )
+    console.say(
+        "target", f"{name}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}"
+    )
     width = "bfloat16" if plan.precision == "bf16" else "float32"
     console.say(
         "model",
@@ -63,7 +69,11 @@ def tell(console: Console, found: Assessment, name: str, task: Task) -> None:
                 console.say(name, f"{s}   chance {number(chance[s.name])}")
         return
     alone = "".join(f"   {k} only {number(s.value)}" for k, s in found.alone.items())
-    gain = f"   gain of fusion {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]" if found.gain else ""
+    gain = (
+        f"   gain of fusion {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]"
+        if found.gain
+        else ""
+    )
     usual = f"   majority {number(chance[main.name])}" if main.name in chance else ""
     console.say(name, f"{main}{usual}{alone}{gain}")
     if found.absent:

@@ -20,7 +20,8 @@ def kind(slot: str) -> str:
 
 
 def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
-    """A full batch. Toys read 32 x 32 pictures, 12 token ids under 64, 1600 samples, 4 numbers, 3 categories under 5, vectors of 6."""
+    """A full batch. Toys read 32 x 32 pictures, 12 token ids under 64, 1600 samples, 4 numbers, 3 categories under 5,
+    vectors of 6."""
     g = torch.Generator().manual_seed(seed)
     make = {
         "image": lambda: torch.rand(rows, 3, 32, 32, generator=g),
@@ -31,7 +32,9 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
         "vector": lambda: torch.randn(rows, 6, generator=g),
     }
     batch: dict = {slot: make[kind(slot)]() for slot in model.takes}
-    batch["keep"] = {s: torch.ones(batch[s].shape[:2], dtype=torch.bool) for s in model.takes if kind(s) not in ("image", "vector")}
+    batch["keep"] = {
+        s: torch.ones(batch[s].shape[:2], dtype=torch.bool) for s in model.takes if kind(s) not in ("image", "vector")
+    }
     batch["present"] = {s: torch.ones(rows, dtype=torch.bool) for s in model.takes}
     for slot, keep in batch["keep"].items():  # ragged rows: the last one is a third shorter
         cut = keep.shape[1] - keep.shape[1] // 3
@@ -54,7 +57,7 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
         flatten("embed", model.embed(batch), out)
     if "fuser" in system.roles:
         flatten("fuse", model.fuse(batch), out)
-    if "writer" in system.roles:
+    if "generator" in system.roles:
         rows = next(batch[slot].shape[0] for slot in model.takes if slot in batch)
         out["written"] = model.step(torch.arange(7, 57, 10).expand(rows, -1), model.prefill(batch))[0]
     return out

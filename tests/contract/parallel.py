@@ -1,7 +1,9 @@
-"""One step of every system's toy in two processes; run as `python -m tests.contract.parallel RANK STORE`, once for each rank.
+"""One step of every system's toy in two processes; run as `python -m tests.contract.parallel RANK STORE`, once for each
+rank.
 
-Each rank's batch lacks other modalities. Prints a JSON object from rank 0: for each system the loss that a single process has after a
-step on both batches, and the losses of each rank after the same step under DDP and under FSDP2, on one batch that both know.
+Each rank's batch lacks other modalities. Prints a JSON object from rank 0: for each system the loss that a single
+process has after a step on both batches, and the losses of each rank after the same step under DDP and under FSDP2, on
+one batch that both know.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ RATE = 1e-3
 
 
 def lacking(model: nn.Module, rank: int) -> dict:
-    """A batch without every second slot, other ones on each rank: marked absent on rank 0, not in the batch at all on rank 1."""
+    """A batch without every second slot, other ones on each rank: marked absent on rank 0, not in the batch at all on
+    rank 1."""
     batch = example(model, seed=rank)
     if len(model.takes) == 1:
         return batch

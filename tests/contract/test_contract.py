@@ -127,13 +127,18 @@ def test_what_a_model_says_of_itself_is_so(system):
     if "fuser" in system.roles:
         out = model.fuse(batch)
         assert out["fused"].shape == (3, model.width)
-        assert {slot: tuple(v.shape) for slot, v in out["parts"].items()} == {slot: (3, w) for slot, w in model.part_widths.items()}
+        assert {slot: tuple(v.shape) for slot, v in out["parts"].items()} == {
+            slot: (3, w) for slot, w in model.part_widths.items()
+        }
 
 
 def per_real_token(out, batch):
     """Outputs per token are only promised where the token is real."""
     masks = {k.shape[1]: k for k in batch["keep"].values()}
-    return {n: v.masked_fill(~masks[v.shape[1]][..., None], 0) if v.dim() == 3 and v.shape[1] in masks else v for n, v in out.items()}
+    return {
+        n: v.masked_fill(~masks[v.shape[1]][..., None], 0) if v.dim() == 3 and v.shape[1] in masks else v
+        for n, v in out.items()
+    }
 
 
 @every_system
@@ -239,7 +244,8 @@ def test_attention_backends_agree_and_maps_are_recorded(system):
 
 
 def of_one_size(system):
-    """The toy, unless it reads pictures of every size: one program for all sizes and batches is asked of those, below."""
+    """The toy, unless it reads pictures of every size: one program for all sizes and batches is asked of those,
+    below."""
     model = toy(system).eval()
     if system.takes == ("image",) and getattr(model, "multiple", None) is not None:
         pytest.skip("is compiled and exported for every size at once")
@@ -324,9 +330,13 @@ def test_pictures_of_other_sizes(system, size):
 def test_exports_with_dynamic_height_and_width(system):
     model = of_any_size(system)
     least, m = -(-64 // model.multiple), model.multiple
-    rows, height, width = (torch.export.Dim(n, min=low, max=8 * low) for n, low in (("rows", 2), ("height", least), ("width", least)))
+    rows, height, width = (
+        torch.export.Dim(n, min=low, max=8 * low) for n, low in (("rows", 2), ("height", least), ("width", least))
+    )
     sides = {2: height if m == 1 else m * height, 3: width if m == 1 else m * width}
-    program = torch.export.export(model, (picture(model, 70, 100, rows=3),), dynamic_shapes=({0: rows, **sides},)).module()
+    program = torch.export.export(
+        model, (picture(model, 70, 100, rows=3),), dynamic_shapes=({0: rows, **sides},)
+    ).module()
     for x in (picture(model, 100, 72, rows=2, seed=1), picture(model, 64, 64, rows=5, seed=2)):
         torch.testing.assert_close(program(x), model(x), rtol=1e-5, atol=1e-5)
 

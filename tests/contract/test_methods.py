@@ -69,7 +69,9 @@ def test_it_answers_in_the_same_shapes_and_every_parameter_learns(method, host):
     assert {k: v.shape for k, v in out.items()} == want and all(v.isfinite().all() for v in out.values())
     g = torch.Generator().manual_seed(0)
     sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
-    assert not [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    assert not [
+        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+    ]
     assert not [n for n, p in model.named_parameters() if p.dim() == 0 or p.is_meta]
 
 
@@ -79,14 +81,18 @@ def test_a_row_alone_equals_the_row_in_a_batch_and_padding_says_nothing(method, 
     model, _ = changed(method, host)
     batch = example(model.eval())
     together = run(model, batch, host)
-    alone = run(model, {k: {s: v[1:2] for s, v in x.items()} if isinstance(x, dict) else x[1:2] for k, x in batch.items()}, host)
+    alone = run(
+        model, {k: {s: v[1:2] for s, v in x.items()} if isinstance(x, dict) else x[1:2] for k, x in batch.items()}, host
+    )
     same(alone, {k: v[1:2] if v.shape[0] == 3 else v for k, v in together.items()}, 1e-5)
     for slot, keep in batch["keep"].items():
         batch[slot] = batch[slot].masked_fill(~keep, 63)
     masks = {k.shape[1]: k for k in batch["keep"].values()}
     for key, value in run(model, batch, host).items():
         real = masks[value.shape[1]][..., None] if value.dim() == 3 and value.shape[1] in masks else torch.tensor(True)
-        torch.testing.assert_close(value.masked_fill(~real, 0), together[key].masked_fill(~real, 0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            value.masked_fill(~real, 0), together[key].masked_fill(~real, 0), rtol=1e-5, atol=1e-5
+        )
 
 
 @every_method

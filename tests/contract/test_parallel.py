@@ -21,7 +21,10 @@ def rows(tmp_path_factory) -> dict[str, dict]:
     where = dict(cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
     logs = [(folder / f"rank{rank}.log").open("w+") for rank in range(2)]
     command = [sys.executable, "-m", "tests.contract.parallel"]
-    pair = [subprocess.Popen([*command, str(r), str(folder / "store")], stdout=subprocess.PIPE, stderr=logs[r], **where) for r in range(2)]
+    pair = [
+        subprocess.Popen([*command, str(r), str(folder / "store")], stdout=subprocess.PIPE, stderr=logs[r], **where)
+        for r in range(2)
+    ]
     try:
         said, _ = pair[0].communicate(timeout=600)
         pair[1].wait(timeout=60)

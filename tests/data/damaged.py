@@ -2,7 +2,8 @@
 
 `damaged(seed, folder)` gives a path or an object, and the arguments of a fit.
 
-Everything follows from the seed. The kinds of damage take turns: `range(200)` meets each several times, on other tables.
+Everything follows from the seed. The kinds of damage take turns: `range(200)` meets each several times, on other
+tables.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def text_called_png(m: Maker) -> Damaged:
 
 def odd_pictures(m: Maker) -> Damaged:
     modes = ["RGB", "L", "P", "RGBA", "LA", "1", "I;16"]
-    cells = [m.png(int(m.rng.integers(1, 40)), int(m.rng.integers(1, 40)), str(m.rng.choice(modes[:6]))) for _ in range(m.n)]
+    cells = [
+        m.png(int(m.rng.integers(1, 40)), int(m.rng.integers(1, 40)), str(m.rng.choice(modes[:6]))) for _ in range(m.n)
+    ]
     cells[0] = m.png(1, 300)
     return Damaged("pictures of odd modes and shapes", m.parquet({"photo": cells, **m.table()}), LABEL)
 
@@ -92,7 +95,9 @@ def broken_sounds(m: Maker) -> Damaged:
     names = m.sounds()
     for i in m.some():
         data = (m.folder / names[i]).read_bytes()
-        (m.folder / names[i]).write_bytes([b"", data[:20], data[: len(data) // 2], data[:44], b"RIFFxxxxWAVE"][int(m.rng.integers(5))])
+        (m.folder / names[i]).write_bytes(
+            [b"", data[:20], data[: len(data) // 2], data[:44], b"RIFFxxxxWAVE"][int(m.rng.integers(5))]
+        )
     return Damaged("broken sounds", m.csv({"clip": names, **m.table()}), LABEL)
 
 
@@ -138,7 +143,9 @@ def mostly_missing(m: Maker) -> Damaged:
 def missing_target(m: Maker) -> Damaged:
     table = m.table()
     few = m.some(0.2)
-    table["label"] = [c if i in few else None for i, c in enumerate(table["label"])] if m.rng.integers(2) else [None] * m.n
+    table["label"] = (
+        [c if i in few else None for i, c in enumerate(table["label"])] if m.rng.integers(2) else [None] * m.n
+    )
     return Damaged("target mostly missing", table, LABEL)
 
 
@@ -172,7 +179,9 @@ def no_target(m: Maker) -> Damaged:
 
 
 def unknown_kind(m: Maker) -> Damaged:
-    return Damaged("unknown kind", m.table(), {**LABEL, "kinds": {"text": str(m.rng.choice(["txt", "picture", "", "Image"]))}})
+    return Damaged(
+        "unknown kind", m.table(), {**LABEL, "kinds": {"text": str(m.rng.choice(["txt", "picture", "", "Image"]))}}
+    )
 
 
 def wrong_kind(m: Maker) -> Damaged:
@@ -231,27 +240,49 @@ def nested_lists(m: Maker) -> Damaged:
 def wrong_vectors(m: Maker) -> Damaged:
     cells: list = [m.rng.normal(size=4).tolist() for _ in range(m.n)]
     for i in m.some():
-        cells[i] = [[], [1.0], None, [1.0, float("nan"), 2.0, 3.0], [1.0] * 9, [float("inf")] * 4][int(m.rng.integers(6))]
-    table = {**m.table(), "vector": cells if m.rng.integers(2) else [None if c is None else json.dumps(c) for c in cells]}
+        cells[i] = [[], [1.0], None, [1.0, float("nan"), 2.0, 3.0], [1.0] * 9, [float("inf")] * 4][
+            int(m.rng.integers(6))
+        ]
+    table = {
+        **m.table(),
+        "vector": cells if m.rng.integers(2) else [None if c is None else json.dumps(c) for c in cells],
+    }
     return Damaged("wrong vectors", table, LABEL)
 
 
 def outside_paths(m: Maker) -> Damaged:
     names = m.pictures()
     for i in m.some():
-        names[i] = ["../../etc/passwd.png", "/etc/hostname.png", "~/x.png", "file:///etc/x.png", "a\\b.png", "." * 5000 + ".png"][
-            int(m.rng.integers(6))
-        ]
+        names[i] = [
+            "../../etc/passwd.png",
+            "/etc/hostname.png",
+            "~/x.png",
+            "file:///etc/x.png",
+            "a\\b.png",
+            "." * 5000 + ".png",
+        ][int(m.rng.integers(6))]
     return Damaged("paths outside", m.csv({"photo": names, **m.table()}), LABEL)
 
 
 def no_files(m: Maker) -> Damaged:
-    return Damaged("no file is there", m.csv({"photo": [f"gone/{i}.jpg" for i in range(m.n)], "label": m.table()["label"]}), LABEL)
+    return Damaged(
+        "no file is there", m.csv({"photo": [f"gone/{i}.jpg" for i in range(m.n)], "label": m.table()["label"]}), LABEL
+    )
 
 
 def odd_dates(m: Maker) -> Damaged:
     table = m.table()
-    odd = ["31.02.2020", "0000-00-00", "9999-12-31", "yesterday", "2020-13-45", "1", "12/31/99", "2020-01-01T99:99:99", "0001-01-01"]
+    odd = [
+        "31.02.2020",
+        "0000-00-00",
+        "9999-12-31",
+        "yesterday",
+        "2020-13-45",
+        "1",
+        "12/31/99",
+        "2020-01-01T99:99:99",
+        "0001-01-01",
+    ]
     for i in m.some(0.4 if m.rng.integers(2) else 0.04):
         table["day"][i] = odd[int(m.rng.integers(len(odd)))]
     return Damaged("odd dates", m.csv(table), {**LABEL, "kinds": {"day": "datetime"}} if m.rng.integers(2) else LABEL)
@@ -260,7 +291,9 @@ def odd_dates(m: Maker) -> Damaged:
 def odd_booleans(m: Maker) -> Damaged:
     words = ["TRUE", "False", " yes ", "N", "1", "0", "T", "maybe", "2", "-1", "oui"]
     table = {**m.table(), "flag": [str(w) for w in m.rng.choice(words, m.n)]}
-    return Damaged("odd booleans", m.csv(table), {**LABEL, "kinds": {"flag": "boolean"}} if m.rng.integers(2) else LABEL)
+    return Damaged(
+        "odd booleans", m.csv(table), {**LABEL, "kinds": {"flag": "boolean"}} if m.rng.integers(2) else LABEL
+    )
 
 
 def unseen_categories(m: Maker) -> Damaged:
@@ -309,11 +342,18 @@ def odd_numbers(m: Maker) -> Damaged:
     ]
     cells = [str(c) for c in m.rng.choice(words[int(m.rng.integers(6))], m.n)]
     forced = {**LABEL, "kinds": {"number": "number"}} if m.rng.integers(2) else LABEL
-    return Damaged("oddly written numbers", m.csv({**m.table(), "number": cells}, ";" if m.rng.integers(2) else ","), forced)
+    return Damaged(
+        "oddly written numbers", m.csv({**m.table(), "number": cells}, ";" if m.rng.integers(2) else ","), forced
+    )
 
 
 def only_ids(m: Maker) -> Damaged:
-    table = {"id": list(range(m.n)), "key": [f"k{i:05d}" for i in range(m.n)], "one": ["same"] * m.n, "label": m.table()["label"]}
+    table = {
+        "id": list(range(m.n)),
+        "key": [f"k{i:05d}" for i in range(m.n)],
+        "one": ["same"] * m.n,
+        "label": m.table()["label"],
+    }
     return Damaged("only identifiers", table, LABEL)
 
 
@@ -335,12 +375,26 @@ def odd_types(m: Maker) -> Damaged:
             "label": pa.array(m.table()["label"]),
         }
     )
-    return Damaged("odd Arrow types", data.select(sorted(m.rng.choice(data.column_names[:-1], 6, replace=False)) + ["label"]), LABEL)
+    return Damaged(
+        "odd Arrow types",
+        data.select(sorted(m.rng.choice(data.column_names[:-1], 6, replace=False)) + ["label"]),
+        LABEL,
+    )
 
 
 def not_a_table(m: Maker) -> Damaged:
     (m.folder / "notes.txt").write_text("hello")
-    made = [m.folder / "gone.csv", m.folder / "notes.txt", m.folder, {"a": [1, 2], "label": [1]}, 3, None, [], {"a": "text"}, {}]
+    made = [
+        m.folder / "gone.csv",
+        m.folder / "notes.txt",
+        m.folder,
+        {"a": [1, 2], "label": [1]},
+        3,
+        None,
+        [],
+        {"a": "text"},
+        {},
+    ]
     return Damaged("not a table", made[m.seed // len(made) % len(made)], LABEL)  # in turn: no two seeds below 200 alike
 
 
@@ -363,7 +417,9 @@ def class_folders(m: Maker) -> Damaged:
 def blank_texts(m: Maker) -> Damaged:
     table = m.table()
     for i in m.some(0.6):
-        table["text"][i] = ["", " ", "\t\n", "\u200b", "\ufeff", "\ud7ff", "🐈" * 50, "\x01\x02"][int(m.rng.integers(8))]
+        table["text"][i] = ["", " ", "\t\n", "\u200b", "\ufeff", "\ud7ff", "🐈" * 50, "\x01\x02"][
+            int(m.rng.integers(8))
+        ]
     return Damaged("blank and strange texts", table, {**LABEL, "kinds": {"text": "text"}})
 
 

@@ -21,7 +21,8 @@ WORDS = "red green blue small big round square old new fast slow cat dog tree ho
 
 @dataclass
 class Damaged:
-    """A damaged table: what to read, and the arguments of Schema.guess (kinds, inputs, target, group, split) that a user would give."""
+    """A damaged table: what to read, and the arguments of Schema.guess (kinds, inputs, target, group, split) that a
+    user would give."""
 
     name: str
     source: Any
@@ -29,7 +30,8 @@ class Damaged:
 
 
 class Maker:
-    """Draws healthy tables with pictures, sounds, texts, numbers, categories and dates, for the damage to begin with."""
+    """Draws healthy tables with pictures, sounds, texts, numbers, categories and dates, for the damage to begin
+    with."""
 
     def __init__(self, seed: int, folder: Path):
         self.seed = seed
@@ -104,4 +106,6 @@ def bomb(width: int = 32_000, height: int = 32_000) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    )

@@ -52,7 +52,9 @@ def test_leaks_are_found_and_honest_columns_are_not(tmp_path) -> None:
 def test_correlated_numbers_leak() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=300)
-    found = leaking({"scaled": (3 * y + 1).tolist(), "close": (y + rng.normal(size=300)).tolist(), "y": y.tolist()}, "y")
+    found = leaking(
+        {"scaled": (3 * y + 1).tolist(), "close": (y + rng.normal(size=300)).tolist(), "y": y.tolist()}, "y"
+    )
     assert set(found) == {"scaled"} and "correlation" in found["scaled"]
 
 
@@ -87,7 +89,11 @@ def batch_and_schema(tmp_path_factory):
     folder = tmp_path_factory.mktemp("augment")
     maker = Maker(3, folder)
     maker.n = 12
-    cells = {"photo": [maker.png(40, 40) for _ in range(12)], "clip": [maker.wav(0.1 + i / 50) for i in range(12)], **maker.table()}
+    cells = {
+        "photo": [maker.png(40, 40) for _ in range(12)],
+        "clip": [maker.wav(0.1 + i / 50) for i in range(12)],
+        **maker.table(),
+    }
     cells["photo"][2], cells["clip"][3], cells["text"][4] = None, None, None
     table = read_table(cells)
     schema = Schema.guess(table, target="label", kinds={"text": "text"}).fit(table, np.arange(12))
@@ -100,7 +106,11 @@ def test_augment_is_deterministic_and_keeps_what_is_true(batch_and_schema) -> No
     one, two, three = (augment(batch, schema, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     for slot in ("image_0", "audio_0", "text_0"):
         assert torch.equal(one[slot], two[slot]) and not torch.equal(one[slot], three[slot])
-        assert not torch.equal(one[slot], batch[slot]) and one[slot].shape == batch[slot].shape and one[slot].dtype == batch[slot].dtype
+        assert (
+            not torch.equal(one[slot], batch[slot])
+            and one[slot].shape == batch[slot].shape
+            and one[slot].dtype == batch[slot].dtype
+        )
     assert all(torch.equal(batch[k], v) for k, v in before.items()), "the given batch was changed"
     assert not one["image_0"][2].any() and not one["audio_0"][3].any() and not one["text_0"][4].any()
     assert 0 <= one["image_0"].min() and one["image_0"].max() <= 1 and one["audio_0"].abs().max() <= 1
@@ -133,19 +143,28 @@ def test_glyphs(tmp_path) -> None:
     characters = set(rows["character"])
     assert len(characters) > 2000
     assert all(unicodedata.name(c).lower() == t for c, t in zip(rows["character"], rows["text"]))
-    of = {name: {i for i, s in enumerate(rows["split"]) if s == name} for name in ("train", "val", "typefaces", "characters")}
+    of = {
+        name: {i for i, s in enumerate(rows["split"]) if s == name}
+        for name in ("train", "val", "typefaces", "characters")
+    }
     assert sum(map(len, of.values())) == len(table)
     seen = {rows["character"][i] for i in of["train"]}
     held = {rows["character"][i] for i in of["characters"]}
     assert not seen & held and abs(len(held) - len(characters) / 10) <= 1
-    assert {rows["typeface"][i] for i in of["typefaces"]} == set(UNSEEN) and {rows["typeface"][i] for i in of["train"]} == set(SEEN)
-    schema = Schema.guess(table, inputs=["image", "text"], split="split").fit(table, np.asarray(sorted(of["train"])[:500]))
+    assert {rows["typeface"][i] for i in of["typefaces"]} == set(UNSEEN) and {
+        rows["typeface"][i] for i in of["train"]
+    } == set(SEEN)
+    schema = Schema.guess(table, inputs=["image", "text"], split="split").fit(
+        table, np.asarray(sorted(of["train"])[:500])
+    )
     batch = Rows(table.take(np.arange(2296)), schema).batch(np.arange(2296))
     flat = {}
     for i, picture in enumerate(batch["image_0"].flatten(1).numpy()):
         key = (rows["split"][i], rows["typeface"][i], picture.tobytes())
         assert flat.setdefault(key, rows["same"][i]) == rows["same"][i]
-    assert len(set(flat)) == len({rows["same"][i] for i in range(2296)}) < 2296, "characters that look alike share a number"
+    assert len(set(flat)) == len({rows["same"][i] for i in range(2296)}) < 2296, (
+        "characters that look alike share a number"
+    )
 
 
 def test_a_sound_that_is_to_be_whole_is_not_shifted() -> None:

@@ -1,4 +1,5 @@
-"""Two hundred damaged tables: each is read, or refused with a message that helps; never another error, never a wrong row."""
+"""Two hundred damaged tables: each is read, or refused with a message that helps; never another error, never a wrong
+row."""
 
 from __future__ import annotations
 

@@ -27,7 +27,11 @@ def column(cells: list) -> pa.ChunkedArray:
 
 
 def fitted(
-    kind: str, cells: list, image_size: list[int] | None = None, max_tokens: int | None = None, tokenizer_file: str | None = None
+    kind: str,
+    cells: list,
+    image_size: list[int] | None = None,
+    max_tokens: int | None = None,
+    tokenizer_file: str | None = None,
 ) -> dict:
     return KINDS[kind].fit(column(cells), FitOptions(HERE, image_size, max_tokens, 500, tokenizer_file))
 

@@ -25,7 +25,13 @@ def made(tmp_path_factory):
     maker.n = N
     cells = {"photo": maker.pictures(), "clip": [maker.wav(0.05 + 0.02 * i) for i in range(N)], **maker.table()}
     cells["vector"] = maker.rng.normal(size=(N, 3)).tolist()
-    cells["photo"][3], cells["clip"][4], cells["text"][5], cells["number"][6], cells["vector"][7] = None, None, None, None, None
+    cells["photo"][3], cells["clip"][4], cells["text"][5], cells["number"][6], cells["vector"][7] = (
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
     (folder / "8.png").write_bytes(b"broken")
     cells["clip"][9], cells["text"][10], cells["number"][11], cells["vector"][12] = b"broken", "  ", float("inf"), [1.0]
     table = read_table(cells, root=folder)
@@ -39,7 +45,11 @@ def test_the_format(made) -> None:
     assert batch["image_0"].shape == (4, 3, 32, 32) and batch["image_0"].dtype == torch.float32
     assert 0 <= batch["image_0"].min() and batch["image_0"].max() <= 1
     assert batch["text_0"].dtype == torch.int64 and batch["text_0"].shape[1] % 8 == 0
-    assert batch["audio_0"].dtype == torch.float32 and batch["audio_0"].shape[1] % 800 == 0 and batch["audio_0"].abs().max() <= 1
+    assert (
+        batch["audio_0"].dtype == torch.float32
+        and batch["audio_0"].shape[1] % 800 == 0
+        and batch["audio_0"].abs().max() <= 1
+    )
     assert batch["number"].shape == (4, 9) and batch["number"].dtype == torch.float32
     assert batch["category"].shape == (4, 2) and batch["category"].dtype == torch.int64
     assert batch["vector_0"].shape == (4, 3)
@@ -56,7 +66,14 @@ def test_presence_and_bad_cells(made, tmp_path) -> None:
     table, schema = made
     rows = Rows(table, schema).scan()
     gone = {slot: np.flatnonzero(~there).tolist() for slot, there in rows.presence().items()}
-    assert gone == {"image_0": [3, 8], "audio_0": [4, 9], "text_0": [5, 10], "vector_0": [7, 12], "number": [], "category": []}
+    assert gone == {
+        "image_0": [3, 8],
+        "audio_0": [4, 9],
+        "text_0": [5, 10],
+        "vector_0": [7, 12],
+        "number": [],
+        "category": [],
+    }
     listed = pyarrow.parquet.read_table(rows.bad.write(tmp_path / "bad_rows.parquet")).to_pylist()
     assert [(b["row"], b["column"], b["kind"], b["reason"]) for b in listed] == [
         (8, "photo", "image", "not a picture"),
@@ -77,7 +94,9 @@ def test_nothing_bad_still_writes_a_file(tmp_path) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(index=st.lists(st.integers(0, N - 1), min_size=1, max_size=12), room=st.sampled_from([0, 2000, 100_000, 4 << 30]))
+@given(
+    index=st.lists(st.integers(0, N - 1), min_size=1, max_size=12), room=st.sampled_from([0, 2000, 100_000, 4 << 30])
+)
 def test_row_i_is_row_index_i_however_it_is_cached(made, index: list[int], room: int) -> None:
     """Each row of a batch equals the same row asked for alone, up to padding, with a cache of any size."""
     table, schema = made
@@ -91,7 +110,8 @@ def test_row_i_is_row_index_i_however_it_is_cached(made, index: list[int], room:
             if slot.name in ("text_0", "audio_0"):
                 assert torch.equal(mine[:n], wanted) and not mine[n:].any()
                 assert (
-                    torch.equal(batch["keep"][slot.name][i][:n], alone["keep"][slot.name][0]) and not batch["keep"][slot.name][i][n:].any()
+                    torch.equal(batch["keep"][slot.name][i][:n], alone["keep"][slot.name][0])
+                    and not batch["keep"][slot.name][i][n:].any()
                 )
             else:
                 assert torch.equal(mine, wanted)
@@ -106,7 +126,11 @@ def test_a_file_that_vanishes_after_the_scan_becomes_a_blank(tmp_path) -> None:
     rows = Rows(table, schema, cache_bytes=0).scan()
     (tmp_path / "2.png").unlink()
     batch = rows.batch(np.asarray([1, 2, 3]))
-    assert batch["present"]["image_0"].tolist() == [True, False, True] and not batch["image_0"][1].any() and batch["image_0"][2].any()
+    assert (
+        batch["present"]["image_0"].tolist() == [True, False, True]
+        and not batch["image_0"][1].any()
+        and batch["image_0"][2].any()
+    )
     assert rows.bad.by_reason() == {"no such file": 1}
 
 
@@ -116,7 +140,11 @@ def test_missing_columns(made) -> None:
     rows = Rows(less, schema)
     batch = rows.batch(np.arange(5))
     assert rows.absent == ["photo", "colour"]
-    assert not batch["present"]["image_0"].any() and not batch["keep"]["category"][:, 0].any() and batch["keep"]["category"][:, 1].all()
+    assert (
+        not batch["present"]["image_0"].any()
+        and not batch["keep"]["category"][:, 0].any()
+        and batch["keep"]["category"][:, 1].all()
+    )
     with pytest.raises(DataError, match="none of the input columns"):
         Rows(read_table({"other": [1, 2]}), schema)
 

@@ -49,7 +49,12 @@ def test_uses_and_slots(tmp_path) -> None:
     ]
     why = {c.name: c.why for c in schema.used("ignored")}
     assert set(why) == {"id", "key", "code", "same", "none"}
-    assert why["none"] == "no cell has a value" and "constant" in why["same"] and "uuids" in why["key"] and "row numbers" in why["id"]
+    assert (
+        why["none"] == "no cell has a value"
+        and "constant" in why["same"]
+        and "uuids" in why["key"]
+        and "row numbers" in why["id"]
+    )
     assert schema.column("photo").why == "40 of 40 cells end in .png or alike"
     assert schema.targets == ["label"]
 
@@ -78,7 +83,13 @@ def test_errors_suggest(tmp_path) -> None:
 
 
 def test_targets_of_few_whole_numbers_are_classes() -> None:
-    table = read_table({"x": [float(i) for i in range(60)], "digit": [i % 10 for i in range(60)], "two": [1 + i % 2 for i in range(60)]})
+    table = read_table(
+        {
+            "x": [float(i) for i in range(60)],
+            "digit": [i % 10 for i in range(60)],
+            "two": [1 + i % 2 for i in range(60)],
+        }
+    )
     assert Schema.guess(table, target="digit").column("digit").kind == "category"
     assert Schema.guess(table, target="two").column("two").kind == "category"
     assert Schema.guess(table, target="x").column("x").kind == "number"
@@ -87,7 +98,9 @@ def test_targets_of_few_whole_numbers_are_classes() -> None:
 
 def test_names_of_files_beside_their_bytes_are_ignored(tmp_path) -> None:
     maker = Maker(0, tmp_path)
-    table = read_table({"file": [f"{i}.png" for i in range(9)], "picture": [maker.png() for _ in range(9)]}, root=tmp_path)
+    table = read_table(
+        {"file": [f"{i}.png" for i in range(9)], "picture": [maker.png() for _ in range(9)]}, root=tmp_path
+    )
     schema = Schema.guess(table)
     assert schema.inputs == ["picture"] and "'picture' holds the bytes" in schema.column("file").why
 

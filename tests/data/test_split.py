@@ -19,7 +19,11 @@ from plait.errors import DataError, UsageError
 def table_of(n: int, seed: int = 0):
     rng = np.random.default_rng(seed)
     table = read_table(
-        {"x": rng.normal(size=n).tolist(), "g": rng.integers(0, max(1, n // 4), n).tolist(), "y": rng.integers(0, 3, n).tolist()}
+        {
+            "x": rng.normal(size=n).tolist(),
+            "g": rng.integers(0, max(1, n // 4), n).tolist(),
+            "y": rng.integers(0, 3, n).tolist(),
+        }
     )
     return table, Schema.guess(table, inputs=["x"], kinds={"y": "category"})
 
@@ -115,7 +119,12 @@ def test_ready_made() -> None:
     table = read_table({"x": [1.0, 2, 3, 4, 5], "s": ["Training", "dev", "test", "train", "faces"]})
     schema = Schema.guess(table, split="s")
     split = split_rows(table, schema, column="s")
-    assert {name: rows.tolist() for name, rows in split.items()} == {"train": [0, 3], "val": [1], "test": [2], "faces": [4]}
+    assert {name: rows.tolist() for name, rows in split.items()} == {
+        "train": [0, 3],
+        "val": [1],
+        "test": [2],
+        "faces": [4],
+    }
     for cells, message in (
         (["trian", "test", "test", "test", "test"], "Did you mean"),
         (["test"] * 5, "no 'train'"),
@@ -136,4 +145,6 @@ def test_bytes_and_files_digest_alike(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(out.getvalue())
     table = read_table({"photo": ["a.png", out.getvalue()], "n": [1.0, 2.0]}, root=tmp_path)
     schema = Schema.guess(table, kinds={"photo": "image"})
-    assert [f["what"] for f in duplicates_across(table, schema, {"train": np.asarray([0]), "test": np.asarray([1])})] == ["media"]
+    assert [
+        f["what"] for f in duplicates_across(table, schema, {"train": np.asarray([0]), "test": np.asarray([1])})
+    ] == ["media"]

@@ -69,14 +69,18 @@ def test_pandas_of_mixed_types_and_number_names() -> None:
 
     both = read_table(pandas.DataFrame({"photo": ["a.png", png(), None]})).column("photo").to_pylist()
     assert both == [{"bytes": None, "path": "a.png"}, {"bytes": png(), "path": None}, None]
-    table = read_table(pandas.DataFrame({0: [1, "two", None], "t": pandas.to_datetime(["2020-01-01", None, "2021-01-01"])}))
+    table = read_table(
+        pandas.DataFrame({0: [1, "two", None], "t": pandas.to_datetime(["2020-01-01", None, "2021-01-01"])})
+    )
     assert table.names == ["0", "t"] and table.column("0").to_pylist() == ["1", "two", None]
     assert table.column("t").null_count == 1
 
 
 def test_csv_keeps_identifiers_and_quoted_line_ends(tmp_path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text('zip,long,text\n00123,12345678901234567890,"two\nlines, and ""quotes"""\n04567,12345678901234567891,NA\n')
+    path.write_text(
+        'zip,long,text\n00123,12345678901234567890,"two\nlines, and ""quotes"""\n04567,12345678901234567891,NA\n'
+    )
     assert read_table(path).data.to_pydict() == {
         "zip": ["00123", "04567"],
         "long": ["12345678901234567890", "12345678901234567891"],

@@ -14,7 +14,8 @@ SAID = ["a cat is on the mat", "two dogs are running fast", "the quick brown fox
 
 
 def test_as_sacrebleu():
-    """sacrebleu 2.6.0: BLEU(tokenize="none", smooth_method="none") and CHRF(), corpus scores; and CHRF's sentence scores."""
+    """sacrebleu 2.6.0: BLEU(tokenize="none", smooth_method="none") and CHRF(), corpus scores; and CHRF's sentence
+    scores."""
     assert float(bleu(word_rows(TRUTH, SAID).sum(0))) == pytest.approx(0.3203516851445995)
     assert float(chrf(letter_rows(TRUTH, SAID).sum(0))) == pytest.approx(0.6448451878979299)
     rows = [0.3817200673210925, 0.5355534979252733, 0.7155427362999677, 1.0, 0.38654064543428504]
@@ -26,8 +27,13 @@ def test_bleu_by_hand():
     rows = word_rows(["a b c d x y"], ["a b c d e"])
     assert rows.tolist() == [[4, 5, 6, 3, 4, 5, 2, 3, 4, 1, 2, 3, 5, 6]]
     assert float(bleu(rows[0])) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25 * np.exp(1 - 6 / 5))
-    assert float(bleu(word_rows(["a b c d"], ["a b c d e"])[0])) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)  # longer
-    assert float(bleu(word_rows(["a b c d"], ["a b c x"])[0])) == 0 and float(bleu(word_rows(["a b c d"], [""])[0])) == 0
+    # longer
+    assert float(bleu(word_rows(["a b c d"], ["a b c d e"])[0])) == pytest.approx(
+        (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
+    )
+    assert (
+        float(bleu(word_rows(["a b c d"], ["a b c x"])[0])) == 0 and float(bleu(word_rows(["a b c d"], [""])[0])) == 0
+    )
     assert word_rows(["Oh, no!"], ["Oh no"])[0, -2:].tolist() == [2, 4]  # a sign is a word
 
 
@@ -36,7 +42,8 @@ def test_a_repeated_word_counts_as_often_as_it_is_true():
 
 
 def test_chrf_by_hand():
-    # "ab" for "abc": of one letter 2 of 2 said and 2 of 3 true, of two letters 1 of 1 and 1 of 2; longer ones only the truth has
+    # "ab" for "abc": of one letter 2 of 2 said and 2 of 3 true, of two letters 1 of 1 and 1 of 2; longer ones only the
+    # truth has
     precision, recall = 1.0, (2 / 3 + 1 / 2) / 2
     assert chrf_rows(["abc"], ["ab"])[0] == pytest.approx(5 * precision * recall / (4 * precision + recall))
     assert chrf_rows(["a b c"], ["abc"])[0] == 1  # spaces are left out
@@ -52,7 +59,9 @@ def test_scores_and_their_intervals():
     assert all(s.low < s.value < s.high for s in found.values())
     again = {s.name: s for s in captions(TRUTH * 20, SAID * 20, np.tile(loss, 20), np.tile(tokens, 20))}
     for name, s in again.items():
-        assert s.value == pytest.approx(found[name].value) and s.high - s.low < 0.5 * (found[name].high - found[name].low)
+        assert s.value == pytest.approx(found[name].value) and s.high - s.low < 0.5 * (
+            found[name].high - found[name].low
+        )
     perfect = captions(TRUTH, TRUTH)
     assert [s.value for s in perfect] == pytest.approx([1, 1, 1]) and all(0.5 < s.low < s.high == 1 for s in perfect)
 
@@ -60,7 +69,11 @@ def test_scores_and_their_intervals():
 def test_intervals_cover_the_truth():
     """Of samples of 60 texts from a large set, about 95 of 100 intervals hold what the whole set scores."""
     rng = np.random.default_rng(0)
-    many = [(t, s) for t, s in zip(TRUTH, SAID)] + [(t, t) for t in TRUTH] + [("one red door", "a blue house"), ("a door", "one door")]
+    many = (
+        [(t, s) for t, s in zip(TRUTH, SAID)]
+        + [(t, t) for t in TRUTH]
+        + [("one red door", "a blue house"), ("a door", "one door")]
+    )
     whole = {s.name: s.value for s in captions(*zip(*many))}
     held = {name: 0 for name in whole}
     for _ in range(60):
@@ -71,7 +84,8 @@ def test_intervals_cover_the_truth():
 
 
 def test_what_is_not_there_is_left_out():
-    assert [s.name for s in captions(["a cat", "a dog"], ["a cat", "a cow"])] == ["chrF", "exact match"]  # no truth of four words
+    # no truth of four words
+    assert [s.name for s in captions(["a cat", "a dog"], ["a cat", "a cow"])] == ["chrF", "exact match"]
     assert [s.name for s in captions(["a cat"], [""])] == ["chrF", "exact match"]
     with pytest.raises(ValueError, match="nothing to compare"):
         captions(["", " "], ["a", "b"])

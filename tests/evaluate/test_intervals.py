@@ -12,12 +12,15 @@ from plait.evaluate import intervals as I
 from plait.evaluate import metrics as M
 
 
-@pytest.mark.parametrize("hits, n, low, high", [
-    (81, 263, 0.2553, 0.3662),  # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611),
-    (1, 29, 0.0061, 0.1718),
-])
+@pytest.mark.parametrize(
+    "hits, n, low, high",
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_has_newcombes_published_values(hits, n, low, high):
     assert I.wilson(hits, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
@@ -83,9 +86,15 @@ def labels(rng, n):
     return truth, 1 / (1 + np.exp(-(rng.normal(size=(n, 4)) + 1.5 * truth - 1)))
 
 
-@pytest.mark.parametrize("make, metric", [
-    (three_classes, M.classification), (straight_line, M.regression), (pairs, M.matching), (labels, M.multilabel),
-])
+@pytest.mark.parametrize(
+    "make, metric",
+    [
+        (three_classes, M.classification),
+        (straight_line, M.regression),
+        (pairs, M.matching),
+        (labels, M.multilabel),
+    ],
+)
 def test_intervals_hold_the_truth_95_times_in_100(make, metric):
     found = coverage(make, metric, 250, 200)
     found.pop("calibration error", None)  # biased in small samples, as its docstring says
@@ -145,4 +154,11 @@ def test_scores_print_and_serialise():
     assert str(score) == "accuracy 0.871 [0.842, 0.897]"
     assert json.loads(json.dumps(score.to_json()))["n"] == 400
     assert [I.number(v) for v in (0, 2e-17, -0.00048, 0.5, 12.3456, 12345.6, 3.2e9)] == [
-        "0.000", "0.000", "-0.00048", "0.500", "12.346", "12346", "3.2e+09"]
+        "0.000",
+        "0.000",
+        "-0.00048",
+        "0.500",
+        "12.346",
+        "12346",
+        "3.2e+09",
+    ]

@@ -1,4 +1,5 @@
-"""Every metric against scikit-learn, scipy and torchmetrics, with ties, ignored targets, absent classes and bad input."""
+"""Every metric against scikit-learn, scipy and torchmetrics, with ties, ignored targets, absent classes and bad
+input."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ def test_calibration_error_equals_torchmetrics(K):
     declare_torchvision()
     torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
     truth, probs = classes(5, 700, K, 4)
-    peer = torchmetrics.multiclass_calibration_error(torch.tensor(probs), torch.tensor(truth), num_classes=K, n_bins=15, norm="l1")
+    peer = torchmetrics.multiclass_calibration_error(
+        torch.tensor(probs), torch.tensor(truth), num_classes=K, n_bins=15, norm="l1"
+    )
     assert values(M.classification(truth, probs))["calibration error"] == pytest.approx(float(peer), rel=1e-5)
 
 
@@ -77,7 +80,9 @@ def test_one_class_has_no_auroc_and_a_wilson_interval():
     probs = np.tile([0.9, 0.1], (12, 1))
     scores = {s.name: s for s in M.classification(np.zeros(12, int), probs)}
     assert "AUROC" not in scores
-    assert scores["balanced accuracy"].high == 1 and scores["balanced accuracy"].low == pytest.approx(M.wilson(12, 12)[0])
+    assert scores["balanced accuracy"].high == 1 and scores["balanced accuracy"].low == pytest.approx(
+        M.wilson(12, 12)[0]
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -89,7 +94,9 @@ def test_multilabel_equals_scikit_learn(seed, n, K):
     truth[0, 0] = 1
     got = values(M.multilabel(truth, probs))
     seen = truth.any(0)
-    assert got["macro average precision"] == pytest.approx(sk.average_precision_score(truth[:, seen], probs[:, seen], average="macro"))
+    assert got["macro average precision"] == pytest.approx(
+        sk.average_precision_score(truth[:, seen], probs[:, seen], average="macro")
+    )
     assert got["micro F1"] == pytest.approx(sk.f1_score(truth.ravel(), probs.ravel() >= 0.5, zero_division=0))
     assert got["exact match"] == pytest.approx(np.mean((truth == (probs >= 0.5)).all(1)))
 
@@ -162,7 +169,9 @@ def test_baselines_know_only_the_frequencies():
     assert scores["accuracy"] == pytest.approx(0.52) and scores["AUROC"] == 0.5
     assert scores["log loss"] == pytest.approx(-(shares * np.log(shares)).sum())
     assert values(M.majority(truth[:52], 3, train=np.array([2, 2, 1])))["accuracy"] == 0
-    assert values(M.majority(np.array([[1, 0], [0, 0], [1, 1], [0, 0]]), 2))["macro average precision"] == pytest.approx(0.375)
+    assert values(M.majority(np.array([[1, 0], [0, 0], [1, 1], [0, 0]]), 2))[
+        "macro average precision"
+    ] == pytest.approx(0.375)
     answers = values(M.mean_answer(np.array([1.0, 2, 6])))
     assert answers["R2"] == pytest.approx(0, abs=1e-12) and "Spearman" not in answers
 
@@ -183,17 +192,20 @@ def test_what_these_rows_cannot_tell_is_left_out():
 NAN = np.array([[0.5, 0.5], [np.nan, 0.5], [np.nan, np.inf]])
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: M.classification(np.zeros(3, int), NAN), "got 3 NaN or infinite"),
-    (lambda: M.classification(np.array([0, 2]), np.full((2, 2), 0.5)), "expected 0 to 1"),
-    (lambda: M.classification(np.array([0, 1]), np.array([[3.0, -1.0], [0.5, 0.5]])), "got 1 of 2 rows.*softmax"),
-    (lambda: M.classification(np.array([-100]), np.full((1, 2), 0.5)), "at least one row"),
-    (lambda: M.classification(np.array([0]), np.full((2, 2), 0.5)), "expected \\(n,\\) and \\(n, K\\)"),
-    (lambda: M.regression(np.array([1.0, np.nan]), np.zeros(2)), "got 1 NaN"),
-    (lambda: M.matching(np.array([0, 1]), np.array([-3.0, 0.2])), "sigmoid"),
-    (lambda: M.multilabel(np.array([[0, 3]]), np.array([[0.1, 0.2]])), "expected 0, 1 or -100"),
-    (lambda: M.majority(np.array([-100]), 2), "other than -100"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: M.classification(np.zeros(3, int), NAN), "got 3 NaN or infinite"),
+        (lambda: M.classification(np.array([0, 2]), np.full((2, 2), 0.5)), "expected 0 to 1"),
+        (lambda: M.classification(np.array([0, 1]), np.array([[3.0, -1.0], [0.5, 0.5]])), "got 1 of 2 rows.*softmax"),
+        (lambda: M.classification(np.array([-100]), np.full((1, 2), 0.5)), "at least one row"),
+        (lambda: M.classification(np.array([0]), np.full((2, 2), 0.5)), "expected \\(n,\\) and \\(n, K\\)"),
+        (lambda: M.regression(np.array([1.0, np.nan]), np.zeros(2)), "got 1 NaN"),
+        (lambda: M.matching(np.array([0, 1]), np.array([-3.0, 0.2])), "sigmoid"),
+        (lambda: M.multilabel(np.array([[0, 3]]), np.array([[0.1, 0.2]])), "expected 0, 1 or -100"),
+        (lambda: M.majority(np.array([-100]), 2), "other than -100"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

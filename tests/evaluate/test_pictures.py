@@ -14,7 +14,16 @@ from PIL import Image
 from plait.evaluate import pictures as P
 from plait.evaluate.intervals import Score
 
-ODD = ["漢字 かな 한국어", "$x^2_{broken", "line\nbreak\ttab\x00\x07", "\ud800 lone", "🙂 شكرا ไทย", "", "w" * 300, "<script>"]
+ODD = [
+    "漢字 かな 한국어",
+    "$x^2_{broken",
+    "line\nbreak\ttab\x00\x07",
+    "\ud800 lone",
+    "🙂 شكرا ไทย",
+    "",
+    "w" * 300,
+    "<script>",
+]
 
 
 def pixels(data):
@@ -25,7 +34,7 @@ def pixels(data):
 
 
 def has(image, colour, least=30):
-    rgb = np.array([int(colour[i:i + 2], 16) for i in (1, 3, 5)])
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     return int((np.abs(image - rgb).max(-1) < 12).sum()) >= least
 
 
@@ -39,7 +48,9 @@ def test_confusion_matrix(K):
     truth = rng.integers(0, K, 400)
     image = pixels(P.confusion_matrix(np.append(truth, -100), np.append(truth, 0), [ODD[i % 8] for i in range(K)]))
     assert has(image, "#003A5D", 200)  # everything right: full cells on the diagonal
-    assert not has(pixels(P.confusion_matrix(truth, (truth + rng.integers(0, K, 400)) % K, ["a"] * K))[:, :500], "#003A5D", 5000)
+    assert not has(
+        pixels(P.confusion_matrix(truth, (truth + rng.integers(0, K, 400)) % K, ["a"] * K))[:, :500], "#003A5D", 5000
+    )
 
 
 def test_confusion_matrix_refuses_what_does_not_fit():
@@ -85,9 +96,18 @@ def test_precision_recall():
 @pytest.mark.parametrize("sheet", [P.contact_sheet, P.retrieval_sheet])
 def test_sheets(sheet):
     rng = np.random.default_rng(0)
-    images = [rng.random((20, 90, 3)), rng.integers(0, 256, (64, 64), np.uint8), rng.random((3, 40, 30)), rng.random((30, 30, 4)), None,
-              np.ones((8, 8), bool)]
-    rows = [(title, [(image, caption, ok) for image, caption, ok in zip(images, ODD, (True, False, None) * 2)]) for title in ODD]
+    images = [
+        rng.random((20, 90, 3)),
+        rng.integers(0, 256, (64, 64), np.uint8),
+        rng.random((3, 40, 30)),
+        rng.random((30, 30, 4)),
+        None,
+        np.ones((8, 8), bool),
+    ]
+    rows = [
+        (title, [(image, caption, ok) for image, caption, ok in zip(images, ODD, (True, False, None) * 2)])
+        for title in ODD
+    ]
     image = pixels(sheet(rows))
     assert has(image, P.BLUE) and has(image, P.ORANGE)
     assert not has(pixels(sheet([("q", [(images[0], "c", None)])])), P.ORANGE)
@@ -124,5 +144,7 @@ def test_nothing_global_is_touched():
     assert dict(matplotlib.rcParams) == before
     code = "import sys, plait.evaluate.pictures, plait.evaluate.report; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    code = "import sys, plait.evaluate.metrics; assert not {'torch', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)"
+    code = (
+        "import sys, plait.evaluate.metrics; assert not {'torch', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -61,7 +61,8 @@ def test_scores_follow_from_the_ranks():
 
 def test_blocks_and_vectors_change_nothing(monkeypatch):
     rng = np.random.default_rng(2)
-    queries, items = rng.integers(-2, 3, (40, 3)), rng.integers(-2, 3, (60, 3))  # whole numbers: products are exact, ties are many
+    # whole numbers: products are exact, ties are many
+    queries, items = rng.integers(-2, 3, (40, 3)), rng.integers(-2, 3, (60, 3))
     ids = rng.integers(0, 60, 40), np.arange(60)
     whole = R.retrieval_rows(queries @ items.T, ids)
     monkeypatch.setattr(R, "BLOCK", 130)
@@ -84,12 +85,15 @@ def test_the_median_ranks_interval_covers():
     assert 0.93 <= np.mean(held) <= 1
 
 
-@pytest.mark.parametrize("items, queries", [
-    (np.arange(30), np.arange(30)),
-    (np.repeat(np.arange(6), 5), np.arange(6)),
-    (np.array([0, 1, 1, 2, 2, 2, 2, 3, 4, 5, 6, 7]), np.array([0, 1, 2, 2])),
-    (np.array([0, 0, 0, 1]), np.array([0, 1])),
-])
+@pytest.mark.parametrize(
+    "items, queries",
+    [
+        (np.arange(30), np.arange(30)),
+        (np.repeat(np.arange(6), 5), np.arange(6)),
+        (np.array([0, 1, 1, 2, 2, 2, 2, 3, 4, 5, 6, 7]), np.array([0, 1, 2, 2])),
+        (np.array([0, 0, 0, 1]), np.array([0, 1])),
+    ],
+)
 def test_chance_equals_simulation(items, queries):
     rng = np.random.default_rng(0)
     many = np.tile(queries, 30_000 // len(queries))
@@ -105,14 +109,21 @@ def test_chance_of_one_right_item_is_k_in_n():
     assert chance["mean average precision"] == pytest.approx(np.mean(1 / np.arange(1, 201)))
 
 
-@pytest.mark.parametrize("scores, ids, message", [
-    (np.zeros((2, 3)), (np.array([0, 9]), np.arange(3)), "1 of 2 queries without a right item"),
-    (np.zeros((2, 3)), (np.arange(2), np.arange(4)), "one id for each"),
-    (np.full((2, 2), np.nan), (np.arange(2), np.arange(2)), "got 4 NaN"),
-    ((np.ones((2, 3)), np.ones((2, 4))), (np.arange(2), np.arange(2)), r"\(queries, D\)"),
-    ((np.ones((2, 3)), np.full((2, 3), np.inf)), (np.arange(2), np.arange(2)), "got 6 NaN or infinite values of 6 in the item vectors"),
-    (np.zeros((2, 2)), (np.array([0.0, 1]), np.arange(2)), "expected integers"),
-])
+@pytest.mark.parametrize(
+    "scores, ids, message",
+    [
+        (np.zeros((2, 3)), (np.array([0, 9]), np.arange(3)), "1 of 2 queries without a right item"),
+        (np.zeros((2, 3)), (np.arange(2), np.arange(4)), "one id for each"),
+        (np.full((2, 2), np.nan), (np.arange(2), np.arange(2)), "got 4 NaN"),
+        ((np.ones((2, 3)), np.ones((2, 4))), (np.arange(2), np.arange(2)), r"\(queries, D\)"),
+        (
+            (np.ones((2, 3)), np.full((2, 3), np.inf)),
+            (np.arange(2), np.arange(2)),
+            "got 6 NaN or infinite values of 6 in the item vectors",
+        ),
+        (np.zeros((2, 2)), (np.array([0.0, 1]), np.arange(2)), "expected integers"),
+    ],
+)
 def test_bad_input_is_named(scores, ids, message):
     with pytest.raises(ValueError, match=message):
         retrieval(scores, ids)

@@ -1,4 +1,5 @@
-"""The report parses, needs nothing from outside, escapes what users wrote, and replaces the old file whole or not at all."""
+"""The report parses, needs nothing from outside, escapes what users wrote, and replaces the old file whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.links += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster", "background")]
+        self.links += [
+            value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster", "background")
+        ]
         self.handlers += [key for key, _ in attrs if key.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
@@ -50,17 +53,41 @@ class Page(HTMLParser):
 
 
 def full(tmp_path):
-    facts = {"title": EVIL, "command": f"plait fit {EVIL}", "version": "0.1.0", "date": "2026-01-02", "seed": 0, "machine": EVIL,
-             "scores": [Score("accuracy", 0.871, 0.842, 0.897, 400, "higher"), Score(EVIL, 0.4, 0.3, 0.5, 400, "lower")],
-             "baseline": {"accuracy": ("majority " + EVIL, 0.52)}}
+    facts = {
+        "title": EVIL,
+        "command": f"plait fit {EVIL}",
+        "version": "0.1.0",
+        "date": "2026-01-02",
+        "seed": 0,
+        "machine": EVIL,
+        "scores": [Score("accuracy", 0.871, 0.842, 0.897, 400, "higher"), Score(EVIL, 0.4, 0.3, 0.5, 400, "lower")],
+        "baseline": {"accuracy": ("majority " + EVIL, 0.52)},
+    }
     sections = [
         Section(EVIL, "text", f"one {EVIL}\n\ntwo 漢字 \ud800"),
         Section("Log", "lines", [EVIL, "epoch 2"]),
-        Section("Scores", "table", Table(["label", EVIL], [[EVIL, np.float32(0.25)], ["none", None], [True, np.int64(3)],
-                                                           [Score("s", 0.5, 0.4, 0.6, 9, "higher"), 12345]])),
+        Section(
+            "Scores",
+            "table",
+            Table(
+                ["label", EVIL],
+                [
+                    [EVIL, np.float32(0.25)],
+                    ["none", None],
+                    [True, np.int64(3)],
+                    [Score("s", 0.5, 0.4, 0.6, 9, "higher"), 12345],
+                ],
+            ),
+        ),
         Section("Picture", "picture", [(png(), EVIL), png((1, 2, 3))]),
-        Section("Rows", "examples", Examples([EVIL, "photo"], [Example([EVIL, png()], EVIL, "slow", 0.61, False),
-                                                               Example(["b", None], "slow", "slow", None, True)])),
+        Section(
+            "Rows",
+            "examples",
+            Examples(
+                [EVIL, "photo"],
+                [Example([EVIL, png()], EVIL, "slow", 0.61, False), Example(["b", None], "slow", "slow", None, True)],
+            ),
+        ),
     ]
     path = tmp_path / "deep" / "report.html"
     write_report(path, facts, sections)
@@ -73,8 +100,13 @@ def test_the_report_is_one_file_that_asks_for_nothing(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags) and page.handlers == []
     assert len(page.links) == 3 and all(link.startswith("data:image/png;base64,") for link in page.links)
-    style = source[source.index("<style>"):source.index("</style>")]
-    assert "url(" not in style and "@import" not in style and "prefers-color-scheme:dark" in style and "@media print" in style
+    style = source[source.index("<style>") : source.index("</style>")]
+    assert (
+        "url(" not in style
+        and "@import" not in style
+        and "prefers-color-scheme:dark" in style
+        and "@media print" in style
+    )
     assert "default-src 'none'" in source and 'name="viewport"' in source
 
 
@@ -83,7 +115,15 @@ def test_user_text_is_escaped_and_readable(tmp_path):
     assert "<script" not in source and "<img src=http" not in source
     text = "".join(Page(source).text)
     assert text.count(EVIL) >= 12  # title twice, command, machine, score, baseline, and each section
-    for shown in ("0.871", "95% interval 0.842 to 0.897", "0.520", "0.500 [0.400, 0.600]", "12,345", "0.610", "missing"):
+    for shown in (
+        "0.871",
+        "95% interval 0.842 to 0.897",
+        "0.520",
+        "0.500 [0.400, 0.600]",
+        "12,345",
+        "0.610",
+        "missing",
+    ):
         assert shown in text, shown
     assert "✗ wrong" in text and "✓ right" in text
 
@@ -94,15 +134,22 @@ def test_pictures_come_back_as_they_were(tmp_path):
     assert first.size == (32, 24) and first.getpixel((3, 3)) == (200, 30, 30)
 
 
-@pytest.mark.parametrize("facts, section, message", [
-    ({}, Section("a", "text", ""), "add a title"),
-    ({"title": "t", "secret": 1}, Section("a", "text", ""), "move secret"),
-    ({"title": "t"}, Section("a", "video", ""), "'video'"),
-    ({"title": "t"}, Section("a", "picture", b"GIF89a"), "expected a PNG or a JPEG"),
-    ({"title": "t"}, Section("a", "table", Table(["x", "y"], [[1]])), "row of 1 cells, expected 2"),
-    ({"title": "t"}, Section("a", "examples", Examples(["x"], [Example([], "t", "a", 0.5, True)])), "example of 0 cells"),
-    ({"title": "t"}, Section("a", "lines", "text"), "expected a list"),
-])
+@pytest.mark.parametrize(
+    "facts, section, message",
+    [
+        ({}, Section("a", "text", ""), "add a title"),
+        ({"title": "t", "secret": 1}, Section("a", "text", ""), "move secret"),
+        ({"title": "t"}, Section("a", "video", ""), "'video'"),
+        ({"title": "t"}, Section("a", "picture", b"GIF89a"), "expected a PNG or a JPEG"),
+        ({"title": "t"}, Section("a", "table", Table(["x", "y"], [[1]])), "row of 1 cells, expected 2"),
+        (
+            {"title": "t"},
+            Section("a", "examples", Examples(["x"], [Example([], "t", "a", 0.5, True)])),
+            "example of 0 cells",
+        ),
+        ({"title": "t"}, Section("a", "lines", "text"), "expected a list"),
+    ],
+)
 def test_mistakes_are_named_and_the_old_report_stays(tmp_path, facts, section, message):
     path = tmp_path / "report.html"
     path.write_text("old")

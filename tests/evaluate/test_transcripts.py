@@ -10,7 +10,14 @@ from plait.evaluate.transcripts import alignment, edited, edits, transcription, 
 
 @pytest.mark.parametrize(
     "truth, answer, count",
-    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0), ("flaw", "lawn", 2), ("intention", "execution", 5)],
+    [
+        ("kitten", "sitting", 3),
+        ("", "abc", 3),
+        ("abc", "", 3),
+        ("abc", "abc", 0),
+        ("flaw", "lawn", 2),
+        ("intention", "execution", 5),
+    ],
 )
 def test_edits(truth, answer, count):
     assert edits(truth, answer) == count
@@ -53,14 +60,18 @@ def test_the_interval_holds_the_rate_of_the_whole():
     rng, held = np.random.default_rng(0), 0
     for _ in range(60):
         wrong = rng.random((80, 4)) < 0.3
-        words = transcription(["a b c d"] * 80, [" ".join("x" if w else t for w, t in zip(row, "abcd")) for row in wrong])[0]
+        words = transcription(
+            ["a b c d"] * 80, [" ".join("x" if w else t for w, t in zip(row, "abcd")) for row in wrong]
+        )[0]
         held += words.low <= 0.3 <= words.high
     assert 50 <= held <= 60
 
 
 def test_no_error_in_ten_rows_does_not_prove_that_there_never_is_one():
     words, characters, _ = transcription(["a b"] * 10, ["a b"] * 10)
-    assert words.value == words.low == characters.low == 0.0 and words.high == characters.high == pytest.approx(0.2775, abs=1e-3)
+    assert words.value == words.low == characters.low == 0.0 and words.high == characters.high == pytest.approx(
+        0.2775, abs=1e-3
+    )
 
 
 def test_nothing_to_compare_with_is_refused():
@@ -71,6 +82,8 @@ def test_nothing_to_compare_with_is_refused():
 
 
 def test_the_picture_is_a_png():
-    assert edited([("one two", "one too many"), ("", "x"), ("word " * 80, "word " * 70), ("$a^2$", "")]).startswith(b"\x89PNG")
+    assert edited([("one two", "one too many"), ("", "x"), ("word " * 80, "word " * 70), ("$a^2$", "")]).startswith(
+        b"\x89PNG"
+    )
     with pytest.raises(ValueError, match="no transcripts"):
         edited([])

@@ -41,14 +41,17 @@ def test_the_renewal_is_a_recurrent_unit_and_the_mixture_its_formula():
         old = c.tokens[0]
         r = torch.sigmoid(F.linear(torch.cat([old, row], 1), c.forget.weight, c.forget.bias))
         z = torch.sigmoid(F.linear(torch.cat([old, row], 1), c.update.weight, c.update.bias))
-        new = F.layer_norm(F.gelu(F.linear(torch.cat([r * old, row], 1), c.add.weight, c.add.bias)), (8,), c.norm.weight, c.norm.bias)
+        new = F.layer_norm(
+            F.gelu(F.linear(torch.cat([r * old, row], 1), c.add.weight, c.add.bias)), (8,), c.norm.weight, c.norm.bias
+        )
         want.append(old - z * old + z * new)
     want = torch.stack(want)
     torch.testing.assert_close(c(news), want, rtol=1e-5, atol=1e-5)
-    seen = mixer.look(Tokens(x[..., :8]), Tokens(want)).x
+    seen = mixer.cross(Tokens(x[..., :8]), Tokens(want)).x
     a = mixer.share.sigmoid()
     got = mixer(Tokens(x)).x
-    torch.testing.assert_close(got[..., :4], (1 - a[0]) * y[..., :4] + a[0] * seen[..., :4], rtol=1e-4, atol=1e-5)  # the first head's
+    # the first head's
+    torch.testing.assert_close(got[..., :4], (1 - a[0]) * y[..., :4] + a[0] * seen[..., :4], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got[..., 4:8], (1 - a[0]) * y[..., 4:8], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got[..., 8:12], (1 - a[1]) * y[..., 8:12] + a[1] * seen[..., 4:], rtol=1e-4, atol=1e-5)
 
@@ -86,7 +89,10 @@ def test_gradients_reach_the_gates():
         mixer(Tokens(torch.randn(2, 7, 16)))
     mixer(Tokens(torch.randn(2, 7, 16))).x.square().sum().backward()
     gates = [mixer.cache.forget, mixer.cache.update, mixer.cache.add]
-    assert all(g.weight.grad.abs().sum() > 0 and g.bias.grad.abs().sum() > 0 for g in gates) and (mixer.share.grad != 0).all()
+    assert (
+        all(g.weight.grad.abs().sum() > 0 and g.bias.grad.abs().sum() > 0 for g in gates)
+        and (mixer.share.grad != 0).all()
+    )
 
 
 def test_what_does_not_fit_is_told():

@@ -30,13 +30,13 @@ def crowd(seed=0, rows=4, n=48, width=32):
 
 def test_the_linear_order_is_the_explicit_matrix_of_codes():
     mixer, t = hashed(), crowd()
-    q, k, v = mixer.attention.ask(t)
+    q, k, v = mixer.attention.project(t)
     a, b = mixer.hash(q), mixer.hash(k)
     assert set(a.unique().tolist()) == {-1.0, 1.0}
     distance = (a[:, :, :, None] != b[:, :, None]).sum(-1)  # (B, H, N, N)
     weights = 16 - 2 * distance + 17.0
     assert weights.min() >= 1
-    want = mixer.attention.tell(weights / weights.sum(-1, keepdim=True) @ v)
+    want = mixer.attention.merge(weights / weights.sum(-1, keepdim=True) @ v)
     torch.testing.assert_close(mixer(t).x, want, rtol=1e-5, atol=1e-5)
 
 
@@ -44,14 +44,15 @@ def test_padding_and_weights():
     mixer, t = hashed(), crowd(n=12)
     keep = torch.ones(4, 12, dtype=torch.bool)
     keep[:, 8:] = False
-    torch.testing.assert_close(mixer(t.put(keep=keep)).x[:, :8], mixer(Tokens(t.x[:, :8])).x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mixer(t.replace(keep=keep)).x[:, :8], mixer(Tokens(t.x[:, :8])).x, rtol=1e-5, atol=1e-5)
     counts = torch.tensor([1, 3, 2] * 4)
-    heavy = mixer(t.put(weight=counts.float().expand(4, -1))).x.repeat_interleave(counts, 1)
+    heavy = mixer(t.replace(weight=counts.float().expand(4, -1))).x.repeat_interleave(counts, 1)
     torch.testing.assert_close(heavy, mixer(Tokens(t.x.repeat_interleave(counts, 1))).x, rtol=1e-5, atol=1e-5)
 
 
 def ranked(codes: torch.Tensor, likes: torch.Tensor) -> float:
-    """How often a pair that is alike has the larger product of codes than one that is not, for the same query; ties are half."""
+    """How often a pair that is alike has the larger product of codes than one that is not, for the same query; ties are
+    half."""
     gaps = codes[..., :, None] - codes[..., None, :]
     pairs = (likes[..., :, None] == 1) & (likes[..., None, :] == -1)
     return ((gaps > 0).float() + 0.5 * (gaps == 0))[pairs].mean().item()
@@ -59,12 +60,14 @@ def ranked(codes: torch.Tensor, likes: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fitted_codes_rank_pairs_better_than_chance_ones_on_rows_not_seen(seed):
-    mixer, seen, new = hashed(seed, bits=8), crowd(seed), crowd(seed).put(x=crowd(seed, rows=6).x[4:])
-    q, k, _ = mixer.attention.ask(new)
+    mixer, seen, new = hashed(seed, bits=8), crowd(seed), crowd(seed).replace(x=crowd(seed, rows=6).x[4:])
+    q, k, _ = mixer.attention.project(new)
     likes = alike(q, k, torch.ones(2, 48, dtype=torch.bool))
     g = torch.Generator().manual_seed(seed)
     planes = torch.randn(16, 8, generator=g)
-    chance = max(ranked(mixer.hash(q) @ mixer.hash(k).mT, likes), ranked((q @ planes).sign() @ (k @ planes).sign().mT, likes))
+    chance = max(
+        ranked(mixer.hash(q) @ mixer.hash(k).mT, likes), ranked((q @ planes).sign() @ (k @ planes).sign().mT, likes)
+    )
     with fitting(mixer):
         mixer(seen)
     assert ranked(mixer.hash(q) @ mixer.hash(k).mT, likes) > chance + 0.05

@@ -17,7 +17,14 @@ from plait.methods.attention.irpe import SCHEMES, Buckets, RelativeAttention, ir
 
 RECORDED = json.loads(Path(__file__).with_name("irpe.json").read_text())["rows"]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-WAYS = [("bias", "k"), ("bias", "q"), ("contextual", "k"), ("contextual", "q"), ("contextual", "v"), ("contextual", "qkv")]
+WAYS = [
+    ("bias", "k"),
+    ("bias", "q"),
+    ("contextual", "k"),
+    ("contextual", "q"),
+    ("contextual", "v"),
+    ("contextual", "qkv"),
+]
 
 
 class Host(nn.Module):
@@ -49,8 +56,8 @@ def test_buckets_are_those_of_the_authors(row):
 
 def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
     """All vectors of all pairs, N x N x E, and softmax written out."""
-    q, k, v = mix.attention.ask(t)
-    index = mix.buckets(t.grid, t.head, t.x.device)
+    q, k, v = mix.attention.project(t)
+    index = mix.buckets(t.grid, t.prefix, t.x.device)
     rows = {
         c: sum(e.table[s][:, ..., index[s]] for s in range(len(index))) for c, e in mix.encodings.items()
     }  # bias (H', N, N); contextual (H', E, N, N)
@@ -59,9 +66,15 @@ def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
     extra = torch.zeros_like(scores)
     for c, row in rows.items():
         if c == "k":
-            extra = extra + (row[None] if row.dim() == 3 else scale * torch.einsum("bhie,heij->bhij", q, row.expand(2, -1, -1, -1)))
+            extra = extra + (
+                row[None] if row.dim() == 3 else scale * torch.einsum("bhie,heij->bhij", q, row.expand(2, -1, -1, -1))
+            )
         if c == "q":
-            extra = extra + (row[None].mT if row.dim() == 3 else scale * torch.einsum("bhje,heji->bhij", k, row.expand(2, -1, -1, -1)))
+            extra = extra + (
+                row[None].mT
+                if row.dim() == 3
+                else scale * torch.einsum("bhje,heji->bhij", k, row.expand(2, -1, -1, -1))
+            )
     scores = scale * scores + extra
     if t.keep is not None:
         scores = scores.masked_fill(~t.keep[:, None, None], float("-inf"))
@@ -69,7 +82,7 @@ def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
     heard = maps @ v
     if "v" in rows:
         heard = heard + torch.einsum("bhij,heij->bhie", maps, rows["v"].expand(2, -1, -1, -1))
-    return mix.attention.tell(heard)
+    return mix.attention.merge(heard)
 
 
 @torch.no_grad()
@@ -78,7 +91,10 @@ def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_is_gathered_equals_all_pairs_written_out(scheme, mode, on, shared):
     mix, x = changed(scheme=scheme, mode=mode, on=on, shared=shared), torch.randn(2, 1 + 35, 16)
-    for t in (Tokens(x, grid=(5, 7), head=1), Tokens(x[:, :35], grid=(7, 5), keep=torch.arange(35)[None].expand(2, -1) < 30)):
+    for t in (
+        Tokens(x, grid=(5, 7), prefix=1),
+        Tokens(x[:, :35], grid=(7, 5), keep=torch.arange(35)[None].expand(2, -1) < 30),
+    ):
         torch.testing.assert_close(mix(t).x, naive(mix, t), rtol=1e-5, atol=1e-5)
 
 
@@ -96,12 +112,17 @@ def test_tables_of_zeros_change_nothing(scheme):
 @torch.no_grad()
 @every_scheme
 def test_pairs_are_scored_by_their_offset_alone(scheme):
-    """Tokens in a 3 x 3 corner of a 6 x 6 grid, then moved to the opposite corner: their maps among each other are the same."""
+    """Tokens in a 3 x 3 corner of a 6 x 6 grid, then moved to the opposite corner: their maps among each other are the
+    same."""
     mix, x = changed(scheme=scheme, on="qk"), torch.randn(1, 9, 16)
     maps = []
     for start in (0, 3):
         place = (torch.arange(start, start + 3)[:, None] * 6 + torch.arange(start, start + 3)).flatten()
-        t = Tokens(torch.zeros(1, 36, 16).index_copy(1, place, x), grid=(6, 6), keep=torch.zeros(1, 36).index_fill(1, place, 1).bool())
+        t = Tokens(
+            torch.zeros(1, 36, 16).index_copy(1, place, x),
+            grid=(6, 6),
+            keep=torch.zeros(1, 36).index_fill(1, place, 1).bool(),
+        )
         with record() as seen:
             mix(t)
         maps.append(seen[0][:, :, place][..., place])

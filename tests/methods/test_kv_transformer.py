@@ -38,7 +38,8 @@ def test_scores_are_symmetric_and_each_layer_loses_its_queries():
     mixer, t = one(), Tokens(0.1 * torch.randn(2, 9, 32))
     with attend.record() as maps:
         mixer(t)
-    odds = maps[0].log()  # a score less the logarithm of its row's sum: symmetric but for a term of the row and one of the column
+    # a score less the logarithm of its row's sum: symmetric but for a term of the row and one of the column
+    odds = maps[0].log()
     own = mixer.kv(t.x)[..., :32].unflatten(2, (2, 16)).transpose(1, 2).square().sum(-1, keepdim=True) / 4
     scores = odds - odds.diagonal(dim1=-2, dim2=-1)[..., None] + own
     torch.testing.assert_close(scores, scores.mT, rtol=1e-5, atol=1e-5)
@@ -49,7 +50,8 @@ def test_scores_are_symmetric_and_each_layer_loses_its_queries():
 
 
 def test_the_position_term_is_the_map_of_scores_and_codes():
-    mixer, x = one(positions=8).double(), torch.randn(2, 7, 32, dtype=torch.float64)  # an identity, not what rounding makes of it
+    # an identity, not what rounding makes of it
+    mixer, x = one(positions=8).double(), torch.randn(2, 7, 32, dtype=torch.float64)
     nn.init.normal_(mixer.positions.weight)
     k, v = mixer.kv(x).unflatten(2, (2, 2, 16)).permute(2, 0, 3, 1, 4)
     place = torch.arange(7.0)[:, None] * torch.tensor([1.0, 0.01])
@@ -90,7 +92,9 @@ class Lists(nn.Module):
         return self.out(self.stack(Tokens(self.words(x) + self.places.weight)).x)
 
 
-@pytest.mark.parametrize("task, steps", [(lambda x: x.flip(1), 200), (lambda x: x.sort(1).values, 500)], ids=["reverse", "sort"])
+@pytest.mark.parametrize(
+    "task, steps", [(lambda x: x.flip(1), 200), (lambda x: x.sort(1).values, 500)], ids=["reverse", "sort"]
+)
 def test_lists_are_reversed_and_sorted(task, steps):
     model = initialise(Lists(6))
     for p in (model.words, model.places):

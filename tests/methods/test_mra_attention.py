@@ -27,7 +27,9 @@ def dense(q, k, v, weight, block, fine, background):
         w = weight[b]
         for h in range(q.shape[1]):
             exact = q[b, h] @ k[b, h].T * q.shape[-1] ** -0.5
-            low = torch.tensor([[(_mean(q[b, h], w, i) @ _mean(k[b, h], w, j)) * q.shape[-1] ** -0.5 for j in runs] for i in runs])
+            low = torch.tensor(
+                [[(_mean(q[b, h], w, i) @ _mean(k[b, h], w, j)) * q.shape[-1] ** -0.5 for j in runs] for i in runs]
+            )
             best = (low - low.amax(1, keepdim=True)).flatten().topk(min(fine, len(runs)) * len(runs)).indices.tolist()
             map_, value = torch.zeros(n, n), v[b, h, :n]
             means = torch.zeros(n, n)
@@ -50,7 +52,9 @@ def _mean(x, w, run):
 def test_all_blocks_refined_is_attention(n):
     q, k, v, w = walks(n=n)
     for background in (True, False):
-        torch.testing.assert_close(multi_resolution(q, k, v, w, block=8, fine=8, background=background), attend(q, k, v))
+        torch.testing.assert_close(
+            multi_resolution(q, k, v, w, block=8, fine=8, background=background), attend(q, k, v)
+        )
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -68,7 +72,9 @@ def test_a_heavy_token_is_a_repeated_one():
     q, k, v, w = walks(n=16)
     twice = [x.repeat_interleave(2, 2) for x in (q, k, v)]
     got = multi_resolution(q, k, v, 2 * w, block=4, fine=2)
-    torch.testing.assert_close(got, multi_resolution(*twice, torch.ones(2, 32), block=8, fine=2)[:, :, ::2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        got, multi_resolution(*twice, torch.ones(2, 32), block=8, fine=2)[:, :, ::2], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_padding_and_garbage_in_it_change_nothing():
@@ -82,13 +88,18 @@ def test_padding_and_garbage_in_it_change_nothing():
 @pytest.mark.parametrize("background", [True, False])
 def test_the_error_falls_with_every_block_refined(background):
     q, k, v, w = walks(rows=8, n=128)
-    errors = [(multi_resolution(q, k, v, w, block=8, fine=f, background=background) - attend(q, k, v)).norm() for f in range(1, 17)]
+    errors = [
+        (multi_resolution(q, k, v, w, block=8, fine=f, background=background) - attend(q, k, v)).norm()
+        for f in range(1, 17)
+    ]
     assert all(b < a for a, b in zip(errors[:-1], errors[1:])) and errors[-1] < 1e-4 * errors[0]
 
 
 def test_the_background_is_worth_having():
     q, k, v, w = walks(rows=8, n=128)
-    with_it, without = ((multi_resolution(q, k, v, w, block=8, fine=2, background=b) - attend(q, k, v)).norm() for b in (True, False))
+    with_it, without = (
+        (multi_resolution(q, k, v, w, block=8, fine=2, background=b) - attend(q, k, v)).norm() for b in (True, False)
+    )
     assert with_it < 0.9 * without
 
 

@@ -11,7 +11,14 @@ import plait
 from plait.core.block import Attention
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
-from plait.methods.attention.nalaformer import causal_linear_attention, halves, key_features, linear_attention, query_features, step
+from plait.methods.attention.nalaformer import (
+    causal_linear_attention,
+    halves,
+    key_features,
+    linear_attention,
+    query_features,
+    step,
+)
 
 
 def draw(*shape, seed=0):
@@ -42,9 +49,9 @@ def test_a_model_computes_the_map_times_the_values():
     nn.init.normal_(host[0].qkv.weight, std=0.2)
     t, attention = Tokens(draw(2, 9, 32)), host[0]
     plait.apply_method(host, "nalaformer")
-    q, k, v = attention.ask(t)
-    torch.testing.assert_close(host[0](t).x, attention.tell(weights(q, k) @ v), rtol=1e-5, atol=1e-5)
-    heavy = t.put(weight=torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]).expand(2, -1))
+    q, k, v = attention.project(t)
+    torch.testing.assert_close(host[0](t).x, attention.merge(weights(q, k) @ v), rtol=1e-5, atol=1e-5)
+    heavy = t.replace(weight=torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]).expand(2, -1))
     repeated = Tokens(t.x.repeat_interleave(torch.tensor([1, 2, 1, 1, 1, 3, 1, 1, 1]), 1))
     torch.testing.assert_close(host[0](heavy).x[:, -1], host[0](repeated).x[:, -1], rtol=1e-5, atol=1e-5)
 

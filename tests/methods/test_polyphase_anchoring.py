@@ -47,13 +47,14 @@ def test_in_double_precision_logits_agree_to_1e_10_and_maps_are_rolled_copies(na
 
 @torch.no_grad()
 def test_an_anchored_picture_is_read_as_before():
-    """A ViT with the positions that it has, and windows: where the corner is the anchor already, every cut is the old one."""
+    """A ViT with the positions that it has, and windows: where the corner is the anchor already, every cut is the old
+    one."""
     x = 0.1 * torch.rand(2, 3, 32, 32)
     x[:, :, ::8, ::8] += 1
     plain, model = pair("vit", kernel=None)
     torch.testing.assert_close(model(x), plain(x), rtol=0, atol=0)
     windows, t = InWindows(plain.stack.blocks[0], (4, 4)), Tokens(torch.randn(2, 64, 32), grid=(8, 8))
-    at_corner = t.put(x=roll(to_map(t), anchor(to_map(t), (4, 4))).flatten(2).mT)
+    at_corner = t.replace(x=roll(to_map(t), anchor(to_map(t), (4, 4))).flatten(2).mT)
     assert anchor(to_map(at_corner), (4, 4)).abs().max() == 0
     torch.testing.assert_close(AnchoredTokens(windows, (4, 4))(at_corner).x, windows(at_corner).x)
     assert (AnchoredTokens(windows, (4, 4))(t).x - windows(t).x).abs().max() > 1e-3

@@ -15,7 +15,8 @@ ENCODERS = ("vit", "deit3", "swin", "pvt", "crossvit")
 
 
 def by_hand(encoder, x, scales):
-    """Each scale's picture tile by tile, its tokens written place by place into one map: (special, map) of all scales side by side."""
+    """Each scale's picture tile by tile, its tokens written place by place into one map: (special, map) of all scales
+    side by side."""
     specials, maps = [], []
     for scale in scales:
         big = F.interpolate(x, scale_factor=scale, mode="bicubic") if scale > 1 else x
@@ -25,8 +26,8 @@ def by_hand(encoder, x, scales):
             row = []
             for j in range(scale):
                 t = encoder.tokens(big[..., i * h : (i + 1) * h, j * w : (j + 1) * w])
-                special.append(t.x[:, : t.head])
-                row.append(t.x[:, t.head :].reshape(len(x), *t.grid, -1))
+                special.append(t.x[:, : t.prefix])
+                row.append(t.x[:, t.prefix :].reshape(len(x), *t.grid, -1))
             rows.append(torch.cat(row, 2))
         maps.append(F.adaptive_avg_pool2d(torch.cat(rows, 1).permute(0, 3, 1, 2), t.grid).flatten(2).transpose(1, 2))
         specials.append(torch.stack(special).mean(0))
@@ -41,7 +42,10 @@ def test_it_equals_tiles_read_one_by_one(name, scales):
     model, x = plait.apply_method(encoder, "s2_scaling", scales=scales), torch.rand(2, 3, 32, 32)
     t, plain = model.tokens(x), encoder.tokens(x)
     torch.testing.assert_close(t.x, by_hand(encoder, x, scales), rtol=1e-6, atol=1e-6)
-    assert t.x.shape == (2, plain.x.shape[1], len(scales) * plain.x.shape[2]) and (t.grid, t.head) == (plain.grid, plain.head)
+    assert t.x.shape == (2, plain.x.shape[1], len(scales) * plain.x.shape[2]) and (t.grid, t.prefix) == (
+        plain.grid,
+        plain.prefix,
+    )
     assert model.pool(t).shape == (2, model.width) == (2, len(scales) * encoder.width)
     torch.testing.assert_close(model.pool(t)[:, : encoder.width], encoder.pool(plain), rtol=1e-5, atol=1e-6)
 
@@ -78,7 +82,9 @@ def test_what_cannot_be_wrapped_is_refused():
 
 def probe(features, y, split):
     """Accuracy of ridge regression on classes."""
-    x = torch.cat([(features - features[:split].mean(0)) / (features[:split].std(0) + 1e-4), torch.ones(len(y), 1)], 1).double()
+    x = torch.cat(
+        [(features - features[:split].mean(0)) / (features[:split].std(0) + 1e-4), torch.ones(len(y), 1)], 1
+    ).double()
     a, b = x[:split], F.one_hot(y[:split]).double()
     weights = torch.linalg.solve(a.T @ a + 10 * torch.eye(a.shape[1]).double(), a.T @ b)
     return ((x[split:] @ weights).argmax(1) == y[split:]).float().mean().item()
@@ -86,9 +92,15 @@ def probe(features, y, split):
 
 def test_small_things_are_seen_better_at_two_scales():
     found = load_digits()
-    digits, y = torch.tensor(found.images / 16, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1), torch.tensor(found.target)
+    digits, y = (
+        torch.tensor(found.images / 16, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1),
+        torch.tensor(found.target),
+    )
     encoder = plait.create_model("vit_toy").train()
-    large, optimizer = F.interpolate(digits, scale_factor=4, mode="bilinear"), torch.optim.AdamW(encoder.parameters(), lr=3e-3)
+    large, optimizer = (
+        F.interpolate(digits, scale_factor=4, mode="bilinear"),
+        torch.optim.AdamW(encoder.parameters(), lr=3e-3),
+    )
     for step in range(200):
         rows = torch.arange(step * 32, step * 32 + 32) % 900
         optimizer.zero_grad()

@@ -39,7 +39,9 @@ def test_the_batch_norm_is_torchs_over_real_tokens_plus_a_shortcut(padded):
         x, keep = torch.randn(4, 5, 6) + 1, torch.rand(4, 5) < 0.7
         keep = keep if padded else torch.ones_like(keep)
         real = x[keep]
-        torch.testing.assert_close(ours(x, keep if padded else None)[keep], theirs(real) + 0.3 * real, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ours(x, keep if padded else None)[keep], theirs(real) + 0.3 * real, rtol=1e-5, atol=1e-5
+        )
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours.eval()(x)[keep], theirs.eval()(real) + 0.3 * real, rtol=1e-5, atol=1e-5)
 
@@ -86,15 +88,15 @@ def test_linear_attention_is_its_formula_written_out():
     for p in mix.parameters():
         nn.init.normal_(p, std=0.5)
     keep = torch.arange(13)[None] < torch.tensor([[13], [9]])
-    t = Tokens(torch.randn(2, 13, 16), grid=(3, 4), head=1, keep=keep)
-    q, k, v = mix.attention.ask(t)
+    t = Tokens(torch.randn(2, 13, 16), grid=(3, 4), prefix=1, keep=keep)
+    q, k, v = mix.attention.project(t)
     maps = (q.relu() @ k.relu().mT).masked_fill(~keep[:, None, None], 0.0)
     v = v.masked_fill(~keep[:, None, :, None], 0.0)
     y = maps / (maps.sum(-1, keepdim=True) + 1e-6) @ v
     for h in range(2):
         near = F.conv2d(v[:, h, 1:].mT.reshape(2, 8, 3, 4), mix.near.weight, mix.near.bias, padding=1, groups=8)
         y[:, h, 1:] += near.flatten(2).mT
-    torch.testing.assert_close(mix(t).x, mix.attention.tell(y), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mix(t).x, mix.attention.merge(y), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

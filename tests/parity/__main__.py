@@ -1,4 +1,5 @@
-"""`python -m tests.parity [PATTERN] [--record]`: every published size that fits in 4 GB against its peer, one table; exit 1 if any differs.
+"""`python -m tests.parity [PATTERN] [--record]`: every published size that fits in 4 GB against its peer, one table;
+exit 1 if any differs.
 
 --record also writes the rows to docs/measured/parity/SYSTEM.json, from which the pages of docs/systems are made.
 """
@@ -47,7 +48,9 @@ def main() -> int:
             row = module.parity(name)
             failed += not row.ok
             counts = f"{row.parameters:13,} {row.reference_parameters:13,}"
-            print(f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True)
+            print(
+                f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True
+            )
             if options.record:
                 figures = dict(reference=row.reference, parameters=row.parameters, error=float(f"{row.error:.1e}"))
                 record(module.SYSTEM, {row.name: figures})

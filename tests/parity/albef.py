@@ -1,9 +1,11 @@
-"""ALBEF against the numbers that the official code gave (github.com/salesforce/ALBEF with transformers 4.8.1 and timm 0.4.9).
+"""ALBEF against the numbers that the official code gave (github.com/salesforce/ALBEF with transformers 4.8.1 and timm
+0.4.9).
 
-The official model cannot be installed beside ours, so it was run once, in the toy's size, with weights and inputs that `weights` and
-`inputs` below make again from the names of its keys. albef.json holds those names and shapes, and what came out: features, logits,
-losses of pre-training (alpha 0 and 0.4) and of retrieval fine-tuning, and the queues after the step. Hard negatives were the most
-alike ones and the hidden words were chosen by hand, both written there. The names and shapes of the published sizes are there too.
+The official model cannot be installed beside ours, so it was run once, in the toy's size, with weights and inputs that
+`weights` and `inputs` below make again from the names of its keys. albef.json holds those names and shapes, and what
+came out: features, logits, losses of pre-training (alpha 0 and 0.4) and of retrieval fine-tuning, and the queues after
+the step. Hard negatives were the most alike ones and the hidden words were chosen by hand, both written there. The
+names and shapes of the published sizes are there too.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def keys(size: str) -> dict[str, tuple[int, ...]]:
 
 
 def weights(size: str) -> State:
-    """The official state dict as it was in the recorded run: noise seeded by each key's name, scaled by what the key is."""
+    """The official state dict as it was in the recorded run: noise seeded by each key's name, scaled by what the key
+    is."""
     return {name: _noise(name, shape) for name, shape in keys(size).items()}
 
 
@@ -47,7 +50,8 @@ def _noise(name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=torch.int64)
     if name == "temp":
         return torch.tensor(0.11)
-    name = name.replace("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")  # what is tied is the same
+    # what is tied is the same
+    name = name.replace("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")
     name = name.replace("predictions.decoder.bias", "predictions.bias")
     x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
     if name in ("image_queue", "text_queue"):
@@ -78,12 +82,17 @@ def recorded(entry: dict) -> Tensor:
 
 
 def official(size: str = "toy", source: str = "official") -> tuple[nn.Module, Momentum]:
-    """Our toy with the recorded weights, and the training state with the recorded teacher and queues, eight of twelve places written."""
+    """Our toy with the recorded weights, and the training state with the recorded teacher and queues, eight of twelve
+    places written."""
     state = weights(size)
     arguments = {} if source == "official" else {"guess": False}
     model = plait.load_weights(plait.create_model("albef_toy", **arguments).eval(), state, source)
     training = albef.make_state(model, 0)
-    teacher = {k: state[k.replace(".", "_m.", 1)] if k.replace(".", "_m.", 1) in state else v for k, v in state.items() if "_m." not in k}
+    teacher = {
+        k: state[k.replace(".", "_m.", 1)] if k.replace(".", "_m.", 1) in state else v
+        for k, v in state.items()
+        if "_m." not in k
+    }
     plait.load_weights(training.teacher, teacher, source)
     ema_update(training.teacher, model, 0.995)  # the official forward begins with this; ours ends the step with it
     for slot, queue in training.queues.items():
@@ -108,7 +117,7 @@ def comparisons() -> Iterator[tuple[str, Tensor, Tensor]]:
 def _outputs() -> Iterator[tuple[str, Tensor, Tensor]]:
     (model, training), batch, theirs = official(), inputs(), {k: recorded(v) for k, v in NUMBERS["outputs"].items()}
     image, text = model.encode(batch)
-    fused = model.look(text, image)
+    fused = model.cross(text, image)
     vectors, then = model.embed(batch), training.teacher.embed(batch)
     for mine, other, name in (("image", "text", "sim_i2t"), ("text", "image", "sim_t2i")):
         keys = torch.cat([then[other], training.queues[other].features])
@@ -137,7 +146,7 @@ def _losses(model: nn.Module, training: Momentum, name: str, batch: dict) -> Ite
     if "words" in theirs:
         hidden, labels = torch.tensor(NUMBERS["masked_ids"]), torch.tensor(NUMBERS["labels"])
         losses["words"] = albef.words_loss(model, training.teacher, hidden, keep, labels, image, before, alpha)
-        logits = model.words(model.look(model.read(hidden, keep), image).x[labels >= 0])
+        logits = model.words(model.cross(model.read(hidden, keep), image).x[labels >= 0])
         yield f"{name} words logits", logits, recorded(theirs["words_logits"])
     yield f"{name} losses", torch.stack(list(losses.values())), torch.tensor([theirs[k] for k in losses])
     albef.after_step(model, training)

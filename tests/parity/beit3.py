@@ -1,4 +1,5 @@
-"""BEiT-3 against the numbers that the official code gave (github.com/microsoft/unilm, with github.com/microsoft/torchscale).
+"""BEiT-3 against the numbers that the official code gave (github.com/microsoft/unilm, with
+github.com/microsoft/torchscale).
 
 Both towers alone, both streams fused, the answers to questions and the scores of words, with padded texts.
 """
@@ -27,7 +28,8 @@ HEADS = {
 
 
 def unread(keys: dict[str, list]) -> int:
-    """How many numbers of the official model ours leaves out: the mask token, and two rows of each table of positions."""
+    """How many numbers of the official model ours leaves out: the mask token, and two rows of each table of
+    positions."""
     return 5 * expand(keys)["beit3.vision_embed.mask_token"][-1]
 
 

@@ -1,4 +1,5 @@
-"""BERT against transformers: the encoder and the pooler, and both heads of pre-training, on padded texts of two segments."""
+"""BERT against transformers: the encoder and the pooler, and both heads of pre-training, on padded texts of two
+segments."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from tests.peers import declare_torchvision
 
 SYSTEM = "bert"
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
-VOCABULARIES = {"multilingual-uncased": 105879, "multilingual-cased": 119547, "chinese": 21128, "uncased": 30522, "cased": 28996}
+VOCABULARIES = {
+    "multilingual-uncased": 105879,
+    "multilingual-cased": 119547,
+    "chinese": 21128,
+    "uncased": 30522,
+    "cased": 28996,
+}
 
 
 def config(reference: str):
@@ -26,7 +33,13 @@ def config(reference: str):
         depth, width, heads = map(int, small.groups())
     else:
         depth, width, heads = (24, 1024, 16) if "large" in reference else (12, 768, 12)
-    return BertConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width)
+    return BertConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
 
 
 @torch.no_grad()
@@ -37,13 +50,19 @@ def parity(name: str) -> Row:
     whole = perturb(BertForPreTraining(config(CASES[name])))
     theirs = whole.bert
     g = torch.Generator().manual_seed(1)
-    ids, kinds = torch.randint(1, theirs.config.vocab_size, (3, 40), generator=g), torch.randint(0, 2, (3, 40), generator=g)
+    ids, kinds = (
+        torch.randint(1, theirs.config.vocab_size, (3, 40), generator=g),
+        torch.randint(0, 2, (3, 40), generator=g),
+    )
     keep = torch.arange(40) < torch.tensor([40, 25, 7])[:, None]
     inputs = dict(input_ids=ids, token_type_ids=kinds, attention_mask=keep.long())
 
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="transformers")
     t, expected = ours.tokens(ids, keep, kinds), theirs(**inputs)
-    errors = [relative_error(t.x[keep], expected.last_hidden_state[keep]), relative_error(ours.pool(t), expected.pooler_output)]
+    errors = [
+        relative_error(t.x[keep], expected.last_hidden_state[keep]),
+        relative_error(ours.pool(t), expected.pooler_output),
+    ]
     row = Row(name, f"transformers {CASES[name]}", count(ours), count(theirs), 0.0)
 
     ours = plait.create_model(name, num_classes=2, mlm=True).eval()

@@ -1,4 +1,5 @@
-"""CCT against the numbers that the official code gave (github.com/SHI-Labs/Compact-Transformers), both kinds of positions, two kernels."""
+"""CCT against the numbers that the official code gave (github.com/SHI-Labs/Compact-Transformers), both kinds of
+positions, two kernels."""
 
 from __future__ import annotations
 
@@ -29,4 +30,6 @@ def parity(name: str) -> Row:
     public = weights(NUMBERS["toy"]["keys"]) | {"classifier.positional_emb": fixed.positions.table}
     plait.load_weights(fixed, public, "official")
     pairs = (learned(x), theirs["learned"]), (fixed(x), theirs["sine"]), (seven(larger), theirs["kernel_7"])
-    return Row(name, "official, recorded", count(learned), NUMBERS["toy"]["parameters"], max(relative_error(*p) for p in pairs))
+    return Row(
+        name, "official, recorded", count(learned), NUMBERS["toy"]["parameters"], max(relative_error(*p) for p in pairs)
+    )

@@ -63,10 +63,12 @@ def inputs(side: int, vocab: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def difference(ours: nn.Module, batch: dict, images: Tensor, text: Tensor, logit_scale: Tensor) -> float:
-    """Largest relative error of both vectors and of the scores: of these relative to the largest that there can be, as scores of random
-    towers are near zero by chance, and their rounding is that of the unit vectors."""
+    """Largest relative error of both vectors and of the scores: of these relative to the largest that there can be, as
+    scores of random towers are near zero by chance, and their rounding is that of the unit vectors."""
     got = ours(batch)
-    scores, expected = (s.exp() * a @ b.T for s, a, b in ((got["logit_scale"], got["image"], got["text"]), (logit_scale, images, text)))
+    scores, expected = (
+        s.exp() * a @ b.T for s, a, b in ((got["logit_scale"], got["image"], got["text"]), (logit_scale, images, text))
+    )
     far = float((scores - expected).abs().max() / logit_scale.exp())
     return max(far, relative_error(got["image"], images), relative_error(got["text"], text))
 
@@ -85,7 +87,13 @@ def parity(name: str) -> Row:
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="open_clip")
     assert epsilons(ours) == epsilons(theirs)
     images, text = theirs.encode_image(x, normalize=True), theirs.encode_text(ids, normalize=True)
-    row = Row(name, f"open_clip {reference}", count(ours), count(theirs), difference(ours, batch, images, text, theirs.logit_scale))
+    row = Row(
+        name,
+        f"open_clip {reference}",
+        count(ours),
+        count(theirs),
+        difference(ours, batch, images, text, theirs.logit_scale),
+    )
     if "transformers" not in CASES[name]:
         return row
 

@@ -1,7 +1,9 @@
-"""What every parity check shares: a reference with random, perturbed weights, our model with the same, one number for the difference.
+"""What every parity check shares: a reference with random, perturbed weights, our model with the same, one number for
+the difference.
 
-Each module of this folder named after a system has `CASES: dict[name of a size, estimated float32 GB]` smallest first, and
-`parity(name) -> Row`. `python -m tests.parity` runs every case under 4 GB and prints the table; the suite runs the smallest ones.
+Each module of this folder named after a system has `CASES: dict[name of a size, estimated float32 GB]` smallest first,
+and `parity(name) -> Row`. `python -m tests.parity` runs every case under 4 GB and prints the table; the suite runs the
+smallest ones.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def count(model: nn.Module) -> int:
 
 @torch.no_grad()
 def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights everywhere in eval mode: norms and biases away from ones and zeros, so that no eps or order hides."""
+    """Random weights everywhere in eval mode: norms and biases away from ones and zeros, so that no eps or order
+    hides."""
     generator = torch.Generator().manual_seed(seed)
     for p in model.parameters():
         noise = torch.randn(p.shape, generator=generator)

@@ -1,4 +1,5 @@
-"""CrossFormer and CrossFormer++ against the numbers of the official code (github.com/cheerss/CrossFormer, models/crossformer.py)."""
+"""CrossFormer and CrossFormer++ against the numbers of the official code (github.com/cheerss/CrossFormer,
+models/crossformer.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""GIT against transformers: logits at every place of padded texts, of a picture and, where the size has them, of a film of six frames."""
+"""GIT against transformers: logits at every place of padded texts, of a picture and, where the size has them, of a film
+of six frames."""
 
 from __future__ import annotations
 

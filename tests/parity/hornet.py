@@ -1,4 +1,5 @@
-"""HorNet against the numbers of the official code (github.com/raoyongming/HorNet, hornet.py), convolutions and global filters."""
+"""HorNet against the numbers of the official code (github.com/raoyongming/HorNet, hornet.py), convolutions and global
+filters."""
 
 from __future__ import annotations
 

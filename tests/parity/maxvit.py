@@ -19,8 +19,8 @@ CASES = cases(SYSTEM)
 def parity(name: str) -> Row:
     """The worst of the logits, the pooled features and each stage's map; timm gives the stem's map too.
 
-    With random weights the deep sizes amplify rounding: there timm itself differs by 1e-4 between float32 and float64, so they are
-    compared in float64.
+    With random weights the deep sizes amplify rounding: there timm itself differs by 1e-4 between float32 and float64,
+    so they are compared in float64.
     """
     declare_torchvision()
     import timm

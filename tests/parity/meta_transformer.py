@@ -1,4 +1,5 @@
-"""Meta-Transformer's encoder against timm's blocks, stacked as the official README stacks them for the published files."""
+"""Meta-Transformer's encoder against timm's blocks, stacked as the official README stacks them for the published
+files."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def published(width: int, depth: int, heads: int) -> nn.Sequential:
     from timm.models.vision_transformer import Block
 
     blocks = (
-        Block(dim=width, num_heads=heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=nn.LayerNorm, act_layer=nn.GELU) for _ in range(depth)
+        Block(dim=width, num_heads=heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=nn.LayerNorm, act_layer=nn.GELU)
+        for _ in range(depth)
     )
     return perturb(nn.Sequential(*blocks))
 

@@ -1,7 +1,8 @@
 """Mixture-of-Mamba's mixer against the numbers that the official code gave (github.com/Weixin-Liang/Mixture-of-Mamba).
 
-Its scan, a CUDA kernel, was replaced by the recurrence itself. mixture_of_mamba.json holds the keys and shapes of its mixer for three
-modalities and of its dense one, what both made of one sequence, and the numbers of parameters of a mixer at the published widths.
+Its scan, a CUDA kernel, was replaced by the recurrence itself. mixture_of_mamba.json holds the keys and shapes of its
+mixer for three modalities and of its dense one, what both made of one sequence, and the numbers of parameters of a
+mixer at the published widths.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ CASES = {"mixture_of_mamba_toy": "official"}
 NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 SHARED = [Rename("conv1d.{p}", "conv.{p}"), Rename("A_log", "rates"), Rename("D", "skip")]
 MIXTURE = [*SHARED, *(Rename(f"{public}.{{k}}.{{p}}", f"{ours}.experts.{{k}}.{{p}}") for ours, public in NAMES.items())]
-DENSE = [*SHARED, *(Rename(f"{public.removeprefix('local_experts_')}.{{p}}", f"{ours}.experts.0.{{p}}") for ours, public in NAMES.items())]
+DENSE = [
+    *SHARED,
+    *(
+        Rename(f"{public.removeprefix('local_experts_')}.{{p}}", f"{ours}.experts.0.{{p}}")
+        for ours, public in NAMES.items()
+    ),
+]
 
 
 def inputs() -> tuple[Tensor, Tensor]:
@@ -50,7 +57,9 @@ def parity(name: str) -> Row:
         for mask in (None, keep):
             y = model(Tokens(x, mask), layout(kinds * (which == "mixture"), mask)).x
             errors.append(relative_error(y, values(NUMBERS[which]["output"])))
-    return Row(name, "official mixer, recorded", count(official("mixture")), NUMBERS["mixture"]["parameters"], max(errors))
+    return Row(
+        name, "official mixer, recorded", count(official("mixture")), NUMBERS["mixture"]["parameters"], max(errors)
+    )
 
 
 def widths() -> dict[int, tuple[int, int]]:

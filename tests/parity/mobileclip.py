@@ -1,4 +1,5 @@
-"""MobileCLIP against open_clip: both vectors, before they are normed, texts with and without empty places; and folded."""
+"""MobileCLIP against open_clip: both vectors, before they are normed, texts with and without empty places; and
+folded."""
 
 from __future__ import annotations
 
@@ -33,6 +34,8 @@ def parity(name: str) -> Row:
     keep, image, text = ids != 0, theirs.encode_image(x), theirs.encode_text(ids)
     parameters, error = count(ours), 0.0
     for _ in range(2):
-        error = max(error, relative_error(ours.towers["image"](x), image), relative_error(ours.towers["text"](ids, keep), text))
+        error = max(
+            error, relative_error(ours.towers["image"](x), image), relative_error(ours.towers["text"](ids, keep), text)
+        )
         ours = fold_norms(ours)
     return Row(name, f"open_clip {CASES[name]}", parameters, count(theirs), error)

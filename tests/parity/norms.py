@@ -1,4 +1,5 @@
-"""The eps of the norms, compared as numbers: on inputs of ordinary size a wrong one stays below the tolerance of the outputs."""
+"""The eps of the norms, compared as numbers: on inputs of ordinary size a wrong one stays below the tolerance of the
+outputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Official models of many sizes in little space: what they gave in a small shape, and of each published size a digest of its keys.
+"""Official models of many sizes in little space: what they gave in a small shape, and of each published size a digest
+of its keys.
 
-The code was run once with the weights of `recorded.noise` on the pictures of `picture`. A JSON file beside each check holds for every size
-the parameter count and a digest of the names and shapes, and the logits of the small runs.
+The code was run once with the weights of `recorded.noise` on the pictures of `picture`. A JSON file beside each check
+holds for every size the parameter count and a digest of the names and shapes, and the logits of the small runs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def picture(height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def against(system: str, size: str, path: Path) -> Row:
-    """The worst output of the runs in `size`; for a size that was not run, whether its names, shapes and count are the official ones."""
+    """The worst output of the runs in `size`; for a size that was not run, whether its names, shapes and count are the
+    official ones."""
     numbers = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     facts, name = numbers[size], f"{system}_{size}"
     model = build(name, **facts.get("arguments", {}))

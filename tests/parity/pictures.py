@@ -1,4 +1,5 @@
-"""What the checks of the plain vision transformers share: timm's model of the same name, at its own size and at another."""
+"""What the checks of the plain vision transformers share: timm's model of the same name, at its own size and at
+another."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def cases(system: str) -> dict[str, str]:
 
 @torch.no_grad()
 def against_timm(name: str, reference: str) -> Row:
-    """Logits (features where there is no head) of both models on pictures of the native size and on half of it, positions resampled."""
+    """Logits (features where there is no head) of both models on pictures of the native size and on half of it,
+    positions resampled."""
     declare_torchvision()
     import timm
 

@@ -21,7 +21,9 @@ def pair(name: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
     declare_torchvision()
     from transformers import PvtConfig, PvtForImageClassification
 
-    theirs = perturb(PvtForImageClassification(PvtConfig(depths=list(plait.model_info(name).arguments["depths"]), num_labels=1000)))
+    theirs = perturb(
+        PvtForImageClassification(PvtConfig(depths=list(plait.model_info(name).arguments["depths"]), num_labels=1000))
+    )
     return plait.load_weights(plait.create_model(name).eval(), published(theirs), "transformers"), theirs, (224, 224)
 
 
@@ -35,5 +37,11 @@ def parity(name: str) -> Row:
     ends = [sum(theirs.config.depths[: s + 1]) - 1 for s in range(4)]
     maps = [m.flatten(2).transpose(1, 2) for m in ours.maps(x)]
     last = ours.tokens(x).x
-    pairs = [(ours(x), out.logits), *zip(maps[:3], (out.hidden_states[i] for i in ends[:3])), (last, out.hidden_states[ends[3]])]
-    return Row(name, f"transformers {CASES[name]}", count(ours), count(theirs), max(relative_error(a, b) for a, b in pairs))
+    pairs = [
+        (ours(x), out.logits),
+        *zip(maps[:3], (out.hidden_states[i] for i in ends[:3])),
+        (last, out.hidden_states[ends[3]]),
+    ]
+    return Row(
+        name, f"transformers {CASES[name]}", count(ours), count(theirs), max(relative_error(a, b) for a, b in pairs)
+    )

@@ -1,4 +1,5 @@
-"""What the checks of pyramids share: timm's model with the same weights, at its own size and at another that is not square."""
+"""What the checks of pyramids share: timm's model with the same weights, at its own size and at another that is not
+square."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def batch_epsilons(model: nn.Module) -> Counter[float]:
 
 @torch.no_grad()
 def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160)) -> Row:
-    """The worst of the logits, the pooled features and each map, on pictures of the native size and of `other` (H, W)."""
+    """The worst of the logits, the pooled features and each map, on pictures of the native size and of `other` (H,
+    W)."""
     declare_torchvision()
     import timm
 
@@ -36,7 +38,10 @@ def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160)) -> Row
             continue
         x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(size[0]))
         last, features = theirs.forward_intermediates(x)
-        pairs = [(ours(x), theirs(x)), (ours.pool(ours.tokens(x)), theirs.forward_head(theirs.forward_features(x), pre_logits=True))]
+        pairs = [
+            (ours(x), theirs(x)),
+            (ours.pool(ours.tokens(x)), theirs.forward_head(theirs.forward_features(x), pre_logits=True)),
+        ]
         pairs += zip(ours.maps(x), features, strict=True)
         error = max(error, *(relative_error(a, b) for a, b in pairs))
     return Row(name, f"timm {reference}", count(ours), count(theirs), error)

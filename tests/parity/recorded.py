@@ -1,7 +1,9 @@
-"""What the checks against code that cannot be installed beside ours share: it was run once, in a small size, and its numbers were kept.
+"""What the checks against code that cannot be installed beside ours share: it was run once, in a small size, and its
+numbers were kept.
 
-Weights and inputs are made again from names: noise seeded by a key's name, scaled by what the key is. A file holds, for each size, the
-official state dict's names and shapes ("*" stands for the numbers of the layers) and, for the small one, what came out.
+Weights and inputs are made again from names: noise seeded by a key's name, scaled by what the key is. A file holds, for
+each size, the official state dict's names and shapes ("*" stands for the numbers of the layers) and, for the small one,
+what came out.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def expand(keys: dict[str, list]) -> Shapes:
 
 
 def noise(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The tensor of this name: vectors named "weight" or like scales near one, other vectors near zero, matrices of unit gain."""
+    """The tensor of this name: vectors named "weight" or like scales near one, other vectors near zero, matrices of
+    unit gain."""
     if not shape or name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))

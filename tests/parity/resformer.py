@@ -1,4 +1,5 @@
-"""ResFormer against the numbers that the official code gave (github.com/ruitian12/resformer), at three resolutions, and its loss."""
+"""ResFormer against the numbers that the official code gave (github.com/ruitian12/resformer), at three resolutions, and
+its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""SpectFormer, plain and hierarchical, against the numbers of the official code (github.com/badripatro/SpectFormers)."""
+"""SpectFormer, plain and hierarchical, against the numbers of the official code
+(github.com/badripatro/SpectFormers)."""
 
 from __future__ import annotations
 

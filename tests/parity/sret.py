@@ -1,4 +1,5 @@
-"""SReT against the numbers of the official code (github.com/szq0214/SReT, SReT.py, and SReT_wo_slice.py without slices).
+"""SReT against the numbers of the official code (github.com/szq0214/SReT, SReT.py, and SReT_wo_slice.py without
+slices).
 
 Where it draws the order of the tokens in evaluation too, it was given the order in which `dealt` lays them.
 """

@@ -1,4 +1,5 @@
-"""Swin against timm at its own size, and against transformers at others, where windows are filled up and every grid is shifted."""
+"""Swin against timm at its own size, and against transformers at others, where windows are filled up and every grid is
+shifted."""
 
 from __future__ import annotations
 
@@ -27,7 +28,13 @@ def against_transformers(height: int, width: int) -> float:
 
     depths, heads = (2, 2, 2, 2), (1, 2, 4, 8)
     config = SwinConfig(
-        embed_dim=32, depths=list(depths), num_heads=list(heads), window_size=4, num_labels=7, image_size=96, output_hidden_states=True
+        embed_dim=32,
+        depths=list(depths),
+        num_heads=list(heads),
+        window_size=4,
+        num_labels=7,
+        image_size=96,
+        output_hidden_states=True,
     )
     theirs = perturb(SwinForImageClassification(config))
     ours = plait.create_model("swin_toy", patch=4, width=32, depths=depths, heads=heads, window=4, num_classes=7).eval()

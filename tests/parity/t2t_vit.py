@@ -1,4 +1,5 @@
-"""T2T-ViT against the numbers that the official code gave (github.com/yitu-opensource/T2T-ViT): both kinds of thin layers, both scales."""
+"""T2T-ViT against the numbers that the official code gave (github.com/yitu-opensource/T2T-ViT): both kinds of thin
+layers, both scales."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def parity(name: str) -> Row:
         model = plait.create_model(name, **SHAPE, exact=kind == "transformer").eval()
         assert set(epsilons(model)) == {1e-5}
         public = weights(NUMBERS[f"toy_{kind}"]["keys"]) | {"pos_embed": model.positions.table.clone()}
-        public = {k: 3 * v if k.endswith(".w") else v for k, v in public.items()}  # random features of the size that they have
+        # random features of the size that they have
+        public = {k: 3 * v if k.endswith(".w") else v for k, v in public.items()}
         for source, suffix in (("official", ""), ("published", "_scaled")):
             plait.load_weights(model, public, source)
             error = max(error, relative_error(model(x), values(NUMBERS["outputs"][kind + suffix])))

@@ -11,7 +11,10 @@ from tests.parity.compare import TOLERANCE
 
 
 def smallest() -> list:
-    return [pytest.param(m, min(m.CASES, key=lambda n: plait.model_info(n).parameters), id=m.__name__.rsplit(".")[-1]) for m in modules()]
+    return [
+        pytest.param(m, min(m.CASES, key=lambda n: plait.model_info(n).parameters), id=m.__name__.rsplit(".")[-1])
+        for m in modules()
+    ]
 
 
 @pytest.mark.parametrize("module, name", smallest())

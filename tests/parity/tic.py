@@ -1,5 +1,5 @@
-"""TiC's layer against the numbers of the authors' (github.com/zs670980918/MSA-Conv), whose two CUDA kernels were run as the unfold formulas
-that their own validation holds them to. They published no net around it.
+"""TiC's layer against the numbers of the authors' (github.com/zs670980918/MSA-Conv), whose two CUDA kernels were run as
+the unfold formulas that their own validation holds them to. They published no net around it.
 """
 
 from __future__ import annotations

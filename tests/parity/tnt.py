@@ -16,7 +16,8 @@ CASES = cases(SYSTEM)
 
 @torch.no_grad()
 def parity(name: str) -> Row:
-    """The worst of the logits at 224 x 224 and, positions resampled by the peer's own loader, on pictures that are not square."""
+    """The worst of the logits at 224 x 224 and, positions resampled by the peer's own loader, on pictures that are not
+    square."""
     declare_torchvision()
     import timm
 

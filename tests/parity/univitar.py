@@ -1,4 +1,5 @@
-"""UniViTAR against the numbers that the official code gave (github.com/MM-MVR/UniViTAR), flash attention replaced by plain products.
+"""UniViTAR against the numbers that the official code gave (github.com/MM-MVR/UniViTAR), flash attention replaced by
+plain products.
 
 univitar.json holds the tokens of three pictures and a clip in one packed row, and of the first picture alone.
 """
@@ -22,7 +23,9 @@ NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf
 def inputs() -> list[Tensor]:
     """Three pictures and a clip of four frames."""
     g = torch.Generator().manual_seed(5)
-    return [torch.randn(3, h, w, generator=g) for h, w in ((32, 32), (16, 40), (24, 8))] + [torch.randn(4, 3, 16, 24, generator=g)]
+    return [torch.randn(3, h, w, generator=g) for h, w in ((32, 32), (16, 40), (24, 8))] + [
+        torch.randn(4, 3, 16, 24, generator=g)
+    ]
 
 
 @torch.no_grad()

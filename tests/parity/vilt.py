@@ -1,7 +1,8 @@
 """ViLT against transformers, on square, wide and ragged pictures and padded texts.
 
-transformers shuffles the patches (it draws them without replacement), so that patch tokens are compared by their mean; everything else
-one by one. Where pictures are ragged its patch tokens include padding, and only the text tokens and heads are compared.
+transformers shuffles the patches (it draws them without replacement), so that patch tokens are compared by their mean;
+everything else one by one. Where pictures are ragged its patch tokens include padding, and only the text tokens and
+heads are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def peer(name: str, **config) -> nn.Module:
 
 
 def batches(image: int, patch: int, vocab: int, words: int):
-    """Square, wide, and ragged: two pictures of different shapes in one frame. The second text is shorter than the first."""
+    """Square, wide, and ragged: two pictures of different shapes in one frame. The second text is shorter than the
+    first."""
     g = torch.Generator().manual_seed(1)
     for height, width, ragged in ((image, image, False), (image, image + patch, False), (image, image + patch, True)):
         pixels = torch.ones(2, height, width, dtype=torch.bool)
@@ -76,6 +78,10 @@ def difference(ours: nn.Module, theirs: nn.Module, image: int, patch: int, vocab
 
 def parity(name: str) -> Row:
     theirs = peer(CASES[name])
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source=plait.model_info(name).weights["source"])
+    ours = plait.load_weights(
+        plait.create_model(name).eval(), theirs.state_dict(), source=plait.model_info(name).weights["source"]
+    )
     assert epsilons(ours) == epsilons(theirs)
-    return Row(name, f"transformers {CASES[name]}", count(ours), count(theirs), difference(ours, theirs, 384, 32, 30522, 20))
+    return Row(
+        name, f"transformers {CASES[name]}", count(ours), count(theirs), difference(ours, theirs, 384, 32, 30522, 20)
+    )

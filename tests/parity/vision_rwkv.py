@@ -1,6 +1,8 @@
-"""Vision-RWKV against the numbers of the official code (github.com/OpenGVLab/Vision-RWKV), its CUDA kernel replaced by the definition.
+"""Vision-RWKV against the numbers of the official code (github.com/OpenGVLab/Vision-RWKV), its CUDA kernel replaced by
+the definition.
 
-vision_rwkv.json holds both arrangements of norms in the toy's size, read at two picture sizes, and the keys of every published size.
+vision_rwkv.json holds both arrangements of norms in the toy's size, read at two picture sizes, and the keys of every
+published size.
 """
 
 from __future__ import annotations

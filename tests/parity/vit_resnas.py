@@ -1,4 +1,5 @@
-"""ViT-ResNAS against the numbers of the official code (github.com/yilunliao/vit-search, nets/vit_sr_supernet.py), its supernet's too."""
+"""ViT-ResNAS against the numbers of the official code (github.com/yilunliao/vit-search, nets/vit_sr_supernet.py), its
+supernet's too."""
 
 from __future__ import annotations
 

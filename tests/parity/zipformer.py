@@ -1,9 +1,10 @@
-"""Zipformer against the numbers that icefall gave (github.com/k2-fsa/icefall, egs/librispeech/ASR/zipformer), in eval mode.
+"""Zipformer against the numbers that icefall gave (github.com/k2-fsa/icefall, egs/librispeech/ASR/zipformer), in eval
+mode.
 
-The official code needs k2, so it was run once, in the toy's size, whole and with chunks, with weights and features that `noise` and
-`features` below make again. zipformer.json holds what came out for each row alone, and of every published size the number of parameters
-and a digest of the keys and shapes of its encoder and stem. `bypass_scale` of each layer, which the official code keeps and never uses, is
-counted nowhere (`unused`: how many numbers that is).
+The official code needs k2, so it was run once, in the toy's size, whole and with chunks, with weights and features that
+`noise` and `features` below make again. zipformer.json holds what came out for each row alone, and of every published
+size the number of parameters and a digest of the keys and shapes of its encoder and stem. `bypass_scale` of each layer,
+which the official code keeps and never uses, is counted nowhere (`unused`: how many numbers that is).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""ALBEF's objective and what it is made of: negatives, hidden words, queues, the teacher; and the layouts of the published files."""
+"""ALBEF's objective and what it is made of: negatives, hidden words, queues, the teacher; and the layouts of the
+published files."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_hard_negatives_follow_the_softmax_of_the_scores():
     allowed = torch.tensor([[False, True, True, True]]).expand(40_000, 4)
     index, _ = hard_negatives(scores, allowed, seeded())
     shares = torch.bincount(index, minlength=4) / 40_000
-    torch.testing.assert_close(shares, torch.cat([torch.zeros(1), torch.tensor([0.0, 1.0, 2.0]).softmax(0)]), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        shares, torch.cat([torch.zeros(1), torch.tensor([0.0, 1.0, 2.0]).softmax(0)]), atol=0.01, rtol=0
+    )
 
 
 def test_a_row_without_a_negative_says_so():
@@ -116,7 +119,9 @@ def test_after_the_step_the_teacher_follows_and_the_queues_take_in():
     with torch.no_grad():
         vectors = state.teacher.embed(batch)
     sum(albef.objective(model, batch, state, seeded()).values()).backward()
-    assert not state.queues["image"].filled().any() and all(torch.equal(v, start[k]) for k, v in state.teacher.state_dict().items())
+    assert not state.queues["image"].filled().any() and all(
+        torch.equal(v, start[k]) for k, v in state.teacher.state_dict().items()
+    )
     torch.optim.SGD(model.parameters(), 0.1).step()
     with torch.no_grad():
         model.temperature.fill_(3.0)
@@ -235,7 +240,9 @@ def test_a_single_pair_and_bfloat16_are_finite():
     model, state = training()
     with torch.autocast("cpu", torch.bfloat16):
         for rows in (1, 4):
-            assert all(v.isfinite() for v in albef.objective(model, example(model, rows=rows), state, seeded()).values())
+            assert all(
+                v.isfinite() for v in albef.objective(model, example(model, rows=rows), state, seeded()).values()
+            )
 
 
 def test_the_first_hidden_place_is_what_forward_answers():
@@ -243,7 +250,7 @@ def test_the_first_hidden_place_is_what_forward_answers():
     batch = example(model)
     batch["text"][0, 5], batch["text"][0, 8], batch["text"][2, 3] = model.mask, model.mask, model.mask
     image, text = model.encode(batch)
-    fused = model.look(text, image).x
+    fused = model.cross(text, image).x
     wanted = model.words(torch.stack([fused[0, 5], fused[1, 0], fused[2, 3]]))
     torch.testing.assert_close(model(batch)["words"], wanted)
 
@@ -251,7 +258,8 @@ def test_the_first_hidden_place_is_what_forward_answers():
 def test_both_towers_learn_to_agree_in_a_short_run():
     model, state = training(queue=0)
     batch, generator = example(model, rows=8) | {"row": torch.arange(8)}, seeded()
-    batch["image"] = torch.randn(8, 3, 4, 4, generator=seeded(5)).repeat_interleave(8, 2).repeat_interleave(8, 3)  # large patches of colour
+    # large patches of colour
+    batch["image"] = torch.randn(8, 3, 4, 4, generator=seeded(5)).repeat_interleave(8, 2).repeat_interleave(8, 3)
     optimizer, words = torch.optim.AdamW(model.parameters(), 2e-3), []
     for _ in range(60):
         losses = albef.objective(model, batch, state, generator)
@@ -279,7 +287,9 @@ def test_the_published_files_fit(size, source):
     assert sum(p.numel() for p in model.parameters()) == official.NUMBERS[recorded]["parameters"]
     back = convert(ours, albef.RULES[source], reverse=True)
     lost = ("_m.", "_queue", "queue_ptr", "position_ids")
-    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in state.items() if not any(x in k for x in lost)}
+    assert {k: v.shape for k, v in back.items()} == {
+        k: v.shape for k, v in state.items() if not any(x in k for x in lost)
+    }
 
 
 def test_tied_words_that_differ_are_refused():

@@ -1,4 +1,5 @@
-"""One attention, several backends: all agree with each other on every argument, and raise where they cannot honour one."""
+"""One attention, several backends: all agree with each other on every argument, and raise where they cannot honour
+one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ from plait.core.packing import owners, pack, unpack
 from plait.core.tokens import Tokens, join, mean, prepend
 
 # Without torch.compile flex traces every call anew, which takes a tenth of a second: fewer examples.
-quick, few = (settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]) for n in (60, 8))
+quick, few = (
+    settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    for n in (60, 8)
+)
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
@@ -31,7 +35,9 @@ def by_hand(q, k, v, keep=None, bias=None, causal=False, scale=None):
                 may = [j for j in range(m) if keep is None or (keep[r, j] if keep.dim() == 2 else keep[r, i, j])]
                 may = [j for j in may if not causal or j <= i + m - n]
                 if may:
-                    s = (k[r, head, may].double() @ q[r, head, i].double()) * (q.shape[3] ** -0.5 if scale is None else scale)
+                    s = (k[r, head, may].double() @ q[r, head, i].double()) * (
+                        q.shape[3] ** -0.5 if scale is None else scale
+                    )
                     out[r, head, i] = (s + bias[r, head, i, may].double()).softmax(0) @ v[r, head, may].double()
     return out.float()
 
@@ -42,7 +48,11 @@ def problems(draw):
     b, h, n, m, e, f = (draw(st.integers(1, top)) for top in (3, 3, 6, 6, 5, 5))
     f = draw(st.sampled_from([e, f]))  # fused kernels want both widths the same
     g = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    q, k, v = torch.randn(b, h, n, e, generator=g), torch.randn(b, h, m, e, generator=g), torch.randn(b, h, m, f, generator=g)
+    q, k, v = (
+        torch.randn(b, h, n, e, generator=g),
+        torch.randn(b, h, m, e, generator=g),
+        torch.randn(b, h, m, f, generator=g),
+    )
     how = {"causal": draw(st.booleans()), "scale": draw(st.sampled_from([None, 0.7]))}
     masks = {"none": None, "keys": torch.rand(b, m, generator=g) > 0.5, "pairs": torch.rand(b, n, m, generator=g) > 0.5}
     how["keep"] = masks[draw(st.sampled_from(sorted(masks)))]
@@ -83,7 +93,11 @@ def packed(draw):
     lengths = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=6)))
     h, e, f, s = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5)), sum(lengths)
     g = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    q, k, v = torch.randn(1, h, s, e, generator=g), torch.randn(1, h, s, e, generator=g), torch.randn(1, h, s, f, generator=g)
+    q, k, v = (
+        torch.randn(1, h, s, e, generator=g),
+        torch.randn(1, h, s, e, generator=g),
+        torch.randn(1, h, s, f, generator=g),
+    )
     how = {"causal": draw(st.booleans())}
     how["keep"] = torch.rand(1, s, generator=g) > 0.4 if draw(st.booleans()) else None
     how["bias"] = torch.randn(1, draw(st.sampled_from([1, h])), 1, s, generator=g) if draw(st.booleans()) else None
@@ -96,12 +110,15 @@ def stays_inside(name, problem):
     cut = [t.split(lengths, 2) for t in (q, k, v)]
     keeps = [None] * len(lengths) if how["keep"] is None else how["keep"].split(lengths, 1)
     biases = [None] * len(lengths) if how["bias"] is None else how["bias"].split(lengths, 3)
-    alone = torch.cat([by_hand(*qkv, keep=a, bias=b, causal=how["causal"]) for *qkv, a, b in zip(*cut, keeps, biases)], 2)
+    alone = torch.cat(
+        [by_hand(*qkv, keep=a, bias=b, causal=how["causal"]) for *qkv, a, b in zip(*cut, keeps, biases)], 2
+    )
     with backend(name):
         torch.testing.assert_close(attend(q, k, v, lengths=lengths, **how), alone, rtol=1e-5, atol=1e-5)
         with record() as maps:
             torch.testing.assert_close(attend(q, k, v, lengths=lengths, **how), alone, rtol=1e-5, atol=1e-5)
-    assert sum(m.numel() for m in maps) == q.shape[1] * sum(n * n for n in lengths)  # what it costs: squares of the parts
+    # what it costs: squares of the parts
+    assert sum(m.numel() for m in maps) == q.shape[1] * sum(n * n for n in lengths)
 
 
 @quick

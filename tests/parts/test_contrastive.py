@@ -19,7 +19,11 @@ def test_equals_open_clip_without_duplicates():
     declare_torchvision()
     from open_clip.loss import ClipLoss
 
-    a, b, scale = vectors(9, 0).requires_grad_(), vectors(9, 1).requires_grad_(), torch.tensor([math.log(14.0)], requires_grad=True)
+    a, b, scale = (
+        vectors(9, 0).requires_grad_(),
+        vectors(9, 1).requires_grad_(),
+        torch.tensor([math.log(14.0)], requires_grad=True),
+    )
     ours, theirs = contrastive(a, b, scale)["contrastive"], ClipLoss()(a, b, scale.exp())
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     for x, y in zip(torch.autograd.grad(ours, [a, b, scale]), torch.autograd.grad(theirs, [a, b, scale])):
@@ -27,7 +31,8 @@ def test_equals_open_clip_without_duplicates():
 
 
 def test_duplicates_are_no_negatives():
-    """Rows 0 and 3 are the same pair: each row's target is half one, half the other, whichever of the two a score belongs to."""
+    """Rows 0 and 3 are the same pair: each row's target is half one, half the other, whichever of the two a score
+    belongs to."""
     a, b, scale = vectors(5, 0), vectors(5, 1), torch.tensor([3.0])
     a[3], b[3] = a[0], b[0]
     same = torch.eye(5, dtype=torch.bool)
@@ -49,7 +54,8 @@ def test_same_may_hold_in_one_direction_only():
     same[1, 2] = True
     scores = scale.exp() * a @ b.T
     expected = (
-        F.cross_entropy(scores, same / same.sum(1, keepdim=True)) + F.cross_entropy(scores.T, same.T / same.T.sum(1, keepdim=True))
+        F.cross_entropy(scores, same / same.sum(1, keepdim=True))
+        + F.cross_entropy(scores.T, same.T / same.T.sum(1, keepdim=True))
     ) / 2
     torch.testing.assert_close(contrastive(a, b, scale, same)["contrastive"], expected)
 

@@ -44,7 +44,8 @@ def test_what_does_not_fit_has_no_loss_and_no_gradient():
     target = torch.tensor([[1, 1, 2], [1, 2, 3], [-100, -100, -100], [1, 4, 2]])
     assert needed_frames(target).tolist() == [4, 3, 0, 3]
     logits = random_logits(4, 3, 4).requires_grad_()
-    loss, fits = ctc_rows(logits, torch.tensor([3, 3, 3, 3]), target)  # four frames needed, three, no label, a label too high
+    # four frames needed, three, no label, a label too high
+    loss, fits = ctc_rows(logits, torch.tensor([3, 3, 3, 3]), target)
     assert fits.tolist() == [False, True, False, False]
     loss.sum().backward()
     assert loss.isfinite().all() and logits.grad.isfinite().all()

@@ -1,4 +1,5 @@
-"""Writing: cached equals recomputed, rows know nothing of each other, beams against every possible text and against transformers."""
+"""Writing: cached equals recomputed, rows know nothing of each other, beams against every possible text and against
+transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ BEGIN, END = 2, 3
 
 
 def writer(seed: int = 0, sharp: float = 1.0, **arguments) -> nn.Module:
-    """A toy whose opinions depend on the picture and on what it has written, and that prefers no word on the whole, save the end a bit."""
+    """A toy whose opinions depend on the picture and on what it has written, and that prefers no word on the whole,
+    save the end a bit."""
     model = plait.create_model("git_toy", seed=seed, **arguments).eval()
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -53,7 +55,8 @@ def logs(model: nn.Module, batch: dict, said: list[int]) -> Tensor:
 def test_greedy_writing_is_what_full_recomputation_writes(seed):
     model, batch = writer(seed, vocab=16), pictures(6, seed)
     written = generate(model, batch, most=12)
-    assert len({tuple(t) for t in texts(written)}) > 1 and len(set(map(len, texts(written)))) > 1  # different texts of different lengths
+    # different texts of different lengths
+    assert len({tuple(t) for t in texts(written)}) > 1 and len(set(map(len, texts(written)))) > 1
     for row, text in enumerate(texts(written)):
         said, score = [], 0.0
         while len(said) < 12 and END not in said:
@@ -97,18 +100,22 @@ def test_wide_beams_find_the_best_of_all_texts(penalty):
     greedy = generate(model, batch, most=4)
     narrow = beam(model, batch, most=4, size=2, penalty=penalty)
     for row in range(3):
-        scores = {text: score / len(text) ** penalty for text, score in every_text(model, one(batch, row), 4, 5).items()}
+        scores = {
+            text: score / len(text) ** penalty for text, score in every_text(model, one(batch, row), 4, 5).items()
+        }
         right = max(scores, key=scores.get)
         assert tuple(texts(found)[row]) == right
         assert float(found.score[row]) == pytest.approx(scores[right], abs=1e-4)
         assert float(narrow.score[row]) == pytest.approx(scores[tuple(texts(narrow)[row])], abs=1e-4)
         assert scores[tuple(texts(greedy)[row])] <= scores[right]
-    assert any(tuple(a) != tuple(b) for a, b in zip(texts(greedy), texts(found))) or penalty == 0  # greed does not always pay
+    # greed does not always pay
+    assert any(tuple(a) != tuple(b) for a, b in zip(texts(greedy), texts(found))) or penalty == 0
 
 
 def test_one_beam_is_greedy():
     model, batch = writer(2), pictures(5)
-    found = beam(model, batch, most=10, size=1, penalty=0.0)  # with a penalty, a longer text than the greedy one may still win
+    # with a penalty, a longer text than the greedy one may still win
+    found = beam(model, batch, most=10, size=1, penalty=0.0)
     assert texts(found) == texts(generate(model, batch, most=10))
 
 
@@ -117,7 +124,9 @@ def peer():
     declare_torchvision()
     from transformers import GitConfig, GitForCausalLM, GitVisionConfig
 
-    vision = GitVisionConfig(image_size=32, patch_size=8, hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+    vision = GitVisionConfig(
+        image_size=32, patch_size=8, hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
+    )
     made = GitConfig(
         vision_config=vision.to_dict(), vocab_size=16, hidden_size=48, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=32, bos_token_id=BEGIN, eos_token_id=END, pad_token_id=0,
@@ -133,7 +142,13 @@ def test_greedy_and_beams_write_what_transformers_writes(peer, seed):
     theirs = peer.generate(**inputs)[:, 1:]
     assert texts(generate(ours, batch, most=12)) == [cut(row) for row in theirs.tolist()]
     for penalty in (0.0, 0.6, 1.0):
-        more = dict(num_beams=4, length_penalty=penalty, early_stopping="never", return_dict_in_generate=True, output_scores=True)
+        more = dict(
+            num_beams=4,
+            length_penalty=penalty,
+            early_stopping="never",
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
         theirs = peer.generate(**inputs, **more)
         found = beam(ours, batch, most=12, size=4, penalty=penalty)
         assert texts(found) == [cut(row) for row in theirs.sequences[:, 1:].tolist()]
@@ -196,7 +211,9 @@ def test_sampled_texts_differ_and_repeat_with_the_seed():
     model, batch = writer(1, sharp=0.5), pictures(3)
 
     def once(seed: int) -> list[list[int]]:
-        return texts(generate(model, batch, most=8, pick=Sampler(torch.Generator().manual_seed(seed), top_k=20, top_p=0.95)))
+        return texts(
+            generate(model, batch, most=8, pick=Sampler(torch.Generator().manual_seed(seed), top_k=20, top_p=0.95))
+        )
 
     assert once(0) == once(0) != once(1)
     allowed = generate(model, batch, most=8, pick=Sampler(torch.Generator().manual_seed(0)), allowed=Trie(NAMES, END))

@@ -23,4 +23,6 @@ def test_the_bias_reads_the_table_and_only_the_table_is_saved():
     assert list(bias.state_dict()) == ["table"]
     assert bias().shape == (1, 4, 6, 6)
     assert torch.equal(bias()[0, 1, 2, 5], bias.table[offsets((2, 3))[2, 5], 1])
-    assert torch.equal(bias()[0, :, 0, 1], bias()[0, :, 4, 5]) and not torch.equal(bias()[0, :, 0, 1], bias()[0, :, 1, 0])
+    assert torch.equal(bias()[0, :, 0, 1], bias()[0, :, 4, 5]) and not torch.equal(
+        bias()[0, :, 0, 1], bias()[0, :, 1, 0]
+    )

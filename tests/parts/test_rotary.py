@@ -32,7 +32,10 @@ def test_products_know_only_how_far_apart_two_places_are():
     g = torch.Generator().manual_seed(1)
     q, k = torch.randn(8, generator=g), torch.randn(8, generator=g)
     turns = rotary(8)((6, 6))
-    q, k = turn(q.expand(1, 36, 8), turns)[0].unflatten(0, (6, 6)), turn(k.expand(1, 36, 8), turns)[0].unflatten(0, (6, 6))
+    q, k = (
+        turn(q.expand(1, 36, 8), turns)[0].unflatten(0, (6, 6)),
+        turn(k.expand(1, 36, 8), turns)[0].unflatten(0, (6, 6)),
+    )
     products = torch.einsum("abe,cde->abcd", q, k)
     torch.testing.assert_close(products[1:, 2:, 1:, 2:], products[:-1, :-2, :-1, :-2], rtol=1e-4, atol=1e-5)
     assert (products[0, 0, 0, 1:] - products[0, 0, 0, :-1]).abs().min() > 1e-4

@@ -36,7 +36,8 @@ def close(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 100, 300])
-@pytest.mark.parametrize("fast", [1e-3, 0.1, 30.0])  # hardly a decay, an ordinary one, and one that underflows at every token
+# hardly a decay, an ordinary one, and one that underflows at every token
+@pytest.mark.parametrize("fast", [1e-3, 0.1, 30.0])
 def test_forward_and_backward_are_those_of_the_definition(form, count, fast, monkeypatch):
     monkeypatch.setattr(scan, "CACHED", 2 * 12 * 5 * 7)  # several pieces, the last of them shorter
     given = inputs(count, fast=fast)
@@ -95,7 +96,9 @@ def test_exports_with_a_dynamic_length():
 
     given, length = inputs(40), torch.export.Dim("length", min=2, max=5000)
     along = {1: length}
-    program = torch.export.export(Scan(), tuple(given), dynamic_shapes=(along, along, None, along, along, None)).module()
+    program = torch.export.export(
+        Scan(), tuple(given), dynamic_shapes=(along, along, None, along, along, None)
+    ).module()
     for count in (3, 40, 600):
         other = inputs(count)
         for a, b in zip(program(*other), oracle(*other)):
@@ -106,7 +109,12 @@ def test_half_precision_goes_in_and_out_and_the_state_stays_whole():
     x, dt, a, b, c, _ = inputs(20)
     y, state = selective_scan(x.bfloat16(), dt.bfloat16(), a, b.bfloat16(), c.bfloat16())
     assert y.dtype == torch.bfloat16 and state.dtype == torch.float32
-    close(y, selective_scan(x.bfloat16().float(), dt.bfloat16().float(), a, b.bfloat16().float(), c.bfloat16().float())[0].bfloat16())
+    close(
+        y,
+        selective_scan(x.bfloat16().float(), dt.bfloat16().float(), a, b.bfloat16().float(), c.bfloat16().float())[
+            0
+        ].bfloat16(),
+    )
 
 
 def test_what_does_not_fit_is_said():

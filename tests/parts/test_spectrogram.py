@@ -28,7 +28,9 @@ def oracle(wave: np.ndarray, rate: int, mels: int, size: int, hop: int) -> np.nd
     power = np.stack([np.abs(fourier @ (hann * padded[t * hop : t * hop + size])) ** 2 for t in range(frames)])
 
     def to_mel(hertz):
-        return np.where(hertz < 1000, hertz / (200 / 3), 15 + np.log(np.maximum(hertz, 1e-9) / 1000) / (np.log(6.4) / 27))
+        return np.where(
+            hertz < 1000, hertz / (200 / 3), 15 + np.log(np.maximum(hertz, 1e-9) / 1000) / (np.log(6.4) / 27)
+        )
 
     grid = np.linspace(0, rate / 2, 200_001)
     edges = np.interp(np.linspace(0, to_mel(rate / 2), mels + 2), to_mel(grid), grid)
@@ -54,7 +56,14 @@ def test_agrees_with_transformers():
     np.testing.assert_allclose(mel_filters(16000, 400, 80).numpy(), bank, atol=1e-9)
     x = sound(1, 4000)[0]
     theirs = audio.spectrogram(
-        x.double().numpy(), audio.window_function(400, "hann"), 400, 160, pad_mode="constant", power=2.0, mel_filters=bank, mel_floor=1e-8
+        x.double().numpy(),
+        audio.window_function(400, "hann"),
+        400,
+        160,
+        pad_mode="constant",
+        power=2.0,
+        mel_filters=bank,
+        mel_floor=1e-8,
     )
     ours, _ = made(LogMel(16000, 80))(x[None])
     np.testing.assert_allclose(ours[0].T.numpy(), (np.log10(theirs[:, :25]) + 4) / 4, atol=2e-5)

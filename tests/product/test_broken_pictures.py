@@ -1,4 +1,5 @@
-"""A folder of pictures of which a third are cut off: all are listed, none costs another row its answer, and the model hardly notices."""
+"""A folder of pictures of which a third are cut off: all are listed, none costs another row its answer, and the model
+hardly notices."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """clean/ and cut/: the digits as PNG files and a table of them; in cut/ the files of `broken(home)` end at a random byte."""
+    """clean/ and cut/: the digits as PNG files and a table of them; in cut/ the files of `broken(home)` end at a random
+    byte."""
     digits, folder = load_digits(), tmp_path_factory.mktemp("digits")
     n, rng = len(digits.images), np.random.default_rng(0)
     cut = set(rng.choice(n, round(0.3 * n), replace=False).tolist())
@@ -57,7 +59,9 @@ def broken(home: Path) -> list[int]:
 
 
 def train(home: Path, name: str):
-    return plait.fit(home / name / "digits.csv", out=home / f"run_{name}", epochs=25, console=Console(quiet=True), **OPTIONS)
+    return plait.fit(
+        home / name / "digits.csv", out=home / f"run_{name}", epochs=25, console=Console(quiet=True), **OPTIONS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,14 @@ def test_every_row_keeps_its_answer_and_a_broken_one_gets_the_frequencies(home, 
 
 def test_too_many_bad_rows_stop_it_before_training(home, tmp_path):
     with pytest.raises(DataError, match=r"539 of 1,797 rows \(30\.0%\) .*--max-bad 1\.0% allows: \d+ x broken picture"):
-        plait.fit(home / "cut" / "digits.csv", out=tmp_path / "run", max_bad=0.01, epochs=1, console=Console(quiet=True), **OPTIONS)
+        plait.fit(
+            home / "cut" / "digits.csv",
+            out=tmp_path / "run",
+            max_bad=0.01,
+            epochs=1,
+            console=Console(quiet=True),
+            **OPTIONS,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -119,4 +130,6 @@ def test_empty_cells_are_missing_not_bad(home, tmp_path):
     probs = np.stack([answers[f"p({c})"].to_numpy() for c in run.task.classes], 1)
     np.testing.assert_allclose(probs[empty], np.tile(run.task.frequencies, (4, 1)), atol=1e-6)
     rest = np.delete(np.arange(300), empty)
-    assert (np.abs(probs[rest] - run.task.frequencies).max(1) > 1e-4).all() and set(answers["unread"].to_pylist()) == {""}
+    assert (np.abs(probs[rest] - run.task.frequencies).max(1) > 1e-4).all() and set(answers["unread"].to_pylist()) == {
+        ""
+    }

@@ -24,7 +24,16 @@ from plait.train.console import Console
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 220), "white": (250, 250, 250)}
 PLACES = {"left": (2, 11), "middle": (11, 20), "right": (20, 29)}
-FAST = dict(task="caption", target="said", system="git_toy", split="split", image_size=32, precision="fp32", augment=0.0, batch_size=32)
+FAST = dict(
+    task="caption",
+    target="said",
+    system="git_toy",
+    split="split",
+    image_size=32,
+    precision="fp32",
+    augment=0.0,
+    batch_size=32,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,7 +72,11 @@ def test_squares_are_described(tmp_path):
     run = fit(table(400), tmp_path / "run", epochs=24)
     found, usual = run.assessments["test"].scores, {s.name: s.value for s in run.assessments["test"].baseline}
     print(*found, usual)
-    assert [s.name for s in found] == ["chrF", "exact match", "BLEU-4", "perplexity"] and set(usual) == {"chrF", "exact match", "BLEU-4"}
+    assert [s.name for s in found] == ["chrF", "exact match", "BLEU-4", "perplexity"] and set(usual) == {
+        "chrF",
+        "exact match",
+        "BLEU-4",
+    }
     assert all(s.low > usual[s.name] for s in found[:3]) and found[1].low > 0.4 and found[3].high < 1.5
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Examples" in page and "square on the" in page and "perplexity" in page
@@ -90,9 +103,13 @@ def test_whatever_is_wrong_is_said_and_the_rest_is_learnt_from(tmp_path):
         rows["photo"][train[k]] = rows["photo"][test[k]] = cell
     rows["said"][train[5]] = None
     rows["said"][train[6]] = "   "
-    rows["said"][test[8]] = "Quite \N{SNOWMAN} unlike the others, and so long that it has to be cut " + "somewhere " * 40
+    rows["said"][test[8]] = (
+        "Quite \N{SNOWMAN} unlike the others, and so long that it has to be cut " + "somewhere " * 40
+    )
     run = fit(rows, tmp_path / "run")
-    bad = {(r["row"], r["column"]): r["reason"] for r in pq.read_table(tmp_path / "run" / "bad_rows.parquet").to_pylist()}
+    bad = {
+        (r["row"], r["column"]): r["reason"] for r in pq.read_table(tmp_path / "run" / "bad_rows.parquet").to_pylist()
+    }
     assert (train[0], "photo") not in bad and (train[1], "photo") in bad and (train[2], "photo") in bad
     assert bad[train[6], "said"] == "empty text" and (train[5], "said") not in bad and "cut" in bad[test[8], "said"]
     made = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
@@ -118,7 +135,10 @@ def test_a_row_without_a_picture_teaches_nothing(tmp_path):
         target = torch.from_numpy(np.where(np.arange(60)[:, None] == 7, said, truth)[5:10])
         losses.append(run.model(batch | {"target": target}, torch.Generator())["loss"])
     assert torch.equal(*losses) and losses[0] > 0
-    everything = batch | {"target": torch.from_numpy(truth[5:10]), "present": {"image": torch.zeros(5, dtype=torch.bool)}}
+    everything = batch | {
+        "target": torch.from_numpy(truth[5:10]),
+        "present": {"image": torch.zeros(5, dtype=torch.bool)},
+    }
     assert run.model(everything, torch.Generator())["loss"] == 0
 
 
@@ -140,7 +160,10 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path):
     assert part.stopped == "interrupted"
     resumed = plait.fit(pa.table(rows), out=tmp_path / "part", resume=True, console=Console(quiet=True))
     loaded = plait.load(tmp_path / "part").model.state_dict()
-    assert all(torch.equal(v, resumed.model.state_dict()[k]) and torch.equal(v, loaded[k]) for k, v in whole.model.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.model.state_dict()[k]) and torch.equal(v, loaded[k])
+        for k, v in whole.model.state_dict().items()
+    )
     assert [r["loss"] for r in resumed.history.rows] == [r["loss"] for r in whole.history.rows]
 
 
@@ -167,7 +190,9 @@ def test_the_command_line(tmp_path):
     pq.write_table(pa.table(table(60)), tmp_path / "squares.parquet")
 
     def plaits(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "plait.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(
+            [sys.executable, "-m", "plait.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -187,7 +212,11 @@ def characters(folder: Path, count: int) -> dict[str, list]:
     some = set(np.random.default_rng(0).choice(names, count, replace=False))
     rows = [r for r in found.to_pylist() if r["text"] in some]
     parts = {"typefaces": "test", "val": "val", "train": "train"}
-    return {"photo": [r["image"] for r in rows], "said": [r["text"] for r in rows], "split": [parts[r["split"]] for r in rows]}
+    return {
+        "photo": [r["image"] for r in rows],
+        "said": [r["text"] for r in rows],
+        "split": [parts[r["split"]] for r in rows],
+    }
 
 
 def test_characters_are_named_in_typefaces_never_seen(tmp_path):

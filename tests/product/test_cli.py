@@ -55,7 +55,8 @@ def listing(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a table of wines (one cell missing, one broken, one column a copy of the target), photos, and pairs."""
+    """A folder with a table of wines (one cell missing, one broken, one column a copy of the target), photos, and
+    pairs."""
     folder = tmp_path_factory.mktemp("home")
     wine = load_wine(as_frame=True).frame[["alcohol", "ash", "hue", "proline", "target"]]
     wine["cultivar"] = wine.pop("target").map({0: "red", 1: "white", 2: "rose"})
@@ -99,7 +100,18 @@ def wine(home) -> Result:
     before = Path.cwd()
     os.chdir(home)
     try:
-        words = ("--inputs", "alcohol,ash", "--inputs", "hue", "--epochs", "2", "--batch_size", "32", "--precision", "fp32")
+        words = (
+            "--inputs",
+            "alcohol,ash",
+            "--inputs",
+            "hue",
+            "--epochs",
+            "2",
+            "--batch_size",
+            "32",
+            "--precision",
+            "fp32",
+        )
         return plait("fit", "wine.csv", "--target", "cultivar", *words)
     finally:
         os.chdir(before)
@@ -108,7 +120,18 @@ def wine(home) -> Result:
 @pytest.fixture(scope="module")
 def shop(home) -> Path:
     """A trained run of retrieval."""
-    words = ["--task", "retrieve", "--inputs", "photo,title", "--system", "clip_nano", "--epochs", "1", "--batch-size", "auto"]
+    words = [
+        "--task",
+        "retrieve",
+        "--inputs",
+        "photo,title",
+        "--system",
+        "clip_nano",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "auto",
+    ]
     words += ["--precision", "fp32", "--quiet"]
     result = plait("fit", str(home / "pairs.parquet"), *words, "--out", str(home / "runs" / "shop"))
     assert result == (0, "", "")
@@ -124,7 +147,18 @@ def test_check_prints_the_table_and_writes_nothing(home):
     assert result.code == 0 and result.err == ""
     lines = result.out.splitlines()
     assert lines[0] == "wine.csv: 178 rows, 6 columns"
-    assert lines[1].split() == ["name", "kind", "why", "examples", "missing", "broken", "duplicates", "too", "long", "notes"]
+    assert lines[1].split() == [
+        "name",
+        "kind",
+        "why",
+        "examples",
+        "missing",
+        "broken",
+        "duplicates",
+        "too",
+        "long",
+        "notes",
+    ]
     alcohol, ash, code = (next(line for line in lines if line.startswith(n)) for n in ("alcohol", "ash", "code"))
     assert re.search(r"number +type double +14.23 \| 13.2 \| 13.16 +1$", alcohol)
     assert ash.endswith("1 not a number")
@@ -161,10 +195,23 @@ def test_cells_cannot_drive_the_terminal(tmp_path):
 def test_fit_prints_its_page_and_writes_its_folder(home, wine):
     assert wine.code == 0 and wine.err == ""
     labels = [line.split()[0] for line in wine.out.splitlines()]
-    assert [x for x in labels if x in ("columns", "target", "model", "test", "saved")] == ["columns", "target", "model", "test", "saved"]
+    assert [x for x in labels if x in ("columns", "target", "model", "test", "saved")] == [
+        "columns",
+        "target",
+        "model",
+        "test",
+        "saved",
+    ]
     assert re.search(r"^test +accuracy 0\.\d+ \[0\.\d+, [01]\.\d+\] +majority 0\.\d+", wine.out, re.MULTILINE)
     names = {p.name for p in (home / "runs" / "wine").iterdir()}
-    assert {"config.json", "schema.json", "model.safetensors", "report.html", "report.json", "bad_rows.parquet"} <= names
+    assert {
+        "config.json",
+        "schema.json",
+        "model.safetensors",
+        "report.html",
+        "report.json",
+        "bad_rows.parquet",
+    } <= names
     plan = json.loads((home / "runs" / "wine" / "config.json").read_text())["plan"]
     assert (plan["epochs"], plan["batch_size"]) == (2, 32)
     schema = json.loads((home / "runs" / "wine" / "schema.json").read_text())
@@ -172,11 +219,30 @@ def test_fit_prints_its_page_and_writes_its_folder(home, wine):
 
 
 def test_fit_json_is_one_object_and_nothing_else(home, tmp_path):
-    words = ["fit", str(home / "photos"), "--target", "label", "--epochs", "1", "--image-size", "16", "--json", "--workers", "1"]
-    done = subprocess.run([*COMMAND, *words, "--out", "made"], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT)
+    words = [
+        "fit",
+        str(home / "photos"),
+        "--target",
+        "label",
+        "--epochs",
+        "1",
+        "--image-size",
+        "16",
+        "--json",
+        "--workers",
+        "1",
+    ]
+    done = subprocess.run(
+        [*COMMAND, *words, "--out", "made"], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["run"] == "made" and found["task"] == "classify" and found["stopped"] == "finished" and found["bad_cells"] == 1
+    assert (
+        found["run"] == "made"
+        and found["task"] == "classify"
+        and found["stopped"] == "finished"
+        and found["bad_cells"] == 1
+    )
     assert sum(found["rows"].values()) == 31 and found["splits"]["test"]["scores"][0]["name"] == "accuracy"
     assert "columns" in done.stderr and "saved" in done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"made"}
@@ -194,9 +260,25 @@ def test_dry_run_trains_and_writes_nothing(home):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_interrupted_then_resumed(home, tmp_path):
-    words = ["fit", str(home / "wine.csv"), "--target", "cultivar", "--epochs", "100", "--patience", "100", "--batch-size", "142"]
+    words = [
+        "fit",
+        str(home / "wine.csv"),
+        "--target",
+        "cultivar",
+        "--epochs",
+        "100",
+        "--patience",
+        "100",
+        "--batch-size",
+        "142",
+    ]
     process = subprocess.Popen(
-        [*COMMAND, *words, "--json"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *words, "--json"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     metrics, patience = tmp_path / "runs" / "wine" / "metrics.jsonl", time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
@@ -224,13 +306,17 @@ def test_interrupted_then_resumed(home, tmp_path):
 
 def test_evaluate_prints_every_score_and_judges(home, wine, tmp_path):
     before = listing(home)
-    result = plait("evaluate", "runs/wine", "wine.csv", "--require", "accuracy>=1%", "--out", str(tmp_path / "bad.parquet"))
+    result = plait(
+        "evaluate", "runs/wine", "wine.csv", "--require", "accuracy>=1%", "--out", str(tmp_path / "bad.parquet")
+    )
     assert result.code == 0 and result.err == ""
     assert re.search(r"^test +accuracy 0\.\d+ \[", result.out, re.MULTILINE)
     assert re.search(r"^log loss +[\d.]+ +\[[\d.]+, [\d.]+\] +[\d.]+ +178$", result.out, re.MULTILINE)
     assert "1 bad cell: 1 x not a number" in result.out
     assert pq.read_table(tmp_path / "bad.parquet").to_pylist()[0]["row"] == 5
-    unmet = plait("evaluate", "runs/wine", "wine.csv", "--require", "accuracy > 1", "--require", "log_loss<=99".replace("_", " "))
+    unmet = plait(
+        "evaluate", "runs/wine", "wine.csv", "--require", "accuracy > 1", "--require", "log_loss<=99".replace("_", " ")
+    )
     assert unmet.code == 4 and re.fullmatch(r"plait: accuracy is 0\.\d+, required > 1\n", unmet.err)
     assert listing(home) == before
 
@@ -251,7 +337,9 @@ def test_predict_answers_every_row_in_order(home, wine, tmp_path):
     found, table = json.loads(result.out), pq.read_table(tmp_path / "p.parquet")
     assert result.code == 0 and found["rows"] == 178 and found["columns"] == table.column_names
     assert table["row"].to_pylist() == list(range(178))
-    assert [i for i, unread in enumerate(table["unread"].to_pylist()) if unread] == [5] and table["unread"][5].as_py() == "ash"
+    assert [i for i, unread in enumerate(table["unread"].to_pylist()) if unread] == [5] and table["unread"][
+        5
+    ].as_py() == "ash"
     assert set(table["cultivar"].to_pylist()) <= {"red", "white", "rose"}
     assert listing(home) == before
     assert plait("predict", "runs/wine", "wine.csv", "-o", str(tmp_path / "p.csv"), "--quiet") == (0, "", "")
@@ -269,7 +357,9 @@ def test_embed_and_search(home, shop, tmp_path):
     made = json.loads(plait("embed", str(shop), "photos", "-o", str(tmp_path / "v.parquet"), "--json").out)
     assert (made["rows"], made["null"], made["bad"]) == (31, 1, {"not a picture": 1})
     stored = pq.read_table(tmp_path / "v.parquet")
-    assert stored["vector"].null_count == 1 and made["widths"] == {"vector": stored.schema.field("vector").type.list_size}
+    assert stored["vector"].null_count == 1 and made["widths"] == {
+        "vector": stored.schema.field("vector").type.list_size
+    }
     asked = ("--text", "a red door, number 3", "-k", "4", "--json")
     folder = json.loads(plait("search", str(shop), "photos", *asked, "--show", str(tmp_path / "hits.png")).out)
     assert [h["rank"] for h in folder["hits"]] == [1, 2, 3, 4]
@@ -279,7 +369,9 @@ def test_embed_and_search(home, shop, tmp_path):
     assert Image.open(tmp_path / "hits.png").size[0] > 100
     printed = plait("search", str(shop), "photos", "--image", "photos/red/3.png", "-k", "2").out.splitlines()
     assert printed[0].split() == ["rank", "similarity", "row", "cell"] and len(printed) == 3
-    alike = json.loads(plait("search", str(shop), "photos", "--image", "photos/red/3.png", "-k", "99", "--json").out)["hits"]
+    alike = json.loads(plait("search", str(shop), "photos", "--image", "photos/red/3.png", "-k", "99", "--json").out)[
+        "hits"
+    ]
     assert len(alike) == 30  # where only pictures are, a picture finds pictures: all that can be read, and itself
     assert next(h["similarity"] for h in alike if h["cell"] == "red/3.png") == pytest.approx(1, abs=1e-3)
     assert listing(home) == before
@@ -297,7 +389,17 @@ def test_search_refuses_what_it_cannot_do(shop, wine, tmp_path):
 
 
 def test_evaluate_retrieval_with_a_gallery(shop):
-    result = plait("evaluate", str(shop), "pairs.parquet", "--gallery", "pairs.parquet", "--json", "--require", "recall@1>=0", "--quiet")
+    result = plait(
+        "evaluate",
+        str(shop),
+        "pairs.parquet",
+        "--gallery",
+        "pairs.parquet",
+        "--json",
+        "--require",
+        "recall@1>=0",
+        "--quiet",
+    )
     found = json.loads(result.out)
     assert result == (0, result.out, "")
     assert {s["name"].split(", ")[0] for s in found["scores"]} == {"title to photo", "photo to title"}
@@ -319,10 +421,18 @@ def test_models_by_pattern_modality_and_task():
     everything = plait("models").out.splitlines()
     assert everything[0].split() == ["name", "takes", "tasks", "weights", "paper"] and len(everything) > 50
     named = json.loads(plait("models", "crossvit_*", "--json").out)["models"]
-    assert {m["system"] for m in named} == {"crossvit"} and {m["name"] for m in named} >= {"crossvit_nano", "crossvit_small"}
+    assert {m["system"] for m in named} == {"crossvit"} and {m["name"] for m in named} >= {
+        "crossvit_nano",
+        "crossvit_small",
+    }
     assert named == json.loads(plait("models", "crossvit_", "--json").out)["models"]
     pairs = json.loads(plait("models", "--takes", "image,text", "--task", "retrieve", "--json").out)["models"]
-    assert pairs == json.loads(plait("models", "--takes", "image", "--takes", "text", "--task", "retrieve", "--json").out)["models"]
+    assert (
+        pairs
+        == json.loads(plait("models", "--takes", "image", "--takes", "text", "--task", "retrieve", "--json").out)[
+            "models"
+        ]
+    )
     assert pairs and all({"image", "text"} <= set(m["takes"]) and "retrieve" in m["tasks"] for m in pairs)
     none = plait("models", "crossvitt_small")
     assert none.code == 0 and none.out == "" and "Did you mean 'crossvit_small'?" in none.err
@@ -334,9 +444,15 @@ def test_show_tells_paper_size_and_licence():
     result = plait("show", "crossvit_small")
     assert result.code == 0 and "arXiv:2103.14899" in result.out and "New here:" in result.out
     assert re.search(r"^parameters +26,856,272$", result.out, re.MULTILINE)
-    assert re.search(r"^weights +timm/crossvit_small_240.in1k, model.safetensors, licence apache-2.0$", result.out, re.MULTILINE)
+    assert re.search(
+        r"^weights +timm/crossvit_small_240.in1k, model.safetensors, licence apache-2.0$", result.out, re.MULTILINE
+    )
     found = json.loads(plait("show", "crossvit", "--json").out)
-    assert found["name"] == f"crossvit_{found['default']}" and found["tasks"] == ["classify", "regress"] and "toy" not in found["sizes"]
+    assert (
+        found["name"] == f"crossvit_{found['default']}"
+        and found["tasks"] == ["classify", "regress"]
+        and "toy" not in found["sizes"]
+    )
     wrong = plait("show", "crosvit_small")
     assert wrong.code == 2 and "crossvit_small" in wrong.err
 

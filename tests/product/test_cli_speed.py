@@ -14,7 +14,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def seconds(command: list[str]) -> float:
-    """The median processor time of five runs: unlike the clock on the wall, other work on the machine does not stretch it."""
+    """The median processor time of five runs: unlike the clock on the wall, other work on the machine does not stretch
+    it."""
 
     def once(words: list[str]) -> float:
         before = os.times()

@@ -1,4 +1,5 @@
-"""Two hundred damaged tables through `fit`: each trains and answers every row in order, or is refused before that in words that help."""
+"""Two hundred damaged tables through `fit`: each trains and answers every row in order, or is refused before that in
+words that help."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from tests.data.damaged import COUNT, damaged
 from tests.data.test_damaged import MAY_BE_REFUSED, REFUSED
 
 ROOT = Path(__file__).parents[2]
-UNUSABLE = {"all pictures broken", "no file is there", "every target different"}  # the data can be read, but nothing can be learnt from it
+# the data can be read, but nothing can be learnt from it
+UNUSABLE = {"all pictures broken", "no file is there", "every target different"}
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +86,14 @@ def test_trains_on_the_command_line(tmp_path):
     case = damaged(4, tmp_path / "in")
     wrong = command("fit", str(case.source), "--target", "lable", "--epochs", "1")
     assert wrong.returncode == 2 and "Did you mean 'label'?" in wrong.stderr and "Traceback" not in wrong.stderr
-    done = command("fit", str(case.source), "--target", "label", "--epochs", "1", "--system", "auto_toy", "--image-size", "32")
+    done = command(
+        "fit", str(case.source), "--target", "label", "--epochs", "1", "--system", "auto_toy", "--image-size", "32"
+    )
     assert done.returncode == 0 and done.stderr == "" and "bad (bad_rows.parquet)" in done.stdout
 
 
 def command(*words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "plait.cli", *words], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "plait.cli", *words], capture_output=True, text=True, env=environment, timeout=120
+    )

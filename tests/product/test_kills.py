@@ -39,7 +39,10 @@ def home(tmp_path_factory) -> Path:
         Image.fromarray((image * 15.9).astype(np.uint8)).save(out, "PNG")
         photos.append(out.getvalue())
     ink = digits.images[:320].mean((1, 2))
-    pq.write_table(pa.table({"photo": photos, "ink": ink, "digit": [f"d{k}" for k in digits.target[:320]]}), folder / "digits.parquet")
+    pq.write_table(
+        pa.table({"photo": photos, "ink": ink, "digit": [f"d{k}" for k in digits.target[:320]]}),
+        folder / "digits.parquet",
+    )
     return folder
 
 
@@ -52,7 +55,9 @@ def resume(home: Path, name: str) -> subprocess.Popen:
 
 
 def launch(home: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *words], cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def undisturbed(home: Path, ema: float = 0.0) -> Path:
@@ -108,7 +113,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(home, ema, kills):
     assert len(set(places)) == kills, places
     one, two = ((n / "model.safetensors").read_bytes() for n in (whole, home / name))
     assert one == two
-    lines = [[json.loads(line) for line in (n / "metrics.jsonl").read_text().splitlines()] for n in (whole, home / name)]
+    lines = [
+        [json.loads(line) for line in (n / "metrics.jsonl").read_text().splitlines()] for n in (whole, home / name)
+    ]
     assert len(lines[0]) == 3 and [dict(r, seconds=0) for r in lines[0]] == [dict(r, seconds=0) for r in lines[1]]
     scores = [json.loads((n / "report.json").read_text())["splits"] for n in (whole, home / name)]
     assert scores[0] == scores[1]

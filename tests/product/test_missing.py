@@ -1,4 +1,5 @@
-"""Cells that are missing or unusable when a model answers: any subset of the inputs will do, and nothing at all gets what is usual."""
+"""Cells that are missing or unusable when a model answers: any subset of the inputs will do, and nothing at all gets
+what is usual."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from plait.train.console import Console
 from plait.train.run import Run
 
 INPUTS = ("photo", "word", "ink", "colour")
-PAIRS = [name for name, system in systems().items() if {"image", "text"} <= set(system.takes) and "classify" in system.tasks]
+PAIRS = [
+    name for name, system in systems().items() if {"image", "text"} <= set(system.takes) and "classify" in system.tasks
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,13 +54,24 @@ def table() -> Table:
 
 
 def train(table: Table, folder, target: str, inputs: tuple[str, ...], system: str) -> Run:
-    options = dict(inputs=list(inputs), kinds={"word": "text"}, image_size=32, precision="fp32", augment=0.0, epochs=2, split="split")
+    options = dict(
+        inputs=list(inputs),
+        kinds={"word": "text"},
+        image_size=32,
+        precision="fp32",
+        augment=0.0,
+        epochs=2,
+        split="split",
+    )
     return plait.fit(table, out=folder / "run", target=target, system=system, console=Console(quiet=True), **options)
 
 
 @pytest.fixture(scope="module")
 def runs(table, tmp_path_factory) -> dict[str, Run]:
-    return {target: train(table, tmp_path_factory.mktemp(target), target, INPUTS, "auto_toy") for target in ("label", "size")}
+    return {
+        target: train(table, tmp_path_factory.mktemp(target), target, INPUTS, "auto_toy")
+        for target in ("label", "size")
+    }
 
 
 def every_subset(table: Table, inputs: tuple[str, ...]) -> tuple[Table, np.ndarray]:
@@ -80,7 +94,9 @@ def numbers(run: Run, rows: Table) -> np.ndarray:
 
 def usual(table: Table, target: str) -> np.ndarray:
     """What the training rows answer by themselves: the frequencies of the classes, or the mean."""
-    values = np.array([v for v, s in zip(table.column(target).to_pylist(), table.column("split").to_pylist()) if s == "train"])
+    values = np.array(
+        [v for v, s in zip(table.column(target).to_pylist(), table.column("split").to_pylist()) if s == "train"]
+    )
     return np.unique(values, return_counts=True)[1] / len(values) if target == "label" else values.mean(keepdims=True)
 
 

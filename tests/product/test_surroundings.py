@@ -42,7 +42,12 @@ def test_a_broken_torchvision_does_no_harm(tmp_path):
         (tmp_path / "broken" / name / "__init__.py").write_text(BROKEN)
     path = os.pathsep.join([str(tmp_path / "broken"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", USE], cwd=tmp_path, env=ENVIRONMENT | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", USE],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "operator torchvision::nms does not exist\n"  # the broken one did stand first
@@ -68,7 +73,14 @@ def mounted(folder: Path, size: str, others: int, again: str) -> subprocess.Comp
     wine = load_wine(as_frame=True).frame
     wine["cultivar"] = wine.pop("target").map({0: "red", 1: "white", 2: "rose"})
     wine.to_csv(folder / "wine.csv", index=False)
-    words = {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "SIZE": size, "OTHERS": str(others), "OPTIONS": OPTIONS, "AGAIN": again}
+    words = {
+        "PYTHONPATH": str(ROOT),
+        "PYTHON": sys.executable,
+        "SIZE": size,
+        "OTHERS": str(others),
+        "OPTIONS": OPTIONS,
+        "AGAIN": again,
+    }
     shell = ["unshare", "-rm", "sh", "-c", SHELL]
     return subprocess.run(shell, cwd=folder, env=ENVIRONMENT | words, capture_output=True, text=True, timeout=200)
 
@@ -84,7 +96,12 @@ def may_mount() -> bool:
     [
         ("8k", 8192, "cannot write disk/run/config.json: the disk is full", f"fit wine.csv {OPTIONS} --out disk/run"),
         ("600k", 0, "could not save a checkpoint in disk/run/checkpoints: the disk is full", "fit --resume disk/run"),
-        ("6200k", 0, "cannot write disk/run/model.safetensors: the disk is full. What was trained is in the", "fit --resume disk/run"),
+        (
+            "6200k",
+            0,
+            "cannot write disk/run/model.safetensors: the disk is full. What was trained is in the",
+            "fit --resume disk/run",
+        ),
     ],
     ids=["at once", "at a checkpoint", "at the end"],
 )

@@ -1,4 +1,5 @@
-"""Every system of the catalogue trains through `fit` on a small real sample of its tasks, and answers better than no model at all.
+"""Every system of the catalogue trains through `fit` on a small real sample of its tasks, and answers better than no
+model at all.
 
 A new system is tested by existing: its samples follow from what it takes and from its roles.
 """
@@ -64,7 +65,9 @@ def digits() -> dict[str, list]:
 def scripts() -> dict[str, list]:
     """Names of letters without the name of their script, which is asked for."""
     names = [unicodedata.name(chr(c), "").split(" ", 1) for c in range(0x370, 0x5F5)]
-    rows = [(rest.lower(), script) for script, *more in names for rest in more if script in SCRIPTS and "LETTER" in rest]
+    rows = [
+        (rest.lower(), script) for script, *more in names for rest in more if script in SCRIPTS and "LETTER" in rest
+    ]
     order = np.random.default_rng(0).permutation(len(rows))
     return {"name": [rows[i][0] for i in order], "label": [rows[i][1] for i in order], "split": split(len(rows))}
 
@@ -108,9 +111,17 @@ SAMPLES = [
     Sample({"audio"}, True, "classify", speech, dict(target="label", epochs=10)),
     Sample({"text"}, True, "classify", scripts, dict(target="label", kinds={"name": "text"}, epochs=20)),
     Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=24, lr=2e-3)),
-    Sample({"image", "text"}, False, "retrieve", captions, dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3)),
+    Sample(
+        {"image", "text"},
+        False,
+        "retrieve",
+        captions,
+        dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3),
+    ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
-    Sample({"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)),
+    Sample(
+        {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)
+    ),
 ]
 
 
@@ -119,7 +130,9 @@ def samples(system: System) -> list[Sample]:
     return [s for s in fits if not s.exact or s.takes == set(system.takes)]
 
 
-CASES = [pytest.param(system.name, s, id=f"{system.name}-{s.task}") for system in systems().values() for s in samples(system)]
+CASES = [
+    pytest.param(system.name, s, id=f"{system.name}-{s.task}") for system in systems().values() for s in samples(system)
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,7 +145,9 @@ def one_thread():
 
 def scores(name: str, table: dict[str, list], folder: Path, **options) -> list[tuple[Score, Score]]:
     """Train a toy; its scores on the test rows, each beside what no model scores."""
-    usual = dict(system=f"{name}_toy", split="split", image_size=32, batch_size=32, lr=5e-3, precision="fp32", augment=0.0)
+    usual = dict(
+        system=f"{name}_toy", split="split", image_size=32, batch_size=32, lr=5e-3, precision="fp32", augment=0.0
+    )
     run = plait.fit(pa.table(table), out=folder / "run", console=Console(quiet=True), **usual | options)
     found, chance = run.assessments["test"].scores, {s.name: s for s in run.assessments["test"].baseline}
     print(*(f"{name}: {s}, without a model {chance[s.name].value:.3f}" for s in found if s.name in chance), sep="\n")
@@ -142,7 +157,9 @@ def scores(name: str, table: dict[str, list], folder: Path, **options) -> list[t
 @pytest.mark.parametrize("name, sample", CASES)
 def test_learns_from_a_real_sample(name, sample, tmp_path):
     found = scores(name, sample.make(), tmp_path, **sample.options)
-    told = [pair for pair in found if "mean average precision" in pair[0].name] if sample.task == "retrieve" else found[:1]
+    told = (
+        [pair for pair in found if "mean average precision" in pair[0].name] if sample.task == "retrieve" else found[:1]
+    )
     assert told and all(score.low > chance.value for score, chance in told)
 
 

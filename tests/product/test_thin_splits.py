@@ -1,4 +1,5 @@
-"""Held rows that cannot tell everything: splits that are empty, unreadable or of one answer never end a run that could train."""
+"""Held rows that cannot tell everything: splits that are empty, unreadable or of one answer never end a run that could
+train."""
 
 from __future__ import annotations
 
@@ -35,7 +36,15 @@ def photos(broken: tuple[str, ...] = ()) -> list[bytes]:
 
 
 def fit(table: dict, folder, **options):
-    usual = dict(system="auto_toy", image_size=32, epochs=1, precision="fp32", kinds={"photo": "image"}, inputs=["photo"], split="split")
+    usual = dict(
+        system="auto_toy",
+        image_size=32,
+        epochs=1,
+        precision="fp32",
+        kinds={"photo": "image"},
+        inputs=["photo"],
+        split="split",
+    )
     return plait.fit({"split": SPLIT, **table}, out=folder / "run", console=Console(quiet=True), **usual | options)
 
 
@@ -71,12 +80,20 @@ def test_splits_may_be_empty(split, answered, tmp_path):
 @pytest.mark.parametrize("broken, answered", [(("val",), "test"), (("test",), "val"), (("val", "test"), "train")])
 def test_pairs_that_cannot_be_read_are_no_pairs(broken, answered, tmp_path):
     names = [f"number {i}" for i in range(N)]
-    run = fit({"photo": photos(broken), "name": names}, tmp_path, task="retrieve", inputs=["photo", "name"], system="clip_toy")
+    run = fit(
+        {"photo": photos(broken), "name": names}, tmp_path, task="retrieve", inputs=["photo", "name"], system="clip_toy"
+    )
     assert list(run.assessments) == [answered]
 
 
 def test_without_a_readable_pair_there_is_nothing_to_train(tmp_path):
     names = [f"number {i}" for i in range(N)]
     with pytest.raises(DataError, match="no training row has both a readable 'name' and a readable 'photo'"):
-        fit({"photo": photos(("train",)), "name": names}, tmp_path, task="retrieve", inputs=["photo", "name"], system="clip_toy")
+        fit(
+            {"photo": photos(("train",)), "name": names},
+            tmp_path,
+            task="retrieve",
+            inputs=["photo", "name"],
+            system="clip_toy",
+        )
     assert not (tmp_path / "run").exists()

@@ -23,7 +23,15 @@ from plait.train.console import Console
 
 SPOKEN = Path(__file__).parents[3] / "shared" / "data" / "spoken_digits" / "train.parquet"
 WORDS = "zero one two three four five six seven eight nine".split()
-FAST = dict(task="transcribe", target="said", system="zipformer_toy", split="split", precision="fp32", augment=0.0, batch_size=16)
+FAST = dict(
+    task="transcribe",
+    target="said",
+    system="zipformer_toy",
+    split="split",
+    precision="fp32",
+    augment=0.0,
+    batch_size=16,
+)
 RATE = 8000
 
 
@@ -44,7 +52,9 @@ def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
 def tones(text: str, rng: np.random.Generator) -> bytes:
     """A text played: a tone of 0.12 s for each letter, and a pause for a space."""
     t = np.arange(int(0.12 * RATE)) / RATE
-    parts = [np.zeros(len(t)) if c == " " else 0.5 * np.sin(2 * np.pi * (300 + 250 * (ord(c) - ord("a"))) * t) for c in text]
+    parts = [
+        np.zeros(len(t)) if c == " " else 0.5 * np.sin(2 * np.pi * (300 + 250 * (ord(c) - ord("a"))) * t) for c in text
+    ]
     return wav(np.concatenate(parts) + 0.01 * rng.normal(size=len(text) * len(t)))
 
 
@@ -89,7 +99,9 @@ def test_whatever_is_wrong_is_said_and_the_rest_is_learnt_from(tmp_path):
     rows["said"][train[7]] = "abcd " * 30  # far more letters than the sound has frames
     rows["said"][test[8]] = "ab z"  # a letter that no training row has
     run = fit(rows, tmp_path / "run")
-    bad = {(r["row"], r["column"]): r["reason"] for r in pq.read_table(tmp_path / "run" / "bad_rows.parquet").to_pylist()}
+    bad = {
+        (r["row"], r["column"]): r["reason"] for r in pq.read_table(tmp_path / "run" / "bad_rows.parquet").to_pylist()
+    }
     assert (train[0], "sound") not in bad and (train[1], "sound") in bad and (train[2], "sound") in bad
     assert bad[train[6], "said"] == "empty text" and (train[5], "said") not in bad
     assert "too long for its sound" in bad[train[7], "said"] and "too long for its sound" in bad[train[3], "said"]
@@ -122,7 +134,10 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path):
     assert part.stopped == "interrupted" and len(part.history.rows if part.history else []) < 3
     resumed = plait.fit(pa.table(rows), out=tmp_path / "part", resume=True, console=Console(quiet=True))
     loaded = plait.load(tmp_path / "part").model.state_dict()
-    assert all(torch.equal(v, resumed.model.state_dict()[k]) and torch.equal(v, loaded[k]) for k, v in whole.model.state_dict().items())
+    assert all(
+        torch.equal(v, resumed.model.state_dict()[k]) and torch.equal(v, loaded[k])
+        for k, v in whole.model.state_dict().items()
+    )
     assert [r["loss"] for r in resumed.history.rows] == [r["loss"] for r in whole.history.rows]
 
 
@@ -155,11 +170,24 @@ def test_the_command_line(tmp_path):
     pq.write_table(pa.table(table(60)), tmp_path / "letters.parquet")
 
     def plaits(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "plait.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(
+            [sys.executable, "-m", "plait.cli", *words], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    line = ["fit", "letters.parquet", "--task", "transcribe", "--target", "said", "--system", "zipformer_toy", "--split", "split"]
+    line = [
+        "fit",
+        "letters.parquet",
+        "--task",
+        "transcribe",
+        "--target",
+        "said",
+        "--system",
+        "zipformer_toy",
+        "--split",
+        "split",
+    ]
     said = plaits(*line, "--epochs", "1", "--dry-run")
     assert "texts of 5 characters" in said and not (tmp_path / "runs").exists()
     assert "word error rate" in plaits(*line, "--epochs", "1", "-o", "run")

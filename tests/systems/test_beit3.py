@@ -67,7 +67,9 @@ def test_its_picture_half_is_vit_beit3():
     for i in range(2):
         for ours, theirs in (("norm", "mix.norm"), ("mix", "mix.f"), ("feed", "feed")):
             prefix = f"layers.{i}.experts.image.{ours}."
-            state |= {f"stack.blocks.{i}.{theirs}.{k.removeprefix(prefix)}": v for k, v in own.items() if k.startswith(prefix)}
+            state |= {
+                f"stack.blocks.{i}.{theirs}.{k.removeprefix(prefix)}": v for k, v in own.items() if k.startswith(prefix)
+            }
     missing = eye.load_state_dict(state, strict=False).missing_keys
     assert sorted(missing) == ["head.bias", "head.weight", "norm.bias", "norm.weight"]
     x = torch.rand(2, 3, 32, 32)

@@ -53,7 +53,10 @@ def test_the_classifier_agrees():
     ids, keep = example()
     expected = theirs(input_ids=ids, attention_mask=keep.long()).logits
     assert (
-        relative_error(plait.load_weights(ours(num_classes=5), theirs.state_dict(), "transformers_classifier")(ids, keep), expected) < 1e-5
+        relative_error(
+            plait.load_weights(ours(num_classes=5), theirs.state_dict(), "transformers_classifier")(ids, keep), expected
+        )
+        < 1e-5
     )
 
 
@@ -62,7 +65,10 @@ def published(state: dict, old_names: bool) -> dict:
     state = {k: v for k, v in state.items() if not k.startswith("cls.predictions.decoder.")}
     if not old_names:
         return state
-    return {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in state.items()}
+    return {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in state.items()
+    }
 
 
 @pytest.mark.parametrize("old_names", [True, False])
@@ -72,7 +78,9 @@ def test_published_files_load_with_their_heads_and_without(old_names):
     state = published(theirs, old_names)
     loaded = plait.load_weights(ours(num_classes=2, mlm=True), state, "google_pretraining").state_dict()
     assert all(torch.equal(v, loaded[k]) for k, v in whole.items())
-    bare = plait.load_weights(ours(), {**state, "bert.embeddings.position_ids": torch.arange(16)[None]}, "google").state_dict()
+    bare = plait.load_weights(
+        ours(), {**state, "bert.embeddings.position_ids": torch.arange(16)[None]}, "google"
+    ).state_dict()
     assert bare.keys() < whole.keys() and all(torch.equal(v, whole[k]) for k, v in bare.items())
     with pytest.raises(ValueError, match="unknown"):
         plait.load_weights(ours(), state, "google_pretraining")

@@ -14,7 +14,8 @@ from tests.parity.recorded import expand, same_keys
 def test_published_sizes_have_the_official_names_shapes_and_counts(size):
     theirs = NUMBERS["sizes"][size]
     assert same_keys(f"cct_{size}", "official", theirs["keys"])
-    fixed = torch.Size(expand(theirs["keys"])["classifier.positional_emb"]).numel() if "sine" in size else 0  # no parameter of ours
+    # no parameter of ours
+    fixed = torch.Size(expand(theirs["keys"])["classifier.positional_emb"]).numel() if "sine" in size else 0
     assert plait.model_info(f"cct_{size}").parameters == theirs["parameters"] - fixed
 
 
@@ -26,7 +27,8 @@ def test_sequence_pooling_is_a_mean_weighed_by_a_learned_score():
     shares = (x @ model.weigh.score.weight[0]).exp()
     by_hand = torch.stack([(x[b] * (shares[b] / shares[b].sum())[:, None]).sum(0) for b in range(2)])
     torch.testing.assert_close(model.pool(t), by_hand, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(model.pool(t), model.pool(t.put(x=t.x.flip(1))), rtol=1e-5, atol=1e-6)  # of any order
+    # of any order
+    torch.testing.assert_close(model.pool(t), model.pool(t.replace(x=t.x.flip(1))), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

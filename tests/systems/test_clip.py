@@ -12,7 +12,13 @@ from tests.parity.clip import difference
 from tests.parity.compare import count, perturb
 from tests.peers import declare_torchvision
 
-TOO_LARGE = ["vit_h_14_worldwide_quickgelu", "vit_h_14_worldwide_378", "vit_g_14", "vit_bigg_14", "vit_bigg_14_quickgelu"]
+TOO_LARGE = [
+    "vit_h_14_worldwide_quickgelu",
+    "vit_h_14_worldwide_378",
+    "vit_g_14",
+    "vit_bigg_14",
+    "vit_bigg_14_quickgelu",
+]
 TOO_LARGE += ["vit_bigg_14_worldwide", "vit_bigg_14_worldwide_378"]
 
 
@@ -33,7 +39,9 @@ def batch() -> dict:
 
 @torch.no_grad()
 def test_vectors_are_unit_and_absent_ones_zero(model):
-    out = model({**batch(), "present": {"image": torch.tensor([True, False, True]), "text": torch.tensor([True, True, False])}})
+    out = model(
+        {**batch(), "present": {"image": torch.tensor([True, False, True]), "text": torch.tensor([True, True, False])}}
+    )
     torch.testing.assert_close(out["image"].norm(dim=-1), torch.tensor([1.0, 0.0, 1.0]))
     torch.testing.assert_close(out["text"].norm(dim=-1), torch.tensor([1.0, 1.0, 0.0]))
     assert out["logit_scale"].shape == (1,)

@@ -9,14 +9,17 @@ import plait
 from tests.parity.compare import perturb
 
 
-@pytest.mark.parametrize("size, millions", [("tiny", 6), ("small", 23), ("base", 88), ("tiny_gap", 6), ("small_gap", 23), ("base_gap", 88)])
+@pytest.mark.parametrize(
+    "size, millions", [("tiny", 6), ("small", 23), ("base", 88), ("tiny_gap", 6), ("small_gap", 23), ("base_gap", 88)]
+)
 def test_the_published_counts_of_parameters(size, millions):
     assert plait.model_info(f"cpvt_{size}").parameters / 1e6 == pytest.approx(millions, rel=0.06)
 
 
 @torch.no_grad()
 def test_without_positions_places_cannot_be_told_apart_and_with_them_they_can():
-    picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 5, 5)  # the same patch everywhere
+    # the same patch everywhere
+    picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 5, 5)
     told = {}
     for encodings in (0, 1):
         model = perturb(plait.create_model("cpvt_toy", cls=False, encodings=encodings))
@@ -32,7 +35,7 @@ def test_the_encoding_moves_with_the_picture_away_from_the_border():
     encoding = model.stack.blocks[0].feed[1]
     t = model.stem(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     grid = t.x.unflatten(1, t.grid)
-    moved = t.put(x=grid.roll((1, 1), (1, 2)).flatten(1, 2))
+    moved = t.replace(x=grid.roll((1, 1), (1, 2)).flatten(1, 2))
     here, there = (encoding(v).x.unflatten(1, t.grid) for v in (t, moved))
     here = here.roll((1, 1), (1, 2))
     torch.testing.assert_close(here[:, 2:-1, 2:-1], there[:, 2:-1, 2:-1])

@@ -1,4 +1,5 @@
-"""CRATE's own claims: the feed-forward is a step of ISTA, attention has one projection, and the coding rate can be read."""
+"""CRATE's own claims: the feed-forward is a step of ISTA, attention has one projection, and the coding rate can be
+read."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def test_the_feed_forward_is_a_proximal_gradient_step_that_never_makes_the_objec
 @torch.no_grad()
 def test_queries_keys_and_values_are_one_projection():
     names = plait.create_model("crate_toy").stack.blocks[0].mix.f.state_dict()
-    assert {n: tuple(v.shape) for n, v in names.items()} == {"onto.weight": (32, 32), "out.weight": (32, 32), "out.bias": (32,)}
+    assert {n: tuple(v.shape) for n, v in names.items()} == {
+        "onto.weight": (32, 32),
+        "out.weight": (32, 32),
+        "out.bias": (32,),
+    }
     assert (plait.create_model("crate_toy").eval().tokens(torch.rand(2, 3, 32, 32)).x >= 0).all()
 
 

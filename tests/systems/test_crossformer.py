@@ -1,4 +1,5 @@
-"""CrossFormer: near groups and far ones, nobody sees what fills a group up, and one network of biases serves groups of any size."""
+"""CrossFormer: near groups and far ones, nobody sees what fills a group up, and one network of biases serves groups of
+any size."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ def test_a_place_sees_its_group_and_nothing_that_fills_it_up(grid, interval):
 def places(side: int, interval: int) -> list[tuple[list[int], list[int]]]:
     """The groups of one side: which places, and where in a group of 4 they stand."""
     step = interval if side > 4 else 1
-    groups = [list(range(start + i, min(start + 4 * step, side), step)) for start in range(0, side, 4 * step) for i in range(step)]
+    groups = [
+        list(range(start + i, min(start + 4 * step, side), step))
+        for start in range(0, side, 4 * step)
+        for i in range(step)
+    ]
     return [(group, list(range(len(group)))) for group in groups if group]
 
 
@@ -52,7 +57,8 @@ def test_larger_kernels_get_fewer_channels_and_all_look_at_the_same_place():
     x = torch.zeros(1, 3, 64, 64)
     x[:, :, 32, 32] = 1.0
     for eye in eyes:
-        seen = (eye(x) - eye(torch.zeros_like(x))).abs().sum(1)[0].nonzero() * 4 + 1.5  # middles of the patches that see this pixel
+        # middles of the patches that see this pixel
+        seen = (eye(x) - eye(torch.zeros_like(x))).abs().sum(1)[0].nonzero() * 4 + 1.5
         assert seen.sub(32).abs().max() <= eye.kernel_size[0] / 2
 
 

@@ -15,7 +15,8 @@ def test_a_swap_asks_with_one_query():
     with attend.record() as maps:
         model(torch.rand(1, 3, 32, 32))
     swaps = [m for m in maps if m.shape[2] == 1]
-    assert [m.shape[3] for m in swaps] == [1 + 9, 1 + 64] * 2  # the fine branch asks the 9 coarse patches, the coarse one the 64 fine
+    # the fine branch asks the 9 coarse patches, the coarse one the 64 fine
+    assert [m.shape[3] for m in swaps] == [1 + 9, 1 + 64] * 2
     assert len(maps) == len(swaps) + 5
 
 
@@ -24,7 +25,7 @@ def test_a_swap_asks_with_one_query():
 def test_other_sizes(height, width, fine):
     model = plait.create_model("crossvit_toy").eval()
     t = model.tokens(torch.rand(2, 3, height, width))
-    assert t.grid == fine and t.x.shape == (2, 1 + fine[0] * fine[1], model.width) and t.head == 1
+    assert t.grid == fine and t.x.shape == (2, 1 + fine[0] * fine[1], model.width) and t.prefix == 1
     assert model.pool(t).shape == (2, model.width)
 
 
@@ -37,7 +38,9 @@ def test_without_classes_it_gives_its_features():
 
 def test_drop_path_grows_over_the_rounds():
     model = plait.create_model("crossvit_toy", drop_path=0.3)
-    rates = [[s.blocks[-1].mix.after.rate for s in r.stacks] + [swap.drop.rate for swap in r.swaps] for r in model.rounds]
+    rates = [
+        [s.blocks[-1].mix.after.rate for s in r.stacks] + [swap.drop.rate for swap in r.swaps] for r in model.rounds
+    ]
     assert rates[0] == pytest.approx([0.0, 0.15, 0.15, 0.15]) and rates[1] == pytest.approx([0.3, 0.3, 0.3, 0.3])
 
 

@@ -55,7 +55,7 @@ def test_channel_attention_is_what_the_paper_writes():
 def test_positions_are_a_sum_and_leave_special_tokens_alone():
     f = initialise(ConditionalPositions(6))
     x = torch.randn(2, 13, 6, generator=torch.Generator().manual_seed(0))
-    t = Tokens(x, grid=(3, 4), head=1)
+    t = Tokens(x, grid=(3, 4), prefix=1)
     got = f(t).x
     assert torch.equal(got[:, 0], x[:, 0])
     torch.testing.assert_close(got[:, 1:], x[:, 1:] + f.conv(to_map(t)).flatten(2).transpose(1, 2))

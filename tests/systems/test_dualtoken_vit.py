@@ -1,4 +1,5 @@
-"""DualToken-ViT: global tokens keep their number and their places, live on from layer to layer, and connect the whole picture."""
+"""DualToken-ViT: global tokens keep their number and their places, live on from layer to layer, and connect the whole
+picture."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def changed(layer, g: Tokens) -> torch.Tensor:
     other = x.clone()
     other[:, 0] += 1
     a, b = (layer.local(Tokens(v, grid=(24, 24))) for v in (x, other))
-    a, b = (v.put(x=v.x + layer.mix(v, g)[0].x) for v in (a, b))
+    a, b = (v.replace(x=v.x + layer.mix(v, g)[0].x) for v in (a, b))
     return (a.x != b.x).any(-1).view(24, 24)
 
 
@@ -65,7 +66,7 @@ def test_global_tokens_are_a_weighted_sum_of_the_last_ones_and_of_the_attended_c
     mix, w = layer.mix, torch.tensor(0.3, dtype=torch.float64)
     mix.share.copy_(w.logit())
     g = Tokens(torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    seen = mix.attend(mix.reduce(t.put(x=mix.norm(t.x)))).x
+    seen = mix.attend(mix.reduce(t.replace(x=mix.norm(t.x)))).x
     torch.testing.assert_close(mix(t, g)[1].x, mix.mixer(Tokens(w * g.x + (1 - w) * seen)).x)
 
 

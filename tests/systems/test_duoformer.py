@@ -1,4 +1,5 @@
-"""DuoFormer's own claims: local attention is dense attention under a mask; a place owns those beneath it; one scale is a hybrid ViT."""
+"""DuoFormer's own claims: local attention is dense attention under a mask; a place owns those beneath it; one scale is
+a hybrid ViT."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def picture() -> torch.Tensor:
 @pytest.mark.parametrize("scales", [1, 2])
 def test_scale_attention_is_dense_attention_under_a_block_diagonal_mask(scales):
     model = moved(scales=scales, depth=3)
-    cnn, local = model.eye.stem
+    cnn, local = model.patch_embed.stem
     t = local.places(cnn(picture()))
     each = t.x.shape[1]
     assert t.x.shape == (2 * 24, {1: 2, 2: 6}[scales], 32)
@@ -37,15 +38,15 @@ def test_scale_attention_is_dense_attention_under_a_block_diagonal_mask(scales):
     mask = torch.block_diag(*[torch.ones(each, each, dtype=torch.bool)] * 24).expand(2, -1, -1)
     for block in local.stack.blocks:
         attention = block.mix.f
-        q, k, v = attention.ask(t.put(x=block.mix.norm(x)))
-        x = block.feed(t.put(x=x + attention.tell(attend(q, k, v, keep=mask)))).x
+        q, k, v = attention.project(t.replace(x=block.mix.norm(x)))
+        x = block.feed(t.replace(x=x + attention.merge(attend(q, k, v, keep=mask)))).x
     found = local.stack(t).x.view(2, 24 * each, 32)
     assert float((found - x).abs().max() / x.abs().max()) < 1e-6
     assert not torch.allclose(found, t.x.view_as(found), atol=1e-2)
 
 
 def test_a_place_owns_the_places_beneath_it():
-    local = plait.create_model("duoformer_nano").eval().eye.stem[1]
+    local = plait.create_model("duoformer_nano").eval().patch_embed.stem[1]
     maps = [torch.randn(1, c, 8 >> i, 12 >> i, requires_grad=True) for i, c in enumerate((32, 64, 128))]
     t = local(maps)
     assert t.grid == (2, 3) and t.x.shape == (1, 6, 96)
@@ -60,12 +61,13 @@ def test_a_place_owns_the_places_beneath_it():
 
 @torch.no_grad()
 def test_with_one_scale_it_is_a_hybrid_vit():
-    """A convolutional network, a token made of each place alone, a class token, positions and torch's own attention among all."""
+    """A convolutional network, a token made of each place alone, a class token, positions and torch's own attention
+    among all."""
     model = moved(scales=1, depth=2, image=(32, 48))
-    cnn, local = model.eye.stem
+    cnn, local = model.patch_embed.stem
     coarse = cnn(picture())[-1]  # (B, C, 4, 6)
     places = [local([coarse[:, :, i : i + 1, j : j + 1]]).x for i in range(4) for j in range(6)]
-    x = torch.cat([model.eye.cls.expand(2, -1, -1), *places], 1) + model.eye.positions.table
+    x = torch.cat([model.patch_embed.cls.expand(2, -1, -1), *places], 1) + model.patch_embed.positions.table
     for block in model.stack.blocks:
         theirs = nn.MultiheadAttention(32, 2, batch_first=True).eval()
         for own, ours in (

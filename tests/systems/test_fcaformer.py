@@ -1,4 +1,5 @@
-"""FcaFormer: what each layer asks, that factors of zero silence the past, and the sizes and costs that were published."""
+"""FcaFormer: what each layer asks, that factors of zero silence the past, and the sizes and costs that were
+published."""
 
 from __future__ import annotations
 
@@ -17,10 +18,14 @@ from tests.parity.compare import perturb
 
 @torch.no_grad()
 def test_each_layer_also_asks_the_cross_tokens_of_all_before_it_in_its_stage():
-    model = plait.create_model("fcaformer_toy", image=(64, 96), widths=(8, 16, 32), depths=(1, 3, 2), heads=(0, 2, 4)).eval()
+    model = plait.create_model(
+        "fcaformer_toy", image=(64, 96), widths=(8, 16, 32), depths=(1, 3, 2), heads=(0, 2, 4)
+    ).eval()
     with attend.record() as maps:
         model(torch.rand(1, 3, 64, 96))
-    assert [tuple(m.shape[1:]) for m in maps] == [(2, 96, 96 + i * 6) for i in range(3)] + [(4, 24, 24 + i * 2) for i in range(2)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(2, 96, 96 + i * 6) for i in range(3)] + [
+        (4, 24, 24 + i * 2) for i in range(2)
+    ]
 
 
 def crossed(seed: int) -> tuple[Tokens, Tokens]:
@@ -50,7 +55,11 @@ def test_cross_tokens_are_made_before_the_enhancement_and_reach_the_next_layer()
     assert cross.grid == (2, 2)
     torch.testing.assert_close(cross.x, first.merge(first.mix(t)).x)
     later = second(now, cross)
-    assert len(later) == 3 and later[1] is cross and not torch.equal(later[0].x, second(now, cross.put(x=-cross.x))[0].x)
+    assert (
+        len(later) == 3
+        and later[1] is cross
+        and not torch.equal(later[0].x, second(now, cross.replace(x=-cross.x))[0].x)
+    )
 
 
 def test_pictures_of_another_size_are_refused():

@@ -1,4 +1,5 @@
-"""FMViT: what is trained as many convolutions is deployed as one, says the same, and sooner; channels are shared out by frequency."""
+"""FMViT: what is trained as many convolutions is deployed as one, says the same, and sooner; channels are shared out by
+frequency."""
 
 from __future__ import annotations
 
@@ -71,13 +72,15 @@ def test_the_reduction_of_keys_folds_into_one_convolution():
     model = plait.create_model("fmvit_nano").eval()
     with attend.record() as maps:
         model(X)
-    assert [m.shape[1:] for m in maps] == [(1, 64, 16), (4, 16, 16)]  # heads of a quarter and of a half; keys of a quarter and of all
+    # heads of a quarter and of a half; keys of a quarter and of all
+    assert [m.shape[1:] for m in maps] == [(1, 64, 16), (4, 16, 16)]
 
 
 @torch.no_grad()
 def test_low_frequencies_come_from_the_whole_map_and_high_ones_from_the_neighbours():
     mix = perturb(initialise(Mix(16, 4, 0.25, 1, 0.0))).double()
-    x = 0.1 * torch.randn(1, 16, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # so that attention is not sharp
+    # so that attention is not sharp
+    x = 0.1 * torch.randn(1, 16, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     other = x.clone()
     other[0, :, 4, 4] += 1
     low, high = (path(x) != path(other) for path in (mix.low, mix.high))

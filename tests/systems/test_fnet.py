@@ -17,7 +17,9 @@ def test_the_fast_transform_equals_explicit_matrices(count, width):
     x = torch.randn(2, count, width, dtype=torch.float64)
 
     def matrix(n: int) -> torch.Tensor:
-        return torch.tensor([[cmath.exp(-2j * cmath.pi * j * k / n) for k in range(n)] for j in range(n)], dtype=torch.complex128)
+        return torch.tensor(
+            [[cmath.exp(-2j * cmath.pi * j * k / n) for k in range(n)] for j in range(n)], dtype=torch.complex128
+        )
 
     explicit = (matrix(count) @ x.to(torch.complex128) @ matrix(width)).real
     torch.testing.assert_close(real_transform(x), explicit)

@@ -46,7 +46,9 @@ def test_folded_branches_answer_the_same():
 
 @torch.no_grad()
 def test_norms_before_a_linear_layer_and_after_one():
-    model = perturb(nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.BatchNorm1d(5)))
+    model = perturb(
+        nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.BatchNorm1d(5))
+    )
     x = torch.randn(4, 6)
     expected = model(x)
     folded = fold_norms(model)

@@ -41,12 +41,14 @@ def test_a_film_is_read_frame_after_frame_and_each_has_its_time():
 
     assert model.prefill({"image": x}).keep.shape == (2, 3 * 17)
     still = words(x)
-    torch.testing.assert_close(words(x.flip(1)), still)  # marks of time start at nothing: a film is then a set of frames
+    # marks of time start at nothing: a film is then a set of frames
+    torch.testing.assert_close(words(x.flip(1)), still)
     for i, time in enumerate(model.times):
         time.normal_(generator=torch.Generator().manual_seed(i))
     assert not torch.allclose(words(x.flip(1)), words(x), atol=1e-3)
     model.prefill({"image": x[:, :2]})  # a shorter film is read too
-    torch.testing.assert_close(words(x[:, 0]), git(frames=0).step(ids, git().prefill({"image": x[:, 0]}))[0])  # a picture has no time
+    # a picture has no time
+    torch.testing.assert_close(words(x[:, 0]), git(frames=0).step(ids, git().prefill({"image": x[:, 0]}))[0])
     with pytest.raises(ValueError, match="film of 4 frames, expected at most 3"):
         words(pictures(2, 4))
 
@@ -89,7 +91,9 @@ def test_classes_are_texts_that_a_list_allows():
         x = colours[kinds][:, :, None, None] + 0.3 * torch.randn(16, 3, 32, 32)
         with torch.enable_grad():
             logits, _ = model.step(texts[kinds][:, :-1], model.prefill({"image": x}), keep[kinds][:, :-1])
-            loss = torch.nn.functional.cross_entropy(logits[keep[kinds][:, 1:]], texts[kinds][:, 1:][keep[kinds][:, 1:]])
+            loss = torch.nn.functional.cross_entropy(
+                logits[keep[kinds][:, 1:]], texts[kinds][:, 1:][keep[kinds][:, 1:]]
+            )
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()

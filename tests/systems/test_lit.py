@@ -1,4 +1,5 @@
-"""LIT: early stages do not attend, what is merged may lie anywhere, and nothing learned yet means an ordinary strided convolution."""
+"""LIT: early stages do not attend, what is merged may lie anywhere, and nothing learned yet means an ordinary strided
+convolution."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from tests.parity.compare import perturb
 
 
 def a_map(height: int, width: int) -> torch.Tensor:
-    return torch.randn(2, 6, height, width, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    return torch.randn(2, 6, height, width, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 @torch.no_grad()
@@ -47,7 +50,8 @@ def test_offsets_are_those_of_bilinear_sampling_with_zeros_outside():
 
 
 def test_offsets_learn_where_to_look():
-    """The gradient of an offset is the difference of the two places around, here of a map whose values are the columns."""
+    """The gradient of an offset is the difference of the two places around, here of a map whose values are the
+    columns."""
     warp = initialise(Warp(6, 2))
     warp.offset.bias.data.fill_(0.25)
     x = torch.arange(8.0).expand(1, 6, 4, 8)

@@ -16,7 +16,9 @@ from tests.parity.compare import perturb
 def test_maps_have_four_resolutions_of_any_picture(picture):
     model = plait.create_model("maformer_nano").eval()
     shapes = [tuple(m.shape[1:]) for m in model.maps(torch.zeros(1, 3, *picture))]
-    assert shapes == [(w, *(-(-side // stride) for side in picture)) for w, stride in zip((32, 64, 96, 128), (4, 8, 16, 32))]
+    assert shapes == [
+        (w, *(-(-side // stride) for side in picture)) for w, stride in zip((32, 64, 96, 128), (4, 8, 16, 32))
+    ]
 
 
 def test_every_place_asks_half_as_many_tokens_as_the_native_map_has_and_the_last_stage_attends_to_itself():
@@ -39,7 +41,9 @@ def test_windows_and_answers_are_added_and_the_windows_do_the_asking():
     f = fusion()
     t = Tokens(torch.randn(2, 256, 8, generator=torch.Generator().manual_seed(0)), grid=(16, 16))
     fine = f.local(t).x
-    coarse = torch.einsum("mn,bnd->bmd", f.distil.places.weight, t.x) + f.distil.places.bias[:, None] + f.distil.positions
+    coarse = (
+        torch.einsum("mn,bnd->bmd", f.distil.places.weight, t.x) + f.distil.places.bias[:, None] + f.distil.positions
+    )
     k, v = f.ask.kv(coarse).split(8, 2)
     answer = (f.ask.q(fine) @ k.mT / 8**0.5).softmax(2) @ v  # one head
     torch.testing.assert_close(f(t).x, fine + f.ask.out(answer))

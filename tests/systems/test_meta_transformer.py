@@ -35,9 +35,13 @@ def test_the_published_encoder_loads_alone(tmp_path):
     assert not any(p.requires_grad for p in model.encoder.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.slots.state_dict().items())
     back = plait.save_weights(model.encoder, "official")
-    assert all(torch.equal(v, back[k]) for k, v in official.state_dict().items()) and len(back) == len(official.state_dict())
+    assert all(torch.equal(v, back[k]) for k, v in official.state_dict().items()) and len(back) == len(
+        official.state_dict()
+    )
     with pytest.raises(ValueError, match="missing"):
-        plait.load_weights(model.encoder, {k: v for k, v in official.state_dict().items() if not k.startswith("1.")}, "official")
+        plait.load_weights(
+            model.encoder, {k: v for k, v in official.state_dict().items() if not k.startswith("1.")}, "official"
+        )
 
 
 def test_pretrained_reads_the_part_that_is_published(tmp_path):
@@ -52,7 +56,11 @@ def test_pretrained_reads_the_part_that_is_published(tmp_path):
 def test_slots_of_one_kind_and_what_each_says_alone():
     slots = {"image_0": {"size": (30, 50)}, "image_1": {"size": (32, 32)}, "text_0": {"vocab": 64}}
     model = toy(slots=slots).eval()
-    batch = {"image_0": torch.rand(2, 3, 30, 50), "image_1": torch.rand(2, 3, 32, 32), "text_0": torch.randint(1, 64, (2, 7))}
+    batch = {
+        "image_0": torch.rand(2, 3, 30, 50),
+        "image_1": torch.rand(2, 3, 32, 32),
+        "text_0": torch.randint(1, 64, (2, 7)),
+    }
     out = model.fuse(batch)
     assert model.takes == tuple(slots) == tuple(out["parts"]) and model.part_widths == dict.fromkeys(slots, 32)
     torch.testing.assert_close(out["fused"], torch.stack(list(out["parts"].values())).mean(0))

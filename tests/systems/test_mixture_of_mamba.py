@@ -1,4 +1,5 @@
-"""Mixture-of-Mamba: a dense Mamba where all copies are equal, steps that know each token's modality, padding that is not there."""
+"""Mixture-of-Mamba: a dense Mamba where all copies are equal, steps that know each token's modality, padding that is
+not there."""
 
 from __future__ import annotations
 

@@ -20,7 +20,12 @@ from plait.core.catalog import build, systems
 from tests.contract.examples import example, run
 
 # One published size of each layout, with the toy's arguments: small, but read as the published file is.
-ROWS = {(s.name, row["source"]): f"{s.name}_{size}" for s in systems().values() for size, row in s.weights.items() if "source" in row}
+ROWS = {
+    (s.name, row["source"]): f"{s.name}_{size}"
+    for s in systems().values()
+    for size, row in s.weights.items()
+    if "source" in row
+}
 every_layout = pytest.mark.parametrize("name", [pytest.param(n, id=f"{s}-{source}") for (s, source), n in ROWS.items()])
 CLASSIFIERS = [s.name for s in systems().values() if "num_classes" in s.sizes["toy"]]
 every_classifier = pytest.mark.parametrize("name", [n for (s, _), n in ROWS.items() if s in CLASSIFIERS])
@@ -29,7 +34,8 @@ every_classifier = pytest.mark.parametrize("name", [n for (s, _), n in ROWS.item
 def arguments(name: str, **more) -> dict:
     info = plait.model_info(name)
     own = inspect.signature(importlib.import_module(info.system.module).MODEL.__init__).parameters
-    usual = {k: own[k].default for k in info.arguments if own[k].default is not inspect.Parameter.empty}  # not the published size's
+    # not the published size's
+    usual = {k: own[k].default for k in info.arguments if own[k].default is not inspect.Parameter.empty}
     made = {**usual, **info.system.sizes["toy"], **more}
     if plait.model_info(name).weights["source"].endswith(("retrieval", "heads")):
         made["guess"] = False
@@ -83,7 +89,10 @@ def test_a_missing_key_is_refused(name, tmp_path):
 @pytest.mark.parametrize("classes", [3, 0])
 def test_other_classes_keep_the_body_and_start_the_head_anew(name, classes, tmp_path):
     model, _, path = published(name, tmp_path)
-    other, fresh = loaded(name, path, num_classes=classes), plait.create_model(name, **arguments(name, num_classes=classes))
+    other, fresh = (
+        loaded(name, path, num_classes=classes),
+        plait.create_model(name, **arguments(name, num_classes=classes)),
+    )
     taken, start, old = other.state_dict(), fresh.state_dict(), model.state_dict()
     heads = {k for k in taken if k.startswith(other.classifier)}
     assert all(torch.equal(v, old[k]) for k, v in taken.items() if k not in heads)
@@ -95,7 +104,10 @@ def test_other_classes_keep_the_body_and_start_the_head_anew(name, classes, tmp_
     assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in fresh.parameters()]
     batch = example(model)
     (slot,) = model.takes
-    said, pooled = other(batch[slot], batch["keep"].get(slot)), model.pool(model.tokens(batch[slot], batch["keep"].get(slot)))
+    said, pooled = (
+        other(batch[slot], batch["keep"].get(slot)),
+        model.pool(model.tokens(batch[slot], batch["keep"].get(slot))),
+    )
     assert said.shape[1] == (classes or pooled.shape[1])
     torch.testing.assert_close(other.pool(other.tokens(batch[slot], batch["keep"].get(slot))), pooled)
 
@@ -115,7 +127,11 @@ def test_a_file_without_a_classifier_gets_one_only_where_classes_are_named(name,
 @every_classifier
 def test_other_classes_excuse_nothing_else(name, tmp_path):
     model, _, _ = published(name, tmp_path)
-    key = next(k for k in plait.save_weights(model, plait.model_info(name).weights["source"]) if "head" not in k and "classifier" not in k)
+    key = next(
+        k
+        for k in plait.save_weights(model, plait.model_info(name).weights["source"])
+        if "head" not in k and "classifier" not in k
+    )
     _, _, path = published(name, tmp_path, leave_out=key)
     with pytest.raises(ValueError, match="missing|incomplete"):
         loaded(name, path, num_classes=3)
@@ -175,7 +191,8 @@ def test_what_is_no_state_dict_is_refused(content, tmp_path):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """(address, paths asked for): a server of the files in `tmp_path`; what is asked for under /cut/ breaks off half-way."""
+    """(address, paths asked for): a server of the files in `tmp_path`; what is asked for under /cut/ breaks off
+    half-way."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -228,7 +245,9 @@ def test_without_a_network_the_error_names_the_file_and_the_way_out(tmp_path):
     """
     homes = dict.fromkeys(("HF_HOME", "TORCH_HOME"), str(tmp_path))
     quiet = {"HF_HUB_OFFLINE": "1", "https_proxy": "http://127.0.0.1:9", "no_proxy": "", **homes}
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **quiet}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **quiet}, capture_output=True, text=True, timeout=60
+    )
     hub, albef, meta, nothing = done.stdout.splitlines()
     assert "https://huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/resolve/main/model.safetensors" in hub
     assert "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth" in albef

@@ -1,4 +1,5 @@
-"""PVT: maps at four strides, also of pictures that are not square; keys and values are fewer than queries; the class token comes last."""
+"""PVT: maps at four strides, also of pictures that are not square; keys and values are fewer than queries; the class
+token comes last."""
 
 from __future__ import annotations
 
@@ -25,5 +26,5 @@ def test_what_is_asked_is_reduced_until_the_last_stage_whose_class_token_reads()
         model(torch.rand(1, 3, 32, 32))
     assert [m.shape[2:] for m in maps] == [(256, 16), (64, 16), (16, 4), (5, 5)]
     t = model.tokens(torch.rand(1, 3, 32, 32))
-    assert t.head == 1 and t.grid == (2, 2)
+    assert t.prefix == 1 and t.grid == (2, 2)
     torch.testing.assert_close(model.pool(t), model.norm(t.x[:, 0]))

@@ -25,15 +25,17 @@ def test_positions_of_a_finer_grid_are_those_of_a_coarser_one_between():
     positions.refine.weight[:, 0, 1, 1] = 1.0  # the sines as they are
     positions.refine.bias.zero_()
     coarse, fine = (positions(Tokens(torch.zeros(1, n * n, 32), grid=(n, n))).x.unflatten(1, (n, n)) for n in (12, 24))
-    torch.testing.assert_close(fine[:, 1::2, 1::2], coarse, rtol=1e-4, atol=1e-4)  # every second place of the fine grid ends where one
-    assert (fine - F.interpolate(coarse.movedim(3, 1), scale_factor=2).movedim(1, 3)).abs().max() > 0.1  # of the coarse one does
+    # every second place of the fine grid ends where one
+    torch.testing.assert_close(fine[:, 1::2, 1::2], coarse, rtol=1e-4, atol=1e-4)
+    # of the coarse one does
+    assert (fine - F.interpolate(coarse.movedim(3, 1), scale_factor=2).movedim(1, 3)).abs().max() > 0.1
 
 
 @torch.no_grad()
 def test_the_convolution_over_values_begins_as_nothing_and_knows_only_neighbours():
     model = plait.create_model("resformer_toy").eval()
     layer = model.stack.blocks[0].mix.f
-    t = Tokens(torch.rand(1, 17, 32), grid=(4, 4), head=1)
+    t = Tokens(torch.rand(1, 17, 32), grid=(4, 4), prefix=1)
     plain = layer(t).x
     layer.near.weight[:, 0, 0, 1] = 1.0  # each token gets the value of the one above
     told = layer(t).x - plain

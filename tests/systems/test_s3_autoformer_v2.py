@@ -14,7 +14,8 @@ from plait.systems.vision.s3_autoformer_v2 import subnet
 from tests.parity.compare import perturb, relative_error
 
 LARGE = dict(widths=(32, 64), depths=(3, 2), heads=((2, 2, 1), 3), windows=(4, 8), ratios=((3, 2, 2), 2))
-SMALL = dict(widths=(16, 32), depths=(2, 1), heads=((1, 2), 2), windows=(4, 8), ratios=((2, 4), 3))  # half as wide, so twice the ratios
+# half as wide, so twice the ratios
+SMALL = dict(widths=(16, 32), depths=(2, 1), heads=((1, 2), 2), windows=(4, 8), ratios=((2, 4), 3))
 
 
 def supernet():
@@ -31,13 +32,17 @@ def test_published_sizes(size, millions):
 
 
 def mask_the_rest(model: nn.Module) -> None:
-    """Leave the supernet whole and silence what the small net lacks: norms see half of the channels, heads and hidden places are off."""
+    """Leave the supernet whole and silence what the small net lacks: norms see half of the channels, heads and hidden
+    places are off."""
 
     def halve(norm, args, out):
-        x, count = args[0], 4 if norm.normalized_shape[0] == 4 * 32 else 1  # the norm of four neighbours has four pieces
+        # the norm of four neighbours has four pieces
+        x, count = args[0], 4 if norm.normalized_shape[0] == 4 * 32 else 1
         x = x.permute(0, 2, 3, 1) if x.dim() == 4 and x.shape[-1] != norm.normalized_shape[0] else x
         kept = torch.arange(norm.normalized_shape[0]).unflatten(0, (count, -1)).chunk(2, 1)[0].flatten()
-        y = torch.zeros_like(x).index_copy(-1, kept, F.layer_norm(x[..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps))
+        y = torch.zeros_like(x).index_copy(
+            -1, kept, F.layer_norm(x[..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
+        )
         return y if y.shape == out.shape else y.permute(0, 3, 1, 2)
 
     for module in model.modules():
@@ -76,7 +81,9 @@ def test_training_a_slice_trains_that_part_of_the_supernet():
     assert large.stages[0][1].f.blocks[2].mix.f.qkv.weight.grad is None
 
 
-@pytest.mark.parametrize("change", [dict(depths=(4, 2), heads=(1, 1), ratios=(1, 1)), dict(widths=(16, 96)), dict(windows=(2, 8))])
+@pytest.mark.parametrize(
+    "change", [dict(depths=(4, 2), heads=(1, 1), ratios=(1, 1)), dict(widths=(16, 96)), dict(windows=(2, 8))]
+)
 def test_what_is_no_slice_is_refused(change):
     with pytest.raises(ValueError, match="is no slice of the supernet"):
         subnet(supernet(), build("s3_autoformer_v2_toy", **SMALL | change))

@@ -1,4 +1,5 @@
-"""SpectFormer: filters see the whole map and interpolate to other sizes, early layers filter and late ones attend, places answer too."""
+"""SpectFormer: filters see the whole map and interpolate to other sizes, early layers filter and late ones attend,
+places answer too."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def tokens(*grid: int) -> Tokens:
 
 @torch.no_grad()
 def test_a_filter_is_a_convolution_with_a_kernel_as_large_as_the_map():
-    """In a ring: the product of frequencies is, by the convolution theorem, the sum over all places of the kernel times what lies there."""
+    """In a ring: the product of frequencies is, by the convolution theorem, the sum over all places of the kernel times
+    what lies there."""
     gate, t = initialise(SpectralGate(3, (4, 6))), tokens(4, 6)
     kernel = torch.fft.irfft2(torch.view_as_complex(gate.filter), s=(4, 6), dim=(0, 1))  # (4, 6, D)
     x, expected = t.x.unflatten(1, (4, 6)), torch.zeros(2, 4, 6, 3)
@@ -34,7 +36,8 @@ def test_a_filter_is_a_convolution_with_a_kernel_as_large_as_the_map():
 def test_filters_interpolate_to_other_resolutions(grid):
     gate, t = initialise(SpectralGate(3, (4, 6))), tokens(*grid)
     gate.filter.zero_()
-    gate.filter[..., 0] = torch.linspace(1, 2, 4)[:, None, None]  # a gain that grows with the number of the row of frequencies
+    # a gain that grows with the number of the row of frequencies
+    gate.filter[..., 0] = torch.linspace(1, 2, 4)[:, None, None]
     waves = torch.fft.rfft2(t.x.unflatten(1, grid), dim=(1, 2)) * torch.linspace(1, 2, grid[0])[:, None, None]
     torch.testing.assert_close(gate(t).x, torch.fft.irfft2(waves, s=grid, dim=(1, 2)).flatten(1, 2))
 
@@ -54,7 +57,9 @@ def test_the_same_picture_at_another_size_is_much_the_same():
 @torch.no_grad()
 def test_layers_filter_first_and_attend_later():
     plain = plait.create_model("spectformer_xs", image=(64, 64), patch=16, widths=(24,), depths=(6,), heads=(4,)).eval()
-    tree = plait.create_model("spectformer_h_s", image=(64, 64), widths=(8, 8, 16, 16), depths=(1, 1, 2, 1), heads=(1, 1, 2, 4)).eval()
+    tree = plait.create_model(
+        "spectformer_h_s", image=(64, 64), widths=(8, 8, 16, 16), depths=(1, 1, 2, 1), heads=(1, 1, 2, 4)
+    ).eval()
     for model, expected in ((plain, [(4, 16, 16)] * 2), (tree, [(2, 16, 16)] * 2 + [(4, 4, 4), (4, 1, 5)])):
         with attend.record() as maps:
             model(torch.rand(1, 3, 64, 64))

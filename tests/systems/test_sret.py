@@ -42,7 +42,7 @@ def reached(module, place):
     """The places whose answer changes when the token at `place` does."""
     t, x = tokens(), tokens().x.clone()
     x[:, place] += 1
-    return (module(t).x != module(t.put(x=x)).x).any(-1).any(0).nonzero().flatten().tolist()
+    return (module(t).x != module(t.replace(x=x)).x).any(-1).any(0).nonzero().flatten().tolist()
 
 
 @torch.no_grad()
@@ -63,7 +63,8 @@ def test_one_group_is_full_attention():
 @torch.no_grad()
 def test_slices_are_neighbours_first_and_scattered_then():
     assert reached(recursion(4), 5) == [4, 5, 6, 7]
-    assert reached(recursion(16, 2), 5) == list(range(1, 16, 2))  # alone in the first loop, with every second place in the next
+    # alone in the first loop, with every second place in the next
+    assert reached(recursion(16, 2), 5) == list(range(1, 16, 2))
     assert reached(recursion(4, 4), 5) == list(range(16))
 
 

@@ -25,7 +25,8 @@ def reached(module, grid, place):
 @torch.no_grad()
 @pytest.mark.parametrize("place", [(0, 0), (1, 5), (2, 2), (7, 7), (6, 1), (9, 11), (0, 11)])
 def test_no_place_sees_across_a_border(place):
-    """On 10 x 12 places, filled up to 12 x 12, windows of 4 are cut at 4 and 8, shifted ones at 2, 6 and 10, the ring's seam among them."""
+    """On 10 x 12 places, filled up to 12 x 12, windows of 4 are cut at 4 and 8, shifted ones at 2, 6 and 10, the ring's
+    seam among them."""
     for kind, borders in ((WindowAttention, (4, 8)), (ShiftedWindowAttention, (2, 6, 10))):
         module = initialise(kind(8, 2, (4, 4)))
         rows, columns = (torch.bucketize(torch.arange(n), torch.tensor(borders), right=True) for n in (10, 12))
@@ -38,7 +39,8 @@ def test_a_side_of_one_window_is_not_shifted():
     module = initialise(ShiftedWindowAttention(8, 2, (4, 4)))
     for place in ((0, 0), (3, 5)):
         seen = reached(module, (4, 8), place)
-        assert seen.all(1).sum() == 0 and (seen.any(1)).all()  # all rows, and those columns that a shifted cut at 2 and 6 leaves together
+        # all rows, and those columns that a shifted cut at 2 and 6 leaves together
+        assert seen.all(1).sum() == 0 and (seen.any(1)).all()
         assert seen.any(0).nonzero().flatten().tolist() == ([0, 1] if place[1] < 2 else [2, 3, 4, 5])
 
 

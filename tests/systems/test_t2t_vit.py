@@ -22,7 +22,8 @@ def test_published_sizes_have_the_official_names_shapes_and_counts(size):
 @torch.no_grad()
 def test_tokens_see_beyond_their_own_sixteen_pixels():
     stem = plait.create_model("t2t_vit_toy", image=(64, 64)).stem
-    stem.first.mix.out.weight.zero_()  # without what the thin layers mix over the whole picture: only the soft splits are left
+    # without what the thin layers mix over the whole picture: only the soft splits are left
+    stem.first.mix.out.weight.zero_()
     stem.second.mix.out.weight.zero_()
     x = torch.rand(1, 3, 96, 96)
     seen = []

@@ -1,4 +1,5 @@
-"""TiC: a kernel of attention is masked dense attention, moves with the picture and reads any size; rolled channels come from afar."""
+"""TiC: a kernel of attention is masked dense attention, moves with the picture and reads any size; rolled channels come
+from afar."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def tokens(seed: int = 0) -> Tokens:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("heads, kernel, dilation", [(2, 3, 1), (2, 5, 1), (4, 3, 2), (8, 3, 1)])  # the last is the depthwise form
+# the last is the depthwise form
+@pytest.mark.parametrize("heads, kernel, dilation", [(2, 3, 1), (2, 5, 1), (4, 3, 2), (8, 3, 1)])
 def test_it_is_dense_attention_masked_to_each_window_of_the_map_with_a_border_of_zeros(heads, kernel, dilation):
     f, t, reach = layer(heads, kernel, dilation), tokens(), kernel // 2 * dilation
     q, k, v = f.qkv(t.x).unflatten(1, GRID).split(8, 3)
@@ -43,7 +45,9 @@ def test_it_is_dense_attention_masked_to_each_window_of_the_map_with_a_border_of
 @torch.no_grad()
 def test_it_moves_with_the_picture_away_from_the_border():
     f, big = layer(2, 3, 2), torch.randn(1, 12, 14, 8, generator=torch.Generator().manual_seed(1))
-    a, b = (f(Tokens(x.flatten(1, 2), grid=(10, 10))).x.view(1, 10, 10, 8) for x in (big[:, :10, :10], big[:, 2:, 3:13]))
+    a, b = (
+        f(Tokens(x.flatten(1, 2), grid=(10, 10))).x.view(1, 10, 10, 8) for x in (big[:, :10, :10], big[:, 2:, 3:13])
+    )
     torch.testing.assert_close(a[:, 4:8, 5:8], b[:, 2:6, 2:5])
 
 
@@ -64,7 +68,9 @@ def test_channels_are_rolled_in_four_directions_and_can_be_rolled_back():
     x = t.x.view(2, *GRID, 8)
     for quarter, (down, right) in enumerate([(2, 0), (-2, 0), (0, 2), (0, -2)]):
         part = slice(2 * quarter, 2 * quarter + 2)
-        torch.testing.assert_close(rolled.x.view(2, *GRID, 8)[..., part], x[..., part].roll((down, right), (1, 2)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            rolled.x.view(2, *GRID, 8)[..., part], x[..., part].roll((down, right), (1, 2)), rtol=0, atol=0
+        )
     assert torch.equal(Roll(-2)(rolled).x, t.x)
 
 

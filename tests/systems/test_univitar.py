@@ -1,4 +1,5 @@
-"""UniViTAR's own claims: packing changes nothing and costs nothing for padding, any size and shape, clips with the same weights."""
+"""UniViTAR's own claims: packing changes nothing and costs nothing for padding, any size and shape, clips with the same
+weights."""
 
 from __future__ import annotations
 

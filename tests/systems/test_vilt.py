@@ -20,7 +20,9 @@ def ours(**heads):
     return plait.create_model("vilt_toy", **{"guess": False, "match": False, "answers": 0, **heads}).eval()
 
 
-@pytest.mark.parametrize("name, heads", [("mlm", {"guess": True}), ("coco", {"match": True}), ("vqa", {"answers": 3129})])
+@pytest.mark.parametrize(
+    "name, heads", [("mlm", {"guess": True}), ("coco", {"match": True}), ("vqa", {"answers": 3129})]
+)
 def test_every_head_agrees_and_goes_back(name, heads):
     theirs, source = peer(name, **TINY), "transformers_words" if "guess" in heads else "transformers_heads"
     model = plait.load_weights(ours(**heads), theirs.state_dict(), source)

@@ -32,7 +32,10 @@ def test_two_layers_of_the_sizes_that_are_too_large_agree_with_timm(name, refere
     x = torch.randn(2, 3, *side, generator=torch.Generator().manual_seed(0))
     assert count(ours) == count(theirs)
     assert relative_error(ours(x), theirs(x)) < 1e-5
-    assert relative_error(ours.pool(ours.tokens(x)), theirs.forward_head(theirs.forward_features(x), pre_logits=True)) < 1e-5
+    assert (
+        relative_error(ours.pool(ours.tokens(x)), theirs.forward_head(theirs.forward_features(x), pre_logits=True))
+        < 1e-5
+    )
 
 
 @torch.no_grad()
@@ -44,7 +47,9 @@ def test_distillation_sees_both_answers():
     torch.testing.assert_close(model(x), answers.mean(1))
 
 
-@pytest.mark.parametrize("theirs", ["vit_base_patch16_224", "deit_small_distilled_patch16_224", "deit3_base_patch16_384"])
+@pytest.mark.parametrize(
+    "theirs", ["vit_base_patch16_224", "deit_small_distilled_patch16_224", "deit3_base_patch16_384"]
+)
 def test_a_timm_name_is_ours(theirs):
     assert plait.model_info(theirs).references["timm"] == theirs
 

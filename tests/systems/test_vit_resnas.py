@@ -37,10 +37,10 @@ def test_what_was_there_goes_on_unchanged():
     for p in (*step.conv.parameters(), *step.positions.parameters(), *step.cls.parameters()):
         p.zero_()
     x = torch.randn(2, 17, 8, generator=torch.Generator().manual_seed(0))
-    out = step(Tokens(x, grid=(4, 4), head=1))
+    out = step(Tokens(x, grid=(4, 4), prefix=1))
     places = F.avg_pool2d(x[:, 1:].mT.unflatten(2, (4, 4)), 2).flatten(2).mT
     torch.testing.assert_close(out.x, F.pad(torch.cat([x[:, :1], places], 1), (0, 4)))
-    assert out.grid == (2, 2) and out.head == 1
+    assert out.grid == (2, 2) and out.prefix == 1
 
 
 def test_a_reduction_cannot_lose_channels():

@@ -1,4 +1,5 @@
-"""ViTamin's own claims: convolutions to a sixteenth, then one resolution, with a feed-forward that costs half of a gated one of 4 D."""
+"""ViTamin's own claims: convolutions to a sixteenth, then one resolution, with a feed-forward that costs half of a
+gated one of 4 D."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def test_chunk_by_chunk_equals_the_masked_whole(chunk, left):
     keep = torch.arange(4000) < torch.tensor([4000, 2870, 555])[:, None]
     whole = model.tokens(sound, keep)
     x, real = model.features(sound, keep)
-    short = (13 - x.shape[1]) % (2 * chunk) + 4 * chunk  # the last chunk is filled up, and two more bring out what is still inside
+    # the last chunk is filled up, and two more bring out what is still inside
+    short = (13 - x.shape[1]) % (2 * chunk) + 4 * chunk
     x, real = torch.nn.functional.pad(x, (0, 0, 0, short)), torch.nn.functional.pad(real, (0, short))
     state, found, masks = model.begin(x[:, :13]), [], []
     state = state._replace(keep=real[:, :13])

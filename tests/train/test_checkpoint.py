@@ -23,7 +23,13 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "files.json
 def tensors(number: int) -> dict:
     weight = torch.full((50, 40), float(number))
     return dict(
-        model={"a.weight": weight, "a.tied": weight, "half": weight[:3].bfloat16(), "count": torch.tensor(number), "mask": weight[0] > 1},
+        model={
+            "a.weight": weight,
+            "a.tied": weight,
+            "half": weight[:3].bfloat16(),
+            "count": torch.tensor(number),
+            "mask": weight[0] > 1,
+        },
         optimizer={"a.weight:exp_avg": weight.T, "a.weight:step": torch.tensor(float(number))},
         state={},
     )
@@ -125,7 +131,9 @@ print(moment)
 @pytest.mark.filterwarnings("error")  # a kill leaves nothing that looks damaged
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_every_moment_of_a_save(tmp_path):
-    done = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     moments = int(done.stdout)
     assert moments > 20
     found = [whole(checkpoint.load(tmp_path / str(m))) for m in range(moments)]
@@ -152,8 +160,12 @@ except t.DataError as error:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
 def test_a_refused_write_leaves_the_one_before_whole(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "could not save a checkpoint in" in done.stdout and "File too large" in done.stdout and "000001" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (
+        "could not save a checkpoint in" in done.stdout and "File too large" in done.stdout and "000001" in done.stdout
+    )
     assert whole(checkpoint.load(tmp_path)) == 1
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000001"]
 
@@ -161,7 +173,9 @@ def test_a_refused_write_leaves_the_one_before_whole(tmp_path):
 def test_a_full_disk_is_said_and_leaves_the_one_before_whole(tmp_path):
     if not (sys.platform == "linux" and os.geteuid() == 0):
         pytest.skip("needs the right to mount a small disk")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)], capture_output=True
+    ).returncode:
         pytest.skip("this machine lets nobody mount a small disk")
     try:
         save(tmp_path, 1)
@@ -169,7 +183,9 @@ def test_a_full_disk_is_said_and_leaves_the_one_before_whole(tmp_path):
         kept.write(bytes(30_000))
         kept.close()
         for number in (2, 3):
-            with pytest.raises(DataError, match="disk is full .0 MB free.; the one before it is whole .*000001.*Make room there"):
+            with pytest.raises(
+                DataError, match="disk is full .0 MB free.; the one before it is whole .*000001.*Make room there"
+            ):
                 save(tmp_path, number)
         assert whole(checkpoint.load(tmp_path)) == 1
         (tmp_path / "kept").unlink()

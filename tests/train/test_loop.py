@@ -119,7 +119,10 @@ def test_the_average_is_what_its_formula_says(tmp_path):
 
 
 def test_one_step_is_adamw_as_written_by_hand(tmp_path):
-    job, plan = ToyJob(noise=0.0, rows=(ROWS,)), Plan(epochs=1, batch_size=ROWS, lr=1e-2, weight_decay=0.1, clip=0.05, warmup=0.0)
+    job, plan = (
+        ToyJob(noise=0.0, rows=(ROWS,)),
+        Plan(epochs=1, batch_size=ROWS, lr=1e-2, weight_decay=0.1, clip=0.05, warmup=0.0),
+    )
     twin = ToyJob(noise=0.0, rows=(ROWS,)).model
     sum(twin(twin_batch(), torch.Generator()).values()).backward()
     norm = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None]).norm()
@@ -139,7 +142,9 @@ def twin_batch() -> dict:
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_terms(tmp_path):
     plan = replace(PLAN, precision="bf16", ema=None)
-    with pytest.raises(UsageError, match=r"step 9 \(epoch 2\): entropy nan, size nan.*step 9 is whole.*lower --lr.*--precision fp32"):
+    with pytest.raises(
+        UsageError, match=r"step 9 \(epoch 2\): entropy nan, size nan.*step 9 is whole.*lower --lr.*--precision fp32"
+    ):
         train(ToyJob(bad_step=9), plan, tmp_path, device="cpu")
     found = checkpoint.load(tmp_path)
     assert found.state["step"] == 9
@@ -194,7 +199,9 @@ def test_minutes_end_the_run_in_time_and_drive_the_schedule(tmp_path):
     assert len({r["epoch"] for r in history.rows}) == len(history.rows)
     more = train(ToyJob(), replace(plan, minutes=0.04), tmp_path, resume=True, device="cpu")
     assert more.stopped == "minutes" and 2.2 < more.rows[-1]["seconds"] < 2.7  # 2.4, both sessions together
-    assert [r["epoch"] for r in more.rows] == list(range(1, len(more.rows) + 1)) == [r["epoch"] for r in metrics(tmp_path)]
+    assert (
+        [r["epoch"] for r in more.rows] == list(range(1, len(more.rows) + 1)) == [r["epoch"] for r in metrics(tmp_path)]
+    )
 
 
 class Watcher:
@@ -282,7 +289,9 @@ def together(processes, folder: Path, plan: Plan, job: dict, environment: dict) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    common = dict(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1"
+    )
     team = [start(processes, folder, plan, job, {**environment, **common, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
     for process in team:
         finish(process)
@@ -312,7 +321,9 @@ def test_two_sharded_processes_begin_and_one_ends(processes, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_FSDP="true")
+    common = dict(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_FSDP="true"
+    )
     team = [start(processes, tmp_path / "two", plan, watched, {**common, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
     wait_for(tmp_path / "two" / "metrics.jsonl", '"epoch": 1')
     os.kill(team[1].pid, signal.SIGTERM)  # one is told, all stop
@@ -322,4 +333,6 @@ def test_two_sharded_processes_begin_and_one_ends(processes, tmp_path):
     assert 0 < checkpoint.load(tmp_path / "two").state["step"] < 8
     train(second, plan, tmp_path / "two", resume=True, device="cpu")
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=1e-5, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            second.model.state_dict()[name], value, rtol=0, atol=1e-5, msg=lambda m: f"{name}: {m}"
+        )

@@ -31,7 +31,17 @@ def test_only_matrices_are_decayed():
     names = {g["weight_decay"]: sorted(g["names"]) for g in found}
     assert names[0.05] == ["head.weight", "mix.in_proj_weight", "mix.out_proj.weight", "patch.weight"]
     assert names[0.0] == sorted(
-        ["cls", "registers", "words.weight", "patch.bias", "mix.in_proj_bias", "mix.out_proj.bias", "norm.weight", "norm.bias", "head.bias"]
+        [
+            "cls",
+            "registers",
+            "words.weight",
+            "patch.bias",
+            "mix.in_proj_bias",
+            "mix.out_proj.bias",
+            "norm.weight",
+            "norm.bias",
+            "head.bias",
+        ]
     )
     assert {g["lr_factor"] for g in found} == {1.0}
 
@@ -52,7 +62,9 @@ def test_factors_multiply_and_frozen_parameters_stay_out():
     model.mix.lr_factor, model.mix.out_proj.lr_factor = 0.1, 0.5
     model.words.requires_grad_(False)
     factor = {n: g["lr_factor"] for g in optim.groups(model, 0.05) for n in g["names"]}
-    assert factor["mix.in_proj_weight"] == 0.1 and factor["mix.out_proj.weight"] == 0.05 and factor["head.weight"] == 1.0
+    assert (
+        factor["mix.in_proj_weight"] == 0.1 and factor["mix.out_proj.weight"] == 0.05 and factor["head.weight"] == 1.0
+    )
     assert "words.weight" not in factor
     optimizer = optim.adamw(model, 1.0, 0.05)
     optim.set_rate(optimizer, 0.2)

@@ -21,7 +21,13 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 def start() -> list[torch.nn.Parameter]:
     """An ordinary matrix, a vector near nothing, a single number, a matrix near the largest size, and another."""
-    sizes = (noise(3, 4, seed=1) * 0.5, noise(5, seed=2) * 1e-6, noise(1, seed=3), noise(2, 2, seed=4) * 2.9, noise(3, 4, seed=5))
+    sizes = (
+        noise(3, 4, seed=1) * 0.5,
+        noise(5, seed=2) * 1e-6,
+        noise(1, seed=3),
+        noise(2, 2, seed=4) * 2.9,
+        noise(3, 4, seed=5),
+    )
     return [torch.nn.Parameter(p) for p in sizes]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
-from plait.core.init import initialise, narrow
+from plait.core.init import initialise, trunc_normal
 from plait.core.tokens import Tokens, mean
 from plait.train.loop import History, Plan, train
 from plait.train.optim import whole
@@ -22,9 +22,10 @@ WIDTH, ROWS, STEPS = 32, 10, 6
 
 
 class Toy(nn.Module):
-    """Patches of 16 x 16 pictures through two blocks; with `noise`, stochastic depth and noise from the step's generator."""
+    """Patches of 16 x 16 pictures through two blocks; with `noise`, stochastic depth and noise from the step's
+    generator."""
 
-    scheme = {nn.Linear: narrow}
+    scheme = {nn.Linear: trunc_normal}
 
     def __init__(self, noise: float, classes: int = 4):
         super().__init__()
@@ -62,8 +63,8 @@ class Memory(nn.Module):
 
 
 class ToyJob:
-    """`init` seeds the weights, `seed` the data. `bad_step`: the batch of this step holds numbers whose loss overflows. `delay`: seconds
-    that each step takes at least."""
+    """`init` seeds the weights, `seed` the data. `bad_step`: the batch of this step holds numbers whose loss overflows.
+    `delay`: seconds that each step takes at least."""
 
     def __init__(
         self,
@@ -108,13 +109,16 @@ class ToyJob:
 
 def weights_hash(job: ToyJob, folder: Path) -> str:
     """The hash of a safetensors file with the model and what it keeps between steps."""
-    tensors = {f"{part}.{k}": v for part, m in (("model", job.model), ("state", job.state)) for k, v in m.state_dict().items()}
+    tensors = {
+        f"{part}.{k}": v for part, m in (("model", job.model), ("state", job.state)) for k, v in m.state_dict().items()
+    }
     save_file(tensors, folder / "final.safetensors")
     return hashlib.sha256((folder / "final.safetensors").read_bytes()).hexdigest()
 
 
 def run(folder: str, plan: Plan, job: dict, environment: dict[str, str]) -> History:
-    """Train in this process, going on where an earlier one stopped; the outcome goes to files beside the checkpoints."""
+    """Train in this process, going on where an earlier one stopped; the outcome goes to files beside the
+    checkpoints."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     made = ToyJob(**job)
@@ -127,5 +131,7 @@ def run(folder: str, plan: Plan, job: dict, environment: dict[str, str]) -> Hist
 
 if __name__ == "__main__":
     print("begun", flush=True)
-    ended = run(sys.argv[1], Plan(epochs=1000, batch_size=ROWS, lr=1e-3, checkpoint_seconds=1000.0), dict(delay=0.01), {})
+    ended = run(
+        sys.argv[1], Plan(epochs=1000, batch_size=ROWS, lr=1e-3, checkpoint_seconds=1000.0), dict(delay=0.01), {}
+    )
     print(f"{ended.stopped} after {len(ended.rows)} epochs", flush=True)

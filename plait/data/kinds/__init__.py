@@ -1,4 +1,5 @@
-"""The kinds of columns. A new kind is a file here with a subclass of `Kind`, and a line in `KINDS`; guesses are tried in this order."""
+"""The kinds of columns. A new kind is a file here with a subclass of `Kind`, and a line in `KINDS`; guesses are tried
+in this order."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class AudioKind(Kind):
         return counted(hits, len(heads), "looked at start like a sound file") if hits * 2 > len(heads) else None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`rate`: the most common, at most 16 kHz. `seconds`: the lengths' 0.99 quantile, at most 30. `samples`: their product."""
+        """`rate`: the most common, at most 16 kHz. `seconds`: the lengths' 0.99 quantile, at most 30. `samples`: their
+        product."""
         rates, lengths = Counter(), []
         for cell in cells_of(column, 2000):
             try:

@@ -18,7 +18,8 @@ from plait.data.stores import Fixed, Ragged
 
 
 class Bad(ValueError):
-    """A cell that holds something, but nothing usable. The message is the reason, short and without the cell's own content."""
+    """A cell that holds something, but nothing usable. The message is the reason, short and without the cell's own
+    content."""
 
 
 class Missing(ValueError):
@@ -118,7 +119,11 @@ class Glance:
 
     def matching(self, pattern: str) -> int:
         """How many text cells match a regular expression (RE2)."""
-        return int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0) if self.is_text else 0
+        return (
+            int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0)
+            if self.is_text
+            else 0
+        )
 
     def share(self, test: Callable[[Any], bool]) -> float:
         """The share of the sampled values that pass a test."""

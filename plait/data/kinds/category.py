@@ -15,7 +15,8 @@ MOST = 10_000
 
 
 class CategoryKind(Kind):
-    """Values are compared as text; whole decimals as whole numbers (3.0 is 3), so that a column may change its type between tables."""
+    """Values are compared as text; whole decimals as whole numbers (3.0 is 3), so that a column may change its type
+    between tables."""
 
     name, slot, own_slot = "category", "category", False
 
@@ -52,7 +53,8 @@ class CategoryKind(Kind):
 
 
 def column_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The cells as text: stripped strings (empty ones null), booleans as true/false, whole decimals without a point, lists as JSON."""
+    """The cells as text: stripped strings (empty ones null), booleans as true/false, whole decimals without a point,
+    lists as JSON."""
     kind = column.type
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64())

@@ -33,8 +33,9 @@ ISO = re.compile(r"(\d{4})-(\d\d?)-(\d\d?)(?:[ T](\d\d?):(\d\d)(?::(\d\d)(?:\.(\
 
 
 class DatetimeKind(Kind):
-    """Eight features: the year (standardised), month, weekday and hour as sine and cosine of their cycle, and the days since the
-    training rows' median (standardised, within +-10). Times with a zone are brought to UTC; others are taken as they stand.
+    """Eight features: the year (standardised), month, weekday and hour as sine and cosine of their cycle, and the days
+    since the training rows' median (standardised, within +-10). Times with a zone are brought to UTC; others are taken
+    as they stand.
     Where day and month could be either, the day comes first."""
 
     name, slot, own_slot = "datetime", "number", False
@@ -49,7 +50,9 @@ class DatetimeKind(Kind):
         form, share = best_format(glance.sample[:200])
         if share < 0.95:
             return None
-        named = "ISO dates" if form == "iso" else f"dates like {datetime(2001, 2, 3, 4, 5, 6).strftime(form)} (3 February)"
+        named = (
+            "ISO dates" if form == "iso" else f"dates like {datetime(2001, 2, 3, 4, 5, 6).strftime(form)} (3 February)"
+        )
         return counted(round(share * glance.count), glance.count, f"are {named}")
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
@@ -62,7 +65,13 @@ class DatetimeKind(Kind):
         median = float(np.median(seconds))
         days = float(np.std((seconds - median) / 86400)) or 1.0
         years = years_of(seconds)
-        return {"format": form, "median": median, "days_std": days, "year_mean": float(years.mean()), "year_std": float(years.std()) or 1.0}
+        return {
+            "format": form,
+            "median": median,
+            "days_std": days,
+            "year_mean": float(years.mean()),
+            "year_std": float(years.std()) or 1.0,
+        }
 
     def width(self, params: dict) -> int:
         return len(FEATURES)
@@ -101,7 +110,11 @@ def parse_column(column: pa.ChunkedArray, form: str | None) -> tuple[np.ndarray,
         unit = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[stamps.type.unit]
         seconds = stamps.cast(pa.int64()).fill_null(0).to_numpy() / unit
         fine = np.abs(seconds) < 3e11  # years -7500 to 11500
-        return np.where(fine, seconds, 0.0), valid & fine, [(int(i), "not a date") for i in np.flatnonzero(valid & ~fine)]
+        return (
+            np.where(fine, seconds, 0.0),
+            valid & fine,
+            [(int(i), "not a date") for i in np.flatnonzero(valid & ~fine)],
+        )
     seconds, bad = np.zeros(len(column)), []
     for i, cell in enumerate(column.to_pylist()):
         if cell is None:
@@ -132,7 +145,8 @@ def parse_cell(cell: Any, form: str | None) -> float:
 
 
 def _iso(text: str) -> datetime:
-    """ISO 8601 with the liberties that tables take: one-digit parts, a blank before the time, any number of decimals."""
+    """ISO 8601 with the liberties that tables take: one-digit parts, a blank before the time, any number of
+    decimals."""
     found = ISO.fullmatch(text)
     if found is None:
         raise ValueError("not ISO")

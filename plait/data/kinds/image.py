@@ -26,7 +26,8 @@ GRAY = 128
 
 
 class ImageKind(Kind):
-    """Letterboxing keeps the aspect and fills the rest with gray. Transparent pictures are laid on white; EXIF orientation is respected."""
+    """Letterboxing keeps the aspect and fills the rest with gray. Transparent pictures are laid on white; EXIF
+    orientation is respected."""
 
     name, slot, own_slot, media = "image", "image", True, True
 
@@ -105,7 +106,8 @@ def _open(cell: Any, place: Place) -> Image.Image:
 
 
 def _ends(file: io.BufferedIOBase) -> bool:
-    """Whether a PNG file has its last chunk. Pillow would read a file that lost only its end, with the checksums of its pixels."""
+    """Whether a PNG file has its last chunk. Pillow would read a file that lost only its end, with the checksums of its
+    pixels."""
     at = file.tell()
     try:
         end = file.seek(0, io.SEEK_END)
@@ -120,7 +122,8 @@ def _ends(file: io.BufferedIOBase) -> bool:
 
 @contextmanager
 def no_pillow_warnings() -> Iterator[None]:
-    """While it is entered Pillow does not warn of what is odd in a file, in any thread: a cell that cannot be used is listed anyway."""
+    """While it is entered Pillow does not warn of what is odd in a file, in any thread: a cell that cannot be used is
+    listed anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -145,7 +148,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _deep_gray(gray: np.ndarray) -> np.ndarray:
-    """Gray of more than 8 bits to uint8: whole numbers are 16-bit, decimals lie in [0, 1], [0, 255] or are scaled by their largest."""
+    """Gray of more than 8 bits to uint8: whole numbers are 16-bit, decimals lie in [0, 1], [0, 255] or are scaled by
+    their largest."""
     if gray.dtype.kind == "f":
         if not np.isfinite(gray).all():
             raise Bad("a pixel is not a finite number")
@@ -176,4 +180,8 @@ def head_bytes(cell: Any) -> bytes | None:
 
 def looks_like_image(head: bytes) -> bool:
     """Whether bytes start like a picture file."""
-    return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] in (b"ftypavif", b"ftypavis")
+    return (
+        head.startswith(MAGIC)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or head[4:12] in (b"ftypavif", b"ftypavis")
+    )

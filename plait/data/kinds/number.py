@@ -1,4 +1,5 @@
-"""Numbers: standardised by the training rows, heavy tails through a signed logarithm, clipped at 10 standard deviations."""
+"""Numbers: standardised by the training rows, heavy tails through a signed logarithm, clipped at 10 standard
+deviations."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PERCENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+) ?%")
 
 
 class NumberKind(Kind):
-    """Numeric columns, and text columns that are all numbers: 3.5, 1e3; or all like 1,234.5; or all like 12,5; or all like 12%."""
+    """Numeric columns, and text columns that are all numbers: 3.5, 1e3; or all like 1,234.5; or all like 12,5; or all
+    like 12%."""
 
     name, slot, own_slot = "number", "number", False
 
@@ -32,7 +34,9 @@ class NumberKind(Kind):
             return None
         if glance.count >= 20 and glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) >= 0.95:
             return counted(
-                round(glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) * glance.count), glance.count, "are numbers"
+                round(glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) * glance.count),
+                glance.count,
+                "are numbers",
             )
         style = style_of(glance.sample)
         if style is None or glance.matching(r"^\s*[+-]?\d{16,}\s*$"):
@@ -140,7 +144,8 @@ def parse_cell(cell: Any, style: str | None) -> float:
 
 
 def style_of(cells: list) -> str | None:
-    """How the numbers of a text column are written, where every cell is one; else None. Percentages keep their scale (12% is 12)."""
+    """How the numbers of a text column are written, where every cell is one; else None. Percentages keep their scale
+    (12% is 12)."""
     texts = [c.strip() for c in cells if isinstance(c, str)]
     if not texts or len(texts) < len(cells):
         return None

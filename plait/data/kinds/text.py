@@ -1,4 +1,5 @@
-"""Texts: a byte-level BPE learnt from the training texts (or a published tokenizer.json) -> int32 ids, [CLS] tokens [SEP]."""
+"""Texts: a byte-level BPE learnt from the training texts (or a published tokenizer.json) -> int32 ids, [CLS] tokens
+[SEP]."""
 
 from __future__ import annotations
 
@@ -40,21 +41,35 @@ class TextKind(Kind):
         words = float(np.mean([len(v.split()) for v in glance.sample]))
         long = float(np.mean([len(v) for v in glance.sample]))
         share = glance.distinct / max(glance.count, 1)
-        if (words >= 3 and (glance.distinct > 50 or share > 0.5)) or (words >= 1.7 and share > 0.5) or (long > 60 and glance.distinct > 20):
+        if (
+            (words >= 3 and (glance.distinct > 50 or share > 0.5))
+            or (words >= 1.7 and share > 0.5)
+            or (long > 60 and glance.distinct > 20)
+        ):
             return f"{words:.1f} words per cell, {glance.distinct:,} different values in {glance.count:,} cells"
         return None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), and the ids of the special tokens."""
-        texts = [t for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict))) if t.strip()]
+        """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), and the ids of the
+        special tokens."""
+        texts = [
+            t
+            for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict)))
+            if t.strip()
+        ]
         tokenizer = _published(options.tokenizer_file) if options.tokenizer_file else train_bpe(texts, options.vocab)
-        ids = {role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None) for role, names in NAMES.items()}
+        ids = {
+            role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
+            for role, names in NAMES.items()
+        }
         ids["pad"] = 0 if ids["pad"] is None else ids["pad"]
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         limit = options.max_tokens or MOST_TOKENS
         if limit < ends + 1:
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
-        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)] or [8]
+        lengths = [
+            len(e.ids) + ends for e in tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)
+        ] or [8]
         most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit)
         return {"tokenizer": tokenizer.to_str(), "vocab": tokenizer.get_vocab_size(), "max_tokens": int(most), **ids}
 
@@ -91,7 +106,9 @@ def train_bpe(texts: list[str], vocab: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocab, min_frequency=2, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, min_frequency=2, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer, length=len(texts))
     return tokenizer
 

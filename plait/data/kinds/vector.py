@@ -14,7 +14,8 @@ from plait.data.stores import Fixed
 
 
 class VectorKind(Kind):
-    """The length is the most common one of the training rows; other lengths, and cells with NaN or infinity, are bad."""
+    """The length is the most common one of the training rows; other lengths, and cells with NaN or infinity, are
+    bad."""
 
     name, slot, own_slot = "vector", "vector", True
 

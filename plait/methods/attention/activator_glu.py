@@ -1,10 +1,11 @@
 """Activator: GLU Activations as The Core Functions of a Vision Transformer. Abdullah and Aydin, 2024. arXiv:2405.15953
 
-New here: no attention. Two projections of the same input, one through GELU, each normed, are multiplied number by number and projected
-back; this gated unit stands where attention stood, and, if wanted, where the MLP stood too.
+New here: no attention. Two projections of the same input, one through GELU, each normed, are multiplied number by
+number and projected back; this gated unit stands where attention stood, and, if wanted, where the MLP stood too.
 
-Differs: the public code gates the channels of each token alone, so that no token hears another before they are pooled. Here the unit that
-takes the place of attention runs along the tokens, for every channel, and the one that takes the place of the MLP along the channels.
+Differs: the public code gates the channels of each token alone, so that no token hears another before they are pooled.
+Here the unit that takes the place of attention runs along the tokens, for every channel, and the one that takes the
+place of the MLP along the channels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from plait.core.block import FeedForward
 from plait.core.surgery import Undo, swap, swap_attention, together
 from plait.core.tokens import Tokens, unpacked
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 
 
 class GatedUnit(nn.Module):
@@ -22,7 +23,12 @@ class GatedUnit(nn.Module):
 
     def __init__(self, size: int, hidden: int):
         super().__init__()
-        self.up, self.act, self.norm, self.down = nn.Linear(size, 2 * hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, size)
+        self.up, self.act, self.norm, self.down = (
+            nn.Linear(size, 2 * hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden),
+            nn.Linear(hidden, size),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.up(x).chunk(2, -1)
@@ -30,7 +36,8 @@ class GatedUnit(nn.Module):
 
 
 class GatedTokens(nn.Module):
-    """A gated unit along `count` tokens, the same for every channel: Tokens (B, count, D) -> the same. Padding counts as zeros."""
+    """A gated unit along `count` tokens, the same for every channel: Tokens (B, count, D) -> the same. Padding counts
+    as zeros."""
 
     def __init__(self, count: int, hidden: int):
         super().__init__()
@@ -40,9 +47,11 @@ class GatedTokens(nn.Module):
         unpacked(t)
         if t.x.shape[1] != self.count or t.weight is not None:
             what = "weighed tokens" if t.weight is not None else f"{t.x.shape[1]} tokens"
-            raise ValueError(f"got {what}, expected {self.count} that weigh the same: apply activator_glu with tokens= their number")
+            raise ValueError(
+                f"got {what}, expected {self.count} that weigh the same: apply activator_glu with tokens= their number"
+            )
         x = t.x if t.keep is None else t.x.masked_fill(~t.keep[..., None], 0.0)
-        return t.put(x=self.unit(x.mT).mT)
+        return t.replace(x=self.unit(x.mT).mT)
 
 
 class GatedChannels(nn.Module):
@@ -53,15 +62,18 @@ class GatedChannels(nn.Module):
         self.unit = GatedUnit(width, hidden)
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.unit(t.x))
+        return t.replace(x=self.unit(t.x))
 
 
 def activator_glu(model: nn.Module, tokens: int = 0, ratio: float = 2.0, feeds: bool = False) -> Undo:
-    """A gated unit along the tokens takes the place of every self-attention of `model`, which from then on reads one number of tokens.
+    """A gated unit along the tokens takes the place of every self-attention of `model`, which from then on reads one
+    number of tokens.
 
-    tokens: how many, special ones counted; 0 takes what the model's positions are learned for. ratio: hidden width by that number.
+    tokens: how many, special ones counted; 0 takes what the model's positions are learned for. ratio: hidden width by
+    that number.
     feeds: whether gated units along the channels, `ratio` times as wide, take the place of the MLPs too.
-    Raises ValueError where the number is not known, for a model without self-attention (or MLPs), or with a causal attention.
+    Raises ValueError where the number is not known, for a model without self-attention (or MLPs), or with a causal
+    attention.
     """
     count = tokens or _learned(model)
 
@@ -76,7 +88,9 @@ def activator_glu(model: nn.Module, tokens: int = 0, ratio: float = 2.0, feeds: 
 
 
 def _learned(model: nn.Module) -> int:
-    eyes = [m for m in model.modules() if isinstance(m, Eye)]
+    eyes = [m for m in model.modules() if isinstance(m, PatchEmbed)]
     if len(eyes) != 1:
-        raise ValueError(f"tokens: {type(model).__name__} does not say how many it reads: give tokens=, special ones counted")
+        raise ValueError(
+            f"tokens: {type(model).__name__} does not say how many it reads: give tokens=, special ones counted"
+        )
     return eyes[0].positions.table.shape[1]

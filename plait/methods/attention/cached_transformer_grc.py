@@ -1,16 +1,19 @@
 """Cached Transformers: Improving Transformers with Differentiable Memory Cache. Zhang et al., 2023. arXiv:2312.12742
 
-New here: every self-attention has a cache of tokens that outlives the input. What it says of an input is drawn into the cache through the
-gates of a recurrent unit, the tokens attend to the cache so renewed, and each head has a learned share of that in its answer.
+New here: every self-attention has a cache of tokens that outlives the input. What it says of an input is drawn into the
+cache through the gates of a recurrent unit, the tokens attend to the cache so renewed, and each head has a learned
+share of that in its answer.
 
-A forward pass changes nothing: it renews the cache for its own answer, and forgets. The caches themselves go on only inside `advancing`:
+A forward pass changes nothing: it renews the cache for its own answer, and forgets. The caches themselves go on only
+inside `advancing`:
 
-    with advancing(model):            # in training, each step; in evaluation not at all, or along the segments of a text
+    with advancing(model):            # in training, each step; in evaluation not at all, or along the segments of a
+    text
         loss = objective(model(x))
 
-Differs: the cache has a given length, and a row of tokens is read at as many places spread evenly over its real tokens; the public code
-takes the length of the first input it sees. An empty cache holds a faint code of its places, not zeros, from which the gate that forgets
-could learn nothing. The convolutional positions of the public code are left out.
+Differs: the cache has a given length, and a row of tokens is read at as many places spread evenly over its real tokens;
+the public code takes the length of the first input it sees. An empty cache holds a faint code of its places, not zeros,
+from which the gate that forgets could learn nothing. The convolutional positions of the public code are left out.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from plait.core.tokens import Tokens, unpacked
 
 
 class Cache(nn.Module):
-    """`length` tokens of `width` C, and the gates by which they take up new ones: (B, length, C) -> the cache renewed, (B, length, C)."""
+    """`length` tokens of `width` C, and the gates by which they take up new ones: (B, length, C) -> the cache renewed,
+    (B, length, C)."""
 
     def __init__(self, length: int, width: int):
         super().__init__()
@@ -55,7 +59,9 @@ class CachedAttention(nn.Module):
     def __init__(self, attention: Attention, length: int, width: int):
         super().__init__()
         self.attention, self.cache = attention, Cache(length, width)
-        self.look = CrossAttention(width, attention.heads, qkv_bias=attention.qkv.bias is not None, dropout=attention.dropout)
+        self.cross = CrossAttention(
+            width, attention.heads, qkv_bias=attention.qkv.bias is not None, dropout=attention.dropout
+        )
         self.share = nn.Parameter(torch.empty(attention.heads))
 
     def reset(self) -> None:
@@ -67,14 +73,17 @@ class CachedAttention(nn.Module):
         y = self.attention(t).x  # (B, N, D)
         said = y[..., :width]
         places = spread(t, length)[..., None].expand(-1, -1, width)
-        seen = self.look(t.put(x=t.x[..., :width]), Tokens(self.cache(said.gather(1, places)))).x.unflatten(2, (len(self.share), -1))
+        seen = self.cross(t.replace(x=t.x[..., :width]), Tokens(self.cache(said.gather(1, places)))).x.unflatten(
+            2, (len(self.share), -1)
+        )
         share = self.share.sigmoid()[:, None]  # (H, 1)
         y = y.unflatten(2, (len(self.share), -1))  # (B, N, H, E), of which the first channels hear the cache
-        return t.put(x=((1 - share) * y + F.pad(share * seen, (0, y.shape[3] - seen.shape[3]))).flatten(2))
+        return t.replace(x=((1 - share) * y + F.pad(share * seen, (0, y.shape[3] - seen.shape[3]))).flatten(2))
 
 
 def spread(t: Tokens, count: int) -> Tensor:
-    """(B, count) places spread evenly over the real tokens of each row, by their weights; repeated where `count` is more than there are."""
+    """(B, count) places spread evenly over the real tokens of each row, by their weights; repeated where `count` is
+    more than there are."""
     weight = t.x.new_ones(t.x.shape[:2], dtype=torch.float32) if t.weight is None else t.weight.float()
     upto = (weight if t.keep is None else weight * t.keep).cumsum(1)  # (B, N)
     begins = torch.arange(count, device=upto.device) * upto[:, -1:] / count
@@ -87,13 +96,15 @@ def together(cache: Tensor) -> Tensor:
 
 
 def apart(cache: Tensor) -> Tensor:
-    """(B, length, C) -> the same: each row goes on with its own, as the next segment of its text. The batch may not change then."""
+    """(B, length, C) -> the same: each row goes on with its own, as the next segment of its text. The batch may not
+    change then."""
     return cache
 
 
 @contextmanager
 def advancing(model: nn.Module, keep: Callable[[Tensor], Tensor] = together) -> Iterator[None]:
-    """Each forward pass inside leaves its renewed caches behind, cut off from its gradients; `keep` says what of the batch's."""
+    """Each forward pass inside leaves its renewed caches behind, cut off from its gradients; `keep` says what of the
+    batch's."""
 
     def take(cache: Cache, _: tuple, renewed: Tensor) -> None:
         cache.tokens = keep(renewed.detach())
@@ -119,18 +130,24 @@ def _caches(model: nn.Module) -> list[Cache]:
 
 
 def cached_transformer_grc(model: nn.Module, length: int = 64, ratio: float = 0.5) -> Undo:
-    """Every self-attention of `model`, with the weights that it has, gets a cache of `length` tokens of `ratio` times its width.
+    """Every self-attention of `model`, with the weights that it has, gets a cache of `length` tokens of `ratio` times
+    its width.
 
-    Raises ValueError for a ratio by which a head has no whole number of channels, and for a model without self-attention, or with a causal
-    one (the cache is renewed with the whole input before it is looked at, and would tell each token what is ahead).
+    Raises ValueError for a ratio by which a head has no whole number of channels, and for a model without
+    self-attention, or with a causal one (the cache is renewed with the whole input before it is looked at, and would
+    tell each token what is ahead).
     """
     if length < 1 or not 0 < ratio <= 1:
-        raise ValueError(f"length and ratio: got {length} and {ratio}, expected at least one token and a ratio above 0 and up to 1")
+        raise ValueError(
+            f"length and ratio: got {length} and {ratio}, expected at least one token and a ratio above 0 and up to 1"
+        )
 
     def make(a: Attention) -> nn.Module:
         width = a.qkv.in_features * ratio
         if width % a.heads:
-            raise ValueError(f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole channels")
+            raise ValueError(
+                f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole channels"
+            )
         return CachedAttention(a, length, int(width))
 
     return swap_attention(model, make, "and a cache renewed by the whole input tells what is ahead")

@@ -1,8 +1,9 @@
 """EcoFormer: Energy-Saving Attention with Linear Complexity. Liu, Pan, He, Cai and Zhuang, 2022. arXiv:2209.09004
 
-New here: queries and keys become codes of a few bits, by hash functions that learn from the attention map which pairs belong together. The
-product of two codes of +-1 is their number of bits less twice their Hamming distance, so that with a constant no weight is below one; the
-sums are those of linear attention, and where the codes meet values there is nothing to multiply, only to add.
+New here: queries and keys become codes of a few bits, by hash functions that learn from the attention map which pairs
+belong together. The product of two codes of +-1 is their number of bits less twice their Hamming distance, so that with
+a constant no weight is below one; the sums are those of linear attention, and where the codes meet values there is
+nothing to multiply, only to add.
 
 The hash functions are no parameters: they start by chance, and are fitted, in the model as it is, to what it reads:
 
@@ -11,8 +12,9 @@ The hash functions are no parameters: they start by chance, and are fitted, in t
 
 Gradients pass a code as they would the identity, where it was not far from its other side.
 
-Differs: queries and keys keep their own projections under one hash function, where the paper shares one projection; the kernel's width is
-fixed when fitted, and does not follow each input; the constant multiplies the sum of all values (the public code adds each token's own).
+Differs: queries and keys keep their own projections under one hash function, where the paper shares one projection; the
+kernel's width is fixed when fitted, and does not follow each input; the constant multiplies the sum of all values (the
+public code adds each token's own).
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ MULTIPLY, ADD = 3.7, 0.9  # picojoules, float32 in 45 nm (Horowitz, ISSCC 2014)
 
 
 class KernelHash(nn.Module):
-    """Vectors (B, H, N, E) -> codes (B, H, N, bits) of +-1: signs of learned sums of what they share with `anchors` of their like."""
+    """Vectors (B, H, N, E) -> codes (B, H, N, bits) of +-1: signs of learned sums of what they share with `anchors` of
+    their like."""
 
     def __init__(self, heads: int, width: int, bits: int, anchors: int):
         super().__init__()
@@ -62,7 +65,8 @@ class KernelHash(nn.Module):
 
     @torch.no_grad()
     def fit(self, q: Tensor, k: Tensor, keep: Tensor, generator: torch.Generator) -> None:
-        """Learn from queries and keys (B, H, N, E), of which `keep` (B, N) are real: each bit mends what those before it left wrong."""
+        """Learn from queries and keys (B, H, N, E), of which `keep` (B, N) are real: each bit mends what those before
+        it left wrong."""
         real = F.normalize(torch.cat([q, k], 2).transpose(1, 2)[torch.cat([keep, keep], 1)], dim=-1)  # (M, H, E)
         chosen = torch.randint(len(real), (self.anchors.shape[1],), generator=generator)
         self.anchors.copy_(real[chosen].transpose(0, 1))
@@ -73,7 +77,9 @@ class KernelHash(nn.Module):
         for bit in range(self.weight.shape[2]):
             old = self.weight[:, :, bit : bit + 1]
             new = descend(old, ours, theirs, wrong)
-            better = _agreement(ours @ new, theirs @ new, wrong, signs) > _agreement(ours @ old, theirs @ old, wrong, signs)
+            better = _agreement(ours @ new, theirs @ new, wrong, signs) > _agreement(
+                ours @ old, theirs @ old, wrong, signs
+            )
             best = torch.where(better[:, None, None], new, old)
             self.weight[:, :, bit : bit + 1] = best
             said, heard = (signs(x @ best) * keep[:, None, :, None] for x in (ours, theirs))
@@ -121,13 +127,13 @@ class HashedAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         unpacked(t)
-        q, k, v = (x.float() for x in self.attention.ask(t))  # each (B, H, N, E)
+        q, k, v = (x.float() for x in self.attention.project(t))  # each (B, H, N, E)
         q, k = self.features(q), self.features(k)
         if t.weight is not None:
             k = k * t.weight[:, None, :, None]
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
-        return t.put(x=self.attention.tell(linear_attention(q, k, v).to(t.x.dtype)))
+        return t.replace(x=self.attention.merge(linear_attention(q, k, v).to(t.x.dtype)))
 
     def features(self, x: Tensor) -> Tensor:
         """(B, H, N, E) -> (B, H, N, bits + 1), whose products are the codes' product + bits + 1: at least one."""
@@ -136,14 +142,15 @@ class HashedAttention(nn.Module):
 
     def fit(self, t: Tokens, generator: torch.Generator) -> None:
         """Fit the hash functions to what the tokens would attend to."""
-        q, k, _ = (x.detach().float() for x in self.attention.ask(t))
+        q, k, _ = (x.detach().float() for x in self.attention.project(t))
         keep = t.keep if t.keep is not None else t.x.new_ones(t.x.shape[:2], dtype=torch.bool)
         self.hash.fit(q, k, keep, generator)
 
 
 @contextmanager
 def fitting(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Each forward pass inside fits all hash functions, one layer after another, to its input. Mind the memory: all pairs are made."""
+    """Each forward pass inside fits all hash functions, one layer after another, to its input. Mind the memory: all
+    pairs are made."""
     found = [m for m in model.modules() if isinstance(m, HashedAttention)]
     if not found:
         raise ValueError(f"{type(model).__name__} has no hash functions: apply the method ecoformer first")
@@ -160,17 +167,22 @@ def energy(tokens: int, width: int, heads: int, bits: int = 16, anchors: int = 2
     """Picojoules of one softmax attention and of one hashed one, the projections, which both have, left out."""
     n, d = tokens, width
     softmax = 2 * n * n * d * (MULTIPLY + ADD) + heads * n * n * MULTIPLY
-    hashing = 2 * n * anchors * (d + heads * bits) * (MULTIPLY + ADD) + 2 * n * heads * anchors * MULTIPLY  # of queries and keys
-    summing = 2 * n * d * (bits + 1) * ADD + 2 * n * heads * bits * ADD  # codes only choose what is added and what taken away
+    # of queries and keys
+    hashing = 2 * n * anchors * (d + heads * bits) * (MULTIPLY + ADD) + 2 * n * heads * anchors * MULTIPLY
+    # codes only choose what is added and what taken away
+    summing = 2 * n * d * (bits + 1) * ADD + 2 * n * heads * bits * ADD
     return softmax, hashing + summing + n * d * MULTIPLY
 
 
 def ecoformer(model: nn.Module, bits: int = 16, anchors: int = 25) -> Undo:
-    """Every self-attention of `model` works on codes, with the weights that it has; `fitting` learns the codes, then train on.
+    """Every self-attention of `model` works on codes, with the weights that it has; `fitting` learns the codes, then
+    train on.
 
     bits: of each code. anchors: vectors to which a hash function compares.
     Raises ValueError for numbers below one, and for a model without self-attention or with a causal one.
     """
     if bits < 1 or anchors < 1:
         raise ValueError(f"bits and anchors: got {bits} and {anchors}, expected at least one of each")
-    return swap_attention(model, lambda a: HashedAttention(a, bits, anchors), "and the sums of codes run over all tokens")
+    return swap_attention(
+        model, lambda a: HashedAttention(a, bits, anchors), "and the sums of codes run over all tokens"
+    )

@@ -1,8 +1,10 @@
-"""Rethinking and Improving Relative Position Encoding for Vision Transformer. Wu, Peng, Chen, Fu, Chao, 2021. arXiv:2107.14222
+"""Rethinking and Improving Relative Position Encoding for Vision Transformer. Wu, Peng, Chen, Fu, Chao, 2021.
+arXiv:2107.14222
 
-New here: positions of pictures relative to each other, with a direction and a content. The offset of two places falls into a bucket, exact
-when near, logarithmic further off; a bucket adds a number to the score, or a vector that queries or keys are multiplied with, or that is
-heard with the values. Products are made per bucket and then looked up: N K E of them, not N N E.
+New here: positions of pictures relative to each other, with a direction and a content. The offset of two places falls
+into a bucket, exact when near, logarithmic further off; a bucket adds a number to the score, or a vector that queries
+or keys are multiplied with, or that is heard with the values. Products are made per bucket and then looked up: N K E of
+them, not N N E.
 
 Differs: the bucket of special tokens is always there. "quantised" buckets squared distances, as the authors' code does.
 """
@@ -17,21 +19,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend, attention_weights
-from plait.core.block import Attention, mass
+from plait.core.block import Attention, log_weight
 from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 from plait.parts.positions.relative import offsets
 
 
 def piecewise(x: Tensor, ratio: float) -> Tensor:
-    """Distances to whole numbers -b to b, b = int(2 ratio): themselves up to `ratio`, logarithmic up to 8 ratio, constant beyond."""
+    """Distances to whole numbers -b to b, b = int(2 ratio): themselves up to `ratio`, logarithmic up to 8 ratio,
+    constant beyond."""
     near, top, end = ratio, 2 * ratio, 8 * ratio
     x = x.float()
     far = near + (x.abs().clamp(min=near) / near).log() / math.log(end / near) * (top - near)
     return torch.where(x.abs() <= near, x.round(), x.sign() * far.round().clamp(max=top)).long()
 
 
-# Of offsets, down (R, 1) and right (1, C), to one or two tables of buckets (R, C) from 0 on; `steps` is `piecewise` moved to 0 to 2 b.
+# Of offsets, down (R, 1) and right (1, C), to one or two tables of buckets (R, C) from 0 on; `steps` is `piecewise`
+# moved to 0 to 2 b.
 Scheme = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor], int], tuple[Tensor, ...]]
 SCHEMES: dict[str, Scheme] = {
     "euclidean": lambda down, right, steps, count: (steps((down.square() + right.square()).float().sqrt().round()),),
@@ -42,7 +46,8 @@ SCHEMES: dict[str, Scheme] = {
 
 
 class Buckets(nn.Module):
-    """Which bucket each pair of tokens falls into: (grid, head, device) -> (S, N, N) int64, S tables; special tokens have the last one."""
+    """Which bucket each pair of tokens falls into: (grid, head, device) -> (S, N, N) int64, S tables; special tokens
+    have the last one."""
 
     def __init__(self, scheme: str, ratio: float):
         super().__init__()
@@ -52,7 +57,9 @@ class Buckets(nn.Module):
 
     def forward(self, grid: tuple[int, int], head: int, device: torch.device) -> Tensor:
         down, right = (torch.arange(1 - side, side, device=device) for side in grid)
-        tables = self.scheme(down[:, None], right[None], lambda x: piecewise(x, self.ratio) + self.reach, 2 * self.reach + 1)
+        tables = self.scheme(
+            down[:, None], right[None], lambda x: piecewise(x, self.ratio) + self.reach, 2 * self.reach + 1
+        )
         places = offsets(grid, device)
         found = torch.stack([table.flatten()[places] for table in tables])
         return F.pad(found, (head, 0, head, 0), value=self.count - 1)
@@ -89,7 +96,8 @@ class Contextual(nn.Module):
         """The buckets' vectors by how much each is attended to: maps (B, H, N, N) -> (B, H, N, E)."""
         heard = 0.0
         for t, i in zip(self.table, index):
-            shares = maps.new_zeros(*maps.shape[:3], t.shape[-1]).scatter_add(3, i.expand_as(maps), maps)  # (B, H, N, K)
+            # (B, H, N, K)
+            shares = maps.new_zeros(*maps.shape[:3], t.shape[-1]).scatter_add(3, i.expand_as(maps), maps)
             heard = heard + shares @ t.mT.to(maps.dtype)
         return heard
 
@@ -98,7 +106,8 @@ MODES = {"bias": Bias, "contextual": Contextual}
 
 
 class RelativeAttention(nn.Module):
-    """`attention` with encodings of relative positions, on those of q, k and v that are given: Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """`attention` with encodings of relative positions, on those of q, k and v that are given: Tokens (B, N, D) ->
+    Tokens (B, N, D)."""
 
     def __init__(self, attention: Attention, buckets: Buckets, encodings: dict[str, nn.Module]):
         super().__init__()
@@ -106,12 +115,12 @@ class RelativeAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         unpacked(t)
-        if t.grid is None or t.x.shape[1] != t.head + t.grid[0] * t.grid[1]:
+        if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
             raise ValueError(
                 f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge tokens before"
             )
-        q, k, v = self.attention.ask(t)  # each (B, H, N, E)
-        index, scale, bias = self.buckets(t.grid, t.head, t.x.device), q.shape[-1] ** -0.5, mass(t)
+        q, k, v = self.attention.project(t)  # each (B, H, N, E)
+        index, scale, bias = self.buckets(t.grid, t.prefix, t.x.device), q.shape[-1] ** -0.5, log_weight(t)
         terms = [] if bias is None else [bias]
         if "k" in self.encodings:
             terms.append(self.encodings["k"](q * scale, index))
@@ -119,30 +128,45 @@ class RelativeAttention(nn.Module):
             terms.append(self.encodings["q"](k * scale, index).mT)
         bias, drop = (sum(terms) if terms else None), (self.attention.dropout if self.training else 0.0)
         if "v" not in self.encodings:
-            return t.put(x=self.attention.tell(attend(q, k, v, keep=t.keep, bias=bias, dropout=drop)))
+            return t.replace(x=self.attention.merge(attend(q, k, v, keep=t.keep, bias=bias, dropout=drop)))
         maps = F.dropout(attention_weights(q, k, keep=t.keep, bias=bias), drop).to(v.dtype)
-        return t.put(x=self.attention.tell(maps @ v + self.encodings["v"].hear(maps, index)))
+        return t.replace(x=self.attention.merge(maps @ v + self.encodings["v"].hear(maps, index)))
 
 
 def irpe(
-    model: nn.Module, scheme: str = "product", mode: str = "contextual", on: str = "k", ratio: float = 1.9, shared: bool = True
+    model: nn.Module,
+    scheme: str = "product",
+    mode: str = "contextual",
+    on: str = "k",
+    ratio: float = 1.9,
+    shared: bool = True,
 ) -> Undo:
-    """Every self-attention of `model`, which reads pictures, knows where tokens stand to each other. Encodings start at zero.
+    """Every self-attention of `model`, which reads pictures, knows where tokens stand to each other. Encodings start at
+    zero.
 
-    scheme: one of `SCHEMES`. mode: "contextual" or "bias". on: which of "q", "k", "v" have an encoding, as "qkv"; "v" needs contextual.
+    scheme: one of `SCHEMES`. mode: "contextual" or "bias". on: which of "q", "k", "v" have an encoding, as "qkv"; "v"
+    needs contextual.
     ratio: of the buckets' size, the offset up to which they are exact. shared: by all heads of a layer.
     Raises ValueError for other options, and for a model that reads anything but pictures or attends causally.
     """
     if scheme not in SCHEMES or mode not in MODES:
-        raise ValueError(f"got scheme {scheme!r}, mode {mode!r}: expected one of {', '.join(SCHEMES)} and one of {', '.join(MODES)}")
+        raise ValueError(
+            f"got scheme {scheme!r}, mode {mode!r}: expected one of {', '.join(SCHEMES)} and one of {', '.join(MODES)}"
+        )
     if not on or set(on) - set("qkv") or (mode == "bias" and "v" in on):
-        raise ValueError(f"on: got {on!r} with mode {mode!r}, expected some of the letters q, k and v, and v only where it is contextual")
+        raise ValueError(
+            f"on: got {on!r} with mode {mode!r}, expected some of the letters q, k and v, and v only where it is contextual"
+        )
     if tuple(getattr(model, "takes", ("image",))) != ("image",):
-        raise ValueError(f"{type(model).__name__} reads more than pictures: apply it to the part that does, such as model.image")
+        raise ValueError(
+            f"{type(model).__name__} reads more than pictures: apply it to the part that does, such as model.image"
+        )
 
     def make(attention: Attention) -> nn.Module:
         buckets, heads = Buckets(scheme, ratio), attention.heads
         width = attention.qkv.in_features // heads
-        return RelativeAttention(attention, buckets, {c: MODES[mode](buckets, 1 if shared else heads, width) for c in sorted(set(on))})
+        return RelativeAttention(
+            attention, buckets, {c: MODES[mode](buckets, 1 if shared else heads, width) for c in sorted(set(on))}
+        )
 
     return swap_attention(model, make, "expected tokens of a grid that all see each other")

@@ -1,11 +1,14 @@
 """Key-Value Transformer. Borji, 2023. arXiv:2305.19129
 
-New here: attention without queries. Every token is asked for by its own key, so that the scores k k^T are symmetric, and a third of the
-projection is gone. What breaks the symmetry, where that is wanted, is a learned projection of a 2-D position code laid over the scores.
+New here: attention without queries. Every token is asked for by its own key, so that the scores k k^T are symmetric,
+and a third of the projection is gone. What breaks the symmetry, where that is wanted, is a learned projection of a 2-D
+position code laid over the scores.
 
-Differs: a linear map of (score + code of row i and column j) to one number is  s * score + f(i) + g(j),  with s the sum of its weights.
-Softmax sees neither f, which is the same for a whole row, nor the map's bias; so the term costs one number a key here, not one a pair. It
-starts at s = 1 and g = 0, which is the symmetric variant, where the public code draws s by chance, of either sign.
+Differs: a linear map of (score + code of row i and column j) to one number is  s * score + f(i) + g(j),  with s the sum
+of its weights.
+Softmax sees neither f, which is the same for a whole row, nor the map's bias; so the term costs one number a key here,
+not one a pair. It starts at s = 1 and g = 0, which is the symmetric variant, where the public code draws s by chance,
+of either sign.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Attention, heads_of, mass
+from plait.core.block import Attention, heads_of, log_weight
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
 
 
 class ScorePositions(nn.Module):
-    """The learned map of scores and their 2-D position code, `channels` wide: half of it tells the row and half the column."""
+    """The learned map of scores and their 2-D position code, `channels` wide: half of it tells the row and half the
+    column."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -35,30 +39,34 @@ class ScorePositions(nn.Module):
         self.rates.copy_(10_000.0**-steps)
 
     def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """places (N,) -> s (1,), what the scores are multiplied by, and g (N,), what every query adds to the score of a key."""
+        """places (N,) -> s (1,), what the scores are multiplied by, and g (N,), what every query adds to the score of a
+        key."""
         angles = places[:, None] * self.rates
         code = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)  # (N, channels / 2)
         return self.weight.sum(0, keepdim=True), code.to(self.weight.dtype) @ self.weight[code.shape[1] :]
 
 
 class KeyValueAttention(nn.Module):
-    """Multi-head self-attention by keys and values alone: Tokens (B, N, D) -> Tokens (B, N, D). kv: a linear layer D -> 2 D."""
+    """Multi-head self-attention by keys and values alone: Tokens (B, N, D) -> Tokens (B, N, D). kv: a linear layer D ->
+    2 D."""
 
-    def __init__(self, kv: nn.Linear, out: nn.Linear, heads: int, *, causal: bool, dropout: float, positions: nn.Module | None):
+    def __init__(
+        self, kv: nn.Linear, out: nn.Linear, heads: int, *, causal: bool, dropout: float, positions: nn.Module | None
+    ):
         super().__init__()
         self.heads, self.causal, self.dropout = heads, causal, dropout
         self.kv, self.out, self.positions = kv, out, positions
 
     def forward(self, t: Tokens) -> Tokens:
         k, v = heads_of(self.kv(t.x), 2, self.heads)  # each (B, H, N, E)
-        q, bias = k, mass(t)
+        q, bias = k, log_weight(t)
         if self.positions is not None:
             runs = (t.x.shape[1],) if t.lengths is None else t.lengths
             s, g = self.positions(torch.cat([torch.arange(n, device=k.device, dtype=torch.float32) for n in runs]))
             q, bias = k * s, g[None, None, None] if bias is None else g + bias
         drop = self.dropout if self.training else 0.0
         y = attend(q, k, v, keep=t.keep, bias=bias, causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.put(x=self.out(y.transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out(y.transpose(1, 2).flatten(2)))
 
 
 def without_queries(qkv: nn.Linear) -> nn.Linear:
@@ -73,14 +81,19 @@ def without_queries(qkv: nn.Linear) -> nn.Linear:
 def kv_transformer(model: nn.Module, positions: int = 0) -> Undo:
     """Every self-attention of `model` asks with its keys; keys, values and outputs keep their weights, queries go.
 
-    positions: channels of the position code over the scores, a multiple of 4 (the paper takes 10 to 50); 0 leaves the scores symmetric.
+    positions: channels of the position code over the scores, a multiple of 4 (the paper takes 10 to 50); 0 leaves the
+    scores symmetric.
     Raises ValueError for another number and for a model without self-attention.
     """
     if positions < 0 or positions % 4:
-        raise ValueError(f"positions: got {positions}, expected a multiple of 4 (a sine and a cosine, of the row and of the column), or 0")
+        raise ValueError(
+            f"positions: got {positions}, expected a multiple of 4 (a sine and a cosine, of the row and of the column), or 0"
+        )
 
     def make(a: Attention) -> nn.Module:
         where = ScorePositions(positions) if positions else None
-        return KeyValueAttention(without_queries(a.qkv), a.out, a.heads, causal=a.causal, dropout=a.dropout, positions=where)
+        return KeyValueAttention(
+            without_queries(a.qkv), a.out, a.heads, causal=a.causal, dropout=a.dropout, positions=where
+        )
 
     return swap(model, Attention, make)

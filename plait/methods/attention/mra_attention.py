@@ -1,11 +1,11 @@
 """Multi Resolution Analysis (MRA) for Approximate Self-Attention. Zeng et al., 2022. arXiv:2207.10284
 
-New here: exp(q k^T) at two resolutions. Means of blocks of tokens give a coarse map of (N / block)^2 numbers; where it is largest, whole
-blocks are computed in full; everywhere else a block of keys counts as its mean, as many times as it has tokens. Both sums are normalised
-together, and no N x N matrix is ever made.
+New here: exp(q k^T) at two resolutions. Means of blocks of tokens give a coarse map of (N / block)^2 numbers; where it
+is largest, whole blocks are computed in full; everywhere else a block of keys counts as its mean, as many times as it
+has tokens. Both sums are normalised together, and no N x N matrix is ever made.
 
-Differs: what a row of tokens may refine is counted from its real tokens, and the coarse maxima are taken over these, so that padding
-changes nothing; the public code gives out blocks by the padded length.
+Differs: what a row of tokens may refine is counted from its real tokens, and the coarse maxima are taken over these, so
+that padding changes nothing; the public code gives out blocks by the padded length.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from plait.core.tokens import Tokens, unpacked
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
 
 
-def multi_resolution(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: int, fine: int, background: bool = True) -> Tensor:
-    """Attention of q, k, v (B, H, N, E) -> (B, H, N, E), of which fine * N / block blocks of block x block scores are exact.
+def multi_resolution(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: int, fine: int, background: bool = True
+) -> Tensor:
+    """Attention of q, k, v (B, H, N, E) -> (B, H, N, E), of which fine * N / block blocks of block x block scores are
+    exact.
 
     weight: (B, N) how often each token counts as a key; 0 is padding, whose v is never read.
     background: whether the blocks that are not refined count by their means; without, they count nothing.
     """
     n, scale, dtype = q.shape[2], q.shape[3] ** -0.5, q.dtype
     v = v.masked_fill((weight == 0)[:, None, :, None], 0.0)  # garbage, even NaN, must not leak
-    q, k, v = (F.pad(x.float(), (0, 0, 0, -n % block)).unflatten(2, (-1, block)) for x in (q * scale, k, v))  # (B, H, R, b, E)
+    # (B, H, R, b, E)
+    q, k, v = (F.pad(x.float(), (0, 0, 0, -n % block)).unflatten(2, (-1, block)) for x in (q * scale, k, v))
     w = F.pad(weight.float(), (0, -n % block)).unflatten(1, (-1, block))[:, None]  # (B, 1, R, b)
     count = w.sum(-1)  # (B, 1, R)
     means = [_mean(x, w, count) for x in (q, k, v)]  # each (B, H, R, E)
@@ -41,7 +45,8 @@ def multi_resolution(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: 
     order = (coarse.detach() - top[..., None]).masked_fill(blank, FAR).flatten(2)
     many = min(fine, rows) * rows
     place = order.topk(many).indices  # (B, H, K) of the blocks, best first
-    # A row of tokens refines `fine` blocks for each block that has a real token; what is chosen beyond that counts for nothing.
+    # A row of tokens refines `fine` blocks for each block that has a real token; what is chosen beyond that counts for
+    # nothing.
     spent = torch.arange(many, device=q.device) >= (min(fine, rows) * (count > 0).sum(-1))[..., None]
     row, column = place // rows, place % rows
     taken = torch.zeros_like(order, dtype=torch.bool).scatter(2, place, ~spent.expand_as(place)).view_as(coarse)
@@ -52,7 +57,8 @@ def multi_resolution(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, *, block: 
     scores = scores.masked_fill(off[:, :, :, None], FAR)
     coarse = coarse.masked_fill(taken, FAR) if background else torch.full_like(coarse, FAR)
     low = coarse.detach().amax(-1, keepdim=True)  # (B, H, R, 1)
-    high = low.expand(q.shape[:4]).scatter_reduce(2, _as(row, q[..., 0]), scores.detach().amax(-1), "amax")  # (B, H, R, b)
+    # (B, H, R, b)
+    high = low.expand(q.shape[:4]).scatter_reduce(2, _as(row, q[..., 0]), scores.detach().amax(-1), "amax")
     p = (scores - _take(high, row)[..., None]).exp() * heavy[:, :, :, None]
     p = p.masked_fill(off[:, :, :, None], 0.0)  # (B, H, K, b, b)
     far = ((coarse - low).exp() * count[:, :, None]).masked_fill(coarse <= FAR, 0.0)  # (B, H, R, R)
@@ -88,15 +94,18 @@ class MultiResolutionAttention(nn.Module):
         unpacked(t)
         weight = t.x.new_ones(t.x.shape[:2]) if t.weight is None else t.weight
         weight = weight if t.keep is None else weight * t.keep
-        y = multi_resolution(*self.attention.ask(t), weight, block=self.block, fine=self.fine, background=self.background)
-        return t.put(x=self.attention.tell(y))
+        y = multi_resolution(
+            *self.attention.project(t), weight, block=self.block, fine=self.fine, background=self.background
+        )
+        return t.replace(x=self.attention.merge(y))
 
 
 def mra_attention(model: nn.Module, block: int = 32, fine: int = 4, background: bool = True) -> Undo:
     """Every self-attention of `model` is approximated at two resolutions, with the weights that it has.
 
-    block: tokens of a block. fine: how many blocks of keys a block of queries refines, on average over a row of tokens; a row of no more
-    than block * fine tokens has exact attention. background: False leaves out what is not refined (the paper's sparse form).
+    block: tokens of a block. fine: how many blocks of keys a block of queries refines, on average over a row of tokens;
+    a row of no more than block * fine tokens has exact attention. background: False leaves out what is not refined (the
+    paper's sparse form).
     Raises ValueError for numbers below one, and for a model without self-attention or with a causal one.
     """
     if block < 1 or fine < 1:

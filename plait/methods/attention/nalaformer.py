@@ -1,10 +1,13 @@
 """NaLaFormer: Norm-Aware Linear Attention for Transformer Models. Meng et al., 2025. arXiv:2506.21137
 
-New here: linear attention divides by its own sum, and the length of a query, which makes softmax sharp or blunt, cancels out. Here it sets
-the power to which the query's direction is raised. And instead of cutting off what is negative, each number becomes two, its positive and
-its negative part (its size times cosine and sine of an angle that is 0 or a right one): no length is lost, and opposite signs do not meet.
+New here: linear attention divides by its own sum, and the length of a query, which makes softmax sharp or blunt,
+cancels out. Here it sets the power to which the query's direction is raised. And instead of cutting off what is
+negative, each number becomes two, its positive and
+its negative part (its size times cosine and sine of an angle that is 0 or a right one): no length is lost, and opposite
+signs do not meet.
 
-Differs: only the kernel, on the projections that the model has; the paper's backbone adds rotary and convolutional positions and a gate.
+Differs: only the kernel, on the projections that the model has; the paper's backbone adds rotary and convolutional
+positions and a gate.
 What it divides by is at least 1e-20, not 1e-6 more: the cubes of small keys would drown in it.
 """
 
@@ -28,7 +31,8 @@ def halves(x: Tensor) -> Tensor:
 
 
 def query_features(q: Tensor, power: float) -> Tensor:
-    """(..., E) -> (..., 2E): the halves of the direction, to a power that grows with the length from power / 2 to 3 / 2 power."""
+    """(..., E) -> (..., 2E): the halves of the direction, to a power that grows with the length from power / 2 to 3 / 2
+    power."""
     length = q.norm(dim=-1, keepdim=True)
     return halves(q / length.clamp(min=TINY)) ** (power * (0.5 + length.tanh()))
 
@@ -39,21 +43,24 @@ def key_features(k: Tensor) -> Tensor:
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Features q, k (B, H, N, G) >= 0 and values v (B, H, N, F) -> the means of v by the weights q k^T, (B, H, N, F), at a cost of N."""
+    """Features q, k (B, H, N, G) >= 0 and values v (B, H, N, F) -> the means of v by the weights q k^T, (B, H, N, F),
+    at a cost of N."""
     return _divided(q @ (k.mT @ _counted(v)))
 
 
 def causal_linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `linear_attention`, each token hearing itself and those before it: chunk by chunk, all at once."""
     n = q.shape[2]
-    q, k, v = (F.pad(x, (0, 0, 0, -n % CHUNK)).unflatten(2, (-1, CHUNK)) for x in (q, k, _counted(v)))  # (B, H, M, L, ...)
+    # (B, H, M, L, ...)
+    q, k, v = (F.pad(x, (0, 0, 0, -n % CHUNK)).unflatten(2, (-1, CHUNK)) for x in (q, k, _counted(v)))
     states = (k.mT @ v).cumsum(2)  # (B, H, M, G, F + 1), after each chunk
     before = F.pad(states, (0, 0, 0, 0, 1, 0))[:, :, :-1]
     return _divided(q @ before + (q @ k.mT).tril() @ v).flatten(2, 3)[:, :, :n]
 
 
 def step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of the causal form: q, k (B, H, G), v (B, H, F), state (B, H, G, F + 1), zeros at first -> (B, H, F), the new state."""
+    """One token of the causal form: q, k (B, H, G), v (B, H, F), state (B, H, G, F + 1), zeros at first -> (B, H, F),
+    the new state."""
     state = state + k[..., None] * _counted(v)[..., None, :]
     return _divided((q[..., None, :] @ state)[..., 0, :]), state
 
@@ -75,14 +82,14 @@ class NormAwareAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         unpacked(t)
-        q, k, v = (x.float() for x in self.attention.ask(t))  # each (B, H, N, E)
+        q, k, v = (x.float() for x in self.attention.project(t))  # each (B, H, N, E)
         q, k = self.features(q, k)
         if t.weight is not None:
             k = k * t.weight[:, None, :, None]
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
         y = (causal_linear_attention if self.attention.causal else linear_attention)(q, k, v)
-        return t.put(x=self.attention.tell(y.to(t.x.dtype)))
+        return t.replace(x=self.attention.merge(y.to(t.x.dtype)))
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys (B, H, N, E) as features (B, H, N, G), none below zero, whose products are the weights."""
@@ -90,7 +97,8 @@ class NormAwareAttention(nn.Module):
 
 
 def nalaformer(model: nn.Module, power: float = 3.0) -> Undo:
-    """Every self-attention of `model` becomes norm-aware and linear in the number of tokens, with the weights that it has.
+    """Every self-attention of `model` becomes norm-aware and linear in the number of tokens, with the weights that it
+    has.
 
     power: of a query's direction, half of it where the query is short and one and a half times where it is long.
     Raises ValueError for a power that is not above zero, and for a model without self-attention.

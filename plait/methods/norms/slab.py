@@ -1,12 +1,14 @@
-"""SLAB: Efficient Transformers with Simplified Linear Attention and Progressive Re-parameterized Batch Normalization. Guo, Chen, Tang,
+"""SLAB: Efficient Transformers with Simplified Linear Attention and Progressive Re-parameterized Batch Normalization.
+Guo, Chen, Tang,
 Wang, 2024. arXiv:2405.11582
 
-New here: a model is trained with layer norms, which fade into batch norms with a shortcut (eta x) as training goes on; at the end they are
-batch norms, which `fold_norms` puts into the linear layers behind them. And attention without softmax: queries and keys through a ReLU, the
-products with values first, so that its cost is linear, and a depthwise convolution of the values, which says what is near.
+New here: a model is trained with layer norms, which fade into batch norms with a shortcut (eta x) as training goes on;
+at the end they are batch norms, which `fold_norms` puts into the linear layers behind them. And attention without
+softmax: queries and keys through a ReLU, the products with values first, so that its cost is linear, and a depthwise
+convolution of the values, which says what is near.
 
-Differs: evaluation mixes the norms as training does, so that a half-trained model can be judged; padding is left out of all statistics; the
-authors' additional positions on the keys, made for one number of tokens, are left out.
+Differs: evaluation mixes the norms as training does, so that a half-trained model can be judged; padding is left out of
+all statistics; the authors' additional positions on the keys, made for one number of tokens, are left out.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class RepBatchNorm(nn.Module):
 
 
 class ProgressiveNorm(nn.Module):
-    """g norm(x) + (1 - g) batch(x), g = 1 - step / steps, in the first step already less than one: (..., C), keep (...) -> (..., C)."""
+    """g norm(x) + (1 - g) batch(x), g = 1 - step / steps, in the first step already less than one: (..., C), keep (...)
+    -> (..., C)."""
 
     def __init__(self, norm: nn.LayerNorm, steps: int):
         super().__init__()
@@ -71,12 +74,15 @@ class ProgressiveNorm(nn.Module):
     def fold(self) -> nn.Module:
         """The batch norm's scale, once the layer norm has faded; raises ValueError before."""
         if self.step < self.steps:
-            raise ValueError(f"got a norm in step {self.step[0]} of {self.steps}, expected the last: `advance` the model to it")
+            raise ValueError(
+                f"got a norm in step {self.step[0]} of {self.steps}, expected the last: `advance` the model to it"
+            )
         return self.batch  # folded already, as all children are
 
 
 def advance(model: nn.Module, steps: int = 1) -> None:
-    """After an optimizer's step: let all layer norms of `model` fade by as many steps, at most to the end of their schedule."""
+    """After an optimizer's step: let all layer norms of `model` fade by as many steps, at most to the end of their
+    schedule."""
     for module in model.modules():
         if isinstance(module, ProgressiveNorm):
             module.step.add_(steps).clamp_(max=module.steps)
@@ -97,27 +103,30 @@ class LinearAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         unpacked(t)
-        if t.grid is None or t.x.shape[1] != t.head + t.grid[0] * t.grid[1]:
-            raise ValueError(f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none")
-        q, k, v = self.attention.ask(t)  # each (B, H, N, E)
+        if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
+            raise ValueError(
+                f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none"
+            )
+        q, k, v = self.attention.project(t)  # each (B, H, N, E)
         q, k = q.relu(), k.relu()
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
         if t.weight is not None:
             k = k * t.weight[:, None, :, None]
         y = q @ (k.mT @ v) / (q @ k.sum(2, keepdim=True).mT + 1e-6)
-        places = v[:, :, t.head :].mT.flatten(0, 1).unflatten(2, t.grid)  # (B H, E, h, w)
+        places = v[:, :, t.prefix :].mT.flatten(0, 1).unflatten(2, t.grid)  # (B H, E, h, w)
         near = self.near(places).flatten(2).mT.unflatten(0, v.shape[:2])
-        return t.put(x=self.attention.tell(y + nn.functional.pad(near, (0, 0, t.head, 0))))
+        return t.replace(x=self.attention.merge(y + nn.functional.pad(near, (0, 0, t.prefix, 0))))
 
 
 def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
     """The layer norms of `model` fade into batch norms, and its self-attentions become linear.
 
-    steps: of the schedule; call `advance(model)` after each of the optimizer's. At its end `fold_norms` takes the norms away.
+    steps: of the schedule; call `advance(model)` after each of the optimizer's. At its end `fold_norms` takes the norms
+    away.
     kernel: odd side of the linear attention's convolution; None leaves the attentions as they are.
-    Raises ValueError for a model without layer norms, and, unless kernel is None, for one that reads anything but pictures, attends
-    causally or has no attention that is made of `Attention`.
+    Raises ValueError for a model without layer norms, and, unless kernel is None, for one that reads anything but
+    pictures, attends causally or has no attention that is made of `Attention`.
     """
     if steps < 1 or (kernel is not None and kernel % 2 == 0):
         raise ValueError(f"got steps {steps}, kernel {kernel}: expected one step or more, and an odd kernel or None")

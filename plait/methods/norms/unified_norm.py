@@ -1,10 +1,13 @@
-"""Unified Normalization for Accelerating and Stabilizing Transformers. Yang, Zhang, Xie, Ren, Zhang, Pu, 2022. arXiv:2208.01313
+"""Unified Normalization for Accelerating and Stabilizing Transformers. Yang, Zhang, Xie, Ren, Zhang, Pu, 2022.
+arXiv:2208.01313
 
-New here: a batch norm that transformers can be trained with. Tokens are divided by their root mean square over the batch, smoothed over the
-last few batches by a geometric mean; the gradient's statistics are smoothed too. A batch in which the means of the window differ too much,
-as outliers make them, is not smoothed. In evaluation the norm is a fixed scale, which `fold_norms` puts into the linear layer that follows.
+New here: a batch norm that transformers can be trained with. Tokens are divided by their root mean square over the
+batch, smoothed over the last few batches by a geometric mean; the gradient's statistics are smoothed too. A batch in
+which the means of the window differ too much, as outliers make them, is not smoothed. In evaluation the norm is a fixed
+scale, which `fold_norms` puts into the linear layer that follows.
 
-Differs: padding is left out of all statistics. Norms outside of residual steps, which do not know it, change in models of pictures alone.
+Differs: padding is left out of all statistics. Norms outside of residual steps, which do not know it, change in models
+of pictures alone.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ class MaskedPre(Pre):
     """As `Pre`, with a norm that is told which tokens are real: norm(x, keep)."""
 
     def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t.put(x=self.norm(t.x, t.keep)), *context).x
-        return t.put(x=t.x + (y if self.after is None else self.after(y)))
+        y = self.f(t.replace(x=self.norm(t.x, t.keep)), *context).x
+        return t.replace(x=t.x + (y if self.after is None else self.after(y)))
 
     def fold(self) -> nn.Module:
         """The step with its norm, an `Affine` by then, in the first layer of `f` where that is known."""
@@ -53,29 +56,39 @@ class MaskedPre(Pre):
 
 
 class MaskedPost(Post):
-    """As `Post`, with a norm that is told which tokens are real. What it gives also goes on as it is: it folds into a scale of its own."""
+    """As `Post`, with a norm that is told which tokens are real. What it gives also goes on as it is: it folds into a
+    scale of its own."""
 
     def forward(self, t: Tokens, *context: Tokens) -> Tokens:
         y = self.f(t, *context).x
-        return t.put(x=self.norm(t.x + (y if self.after is None else self.after(y)), t.keep))
+        return t.replace(x=self.norm(t.x + (y if self.after is None else self.after(y)), t.keep))
 
     def fold(self) -> nn.Module:
         return Post(self.norm, self.f, self.after)
 
 
 def swap_norms(model: nn.Module, make: Callable[[nn.LayerNorm], nn.Module]) -> Undo:
-    """Put make(norm), called as (x, keep=None), where layer norms over channels stand: in residual steps, and in models of pictures alone
-    everywhere. Returns the undo; raises ValueError for a model that has none."""
+    """Put make(norm), called as (x, keep=None), where layer norms over channels stand: in residual steps, and in models
+    of pictures alone everywhere. Returns the undo; raises ValueError for a model that has none."""
 
     def fits(norm: nn.Module | None) -> bool:
-        return type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1 and norm.weight is not None and norm.bias is not None
+        return (
+            type(norm) is nn.LayerNorm
+            and len(norm.normalized_shape) == 1
+            and norm.weight is not None
+            and norm.bias is not None
+        )
 
     def step(kind: type[nn.Module]) -> Callable[[nn.Module], nn.Module | None]:
         return lambda old: kind(make(old.norm), old.f, old.after) if fits(old.norm) else None
 
     steps = [m for m in model.modules() if type(m) in (Pre, Post) and fits(m.norm)]
     inside = {id(m.norm) for m in steps}
-    changes = [partial(swap, model, old, step(new)) for old, new in ((Pre, MaskedPre), (Post, MaskedPost)) if old in map(type, steps)]
+    changes = [
+        partial(swap, model, old, step(new))
+        for old, new in ((Pre, MaskedPre), (Post, MaskedPost))
+        if old in map(type, steps)
+    ]
     everywhere = tuple(getattr(model, "takes", ())) == ("image",)
     alone = {id(m) for m in model.modules() if everywhere and fits(m)} - inside
     if alone or not changes:
@@ -93,7 +106,8 @@ def average(x: Tensor, keep: Tensor | None) -> Tensor:
 
 
 class Scale(torch.autograd.Function):
-    """x * scale * weight + bias, whose gradient knows that `scale` comes from x by smoothed statistics, which it keeps up to date."""
+    """x * scale * weight + bias, whose gradient knows that `scale` comes from x by smoothed statistics, which it keeps
+    up to date."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, scale, ratio, keep, record, slot, smooth, skip, momentum):
@@ -146,10 +160,13 @@ class UnifiedNorm(nn.Module):
         with torch.no_grad():
             scale, ratio, slot, smooth, skip = self.observe(average(x.float().square(), keep))
         record = (self.slopes, self.slope)
-        return Scale.apply(x, self.old.weight, self.old.bias, scale, ratio, keep, record, slot, smooth, skip, self.momentum)
+        return Scale.apply(
+            x, self.old.weight, self.old.bias, scale, ratio, keep, record, slot, smooth, skip, self.momentum
+        )
 
     def observe(self, now: Tensor) -> tuple[Tensor, ...]:
-        """Take in a batch's mean squares (C,): the scale to use, its ratio to the running one, and how the gradient's are to be treated."""
+        """Take in a batch's mean squares (C,): the scale to use, its ratio to the running one, and how the gradient's
+        are to be treated."""
         self.seen += 1
         count, warm = self.squares.shape[0], self.seen >= self.warmup
         slot = (torch.arange(count, device=now.device) == self.seen % count)[:, None]
@@ -167,11 +184,15 @@ class UnifiedNorm(nn.Module):
         return scale, ratio, slot, smooth, skip
 
 
-def unified_norm(model: nn.Module, window: int = 4, warmup: int = 4000, filtration: bool = True, momentum: float = 0.9) -> Undo:
-    """The layer norms of `model` become unified norms with their gain and bias. To be trained so: the statistics are others.
+def unified_norm(
+    model: nn.Module, window: int = 4, warmup: int = 4000, filtration: bool = True, momentum: float = 0.9
+) -> Undo:
+    """The layer norms of `model` become unified norms with their gain and bias. To be trained so: the statistics are
+    others.
 
-    window: over how many batches statistics are smoothed, from `warmup` batches on. filtration: of batches with outliers; the paper
-    leaves it out for texts. momentum: of the running statistics. At the end `fold_norms` takes the norms away.
+    window: over how many batches statistics are smoothed, from `warmup` batches on. filtration: of batches with
+    outliers; the paper leaves it out for texts. momentum: of the running statistics. At the end `fold_norms` takes the
+    norms away.
     Raises ValueError for a window below 2, and for a model without layer norms.
     """
     if window < 2:

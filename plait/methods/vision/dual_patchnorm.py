@@ -1,7 +1,7 @@
 """Dual PatchNorm. Kumar, Dehghani, Houlsby, 2023. arXiv:2302.01327
 
-New here: a layer norm on each raw patch before it is projected to a token, and one on the token. The first takes brightness and contrast
-out of every patch; nothing else of the transformer changes.
+New here: a layer norm on each raw patch before it is projected to a token, and one on the token. The first takes
+brightness and contrast out of every patch; nothing else of the transformer changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ EPS = 1e-6
 
 
 class NormedPatches(nn.Module):
-    """norm(project(norm(patch))) with the projection of `tokens`: (B, C, H, W) -> Tokens (B, H/P * W/P, D) with its grid.
+    """norm(project(norm(patch))) with the projection of `tokens`: (B, C, H, W) -> Tokens (B, H/P * W/P, D) with its
+    grid.
 
     Raises ValueError for pictures that do not divide into patches.
     """
@@ -32,15 +33,19 @@ class NormedPatches(nn.Module):
     def forward(self, x: Tensor) -> Tokens:
         (h, w), patch, proj = x.shape[-2:], self.tokens.patch, self.tokens.proj
         if h % patch or w % patch:
-            raise ValueError(f"pictures of {h} x {w} do not divide into patches of {patch}: resize or pad them to a multiple")
-        x = F.pixel_unshuffle(x, patch)  # (B, C P P, h, w), the pixels of a patch in the order of the projection's weights
+            raise ValueError(
+                f"pictures of {h} x {w} do not divide into patches of {patch}: resize or pad them to a multiple"
+            )
+        # (B, C P P, h, w), the pixels of a patch in the order of the projection's weights
+        x = F.pixel_unshuffle(x, patch)
         grid = (x.shape[-2], x.shape[-1])
         x = F.linear(self.before(x.flatten(2).transpose(1, 2)), proj.weight.flatten(1), proj.bias)
         return Tokens(self.after(x), grid=grid)
 
 
 def dual_patchnorm(model: nn.Module) -> Undo:
-    """Norm the patches of `model` before and after their projection, which keeps its weights. Two norms per tokenizer are all that is new.
+    """Norm the patches of `model` before and after their projection, which keeps its weights. Two norms per tokenizer
+    are all that is new.
 
     Raises ValueError for a model that has no `PatchTokens`.
     """

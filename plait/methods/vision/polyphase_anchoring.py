@@ -1,7 +1,8 @@
 """Reviving Shift Equivariance in Vision Transformers. Ding, Soselia, Armstrong, Su, Huang, 2023. arXiv:2306.07470
 
-New here: whatever cuts a map into patches or windows first rolls it, so that the places with the largest norm, of those that lie a stride
-apart, come to the corners. A moved picture is then cut as before, and with positions from circular convolutions the answer stays the same.
+New here: whatever cuts a map into patches or windows first rolls it, so that the places with the largest norm, of those
+that lie a stride apart, come to the corners. A moved picture is then cut as before, and with positions from circular
+convolutions the answer stays the same.
 
 Differs: the windows that Swin shifts lie half a window off the anchor, and see across the seam of the ring.
 """
@@ -29,14 +30,18 @@ Pair = tuple[int, int]
 
 
 def anchor(x: Tensor, stride: Pair) -> Tensor:
-    """Maps (B, C, H, W) -> (B, 2) int64, the row and column below `stride` from which every `stride`-th place has the largest norm.
+    """Maps (B, C, H, W) -> (B, 2) int64, the row and column below `stride` from which every `stride`-th place has the
+    largest norm.
 
-    The norm is the sum of absolute values: after a layer norm the squares of all tokens have the same sum, and rounding would choose.
+    The norm is the sum of absolute values: after a layer norm the squares of all tokens have the same sum, and rounding
+    would choose.
     Raises ValueError where the strides do not divide the sides, so that the last places would be followed by nothing.
     """
     h, w = x.shape[-2:]
     if h % stride[0] or w % stride[1]:
-        raise ValueError(f"a map of {h} x {w} does not divide into {stride[0]} x {stride[1]} places: choose another size of pictures")
+        raise ValueError(
+            f"a map of {h} x {w} does not divide into {stride[0]} x {stride[1]} places: choose another size of pictures"
+        )
     energy = x.abs().sum(1).unflatten(2, (-1, stride[1])).unflatten(1, (-1, stride[0])).sum((1, 3))  # (B, *stride)
     best = energy.flatten(1).argmax(1)
     return torch.stack([best // stride[1], best % stride[1]], 1)
@@ -73,8 +78,8 @@ class AnchoredTokens(nn.Module):
         unpacked(t)
         x = to_map(t)
         by = anchor(x, self.stride) + torch.tensor(self.shift, device=x.device)
-        y = to_map(self.f(t.put(x=flat(roll(x, by)))))
-        return t.put(x=flat(roll(y, -by)))
+        y = to_map(self.f(t.replace(x=flat(roll(x, by)))))
+        return t.replace(x=flat(roll(y, -by)))
 
 
 class Unshifted(nn.Module):
@@ -89,7 +94,8 @@ class Unshifted(nn.Module):
 
 
 class CircularPositions(nn.Module):
-    """x + a depthwise convolution of it over the grid as a ring, which has no edges: Tokens (B, N, D) -> the same; special tokens pass."""
+    """x + a depthwise convolution of it over the grid as a ring, which has no edges: Tokens (B, N, D) -> the same;
+    special tokens pass."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
@@ -97,9 +103,11 @@ class CircularPositions(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x, half = to_map(t), self.conv.kernel_size[0] // 2
-        x = x + F.conv2d(F.pad(x, (half,) * 4, mode="circular"), self.conv.weight, self.conv.bias, groups=self.conv.groups)
+        x = x + F.conv2d(
+            F.pad(x, (half,) * 4, mode="circular"), self.conv.weight, self.conv.bias, groups=self.conv.groups
+        )
         x = x.flatten(2).transpose(1, 2)
-        return t.put(x=torch.cat([t.x[:, : t.head], x], 1) if t.head else x)
+        return t.replace(x=torch.cat([t.x[:, : t.prefix], x], 1) if t.prefix else x)
 
 
 def anchored() -> dict[type[nn.Module], Callable[[nn.Module], nn.Module]]:
@@ -116,12 +124,16 @@ def anchored() -> dict[type[nn.Module], Callable[[nn.Module], nn.Module]]:
 
 
 def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
-    """The answers of `model` do not change when its picture moves around a ring: cuts are anchored, positions come from convolutions.
+    """The answers of `model` do not change when its picture moves around a ring: cuts are anchored, positions come from
+    convolutions.
 
-    kernel: odd side of the circular depthwise convolutions, new ones in place of learned positions; those that there are become circular.
+    kernel: odd side of the circular depthwise convolutions, new ones in place of learned positions; those that there
+    are become circular.
     With None positions stay as they are, and only the cuts follow the picture.
-    The sides of pictures are to be multiples of all cuts. Raises ValueError for a model that cuts nothing, for one that reads a single
-    size, and for one with convolutions that are neither cuts nor positions: they would still tell where the picture lies. What else a
+    The sides of pictures are to be multiples of all cuts. Raises ValueError for a model that cuts nothing, for one that
+    reads a single
+    size, and for one with convolutions that are neither cuts nor positions: they would still tell where the picture
+    lies. What else a
     model may know of places is not looked for: `consistency` measures it.
     """
     if kernel is not None and kernel % 2 == 0:
@@ -132,15 +144,21 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
         return CircularPositions(nn.Conv2d(width, width, kernel, groups=width))
 
     if getattr(model, "multiple", 1) is None:
-        raise ValueError(f"{type(model).__name__} reads pictures of one size, each place by weights of its own: choose one of any size")
+        raise ValueError(
+            f"{type(model).__name__} reads pictures of one size, each place by weights of its own: choose one of any size"
+        )
     changes = anchored()
     known = (*changes, ConditionalPositions)
     inside = {id(part) for m in model.modules() if type(m) in known for part in m.modules()}
     for name, m in model.named_modules():
         if isinstance(m, nn.Conv2d) and id(m) not in inside and (set(m.stride) != {1} or set(m.kernel_size) != {1}):
-            raise ValueError(f"{type(model).__name__} has the convolution {name}, which knows borders: choose one of patches and windows")
+            raise ValueError(
+                f"{type(model).__name__} has the convolution {name}, which knows borders: choose one of patches and windows"
+            )
     if not any(type(m) in changes for m in model.modules()):
-        raise ValueError(f"{type(model).__name__} cuts no picture into patches that could be anchored: choose a model that does")
+        raise ValueError(
+            f"{type(model).__name__} cuts no picture into patches that could be anchored: choose a model that does"
+        )
     if kernel is not None:
         changes |= {GridPositions: ring, ConditionalPositions: lambda m: CircularPositions(m.conv)}
     there = {type(m) for m in model.modules()}
@@ -149,6 +167,7 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
 
 @torch.no_grad()
 def consistency(model: nn.Module, x: Tensor, shifts: list[Pair]) -> float:
-    """The share of pictures (B, 3, H, W) and circular shifts, (rows, columns), for which the answer's class stays that of the original."""
+    """The share of pictures (B, 3, H, W) and circular shifts, (rows, columns), for which the answer's class stays that
+    of the original."""
     said = model(x).argmax(1)
     return sum((model(x.roll(shift, (2, 3))).argmax(1) == said).float().mean().item() for shift in shifts) / len(shifts)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, raw {slot: (B, F)}, present {slot: (B,) bool}.
+    """What a bound system gives a head: fused (B, D), parts {slot: (B, D_slot)}, raw {slot: (B, F)}, present {slot:
+    (B,) bool}.
 
     raw: the inputs themselves, of slots that are vectors already (numbers, categories, vectors).
-    vectors: {slot: (B, E) unit vectors} in one space, of a system that has them. woven: the slots that may be fused; None: those present.
+    vectors: {slot: (B, E) unit vectors} in one space, of a system that has them. visible: the slots that may be fused;
+    None: those present.
     """
 
     fused: Tensor
@@ -20,11 +22,11 @@ class Features(NamedTuple):
     raw: dict[str, Tensor]
     present: dict[str, Tensor]
     vectors: dict[str, Tensor] | None = None
-    woven: dict[str, Tensor] | None = None
+    visible: dict[str, Tensor] | None = None
 
     def counted(self) -> dict[str, Tensor]:
         """{slot: (B,) bool}: what has a say in the whole."""
-        return self.present if self.woven is None else self.woven
+        return self.present if self.visible is None else self.visible
 
     def anything(self) -> Tensor:
         """(B,) bool: the row has at least one slot that has a say."""
@@ -34,11 +36,13 @@ class Features(NamedTuple):
 class SumOfParts(nn.Module):
     """outputs = prior + a linear answer to raw inputs + what each present part adds + what their fusion adds: (B, K).
 
-    If the modalities are independent given the answer, log-probabilities add: the sum is then already right, and the fusion, which starts
-    from nothing, learns only what the parts do not say. A row with no part at all gets the prior, exactly.
-    Where there are several parts, the whole's loss does not reach them: each learns from a loss of its own. Else the part that learns first
-    explains the answer away, and the others, whose error it has taken, hardly learn at all.
-    The linear layers are no matter of gradient steps: a convex solver fills them before training (`tasks/linear.py`), and they stay.
+    If the modalities are independent given the answer, log-probabilities add: the sum is then already right, and the
+    fusion, which starts from nothing, learns only what the parts do not say. A row with no part at all gets the prior,
+    exactly.
+    Where there are several parts, the whole's loss does not reach them: each learns from a loss of its own. Else the
+    part that learns first explains the answer away, and the others, whose error it has taken, hardly learn at all.
+    The linear layers are no matter of gradient steps: a convex solver fills them before training (`tasks/linear.py`),
+    and they stay.
 
     prior: (K,) outputs for a row of which nothing is known.
     """

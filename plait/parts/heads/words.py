@@ -10,9 +10,11 @@ from plait.parts.towers.encoder import Make
 
 
 class WordHead(nn.Module):
-    """BERT's word head (arXiv:1810.04805): features (..., D) and the word table (V, D) -> logits (..., V) of the word at each place.
+    """BERT's word head (arXiv:1810.04805): features (..., D) and the word table (V, D) -> logits (..., V) of the word
+    at each place.
 
-    The table is the tokenizer's own, handed in with every call, so that no parameter exists twice. norm(width) makes the norm.
+    The table is the tokenizer's own, handed in with every call, so that no parameter exists twice. norm(width) makes
+    the norm.
     """
 
     def __init__(self, width: int, vocab: int, norm: Make):
@@ -28,5 +30,6 @@ class WordHead(nn.Module):
 
 
 def first_place(x: Tensor, hidden: Tensor) -> Tensor:
-    """(B, D): of features x (B, M, D) each row's first place that `hidden` (B, N), N <= M, marks; its leading one where it marks none."""
+    """(B, D): of features x (B, M, D) each row's first place that `hidden` (B, N), N <= M, marks; its leading one where
+    it marks none."""
     return x[torch.arange(x.shape[0], device=x.device), hidden.int().argmax(1)]

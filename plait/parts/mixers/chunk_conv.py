@@ -1,6 +1,7 @@
 """Depthwise convolutions in time that also run chunk by chunk (Zipformer, arXiv:2310.11230).
 
-`past` is what a convolution keeps of the chunks before, (B, kernel // 2, D), or None where the whole sequence is there at once.
+`past` is what a convolution keeps of the chunks before, (B, kernel // 2, D), or None where the whole sequence is there
+at once.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from plait.parts.swoosh import ScaledLinear, SwooshR
 
 
 def depthwise(conv: nn.Conv1d, x: Tensor, padding: int) -> Tensor:
-    """`conv` over (B, N, D) in its own order: on the CPU a 2-D convolution in channels-last memory takes a quarter of the time."""
-    y = F.conv2d(x.transpose(1, 2)[..., None], conv.weight[..., None], conv.bias, padding=(padding, 0), groups=conv.groups)
+    """`conv` over (B, N, D) in its own order: on the CPU a 2-D convolution in channels-last memory takes a quarter of
+    the time."""
+    y = F.conv2d(
+        x.transpose(1, 2)[..., None], conv.weight[..., None], conv.bias, padding=(padding, 0), groups=conv.groups
+    )
     return y[..., 0].transpose(1, 2)
 
 
@@ -34,8 +38,8 @@ class SameConv(nn.Conv1d):
 class ChunkConv(nn.Module):
     """A depthwise convolution of (B, N, D) that sees the past, and the future no further than the end of its own chunk.
 
-    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at most a kernel
-    from either end). past: (B, kernel // 2, D) or None.
+    The sum of a causal one of half the kernel and one within the chunk, the latter scaled by the place in the chunk (at
+    most a kernel from either end). past: (B, kernel // 2, D) or None.
     """
 
     def __init__(self, width: int, kernel: int, chunk: int):
@@ -57,7 +61,8 @@ class ChunkConv(nn.Module):
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         b, n, half = x.shape[0], x.shape[1], self.kernel // 2
         whole = F.pad(x, (0, 0, half, 0)) if past is None else torch.cat([past, x], 1)
-        pieces = F.pad(x, (0, 0, 0, -n % self.chunk)).unflatten(1, (-1, self.chunk)).flatten(0, 1)  # (B * chunks, chunk, D)
+        # (B * chunks, chunk, D)
+        pieces = F.pad(x, (0, 0, 0, -n % self.chunk)).unflatten(1, (-1, self.chunk)).flatten(0, 1)
         y = (depthwise(self.within, pieces, half) * self.scale()).unflatten(0, (b, -1)).flatten(1, 2)
         return depthwise(self.causal, whole, 0) + y[:, :n], None if past is None else whole[:, -half:]
 
@@ -67,7 +72,12 @@ class Convolution(nn.Module):
 
     def __init__(self, width: int, conv: nn.Module):
         super().__init__()
-        self.up, self.conv, self.act, self.out = nn.Linear(width, 2 * width), conv, SwooshR(), ScaledLinear(width, width, 0.05)
+        self.up, self.conv, self.act, self.out = (
+            nn.Linear(width, 2 * width),
+            conv,
+            SwooshR(),
+            ScaledLinear(width, width, 0.05),
+        )
 
     def forward(self, x: Tensor, keep: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         x = F.glu(self.up(x), 2)

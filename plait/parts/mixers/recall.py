@@ -1,8 +1,9 @@
-"""Self-attention that remembers: keys and values of what was read before are handed in and, grown by the new ones, handed back.
+"""Self-attention that remembers: keys and values of what was read before are handed in and, grown by the new ones,
+handed back.
 
-A memory is a plain tuple of tensors, and it grows by concatenation. A pure function cannot write into a buffer that was laid out before: it
-would copy the whole of it at every step too, and attend to its padding; and a memory that is as long as what it holds needs no count of
-what is real, no limit set in advance, and exports with a dynamic length.
+A memory is a plain tuple of tensors, and it grows by concatenation. A pure function cannot write into a buffer that was
+laid out before: it would copy the whole of it at every step too, and attend to its padding; and a memory that is as
+long as what it holds needs no count of what is real, no limit set in advance, and exports with a dynamic length.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ class Memory(NamedTuple):
 
 
 class Recall(Attention):
-    """Multi-head self-attention of tokens (B, N, D) to `past` and to themselves; the weights are those of `Attention`."""
+    """Multi-head self-attention of tokens (B, N, D) to `past` and to themselves; the weights are those of
+    `Attention`."""
 
     def forward(self, t: Tokens, past: Memory | None, keep: Tensor) -> tuple[Tokens, Memory]:
-        """keep: what may be attended to of the M remembered and the N new tokens, (B, M + N) or for each new one (B, N, M + N)."""
-        q, k, v = self.ask(t)
+        """keep: what may be attended to of the M remembered and the N new tokens, (B, M + N) or for each new one (B, N,
+        M + N)."""
+        q, k, v = self.project(t)
         if past is not None:
             k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
         y = attend(q, k, v, keep=keep, dropout=self.dropout if self.training else 0.0)
-        return t.put(x=self.tell(y)), Memory(k, v)
+        return t.replace(x=self.merge(y)), Memory(k, v)
 
 
 class PostRecall(Post):
@@ -41,7 +44,7 @@ class PostRecall(Post):
 
     def forward(self, t: Tokens, past: Memory | None, keep: Tensor) -> tuple[Tokens, Memory]:
         y, now = self.f(t, past, keep)
-        return t.put(x=self.norm(t.x + (y.x if self.after is None else self.after(y.x)))), now
+        return t.replace(x=self.norm(t.x + (y.x if self.after is None else self.after(y.x)))), now
 
 
 class RecallBlock(Block):
@@ -53,7 +56,8 @@ class RecallBlock(Block):
 
 
 def before(past: Tensor, now: Tensor) -> Tensor:
-    """What each of several new tokens may see, (B, N, M + N) bool, or (B, 1 + M) for one: all that is real and does not come after it.
+    """What each of several new tokens may see, (B, N, M + N) bool, or (B, 1 + M) for one: all that is real and does not
+    come after it.
 
     past (B, M), now (B, N): which of the remembered and of the new tokens are real.
     """

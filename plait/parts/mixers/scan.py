@@ -1,11 +1,16 @@
 """The selective scan of Mamba (arXiv:2312.00752): a recurrence whose steps, inputs and outputs each token chooses.
 
-For every channel d and state s:  h_n = exp(dt_n[d] A[s, d]) h_(n-1) + dt_n[d] B_n[s] x_n[d]  and  y_n[d] = sum over s of C_n[s] h_n[s, d].
+For every channel d and state s:  h_n = exp(dt_n[d] A[s, d]) h_(n-1) + dt_n[d] B_n[s] x_n[d]  and  y_n[d] = sum over s
+of C_n[s] h_n[s, d].
 
-Three forms of it, equal to rounding. `step` is one token. `Walk` goes through time a few tokens at a time with states that never leave the
-cache, and its backward pass makes them again instead of keeping them: the fastest and smallest on a CPU. `chunked` takes the same place of
-all chunks at once and carries the states between chunks by doubling: few and large operations, without a loop over the length, for
-accelerators, and where the length is not known: compiled and exported models. Nothing divides by a decay, so that none can underflow.
+Three forms of it, equal to rounding. `step` is one token. `Walk` goes through time a few tokens at a time with states
+that never leave the
+cache, and its backward pass makes them again instead of keeping them: the fastest and smallest on a CPU. `chunked`
+takes the same place of
+all chunks at once and carries the states between chunks by doubling: few and large operations, without a loop over the
+length, for
+accelerators, and where the length is not known: compiled and exported models. Nothing divides by a decay, so that none
+can underflow.
 A token with dt = 0 leaves the state as it was: that is how padding is passed over.
 """
 
@@ -18,21 +23,26 @@ from torch import Tensor
 
 CHUNK = 16  # tokens of a chunk
 ROUNDS = 16  # of doubling from chunk to chunk: 2 ** 16 chunks at most
-CACHED = 2**17  # numbers in the states of the tokens that `Walk` takes together: half a megabyte (measured: 2**16 to 2**18 do as well)
+# numbers in the states of the tokens that `Walk` takes together: half a megabyte (measured: 2**16 to 2**18 do as well)
+CACHED = 2**17
 
 
-def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def selective_scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """y (B, N, D) in the dtype of x, and the state after the last token (B, S, D) in float32.
 
-    x (B, N, D) inputs; dt (B, N, D) step sizes, not negative, 0 for tokens that are not real; a (S, D) rates, negative; b and c
-    (B, N, S); state (B, S, D) before the first token, None: zeros. All is computed in float32, for up to a million tokens: scan more in
-    pieces, handing the state on. Raises ValueError for shapes that do not fit.
+    x (B, N, D) inputs; dt (B, N, D) step sizes, not negative, 0 for tokens that are not real; a (S, D) rates, negative;
+    b and c (B, N, S); state (B, S, D) before the first token, None: zeros. All is computed in float32, for up to a
+    million tokens: scan more in pieces, handing the state on. Raises ValueError for shapes that do not fit.
     """
     rows, count, width = x.shape
     size = a.shape[0]
     if dt.shape != x.shape or a.shape[1] != width or b.shape != (rows, count, size) or c.shape != b.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (x, dt, a, b, c))
-        raise ValueError(f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)")
+        raise ValueError(
+            f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)"
+        )
     given = [t.float() for t in (x, dt, a, b, c)]
     state = given[0].new_zeros(rows, size, width) if state is None else state.float()
     walks = x.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -67,13 +77,15 @@ def chunked(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tenso
     before = _carried(total, through(torch.zeros_like(total))[-1], state)
     states = through(before[:, :-1])
     y = torch.stack([(c[:, :, i, None] @ h)[:, :, 0] for i, h in enumerate(states)], 2)  # (B, M, L, D)
-    return y.flatten(1, 2)[:, torch.arange(count, device=x.device)], before[:, -1]  # a slice would ask whether it is whole
+    # a slice would ask whether it is whole
+    return y.flatten(1, 2)[:, torch.arange(count, device=x.device)], before[:, -1]
 
 
 def _carried(left: Tensor, sums: Tensor, state: Tensor) -> Tensor:
     """(B, M + 1, S, D): the states before each of M chunks, and after the last.
 
-    left: what a chunk leaves of the state before it; sums: what it adds. Both (B, M, S, D). The given state counts as a chunk that leaves
+    left: what a chunk leaves of the state before it; sums: what it adds. Both (B, M, S, D). The given state counts as a
+    chunk that leaves
     nothing, so that a run that reaches it is complete, and reaching further changes nothing: no round needs a mask.
     """
     left, sums = torch.cat([torch.zeros_like(state)[:, None], left], 1), torch.cat([state[:, None], sums], 1)
@@ -86,7 +98,8 @@ def _carried(left: Tensor, sums: Tensor, state: Tensor) -> Tensor:
 
 
 class Walk(torch.autograd.Function):
-    """As `chunked`, a few tokens at a time; keeps the inputs and the states between pieces, and makes the others again going back."""
+    """As `chunked`, a few tokens at a time; keeps the inputs and the states between pieces, and makes the others again
+    going back."""
 
     @staticmethod
     def forward(ctx, x, dt, a, b, c, state):
@@ -136,7 +149,8 @@ def _pieces(x: Tensor, a: Tensor) -> list[tuple[int, int]]:
 
 
 def _space(x: Tensor, a: Tensor, pieces: list[tuple[int, int]], count: int) -> Tensor:
-    """Room for `count` tensors of states of a piece, used for every piece: memory asked for anew would be cleared anew."""
+    """Room for `count` tensors of states of a piece, used for every piece: memory asked for anew would be cleared
+    anew."""
     return x.new_empty(count, x.shape[0], pieces[0][1], *a.shape)
 
 

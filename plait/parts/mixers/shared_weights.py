@@ -1,6 +1,8 @@
-"""Attention weights computed once and used several times (Zipformer, arXiv:2310.11230), over a whole sequence or chunk by chunk.
+"""Attention weights computed once and used several times (Zipformer, arXiv:2310.11230), over a whole sequence or chunk
+by chunk.
 
-`past` is what a module keeps of the chunks before: (B, L, ...) of the last L places, or None where the whole sequence is there at once.
+`past` is what a module keeps of the chunks before: (B, L, ...) of the last L places, or None where the whole sequence
+is there at once.
 Each module returns its own, brought up to date, beside its output.
 """
 
@@ -24,9 +26,11 @@ def extend(x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def compact_positions(count: int, before: int, width: int, device: torch.device) -> Tensor:
-    """(2 * count + before, width): distances from -(before + count - 1) to count, finely told apart near 0 and coarsely far away.
+    """(2 * count + before, width): distances from -(before + count - 1) to count, finely told apart near 0 and coarsely
+    far away.
 
-    A distance is squeezed by a logarithm, then by an arc tangent, and its multiples give cosines and sines; the last column is 1.
+    A distance is squeezed by a logarithm, then by an arc tangent, and its multiples give cosines and sines; the last
+    column is 1.
     """
     far = torch.arange(-(before + count - 1), count + 1, device=device, dtype=torch.float32)[:, None]
     root = width**0.5
@@ -39,7 +43,8 @@ def compact_positions(count: int, before: int, width: int, device: torch.device)
 class SharedWeights(nn.Module):
     """Attention weights of (B, N, D) with relative positions -> (B, H, N, M), M = N and what was kept of the past.
 
-    query: width of queries and keys per head; place: of the queries for positions, which need few; positions: of a position's vector.
+    query: width of queries and keys per head; place: of the queries for positions, which need few; positions: of a
+    position's vector.
     The usual division by the root of the query's width is left to the weights, which start accordingly.
     """
 
@@ -66,7 +71,8 @@ class SharedWeights(nn.Module):
 
 
 class WeightedValues(nn.Module):
-    """What attention does once it has its weights: (B, N, D), weights (B, H, N, M) -> (B, N, D). value: width per head."""
+    """What attention does once it has its weights: (B, N, D), weights (B, H, N, M) -> (B, N, D). value: width per
+    head."""
 
     def __init__(self, width: int, heads: int, value: int):
         super().__init__()
@@ -80,7 +86,8 @@ class WeightedValues(nn.Module):
 
 
 class GatedAverage(nn.Module):
-    """Non-linear attention: gated before and after, averaged over time by the first head's weights: (B, N, D) -> (B, N, D)."""
+    """Non-linear attention: gated before and after, averaged over time by the first head's weights: (B, N, D) -> (B, N,
+    D)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()

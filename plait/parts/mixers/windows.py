@@ -1,7 +1,8 @@
 """Grids cut into windows and put together again, for attention that stays inside a window.
 
-While a program for pictures of every size is made, `cut` and `mend` decide nothing by the grid: sides that may not be multiples are filled
-up, and rows and columns are merged in one step, because a program cannot prove that n windows are no multiple of 7 n places.
+While a program for pictures of every size is made, `cut` and `mend` decide nothing by the grid: sides that may not be
+multiples are filled up, and rows and columns are merged in one step, because a program cannot prove that n windows are
+no multiple of 7 n places.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def pad_to(x: Tensor, size: Pair) -> Tensor:
 
 
 def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
-    """Tokens of a grid (B, N, D), filled up with zeros, as windows (B * H/h * W/w, h * w, D) of `size` = (h, w); the filled grid (H, W)."""
+    """Tokens of a grid (B, N, D), filled up with zeros, as windows (B * H/h * W/w, h * w, D) of `size` = (h, w); the
+    filled grid (H, W)."""
     x = pad_to(t.x.unflatten(1, t.grid), size)
     return to_windows(x, size), (x.shape[1], x.shape[2])
 
@@ -40,11 +42,12 @@ def crop(t: Tokens, x: Tensor, grid: Pair) -> Tokens:
     if not all(surely(a == b) for a, b in zip(t.grid, grid)):
         row, column = (torch.arange(side, device=x.device) for side in t.grid)
         x = x.index_select(1, (row[:, None] * grid[1] + column).flatten())
-    return t.put(x=x)
+    return t.replace(x=x)
 
 
 class InWindows(nn.Module):
-    """`f` of Tokens, such as an `Attention`, inside each window of `size` = (h, w): Tokens of a grid (B, N, D) -> the same.
+    """`f` of Tokens, such as an `Attention`, inside each window of `size` = (h, w): Tokens of a grid (B, N, D) -> the
+    same.
 
     Grids are filled up with zeros, which take part.
     """
@@ -59,7 +62,8 @@ class InWindows(nn.Module):
 
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:
-    """(B, H, W, D) -> (B * H/h * W/w, h * w, D), windows in reading order; both sides must be multiples of `size` = (h, w)."""
+    """(B, H, W, D) -> (B * H/h * W/w, h * w, D), windows in reading order; both sides must be multiples of `size` = (h,
+    w)."""
     if not numbers(*x.shape[1:3]):  # a gather asks nothing about the grid
         starts = (torch.arange(0, n // s * s, s, device=x.device) for n, s in zip(x.shape[1:3], size))
         row, column = (start[:, None] + torch.arange(s, device=x.device) for start, s in zip(starts, size))

@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 
-def contrastive(a: Tensor, b: Tensor, logit_scale: Tensor, same: Tensor | None = None, present: Tensor | None = None) -> dict[str, Tensor]:
-    """Symmetric InfoNCE (arXiv:2103.00020): each row of `a` must find its own row of `b` in the batch, and the other way round.
+def contrastive(
+    a: Tensor, b: Tensor, logit_scale: Tensor, same: Tensor | None = None, present: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Symmetric InfoNCE (arXiv:2103.00020): each row of `a` must find its own row of `b` in the batch, and the other
+    way round.
 
-    a, b: (B, E) unit vectors, row i of one belongs to row i of the other. logit_scale: (1,), the logarithm of the scores' factor, clamped
-    at log 100. same: (B, B) bool, pairs (i, j) where b_j is as right for a_i as its own: duplicates in a batch are no negatives, and a
-    row's target is shared evenly among all that are right. present: (B,) bool, rows with both sides; the others neither ask nor answer.
+    a, b: (B, E) unit vectors, row i of one belongs to row i of the other. logit_scale: (1,), the logarithm of the
+    scores' factor, clamped at log 100. same: (B, B) bool, pairs (i, j) where b_j is as right for a_i as its own:
+    duplicates in a batch are no negatives, and a row's target is shared evenly among all that are right. present: (B,)
+    bool, rows with both sides; the others neither ask nor answer.
 
-    Returns {"contrastive": the mean of both directions}; 0 where no row is present. Scores are float32 whatever the inputs' type.
+    Returns {"contrastive": the mean of both directions}; 0 where no row is present. Scores are float32 whatever the
+    inputs' type.
     """
     n = a.shape[0]
     right = torch.eye(n, dtype=torch.bool, device=a.device)

@@ -14,16 +14,18 @@ from torch import Tensor
 
 
 def needed_frames(target: Tensor) -> Tensor:
-    """(B,) how many frames a target (B, U), -100 where it has ended, takes at least: one a label, and a blank between equal ones."""
+    """(B,) how many frames a target (B, U), -100 where it has ended, takes at least: one a label, and a blank between
+    equal ones."""
     real = target >= 0
     return real.sum(1) + (real[:, 1:] & (target[:, 1:] == target[:, :-1])).sum(1)
 
 
 def ctc_rows(logits: Tensor, lengths: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (B, T, V), lengths (B,) of frames, target (B, U) -> the loss per label of each row (B,) in nats, and which rows it is of (B,).
+    """logits (B, T, V), lengths (B,) of frames, target (B, U) -> the loss per label of each row (B,) in nats, and which
+    rows it is of (B,).
 
-    A row with fewer frames than its target needs has no finite loss: it is not among the latter, and its entry is 0. The targets are
-    ended by -100; one that holds a label of V or more has no loss either.
+    A row with fewer frames than its target needs has no finite loss: it is not among the latter, and its entry is 0.
+    The targets are ended by -100; one that holds a label of V or more has no loss either.
     """
     sizes = (target >= 0).sum(1)
     fits = (needed_frames(target) <= lengths) & (target < logits.shape[2]).all(1) & (sizes > 0)
@@ -34,8 +36,8 @@ def ctc_rows(logits: Tensor, lengths: Tensor, target: Tensor) -> tuple[Tensor, T
 
 
 def greedy(logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest label of each frame, repeats and blanks left out: logits (B, T, V), lengths (B,) -> labels (B, T), 0 after the last,
-    and the log-probability of that path (B,)."""
+    """The likeliest label of each frame, repeats and blanks left out: logits (B, T, V), lengths (B,) -> labels (B, T),
+    0 after the last, and the log-probability of that path (B,)."""
     best, labels = logits.float().log_softmax(2).max(2)  # (B, T)
     real = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
     new = real & (labels != 0) & (labels != F.pad(labels, (1, 0))[:, :-1])
@@ -45,12 +47,14 @@ def greedy(logits: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prefix_beam(logp: np.ndarray, width: int) -> tuple[list[int], float]:
-    """The likeliest labels found with `width` prefixes kept a frame, and their log-probability over all alignments within the beam.
+    """The likeliest labels found with `width` prefixes kept a frame, and their log-probability over all alignments
+    within the beam.
 
-    logp: (T, V) log-probabilities of one row. All paths that spell the same prefix are added up, so that with a wide enough beam this is
-    the likeliest spelling, which the likeliest path need not be.
+    logp: (T, V) log-probabilities of one row. All paths that spell the same prefix are added up, so that with a wide
+    enough beam this is the likeliest spelling, which the likeliest path need not be.
     """
-    beam = {(): (0.0, -math.inf)}  # prefix -> log-probability of its paths that end in a blank, and of those that do not
+    # prefix -> log-probability of its paths that end in a blank, and of those that do not
+    beam = {(): (0.0, -math.inf)}
     for row in logp:
         likely = [c for c in np.argsort(-row, kind="stable")[: width + 1].tolist() if c]
         following: dict[tuple, list[float]] = {}

@@ -1,4 +1,5 @@
-"""Does this text belong to this picture? Hard negatives from the batch (ALBEF, arXiv:2107.07651), and words hidden for a model to guess."""
+"""Does this text belong to this picture? Hard negatives from the batch (ALBEF, arXiv:2107.07651), and words hidden for
+a model to guess."""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def hard_negatives(scores: Tensor, allowed: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One candidate per row, drawn with probability softmax(scores) among the allowed ones: the more alike, the more often.
+    """One candidate per row, drawn with probability softmax(scores) among the allowed ones: the more alike, the more
+    often.
 
-    scores (B, M), allowed (B, M) bool -> index (B,) int64 and found (B,) bool, False (with index 0) where a row allows nothing.
-    The draw is the maximum of scores plus Gumbel noise, so no candidate is lost to underflow and none that is not allowed can win.
+    scores (B, M), allowed (B, M) bool -> index (B,) int64 and found (B,) bool, False (with index 0) where a row allows
+    nothing.
+    The draw is the maximum of scores plus Gumbel noise, so no candidate is lost to underflow and none that is not
+    allowed can win.
     """
     uniform = torch.rand(scores.shape, generator=generator, device=generator.device).to(scores.device)
     gumbel = -(-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
@@ -24,9 +28,11 @@ def hard_negatives(scores: Tensor, allowed: Tensor, generator: torch.Generator) 
 def hide_words(
     ids: Tensor, candidates: Tensor, generator: torch.Generator, *, mask: int, vocab: int, rate: float = 0.15
 ) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of the candidates, `rate` are to be guessed; 80% of those become `mask`, 10% a random id, 10% stay.
+    """BERT's masking: of the candidates, `rate` are to be guessed; 80% of those become `mask`, 10% a random id, 10%
+    stay.
 
-    ids (B, N) int64, candidates (B, N) bool -> the changed ids (B, N) and labels (B, N), -100 where nothing is to be guessed.
+    ids (B, N) int64, candidates (B, N) bool -> the changed ids (B, N) and labels (B, N), -100 where nothing is to be
+    guessed.
     """
 
     def draw() -> Tensor:

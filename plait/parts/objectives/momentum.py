@@ -1,7 +1,8 @@
-"""A slowly moving teacher and queues of what it saw (MoCo, arXiv:1911.05722; momentum distillation, ALBEF, arXiv:2107.07651).
+"""A slowly moving teacher and queues of what it saw (MoCo, arXiv:1911.05722; momentum distillation, ALBEF,
+arXiv:2107.07651).
 
-The teacher and its queues are state of the training, not of the model: `Momentum` holds them, the objective reads them, and what it leaves
-there is taken in after the optimizer's step.
+The teacher and its queues are state of the training, not of the model: `Momentum` holds them, the objective reads them,
+and what it leaves there is taken in after the optimizer's step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ NEVER = torch.finfo(torch.float32).min  # the score of what may not be chosen: f
 
 
 class Queue(nn.Module):
-    """The last `size` vectors (size, W) that were pushed, with the ids of the rows that they came from; -1 where a row has no id."""
+    """The last `size` vectors (size, W) that were pushed, with the ids of the rows that they came from; -1 where a row
+    has no id."""
 
     def __init__(self, size: int, width: int):
         super().__init__()
@@ -31,7 +33,8 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor, ids: Tensor | None = None) -> None:
-        """Take in (B, W) vectors, the oldest ones make room; B need not divide the size, and of more than `size` the last ones stay."""
+        """Take in (B, W) vectors, the oldest ones make room; B need not divide the size, and of more than `size` the
+        last ones stay."""
         if self.size == 0:
             return
         features = features[-self.size :]
@@ -53,10 +56,11 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 class Momentum(nn.Module):
-    """The training state of a system that learns from its own past: a teacher and one queue per slot, both part of the checkpoint.
+    """The training state of a system that learns from its own past: a teacher and one queue per slot, both part of the
+    checkpoint.
 
-    The teacher starts as a copy of `model`, takes no gradient and stays in evaluation mode (its targets carry no dropout). Under several
-    processes each keeps a queue of its own rows, so that nothing waits for anybody.
+    The teacher starts as a copy of `model`, takes no gradient and stays in evaluation mode (its targets carry no
+    dropout). Under several processes each keeps a queue of its own rows, so that nothing waits for anybody.
     """
 
     def __init__(self, model: nn.Module, slots: tuple[str, ...], *, size: int, width: int, momentum: float, ramp: int):
@@ -80,7 +84,8 @@ class Momentum(nn.Module):
         return (self.step / self.ramp).clamp(max=1.0)
 
     def observe(self, features: dict[str, Tensor], real: Tensor, ids: Tensor | None) -> None:
-        """Keep the teacher's vectors {slot: (B, W)} of a batch until `advance`; real (B,) bool says which rows are worth a place."""
+        """Keep the teacher's vectors {slot: (B, W)} of a batch until `advance`; real (B,) bool says which rows are
+        worth a place."""
         self.pending.append(({slot: x.detach() for slot, x in features.items()}, real, ids))
 
     @torch.no_grad()
@@ -95,7 +100,8 @@ class Momentum(nn.Module):
 
 
 def alike(group: Tensor | None, rows: int, device: torch.device) -> Tensor:
-    """(B, B) bool: which rows of a batch belong together; each to itself, and those with the same number in `group` (B,) if given."""
+    """(B, B) bool: which rows of a batch belong together; each to itself, and those with the same number in `group`
+    (B,) if given."""
     itself = torch.eye(rows, dtype=torch.bool, device=device)
     return itself if group is None else itself | (group[:, None] == group[None, :])
 
@@ -111,11 +117,13 @@ def queue_contrast(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Contrast of two slots, both ways, against the teacher's vectors of this batch and of the queues.
 
-    Without queues (size 0) the batch's own vectors take the teacher's place, so that both sides learn at once: this is InfoNCE, with the
-    teacher's beliefs in the targets. It is right for features that start from nothing, which change faster than a queue forgets.
+    Without queues (size 0) the batch's own vectors take the teacher's place, so that both sides learn at once: this is
+    InfoNCE, with the teacher's beliefs in the targets. It is right for features that start from nothing, which change
+    faster than a queue forgets.
 
-    vectors, then: {slot: (B, E)} unit vectors of the model and of its teacher. real (B,) bool: which rows are pairs. group: see `alike`;
-    a queued vector with a row's number is its positive too. temperature (1,). alpha: the teacher's share of the targets.
+    vectors, then: {slot: (B, E)} unit vectors of the model and of its teacher. real (B,) bool: which rows are pairs.
+    group: see `alike`; a queued vector with a row's number is its positive too. temperature (1,). alpha: the teacher's
+    share of the targets.
     Returns the mean loss, and for each slot the scores (B, B) of its vectors with the other slot's of the batch.
     """
     rows, losses, scores = real.shape[0], [], {}
@@ -127,7 +135,9 @@ def queue_contrast(
             past = torch.cat([then[other], queue.features])  # (B + Q, E)
             score = vectors[mine] @ (past if queue.size else vectors[other]).mT / temperature
             believed = then[mine] @ past.mT / temperature.detach()
-            known = same.new_zeros(rows, queue.size) if group is None else (group[:, None] == queue.ids) & (queue.ids >= 0)
+            known = (
+                same.new_zeros(rows, queue.size) if group is None else (group[:, None] == queue.ids) & (queue.ids >= 0)
+            )
             allowed = torch.cat([real | itself, queue.filled().expand(rows, -1)], 1)
             losses.append(mean_where(soft_contrast(score, believed, torch.cat([same, known], 1), allowed, alpha), real))
             scores[mine] = score[:, :rows].detach()
@@ -137,8 +147,9 @@ def queue_contrast(
 def soft_contrast(scores: Tensor, teacher: Tensor, same: Tensor, allowed: Tensor, alpha: Tensor | float) -> Tensor:
     """(B,) cross-entropy of each row's scores against targets that mix what is known with what the teacher believes.
 
-    scores, teacher: (B, M) similarities over temperature, of the model and of its teacher. same: (B, M) bool, which candidates are known
-    to belong to the row (at least one of them allowed). allowed: (B, M) bool, which candidates count at all. alpha: the teacher's share.
+    scores, teacher: (B, M) similarities over temperature, of the model and of its teacher. same: (B, M) bool, which
+    candidates are known to belong to the row (at least one of them allowed). allowed: (B, M) bool, which candidates
+    count at all. alpha: the teacher's share.
     """
     truth = (same & allowed).float()
     truth = truth / truth.sum(1, keepdim=True)

@@ -27,5 +27,9 @@ class ConditionalPositions(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         conv = self.conv
-        x = F.conv2d(to_map(t), conv.weight + self.one, conv.bias, 1, conv.padding, 1, conv.groups).flatten(2).transpose(1, 2)
-        return t.put(x=torch.cat([t.x[:, : t.head], x], 1) if t.head else x)
+        x = (
+            F.conv2d(to_map(t), conv.weight + self.one, conv.bias, 1, conv.padding, 1, conv.groups)
+            .flatten(2)
+            .transpose(1, 2)
+        )
+        return t.replace(x=torch.cat([t.x[:, : t.prefix], x], 1) if t.prefix else x)

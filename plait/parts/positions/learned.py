@@ -10,24 +10,26 @@ from plait.core.tokens import Tokens
 
 
 class GridPositions(nn.Module):
-    """A learned vector per place of a grid, and one for each of `head` leading special tokens; resampled to other grids (bicubic)."""
+    """A learned vector per place of a grid, and one for each of `prefix` leading special tokens; resampled to other
+    grids (bicubic)."""
 
-    def __init__(self, grid: tuple[int, int], width: int, *, head: int = 0):
+    def __init__(self, grid: tuple[int, int], width: int, *, prefix: int = 0):
         super().__init__()
-        self.grid, self.head = tuple(grid), head
-        self.table = nn.Parameter(torch.empty(1, head + grid[0] * grid[1], width))
+        self.grid, self.prefix = tuple(grid), prefix
+        self.table = nn.Parameter(torch.empty(1, prefix + grid[0] * grid[1], width))
 
     def reset(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, t: Tokens) -> Tokens:
         table = self.table
-        if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:  # a program for all grids resamples to every one
-            special, places = table[:, : self.head], table[:, self.head :]
+        # a program for all grids resamples to every one
+        if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:
+            special, places = table[:, : self.prefix], table[:, self.prefix :]
             places = places.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
             places = F.interpolate(places, size=t.grid, mode="bicubic", antialias=True)
             table = torch.cat([special, places.flatten(2).transpose(1, 2)], 1)
-        return t.put(x=t.x + table)
+        return t.replace(x=t.x + table)
 
 
 class SequencePositions(nn.Module):
@@ -44,5 +46,7 @@ class SequencePositions(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         n = t.x.shape[1]
         if n > self.length:
-            raise ValueError(f"a sequence of {n} tokens, but there are positions for {self.length}: cut it or build a longer model")
-        return t.put(x=t.x + self.table[:n])
+            raise ValueError(
+                f"a sequence of {n} tokens, but there are positions for {self.length}: cut it or build a longer model"
+            )
+        return t.replace(x=t.x + self.table[:n])

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 def offsets(window: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """(h w, h w) int64: for each pair of places (query, key) of a window (h, w) the number of their offset, 0 to (2h-1)(2w-1) - 1."""
+    """(h w, h w) int64: for each pair of places (query, key) of a window (h, w) the number of their offset, 0 to
+    (2h-1)(2w-1) - 1."""
     sides = (torch.arange(side, device=device) for side in window)
     rows, columns = (at[:, None] - at[None] + at.shape[0] - 1 for at in sides)  # from 0 to 2 side - 2
     number = rows[:, None, :, None] * (2 * window[1] - 1) + columns[None, :, None, :]  # (h, w, h, w)
@@ -15,7 +16,8 @@ def offsets(window: tuple[int, int], device: torch.device | None = None) -> Tens
 
 
 class RelativeBias(nn.Module):
-    """A learned number per head and offset between two places of a window (h, w): () -> (1, H, h w, h w), additive in attention.
+    """A learned number per head and offset between two places of a window (h, w): () -> (1, H, h w, h w), additive in
+    attention.
 
     Source: Swin (arXiv:2103.14030). The table is ((2h-1)(2w-1), H), offsets in the order of `offsets`.
     """

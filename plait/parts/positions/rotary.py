@@ -1,4 +1,5 @@
-"""Rotary positions: queries and keys are turned by angles of where they stand, so that their product knows only the difference.
+"""Rotary positions: queries and keys are turned by angles of where they stand, so that their product knows only the
+difference.
 
 RoFormer (arXiv:2104.09864). On a grid, half of the angles tell the row and half the column.
 """
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 
 class GridRotary(nn.Module):
-    """The turns of every place of a grid, for heads of `width` E (a multiple of 4): (rows, columns) -> (rows * columns, 2, E/2).
+    """The turns of every place of a grid, for heads of `width` E (a multiple of 4): (rows, columns) -> (rows * columns,
+    2, E/2).
 
-    [:, 0] is the cosine and [:, 1] the sine of each angle: E/4 angles of the row, then E/4 of the column, which fall geometrically from
-    one radian a place to 1 / base. Nothing is learned, and grids of any size are read.
+    [:, 0] is the cosine and [:, 1] the sine of each angle: E/4 angles of the row, then E/4 of the column, which fall
+    geometrically from one radian a place to 1 / base. Nothing is learned, and grids of any size are read.
     """
 
     def __init__(self, width: int, base: float = 10_000.0):
@@ -29,7 +31,9 @@ class GridRotary(nn.Module):
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
         rows, columns = (torch.arange(n, device=self.rates.device)[:, None] * self.rates for n in grid)  # (side, E/4)
-        angles = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], 2).flatten(0, 1)
+        angles = torch.cat([rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], 2).flatten(
+            0, 1
+        )
         return torch.stack([angles.cos(), angles.sin()], 1)
 
 

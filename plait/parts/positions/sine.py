@@ -10,7 +10,8 @@ from plait.core.tokens import Tokens
 
 
 def waves(places: Tensor, width: int, base: float = 10_000.0) -> Tensor:
-    """(...) places -> (..., D): sine and cosine of each angle side by side, which fall from the place itself to 1 / base of it."""
+    """(...) places -> (..., D): sine and cosine of each angle side by side, which fall from the place itself to 1 /
+    base of it."""
     powers = torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width
     angles = places.double()[..., None] * base**-powers
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).float()
@@ -34,4 +35,4 @@ class SequenceWaves(nn.Module):
         n, table = t.x.shape[1], self.table
         if not statically_known_true(n == self.length):
             table = waves(torch.arange(n, device=table.device), self.width)
-        return t.put(x=t.x + table)
+        return t.replace(x=t.x + table)

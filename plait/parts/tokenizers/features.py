@@ -11,7 +11,8 @@ from plait.core.tokens import Tokens
 
 
 class NumberTokens(nn.Module):
-    """Numbers (B, F), keep (B, F) -> Tokens (B, F, D): each number is one token, value * weight + bias with its column's own vectors.
+    """Numbers (B, F), keep (B, F) -> Tokens (B, F, D): each number is one token, value * weight + bias with its
+    column's own vectors.
 
     Source: the feature tokenizer of FT-Transformer (arXiv:2106.11959). A missing number's value is never read.
     """
@@ -35,7 +36,8 @@ class NumberTokens(nn.Module):
 class CategoryTokens(nn.Module):
     """Ids (B, F) int64, keep (B, F) -> Tokens (B, F, D): each column has rows of its own in one table.
 
-    sizes: how many ids each column has, id 0 (missing or never seen) included. An id outside its column's range reads as 0.
+    sizes: how many ids each column has, id 0 (missing or never seen) included. An id outside its column's range reads
+    as 0.
     """
 
     def __init__(self, sizes: tuple[int, ...], width: int):
@@ -53,11 +55,13 @@ class CategoryTokens(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         _check(x, len(self.sizes), "categories")
         known = (x >= 0) & (x < self.count)
-        return Tokens(nn.functional.embedding(torch.where(known, x, 0) + self.start, self.table), keep=keep)  # (B, F, D)
+        # (B, F, D)
+        return Tokens(nn.functional.embedding(torch.where(known, x, 0) + self.start, self.table), keep=keep)
 
 
 class VectorTokens(nn.Module):
-    """Vectors (B, F) -> Tokens (B, 1, D): one token, a projection of the whole vector. `keep` is there for the sake of one call for all."""
+    """Vectors (B, F) -> Tokens (B, 1, D): one token, a projection of the whole vector. `keep` is there for the sake of
+    one call for all."""
 
     def __init__(self, features: int, width: int):
         super().__init__()
@@ -70,4 +74,6 @@ class VectorTokens(nn.Module):
 
 def _check(x: Tensor, expected: int, what: str) -> None:
     if x.dim() != 2 or x.shape[1] != expected:
-        raise ValueError(f"got a tensor of shape {tuple(x.shape)}, expected (B, {expected}): one column for each of the {expected} {what}")
+        raise ValueError(
+            f"got a tensor of shape {tuple(x.shape)}, expected (B, {expected}): one column for each of the {expected} {what}"
+        )

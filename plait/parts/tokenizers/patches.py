@@ -18,6 +18,8 @@ class PatchTokens(nn.Module):
     def forward(self, x: Tensor) -> Tokens:
         h, w = x.shape[-2:]
         if h % self.patch or w % self.patch:
-            raise ValueError(f"pictures of {h} x {w} do not divide into patches of {self.patch}: resize or pad them to a multiple")
+            raise ValueError(
+                f"pictures of {h} x {w} do not divide into patches of {self.patch}: resize or pad them to a multiple"
+            )
         x = self.proj(x)
         return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)

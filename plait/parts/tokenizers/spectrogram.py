@@ -15,15 +15,17 @@ SILENCE = (math.log10(FLOOR) + 4) / 4  # what a frame of zeros becomes
 
 
 class LogMel(nn.Module):
-    """Waveforms (B, S) at `rate` Hz, keep (B, S) or None -> (B, T, mels) and its keep (B, T) or None, T = ceil(S / hop).
+    """Waveforms (B, S) at `rate` Hz, keep (B, S) or None -> (B, T, mels) and its keep (B, T) or None, T = ceil(S /
+    hop).
 
-    Frame t is centred on sample t * hop, sees zeros beyond the real samples, and is real where that sample is. The power of a Hann
-    window's spectrum goes through triangular filters of unit area, evenly spaced on Slaney's mel scale from 0 Hz to rate / 2, and
-    becomes (log10(max(power, 1e-8)) + 4) / 4: about -1 to 1. This is Whisper's input (arXiv:2212.04356) without its floor relative
-    to the loudest frame, so that no frame depends on the others. Frames that are not real are silence.
+    Frame t is centred on sample t * hop, sees zeros beyond the real samples, and is real where that sample is. The
+    power of a Hann window's spectrum goes through triangular filters of unit area, evenly spaced on Slaney's mel scale
+    from 0 Hz to rate / 2, and becomes (log10(max(power, 1e-8)) + 4) / 4: about -1 to 1. This is Whisper's input
+    (arXiv:2212.04356) without its floor relative to the loudest frame, so that no frame depends on the others. Frames
+    that are not real are silence.
 
-    window and hop are in seconds. The transform runs in float32 even under autocast. Raises ValueError for more mels than the
-    window can tell apart.
+    window and hop are in seconds. The transform runs in float32 even under autocast. Raises ValueError for more mels
+    than the window can tell apart.
     """
 
     def __init__(self, rate: int, mels: int = 80, *, window: float = 0.025, hop: float = 0.010):
@@ -50,7 +52,13 @@ class LogMel(nn.Module):
         count = (x.shape[1] + self.hop - 1) // self.hop
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.stft(
-                x.float(), self.size, self.hop, window=self.window.float(), center=True, pad_mode="constant", return_complex=True
+                x.float(),
+                self.size,
+                self.hop,
+                window=self.window.float(),
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
             )  # (B, F, 1 + S // hop)
             power = torch.view_as_real(spectrum).square().sum(-1)[:, :, :count].mT  # (B, T, F)
             x = ((power @ self.filters.float()).clamp(min=FLOOR).log10() + 4) / 4  # (B, T, mels)
@@ -58,16 +66,19 @@ class LogMel(nn.Module):
 
 
 class SpectrogramTokens(nn.Module):
-    """Waveforms (B, S), keep (B, S) -> Tokens (B, N, D): patches of `patch` = (frames, mels) of a log-mel spectrogram, each one token.
+    """Waveforms (B, S), keep (B, S) -> Tokens (B, N, D): patches of `patch` = (frames, mels) of a log-mel spectrogram,
+    each one token.
 
-    The last patch in time is filled up with silence; a patch is real where any of its frames is. The grid is (time, frequency); so
-    patch=(4, mels) makes one token of every four frames.
+    The last patch in time is filled up with silence; a patch is real where any of its frames is. The grid is (time,
+    frequency); so patch=(4, mels) makes one token of every four frames.
     """
 
     def __init__(self, width: int, logmel: LogMel, patch: tuple[int, int]):
         super().__init__()
         if logmel.mels % patch[1]:
-            raise ValueError(f"{logmel.mels} mels do not divide into patches of {patch[1]}: choose a number that divides them")
+            raise ValueError(
+                f"{logmel.mels} mels do not divide into patches of {patch[1]}: choose a number that divides them"
+            )
         self.logmel, self.patch = logmel, tuple(patch)
         self.proj = nn.Conv2d(1, width, self.patch, self.patch)
 
@@ -82,7 +93,8 @@ class SpectrogramTokens(nn.Module):
 
 
 def mel_filters(rate: int, size: int, mels: int) -> Tensor:
-    """(size // 2 + 1, mels) float64: triangles of unit area in Hz, evenly spaced on Slaney's mel scale from 0 to rate / 2."""
+    """(size // 2 + 1, mels) float64: triangles of unit area in Hz, evenly spaced on Slaney's mel scale from 0 to rate /
+    2."""
     bins = torch.arange(size // 2 + 1, dtype=torch.float64)[:, None] * (rate / size)  # Hz
     edges = torch.tensor([_hertz(_mel(rate / 2) * i / (mels + 1)) for i in range(mels + 2)], dtype=torch.float64)
     low, top, high = edges[:-2], edges[1:-1], edges[2:]

@@ -24,7 +24,12 @@ class ChannelNorm(nn.Module):
 def halving(channels: int, out: int) -> nn.Sequential:
     """Half the height and width: a strided convolution, then one at the new size."""
     return nn.Sequential(
-        nn.Conv2d(channels, out, 3, 2, 1), ChannelNorm(out), nn.GELU(), nn.Conv2d(out, out, 3, 1, 1), ChannelNorm(out), nn.GELU()
+        nn.Conv2d(channels, out, 3, 2, 1),
+        ChannelNorm(out),
+        nn.GELU(),
+        nn.Conv2d(out, out, 3, 1, 1),
+        ChannelNorm(out),
+        nn.GELU(),
     )
 
 
@@ -48,9 +53,11 @@ class ImageStem(nn.Module):
 
 
 class SpectrogramStem(nn.Module):
-    """Spectrograms (B, T, F) with keep (B, T) -> Tokens (B, T/4, D): two halvings of time and pitch, then pitch becomes width.
+    """Spectrograms (B, T, F) with keep (B, T) -> Tokens (B, T/4, D): two halvings of time and pitch, then pitch becomes
+    width.
 
-    Frames that are not real are set to zero before every convolution, so that a row's tokens do not depend on its padding.
+    Frames that are not real are set to zero before every convolution, so that a row's tokens do not depend on its
+    padding.
     """
 
     def __init__(self, width: int, bands: int):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 class Backbone(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K), by way of `tokens`, `pool` and `head`, which a system adds.
 
-    With `num_classes=0` its head is `nn.Identity()` and the logits are the pooled features. classifier: beginnings of the keys that belong
-    to its classes. multiple: both sides of a picture must be multiples of this; None: only the size that the model was made for.
+    With `num_classes=0` its head is `nn.Identity()` and the logits are the pooled features. classifier: beginnings of
+    the keys that belong to its classes. multiple: both sides of a picture must be multiples of this; None: only the
+    size that the model was made for.
     """
 
     takes = ("image",)

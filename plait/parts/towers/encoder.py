@@ -1,7 +1,9 @@
 """The layers of plain transformer encoders, built in the two residual orders that published systems use.
 
-Both functions return a list of blocks, so that a tower whose later layers differ (BERT's second half looking at a picture) is the sum of
-two lists: `Stack(*post_norm_blocks(768, 6, 12, 3072, ...), *post_norm_blocks(768, 6, 12, 3072, ..., look=CrossAttention))`.
+Both functions return a list of blocks, so that a tower whose later layers differ (BERT's second half looking at a
+picture) is the sum of
+two lists: `Stack(*post_norm_blocks(768, 6, 12, 3072, ...), *post_norm_blocks(768, 6, 12, 3072, ...,
+cross=CrossAttention))`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def pre_norm_blocks(
 
     norm(width), mix(width, heads) and feed(width, hidden) make the modules: a class or a `partial`, such as
     `partial(nn.LayerNorm, eps=1e-6)`, `partial(Attention, causal=True)` or `partial(FeedForward, act=QuickGELU)`.
-    drop_path: the last layer's rate of stochastic depth; it grows linearly from 0. scale: where a learned layer scale starts, if any.
+    drop_path: the last layer's rate of stochastic depth; it grows linearly from 0. scale: where a learned layer scale
+    starts, if any.
     """
 
     def after(i: int) -> nn.Module:
@@ -39,7 +42,8 @@ def pre_norm_blocks(
         return drop if scale is None else nn.Sequential(LayerScale(width, scale), drop)
 
     return [
-        Block(mix=Pre(norm(width), mix(width, heads), after(i)), feed=Pre(norm(width), feed(width, hidden), after(i))) for i in range(depth)
+        Block(mix=Pre(norm(width), mix(width, heads), after(i)), feed=Pre(norm(width), feed(width, hidden), after(i)))
+        for i in range(depth)
     ]
 
 
@@ -51,12 +55,13 @@ def post_norm_blocks(
     *,
     norm: Make = nn.LayerNorm,
     mix: Make = Attention,
-    look: Make | None = None,
+    cross: Make | None = None,
     dropout: float = 0.0,
 ) -> list[Block]:
     """`depth` layers norm(x + f(x)), as in BERT.
 
-    norm, mix as in `pre_norm_blocks`. look(width, heads) makes the cross-attention to another stream, between the two others.
+    norm, mix as in `pre_norm_blocks`. cross(width, heads) makes the cross-attention to another stream, between the two
+    others.
     dropout: the rate on every branch; give the rate on attention weights with `mix=partial(Attention, dropout=...)`.
     """
 
@@ -64,6 +69,10 @@ def post_norm_blocks(
         return Post(norm(width), f, nn.Dropout(dropout))
 
     def block() -> Block:
-        return Block(mix=step(mix(width, heads)), feed=step(FeedForward(width, hidden)), look=look and step(look(width, heads)))
+        return Block(
+            mix=step(mix(width, heads)),
+            feed=step(FeedForward(width, hidden)),
+            cross=cross and step(cross(width, heads)),
+        )
 
     return [block() for _ in range(depth)]

@@ -1,4 +1,5 @@
-"""How public implementations name the layers that `towers/encoder.py` builds: rules that several systems' layouts share."""
+"""How public implementations name the layers that `towers/encoder.py` builds: rules that several systems' layouts
+share."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from plait.core.weights import Drop, Join, Rename, Rule, Transpose
 
 def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
     """timm's convolution with a batch norm, which it calls `norm`, to `parts.convs.ConvNorm`."""
-    return [Rename(f"{theirs}.conv.weight", f"{ours}.conv.weight"), Rename(f"{theirs}.{norm}.{{p}}", f"{ours}.norm.{{p}}")]
+    return [
+        Rename(f"{theirs}.conv.weight", f"{ours}.conv.weight"),
+        Rename(f"{theirs}.{norm}.{{p}}", f"{ours}.norm.{{p}}"),
+    ]
 
 
 def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
@@ -24,19 +28,19 @@ def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> l
     ]
 
 
-def timm_vit(theirs: str = "", ours: str = "", eye: str = "eye.") -> list[Rule]:
-    """timm's ViT from its patches to its classifier; `eye` is where ours keeps what comes before the blocks."""
+def timm_vit(theirs: str = "", ours: str = "", patch_embed: str = "patch_embed.") -> list[Rule]:
+    """timm's ViT from its patches to its classifier; `patch_embed` is where ours keeps what comes before the blocks."""
     return [
-        Rename(f"{theirs}cls_token", f"{ours}{eye}cls"),
-        Rename(f"{theirs}pos_embed", f"{ours}{eye}positions.table"),
-        Rename(f"{theirs}patch_embed.proj.{{p}}", f"{ours}{eye}stem.proj.{{p}}"),
+        Rename(f"{theirs}cls_token", f"{ours}{patch_embed}cls"),
+        Rename(f"{theirs}pos_embed", f"{ours}{patch_embed}positions.table"),
+        Rename(f"{theirs}patch_embed.proj.{{p}}", f"{ours}{patch_embed}stem.proj.{{p}}"),
         *timm_blocks(f"{theirs}blocks.{{i}}", f"{ours}stack.blocks.{{i}}"),
         Rename(f"{theirs}norm.{{p}}", f"{ours}norm.{{p}}"),
         Rename(f"{theirs}head.{{p}}", f"{ours}head.{{p}}"),
     ]
 
 
-def bert_input(theirs: str, ours: str = "wording", weight: str = "weight", bias: str = "bias") -> list[Rule]:
+def bert_input(theirs: str, ours: str = "text_embedding", weight: str = "weight", bias: str = "bias") -> list[Rule]:
     """transformers' BertEmbeddings to ours; `weight` and `bias` as in `bert_layers`."""
     return [
         Rename(f"{theirs}.word_embeddings.weight", f"{ours}.words.table.weight"),
@@ -49,7 +53,8 @@ def bert_input(theirs: str, ours: str = "wording", weight: str = "weight", bias:
 
 
 def bert_words(theirs: str, ours: str, weight: str = "weight", bias: str = "bias") -> list[Rule]:
-    """transformers' BertPredictionHeadTransform to ours, all of the word head but its bias; `weight` and `bias` as in `bert_layers`."""
+    """transformers' BertPredictionHeadTransform to ours, all of the word head but its bias; `weight` and `bias` as in
+    `bert_layers`."""
     return [
         Rename(f"{theirs}.dense.{{p}}", f"{ours}.dense.{{p}}"),
         Rename(f"{theirs}.LayerNorm.{weight}", f"{ours}.norm.weight"),
@@ -60,7 +65,8 @@ def bert_words(theirs: str, ours: str, weight: str = "weight", bias: str = "bias
 def bert_layers(
     theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}", weight: str = "weight", bias: str = "bias"
 ) -> list[Rule]:
-    """transformers' BertLayer to ours; `weight` and `bias` are what its norms call theirs (gamma and beta in old files)."""
+    """transformers' BertLayer to ours; `weight` and `bias` are what its norms call theirs (gamma and beta in old
+    files)."""
     norms = {
         f"{theirs}.attention.output.LayerNorm": f"{ours}.mix.norm",
         f"{theirs}.output.LayerNorm": f"{ours}.feed.norm",

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.parts.presence import complete
+from plait.parts.presence import fill_absent
 
 
 class TwoTowers(nn.Module):
-    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector for each.
+    """{"image": (B, 3, H, W), "text": (B, N) ids, "keep": {"text": (B, N)}, "present": {slot: (B,)}} -> a unit vector
+    for each.
 
-    eyes: pictures -> (B, E). reader: ids (B, N), keep (B, N) -> (B, E). image: the size (H, W) of a blank picture. embed: E.
+    eyes: pictures -> (B, E). reader: ids (B, N), keep (B, N) -> (B, E). image: the size (H, W) of a blank picture.
+    embed: E.
     Without `keep`, a text reaches to its last id that is not 0.
     """
 
@@ -32,7 +34,7 @@ class TwoTowers(nn.Module):
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{"image": (B, E), "text": (B, E)} unit vectors; zeros in rows where the picture or the text is absent."""
-        s = complete(batch, self.blanks)
+        s = fill_absent(batch, self.blanks)
         ids, keep = s.values["text"], s.keep.get("text")
         if keep is None:
             keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
@@ -40,5 +42,6 @@ class TwoTowers(nn.Module):
         return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective clamps."""
+        """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective
+        clamps."""
         return {**self.embed(batch), "logit_scale": self.logit_scale}

@@ -14,9 +14,10 @@ from plait.parts.towers.backbone import Backbone
 class Pyramid(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), through maps of falling resolution and growing width.
 
-    stem: pictures -> map. stages: each map -> the next map (B, C_i, H_i, W_i); a stage of blocks on tokens is `OnTokens(Stack(...))`.
-    norm: of the last stage's tokens, `nn.Identity()` for none. width: of the last stage. With `num_classes=0` the logits are the pooled
-    features. A system adds its stages, and its own `pool` where the paper's differs.
+    stem: pictures -> map. stages: each map -> the next map (B, C_i, H_i, W_i); a stage of blocks on tokens is
+    `OnTokens(Stack(...))`.
+    norm: of the last stage's tokens, `nn.Identity()` for none. width: of the last stage. With `num_classes=0` the
+    logits are the pooled features. A system adds its stages, and its own `pool` where the paper's differs.
     """
 
     multiple = 1
@@ -44,4 +45,4 @@ class Pyramid(Backbone):
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the normed tokens."""
-        return mean(t.put(x=self.norm(t.x)))
+        return mean(t.replace(x=self.norm(t.x)))

@@ -1,16 +1,20 @@
-"""Align before Fuse: Vision and Language Representation Learning with Momentum Distillation. Li et al., 2021. arXiv:2107.07651.
+"""Align before Fuse: Vision and Language Representation Learning with Momentum Distillation. Li et al., 2021.
+arXiv:2107.07651.
 
-New here: BERT is cut in two. Its first half reads the text alone, and a contrastive loss aligns what it says with what a ViT says of the
-picture; its second half asks the picture, by cross-attention. Alignment comes first, so that the fusion meets features that already speak
-of the same things; and a momentum teacher softens all targets, because web captions lie. The objective is a page at the end of this file.
+New here: BERT is cut in two. Its first half reads the text alone, and a contrastive loss aligns what it says with what
+a ViT says of the picture; its second half asks the picture, by cross-attention. Alignment comes first, so that the
+fusion meets features that already speak of the same things; and a momentum teacher softens all targets, because web
+captions lie. The objective is a page at the end of this file.
 
-Differs: the teacher has no dropout, follows the whole model and is trusted over 1,000 steps instead of an epoch. Queues start empty, not
-with noise; every process keeps its own. Rows of one group (`batch["same"]`, else `batch["row"]`) are never each other's negatives, in the
-queue too, as in the official retrieval fine-tuning. The losses leave out what a batch lacks: an absent picture or text makes no pair,
-though a text alone still has words to guess. `queue=0` (nano) contrasts within the batch: the paper's towers come pre-trained, and from
-scratch a queue of stale vectors holds the alignment back (scanned digits and words, 300 steps of it alone, two seeds: 0.39 and 0.37 of the
-held-out digits named without a queue, 0.29 and 0.23 with one of 256).
-The published files also hold the teacher and its queues: both layouts drop them (`*_m.*`, `*_queue`), since training makes its own.
+Differs: the teacher has no dropout, follows the whole model and is trusted over 1,000 steps instead of an epoch. Queues
+start empty, not with noise; every process keeps its own. Rows of one group (`batch["same"]`, else `batch["row"]`) are
+never each other's negatives, in the queue too, as in the official retrieval fine-tuning. The losses leave out what a
+batch lacks: an absent picture or text makes no pair, though a text alone still has words to guess. `queue=0` (nano)
+contrasts within the batch: the paper's towers come pre-trained, and from
+scratch a queue of stale vectors holds the alignment back (scanned digits and words, 300 steps of it alone, two seeds:
+0.39 and 0.37 of the held-out digits named without a queue, 0.29 and 0.23 with one of 256).
+The published files also hold the teacher and its queues: both layouts drop them (`*_m.*`, `*_queue`), since training
+makes its own.
 """
 
 from __future__ import annotations
@@ -23,16 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention, Stack
-from plait.core.init import own
+from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Join, Rename, Rule, Tied, View
 from plait.parts.heads.words import WordHead, first_place
 from plait.parts.objectives.matching import hard_negatives, hide_words
 from plait.parts.objectives.momentum import Momentum, alike, mean_where, queue_contrast
-from plait.parts.presence import complete, masked
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.presence import fill_absent, masked
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
-from plait.parts.tokenizers.wording import Wording
+from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers, bert_words, timm_vit
 
@@ -45,25 +49,27 @@ class Picture(nn.Module):
 
     def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
-        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=PictureNorm))
         self.norm = PictureNorm(width)
 
     def forward(self, x: Tensor) -> Tokens:
-        t = self.stack(self.eye(x))
-        return t.put(x=self.norm(t.x))
+        t = self.stack(self.patch_embed(x))
+        return t.replace(x=self.norm(t.x))
 
 
 class ALBEF(nn.Module):
     """A batch of pictures and texts -> unit vectors of each, and their fusion.
 
-    image, patch, image_width, image_depth, image_heads: the picture's tower. vocab, length (most tokens), mask (the id of a hidden word):
-    the texts. width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit vectors.
-    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective remembers, or 0.
+    image, patch, image_width, image_depth, image_heads: the picture's tower. vocab, length (most tokens), mask (the id
+    of a hidden word): the texts. width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit
+    vectors.
+    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective
+    remembers, or 0.
     """
 
     takes = ("image", "text")
-    scheme = {nn.Conv2d: own}
+    scheme = {nn.Conv2d: torch_default}
 
     def __init__(
         self,
@@ -90,11 +96,11 @@ class ALBEF(nn.Module):
         self.vocab, self.mask, self.text_depth, self.queue = vocab, mask, text_depth, queue
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         self.picture = Picture(image, patch, image_width, image_depth, image_heads)
-        self.wording = Wording(vocab, length, width, TextNorm, dropout=dropout)
+        self.text_embedding = TextEmbedding(vocab, length, width, TextNorm, dropout=dropout)
         layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
-        ask = partial(CrossAttention, context_width=image_width, dropout=dropout)
+        cross = partial(CrossAttention, context_width=image_width, dropout=dropout)
         self.layers = nn.ModuleList(
-            layers(width, text_depth, heads, 4 * width) + layers(width, fusion_depth, heads, 4 * width, look=ask),
+            layers(width, text_depth, heads, 4 * width) + layers(width, fusion_depth, heads, 4 * width, cross=cross),
         )
         self.image_proj, self.text_proj = nn.Linear(image_width, embed_width), nn.Linear(width, embed_width)
         self.match = nn.Linear(width, 2)  # fused (B, D) -> (B, 2): no pair, a pair
@@ -112,16 +118,16 @@ class ALBEF(nn.Module):
     def see(self, image: Tensor, present: Tensor) -> Tokens:
         """(B, 3, H, W), (B,) -> Tokens (B, 1 + N, image_width); none of an absent picture's is real."""
         t = self.picture(image)
-        return t.put(keep=masked(None, present, t.x.shape[1]))
+        return t.replace(keep=masked(None, present, t.x.shape[1]))
 
     def read(self, ids: Tensor, keep: Tensor) -> Tokens:
         """(B, N), (B, N) -> Tokens (B, N, D) from BERT's first half."""
-        t = self.wording(ids, keep)
+        t = self.text_embedding(ids, keep)
         for i in range(self.text_depth):
             t = self.layers[i](t)
         return t
 
-    def look(self, text: Tokens, image: Tokens) -> Tokens:
+    def cross(self, text: Tokens, image: Tokens) -> Tokens:
         """The text asks, the picture answers: Tokens (B, N, D) from BERT's second half."""
         for i in range(self.text_depth, len(self.layers)):
             text = self.layers[i](text, image)
@@ -129,7 +135,7 @@ class ALBEF(nn.Module):
 
     def words(self, x: Tensor) -> Tensor:
         """(..., D) fused tokens -> (..., V) logits of the words that stand there."""
-        return self.guess(x, self.wording.table)
+        return self.guess(x, self.text_embedding.table)
 
     def vectors(self, image: Tokens, text: Tokens) -> dict[str, Tensor]:
         """{"image", "text"}: (B, E) float32 unit vectors of the leading tokens."""
@@ -139,8 +145,9 @@ class ALBEF(nn.Module):
         }
 
     def open(self, batch: dict) -> tuple[Tensor, Tokens, Tensor, Tensor]:
-        """What a batch holds, blanks where it lacks something: image (B, 3, H, W), present (B,), ids (B, N), keep (B, N)."""
-        s = complete(batch, self.blanks)
+        """What a batch holds, blanks where it lacks something: image (B, 3, H, W), present (B,), ids (B, N), keep (B,
+        N)."""
+        s = fill_absent(batch, self.blanks)
         ids = s.values["text"]
         return s.values["image"], s.present["image"], ids, masked(s.keep.get("text"), s.present["text"], ids.shape[1])
 
@@ -154,24 +161,31 @@ class ALBEF(nn.Module):
         return self.vectors(*self.encode(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "vectors": as `embed`}: the text's leading token after it has seen the picture."""
+        """{"fused": (B, D), "parts": {}, "vectors": as `embed`}: the text's leading token after it has seen the
+        picture."""
         image, text = self.encode(batch)
-        return {"fused": self.look(text, image).x[:, 0], "parts": {}, "vectors": self.vectors(image, text)}
+        return {"fused": self.cross(text, image).x[:, 0], "parts": {}, "vectors": self.vectors(image, text)}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head, words (B, V): what
-        stands in each row's first hidden place (its leading token where nothing is hidden)."""
+        """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head,
+        words (B, V): what stands in each row's first hidden place (its leading token where nothing is hidden)."""
         image, present, ids, keep = self.open(batch)
         image, text = self.see(image, present), self.read(ids, keep)
-        t = self.look(text, image)
-        out = {**self.vectors(image, text), "fused": t.x[:, 0], "match": self.match(t.x[:, 0]), "logit_scale": self.logit_scale}
+        t = self.cross(text, image)
+        out = {
+            **self.vectors(image, text),
+            "fused": t.x[:, 0],
+            "match": self.match(t.x[:, 0]),
+            "logit_scale": self.logit_scale,
+        }
         if self.guess is not None:
             out["words"] = self.words(first_place(t.x, (ids == self.mask) & keep))
         return out
 
 
 class Needs(NamedTuple):
-    """What the objective keeps between steps: an EMA teacher and one queue of `queue` vectors of `width` per modality."""
+    """What the objective keeps between steps: an EMA teacher and one queue of `queue` vectors of `width` per
+    modality."""
 
     momentum: float
     queue: int
@@ -191,9 +205,11 @@ def make_state(model: ALBEF, seed: int) -> nn.Module:
 
 
 def objective(model: ALBEF, batch: dict, state: Momentum, generator: torch.Generator) -> dict[str, Tensor]:
-    """{"align", "match", "words"}: three losses of a batch of pairs. What the teacher saw is left in `state` until `after_step`.
+    """{"align", "match", "words"}: three losses of a batch of pairs. What the teacher saw is left in `state` until
+    `after_step`.
 
-    batch may hold "same" (B,) int64, the group of each row; without it rows are told apart by "row", or else all differ.
+    batch may hold "same" (B,) int64, the group of each row; without it rows are told apart by "row", or else all
+    differ.
     """
     pixels, present, ids, keep = model.open(batch)
     image, text = model.see(pixels, present), model.read(ids, keep)
@@ -202,7 +218,9 @@ def objective(model: ALBEF, batch: dict, state: Momentum, generator: torch.Gener
         vectors_then = state.teacher.vectors(image_then, state.teacher.read(ids, keep))
     alpha = needs(model).alpha * state.warmth()
     real, group = present & keep.any(1), batch.get("same", batch.get("row"))
-    align, scores = queue_contrast(model.vectors(image, text), vectors_then, state.queues, real, group, model.temperature, alpha)
+    align, scores = queue_contrast(
+        model.vectors(image, text), vectors_then, state.queues, real, group, model.temperature, alpha
+    )
     state.observe(vectors_then, real, group)
     others = real[None, :] & ~alike(group, ids.shape[0], ids.device)
     pictures, found_pictures = hard_negatives(scores["text"], others, generator)
@@ -217,36 +235,41 @@ def objective(model: ALBEF, batch: dict, state: Momentum, generator: torch.Gener
 
 
 def after_step(model: ALBEF, state: Momentum) -> None:
-    """The queues take in what the teacher saw, the teacher follows, and the temperature stays in the official bounds."""
+    """The queues take in what the teacher saw, the teacher follows, and the temperature stays in the official
+    bounds."""
     state.advance(model)
     with torch.no_grad():
         model.temperature.clamp_(0.001, 0.5)
 
 
 def match_loss(model: ALBEF, image: Tokens, text: Tokens, pictures: Tensor, texts: Tensor, counts: Tensor) -> Tensor:
-    """Each pair, each text with a wrong picture and each picture with a wrong text, told apart; counts (3 B,): which of these there are."""
+    """Each pair, each text with a wrong picture and each picture with a wrong text, told apart; counts (3 B,): which of
+    these there are."""
     asking, answering = rows_of(text, texts), rows_of(image, pictures)
-    asking = text.put(x=torch.cat([text.x, text.x, asking.x]), keep=torch.cat([text.keep, text.keep, asking.keep]))
-    answering = image.put(x=torch.cat([image.x, answering.x, image.x]), keep=torch.cat([image.keep, answering.keep, image.keep]))
-    logits = model.match(model.look(asking, answering).x[:, 0]).float()
+    asking = text.replace(x=torch.cat([text.x, text.x, asking.x]), keep=torch.cat([text.keep, text.keep, asking.keep]))
+    answering = image.replace(
+        x=torch.cat([image.x, answering.x, image.x]), keep=torch.cat([image.keep, answering.keep, image.keep])
+    )
+    logits = model.match(model.cross(asking, answering).x[:, 0]).float()
     labels = torch.zeros_like(counts, dtype=torch.int64)
     labels[: image.x.shape[0]] = 1
     return mean_where(F.cross_entropy(logits, labels, reduction="none"), counts)
 
 
 def words_loss(model, teacher, hidden, keep, labels, image, image_then, alpha) -> Tensor:
-    """Hidden words guessed from the rest of the text and the picture; targets are the words and the teacher's guesses."""
+    """Hidden words guessed from the rest of the text and the picture; targets are the words and the teacher's
+    guesses."""
     chosen = labels >= 0
-    logits = model.words(model.look(model.read(hidden, keep), image).x[chosen]).float()  # (M, V)
+    logits = model.words(model.cross(model.read(hidden, keep), image).x[chosen]).float()  # (M, V)
     with torch.no_grad():
-        believed = teacher.words(teacher.look(teacher.read(hidden, keep), image_then).x[chosen]).float().softmax(-1)
+        believed = teacher.words(teacher.cross(teacher.read(hidden, keep), image_then).x[chosen]).float().softmax(-1)
     log = logits.log_softmax(-1)
     told = -log.gather(1, labels[chosen][:, None])[:, 0]
     return ((1 - alpha) * told - alpha * (believed * log).sum(-1)).sum() / chosen.sum().clamp(min=1)
 
 
 def rows_of(t: Tokens, index: Tensor) -> Tokens:
-    return t.put(x=t.x[index], keep=t.keep[index])
+    return t.replace(x=t.x[index], keep=t.keep[index])
 
 
 def layout(bert: str) -> list[Rule]:
@@ -258,10 +281,10 @@ def layout(bert: str) -> list[Rule]:
         *timm_vit("visual_encoder.", "picture."),
         *bert_input(f"{bert}.embeddings"),
         *bert_layers(layer, ours),
-        Rename(f"{layer}.crossattention.self.query.{{p}}", f"{ours}.look.f.q.{{p}}"),
-        Join([f"{layer}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.look.f.kv.{{p}}"),
-        Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.look.f.out.{{p}}"),
-        Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.look.norm.{{p}}"),
+        Rename(f"{layer}.crossattention.self.query.{{p}}", f"{ours}.cross.f.q.{{p}}"),
+        Join([f"{layer}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.cross.f.kv.{{p}}"),
+        Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.cross.f.out.{{p}}"),
+        Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.cross.norm.{{p}}"),
         *bert_words("text_encoder.cls.predictions.transform", "guess"),
         Tied(["text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"], "guess.bias"),
         Rename("vision_proj.{p}", "image_proj.{p}"),
@@ -273,7 +296,7 @@ def layout(bert: str) -> list[Rule]:
 
 WORDS = ["text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"]
 RULES = {
-    "official": [Tied(WORDS, "wording.words.table.weight"), *layout("text_encoder.bert")],
+    "official": [Tied(WORDS, "text_embedding.words.table.weight"), *layout("text_encoder.bert")],
     "official_retrieval": layout("text_encoder"),  # fine-tuned: BERT without its word head
 }
 
@@ -298,7 +321,10 @@ SIZES = {
     "base_384_refcoco": FINE,
 }  # fmt: skip
 SALESFORCE = dict(
-    source="official", licence="bsd-3-clause", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+    source="official",
+    licence="bsd-3-clause",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
 )
 TUNED = SALESFORCE | dict(source="official_retrieval")
 WEIGHTS = {

@@ -1,10 +1,10 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision. Radford et al., 2021. arXiv:2103.00020.
 
-New here: a picture tower and a text tower meet only in one vector each, trained so that a picture's nearest text in the batch is its own;
-any list of texts is then a classifier without training.
+New here: a picture tower and a text tower meet only in one vector each, trained so that a picture's nearest text in the
+batch is its own; any list of texts is then a classifier without training.
 
-Differs: the transformer towers only; residual networks are left out. A text's vector is read at its last real token, which is where the
-published tokenizers put the end of the text.
+Differs: the transformer towers only; residual networks are left out. A text's vector is read at its last real token,
+which is where the published tokenizers put the end of the text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make, pre_norm_blocks
@@ -29,9 +29,13 @@ from plait.parts.towers.pair import TwoTowers
 class ImageTower(nn.Module):
     """Pictures (B, 3, H, W) -> vectors (B, E): a ViT with one more norm before its blocks, read at the class token."""
 
-    def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int, hidden: int, embed: int, act: Make):
+    def __init__(
+        self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int, hidden: int, embed: int, act: Make
+    ):
         super().__init__()
-        self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(
+            PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
+        )
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, feed=partial(FeedForward, act=act)))
         self.norm = nn.LayerNorm(width)
@@ -39,8 +43,8 @@ class ImageTower(nn.Module):
 
     def tokens(self, x: Tensor) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        t = self.eye(x)
-        return self.stack(t.put(x=self.before(t.x)))
+        t = self.patch_embed(x)
+        return self.stack(t.replace(x=self.before(t.x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.norm(self.tokens(x).x[:, 0]))
@@ -69,7 +73,8 @@ class TextTower(nn.Module):
 
 
 class CLIP(TwoTowers):
-    """image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower. embed: E. quick:
+    """image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower.
+    embed: E. quick:
     OpenAI's approximate GELU.
     """
 
@@ -139,7 +144,8 @@ WEIGHTS = {
         hub="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
         references={"open_clip": "ViT-B-32", "transformers": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"},
     ),
-    "vit_b_32_256": MIT | dict(hub="laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", references={"open_clip": "ViT-B-32-256"}),
+    "vit_b_32_256": MIT
+    | dict(hub="laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", references={"open_clip": "ViT-B-32-256"}),
     "vit_b_32_quickgelu": dict(
         MIT,
         hub="timm/vit_base_patch32_clip_224.openai",
@@ -155,7 +161,8 @@ WEIGHTS = {
         hub="timm/vit_base_patch16_clip_224.openai",
         references={"open_clip": "ViT-B-16-quickgelu", "transformers": "openai/clip-vit-base-patch16"},
     ),
-    "vit_b_16_plus_240": MIT | dict(hub="timm/vit_base_patch16_plus_clip_240.laion400m_e32", references={"open_clip": "ViT-B-16-plus-240"}),
+    "vit_b_16_plus_240": MIT
+    | dict(hub="timm/vit_base_patch16_plus_clip_240.laion400m_e32", references={"open_clip": "ViT-B-16-plus-240"}),
     "vit_l_14": dict(
         MIT | HALF,
         hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
@@ -177,12 +184,17 @@ WEIGHTS = {
         references={"open_clip": "ViT-H-14", "transformers": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"},
     ),
     "vit_h_14_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14", references={"open_clip": "ViT-H-14-quickgelu"}),
-    "vit_h_14_378_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", references={"open_clip": "ViT-H-14-378-quickgelu"}),
+    "vit_h_14_378_quickgelu": APPLE
+    | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", references={"open_clip": "ViT-H-14-378-quickgelu"}),
     "vit_h_14_worldwide_quickgelu": dict(
-        META, hub="timm/vit_huge_patch14_clip_224.metaclip2_worldwide", references={"open_clip": "ViT-H-14-worldwide-quickgelu"}
+        META,
+        hub="timm/vit_huge_patch14_clip_224.metaclip2_worldwide",
+        references={"open_clip": "ViT-H-14-worldwide-quickgelu"},
     ),
     "vit_h_14_worldwide_378": dict(
-        META, hub="timm/vit_huge_patch14_clip_378.metaclip2_worldwide", references={"open_clip": "ViT-H-14-worldwide-378"}
+        META,
+        hub="timm/vit_huge_patch14_clip_378.metaclip2_worldwide",
+        references={"open_clip": "ViT-H-14-worldwide-378"},
     ),
     "vit_g_14": dict(
         MIT,
@@ -198,10 +210,14 @@ WEIGHTS = {
         META, hub="timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b", references={"open_clip": "ViT-bigG-14-quickgelu"}
     ),
     "vit_bigg_14_worldwide": dict(
-        META, hub="timm/vit_gigantic_patch14_clip_224.metaclip2_worldwide", references={"open_clip": "ViT-bigG-14-worldwide"}
+        META,
+        hub="timm/vit_gigantic_patch14_clip_224.metaclip2_worldwide",
+        references={"open_clip": "ViT-bigG-14-worldwide"},
     ),
     "vit_bigg_14_worldwide_378": dict(
-        META, hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide", references={"open_clip": "ViT-bigG-14-worldwide-378"}
+        META,
+        hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide",
+        references={"open_clip": "ViT-bigG-14-worldwide-378"},
     ),
 }
 
@@ -210,9 +226,9 @@ IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {
     "open_clip": [
         Lift("logit_scale", "logit_scale"),
-        View("visual.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
-        Lift("visual.positional_embedding", f"{IMAGE}.eye.positions.table"),
-        Rename("visual.conv1.weight", f"{IMAGE}.eye.stem.proj.weight"),
+        View("visual.class_embedding", f"{IMAGE}.patch_embed.cls", (1, 1, -1), (-1,)),
+        Lift("visual.positional_embedding", f"{IMAGE}.patch_embed.positions.table"),
+        Rename("visual.conv1.weight", f"{IMAGE}.patch_embed.stem.proj.weight"),
         Rename("visual.ln_pre.{p}", f"{IMAGE}.before.{{p}}"),
         *open_clip_blocks("visual.transformer.resblocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
         Rename("visual.ln_post.{p}", f"{IMAGE}.norm.{{p}}"),
@@ -221,9 +237,9 @@ RULES = {
     ],
     "transformers": [
         Lift("logit_scale", "logit_scale"),
-        View("vision_model.embeddings.class_embedding", f"{IMAGE}.eye.cls", (1, 1, -1), (-1,)),
-        Lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.eye.positions.table"),
-        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.eye.stem.proj.weight"),
+        View("vision_model.embeddings.class_embedding", f"{IMAGE}.patch_embed.cls", (1, 1, -1), (-1,)),
+        Lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.patch_embed.positions.table"),
+        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.patch_embed.stem.proj.weight"),
         Rename("vision_model.pre_layrnorm.{p}", f"{IMAGE}.before.{{p}}"),
         *clip_blocks("vision_model.encoder.layers.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
         Rename("vision_model.post_layernorm.{p}", f"{IMAGE}.norm.{{p}}"),

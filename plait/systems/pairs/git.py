@@ -1,12 +1,14 @@
 """GIT: A Generative Image-to-text Transformer for Vision and Language. Wang et al., 2022. arXiv:2205.14100.
 
-New here: one picture encoder, one text decoder, one loss. The decoder is a plain transformer over picture tokens and, after them, words:
-picture tokens see each other, a word sees the picture and the words before it. So a caption, the answer to a question (which is text
-already there), what happens in a film (frames one after another, each with a learned mark of its time) and the name of a class (words
-that a list allows) are all written by the same model, word by word.
+New here: one picture encoder, one text decoder, one loss. The decoder is a plain transformer over picture tokens and,
+after them, words: picture tokens see each other, a word sees the picture and the words before it. So a caption, the
+answer to a question (which is text already there), what happens in a film (frames one after another, each with a
+learned mark of its time) and the name of a class (words that a list allows) are all written by the same model, word by
+word.
 
-Differs: the picture goes through the decoder once and is remembered, also in training; the words then follow. That is the same sum, since
-no picture token sees a word. Places are counted over real words only, so that padding before a text changes nothing.
+Differs: the picture goes through the decoder once and is remembered, also in training; the words then follow. That is
+the same sum, since no picture token sees a word. Places are counted over real words only, so that padding before a text
+changes nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Post, QuickGELU, Stack
-from plait.core.init import own
+from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, View
 from plait.parts.mixers.recall import Memory, PostRecall, Recall, RecallBlock, before
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.presence import complete, masked
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.presence import fill_absent, masked
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -39,14 +41,16 @@ class Picture(nn.Module):
 
     def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
         super().__init__()
-        self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(
+            PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
+        )
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, feed=partial(FeedForward, act=QuickGELU)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        t = self.eye(x)
-        return self.norm(self.stack(t.put(x=self.before(t.x))).x)
+        t = self.patch_embed(x)
+        return self.norm(self.stack(t.replace(x=self.before(t.x))).x)
 
 
 class Words(nn.Module):
@@ -62,7 +66,8 @@ class Words(nn.Module):
 
 
 class Cache(NamedTuple):
-    """All that the decoder has read: a memory per layer, which of its M tokens are real (B, M), and how many words they hold (B,)."""
+    """All that the decoder has read: a memory per layer, which of its M tokens are real (B, M), and how many words they
+    hold (B,)."""
 
     layers: tuple[Memory, ...]
     keep: Tensor
@@ -72,13 +77,15 @@ class Cache(NamedTuple):
 class GIT(nn.Module):
     """A picture and the text so far -> what the next word is.
 
-    batch["image"] is (B, 3, H, W), or (B, T, 3, H, W) for a film of at most `frames` frames; other multiples of the patch than `image`
-    are resampled. batch["text"] (B, N) is a text that is there already, such as a question. A row may lack either.
-    vocab: V. length: the most words. begin, end: the ids that a text starts and ends with. width, depth, heads: the decoder.
+    batch["image"] is (B, 3, H, W), or (B, T, 3, H, W) for a film of at most `frames` frames; other multiples of the
+    patch than `image` are resampled. batch["text"] (B, N) is a text that is there already, such as a question. A row
+    may lack either.
+    vocab: V. length: the most words. begin, end: the ids that a text starts and ends with. width, depth, heads: the
+    decoder.
     """
 
     takes = ("image", "text")
-    scheme = {nn.Conv2d: own, nn.ParameterList: lambda frames: [nn.init.zeros_(p) for p in frames]}
+    scheme = {nn.Conv2d: torch_default, nn.ParameterList: lambda frames: [nn.init.zeros_(p) for p in frames]}
 
     def __init__(
         self, *, image=(224, 224), patch=16, image_width=768, image_depth=12, image_heads=12, frames=0,
@@ -90,7 +97,7 @@ class GIT(nn.Module):
         self.picture = Picture(image, patch, image_width, image_depth, image_heads)
         self.times = nn.ParameterList(nn.Parameter(torch.empty(image_width)) for _ in range(frames))
         self.bridge = nn.Sequential(nn.Linear(image_width, width), nn.LayerNorm(width))
-        self.wording = Words(vocab, length, width, dropout)
+        self.text_embedding = Words(vocab, length, width, dropout)
         self.layers = nn.ModuleList(
             RecallBlock(
                 mix=PostRecall(TextNorm(width), Recall(width, heads, dropout=dropout), nn.Dropout(dropout)),
@@ -105,12 +112,16 @@ class GIT(nn.Module):
         if image.dim() == 4:
             return self.bridge(self.picture(image))
         if image.shape[1] > len(self.times):
-            raise ValueError(f"got a film of {image.shape[1]} frames, expected at most {len(self.times)}: leave some out")
+            raise ValueError(
+                f"got a film of {image.shape[1]} frames, expected at most {len(self.times)}: leave some out"
+            )
         frames = self.picture(image.flatten(0, 1)).unflatten(0, image.shape[:2])  # (B, T, M, Dv)
         times = torch.stack(list(self.times[: image.shape[1]]))
         return self.bridge((frames + times[:, None]).flatten(1, 2))
 
-    def read(self, x: Tensor, keep: Tensor, past: tuple[Memory, ...] | None = None) -> tuple[Tensor, tuple[Memory, ...]]:
+    def read(
+        self, x: Tensor, keep: Tensor, past: tuple[Memory, ...] | None = None
+    ) -> tuple[Tensor, tuple[Memory, ...]]:
         """Tokens (B, N, D) through the decoder, after what is remembered; keep as in `Recall`."""
         t, layers = Tokens(x), []
         for i, layer in enumerate(self.layers):
@@ -120,7 +131,7 @@ class GIT(nn.Module):
 
     def prefill(self, batch: dict) -> Cache:
         """Read the picture and, where there is one, the text so far."""
-        s = complete(batch, self.blanks)
+        s = fill_absent(batch, self.blanks)
         x = self.see(s.values["image"])
         keep = masked(None, s.present["image"], x.shape[1])
         layers = self.read(x, keep)[1]
@@ -131,23 +142,30 @@ class GIT(nn.Module):
         return self.step(ids, cache, masked(s.keep.get("text"), s.present["text"], ids.shape[1]))[1]
 
     def step(self, tokens: Tensor, cache: Cache, keep: Tensor | None = None) -> tuple[Tensor, Cache]:
-        """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache with them in it."""
+        """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache
+        with them in it."""
         n = tokens.shape[1]
         if n > self.length:
-            raise ValueError(f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model")
+            raise ValueError(
+                f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model"
+            )
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
         places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
-        x, layers = self.read(self.wording(tokens, places), before(cache.keep, keep), cache.layers)
+        x, layers = self.read(self.text_embedding(tokens, places), before(cache.keep, keep), cache.layers)
         return self.head(x), Cache(layers, torch.cat([cache.keep, keep], 1), cache.words + keep.sum(1))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """{"words": (B, V)}: logits of the word that follows the text so far; of the first one where there is no text."""
-        s = complete(batch, self.blanks)
+        """{"words": (B, V)}: logits of the word that follows the text so far; of the first one where there is no
+        text."""
+        s = fill_absent(batch, self.blanks)
         ids = s.values["text"]
         keep = masked(s.keep.get("text"), s.present["text"], ids.shape[1])
         first = torch.arange(ids.shape[1], device=ids.device) == 0
         bare = ~keep.any(1, keepdim=True) & first  # (B, N): the first place of a text without a word
-        seen = {slot: value for slot, value in batch.items() if slot != "text"} | {"image": s.values["image"], "present": s.present}
+        seen = {slot: value for slot, value in batch.items() if slot != "text"} | {
+            "image": s.values["image"],
+            "present": s.present,
+        }
         logits, _ = self.step(ids.masked_fill(bare, self.begin), self.prefill(seen), keep | bare)
         last = ((keep | bare) * torch.arange(ids.shape[1], device=ids.device)).amax(1)
         return {"words": logits[torch.arange(ids.shape[0], device=ids.device), last]}
@@ -161,7 +179,7 @@ LARGE_VQA = LARGE | dict(image=(420, 420))
 
 MODEL = GIT
 TAKES = ("image", "text")
-ROLES = ("writer",)
+ROLES = ("generator",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(
@@ -197,21 +215,34 @@ MICROSOFT = dict(
 )  # fmt: skip
 WEIGHTS = {
     "base": MICROSOFT | dict(hub="microsoft/git-base", references={"transformers": "microsoft/git-base"}),
-    "base_coco": MICROSOFT | dict(hub="microsoft/git-base-coco", references={"transformers": "microsoft/git-base-coco"}),
-    "base_textcaps": MICROSOFT | dict(hub="microsoft/git-base-textcaps", references={"transformers": "microsoft/git-base-textcaps"}),
-    "base_vqav2": MICROSOFT | dict(hub="microsoft/git-base-vqav2", references={"transformers": "microsoft/git-base-vqav2"}),
-    "base_textvqa": MICROSOFT | dict(hub="microsoft/git-base-textvqa", references={"transformers": "microsoft/git-base-textvqa"}),
-    "base_vatex": MICROSOFT | dict(hub="microsoft/git-base-vatex", references={"transformers": "microsoft/git-base-vatex"}),
-    "base_msrvtt_qa": MICROSOFT | dict(hub="microsoft/git-base-msrvtt-qa", references={"transformers": "microsoft/git-base-msrvtt-qa"}),
+    "base_coco": MICROSOFT
+    | dict(hub="microsoft/git-base-coco", references={"transformers": "microsoft/git-base-coco"}),
+    "base_textcaps": MICROSOFT
+    | dict(hub="microsoft/git-base-textcaps", references={"transformers": "microsoft/git-base-textcaps"}),
+    "base_vqav2": MICROSOFT
+    | dict(hub="microsoft/git-base-vqav2", references={"transformers": "microsoft/git-base-vqav2"}),
+    "base_textvqa": MICROSOFT
+    | dict(hub="microsoft/git-base-textvqa", references={"transformers": "microsoft/git-base-textvqa"}),
+    "base_vatex": MICROSOFT
+    | dict(hub="microsoft/git-base-vatex", references={"transformers": "microsoft/git-base-vatex"}),
+    "base_msrvtt_qa": MICROSOFT
+    | dict(hub="microsoft/git-base-msrvtt-qa", references={"transformers": "microsoft/git-base-msrvtt-qa"}),
     "large": MICROSOFT | dict(hub="microsoft/git-large", references={"transformers": "microsoft/git-large"}),
-    "large_coco": MICROSOFT | dict(hub="microsoft/git-large-coco", references={"transformers": "microsoft/git-large-coco"}),
-    "large_textcaps": MICROSOFT | dict(hub="microsoft/git-large-textcaps", references={"transformers": "microsoft/git-large-textcaps"}),
-    "large_vqav2": MICROSOFT | dict(hub="microsoft/git-large-vqav2", references={"transformers": "microsoft/git-large-vqav2"}),
-    "large_textvqa": MICROSOFT | dict(hub="microsoft/git-large-textvqa", references={"transformers": "microsoft/git-large-textvqa"}),
-    "large_vatex": MICROSOFT | dict(hub="microsoft/git-large-vatex", references={"transformers": "microsoft/git-large-vatex"}),
-    "large_msrvtt_qa": MICROSOFT | dict(hub="microsoft/git-large-msrvtt-qa", references={"transformers": "microsoft/git-large-msrvtt-qa"}),
+    "large_coco": MICROSOFT
+    | dict(hub="microsoft/git-large-coco", references={"transformers": "microsoft/git-large-coco"}),
+    "large_textcaps": MICROSOFT
+    | dict(hub="microsoft/git-large-textcaps", references={"transformers": "microsoft/git-large-textcaps"}),
+    "large_vqav2": MICROSOFT
+    | dict(hub="microsoft/git-large-vqav2", references={"transformers": "microsoft/git-large-vqav2"}),
+    "large_textvqa": MICROSOFT
+    | dict(hub="microsoft/git-large-textvqa", references={"transformers": "microsoft/git-large-textvqa"}),
+    "large_vatex": MICROSOFT
+    | dict(hub="microsoft/git-large-vatex", references={"transformers": "microsoft/git-large-vatex"}),
+    "large_msrvtt_qa": MICROSOFT
+    | dict(hub="microsoft/git-large-msrvtt-qa", references={"transformers": "microsoft/git-large-msrvtt-qa"}),
     "large_r": MICROSOFT | dict(hub="microsoft/git-large-r", references={"transformers": "microsoft/git-large-r"}),
-    "large_r_coco": MICROSOFT | dict(hub="microsoft/git-large-r-coco", references={"transformers": "microsoft/git-large-r-coco"}),
+    "large_r_coco": MICROSOFT
+    | dict(hub="microsoft/git-large-r-coco", references={"transformers": "microsoft/git-large-r-coco"}),
     "large_r_textcaps": dict(
         MICROSOFT, hub="microsoft/git-large-r-textcaps", references={"transformers": "microsoft/git-large-r-textcaps"}
     ),
@@ -220,17 +251,17 @@ WEIGHTS = {
 EYE = "git.image_encoder.vision_model"
 RULES = {
     "transformers": [
-        View(f"{EYE}.embeddings.class_embedding", "picture.eye.cls", (1, 1, -1), (-1,)),
-        Lift(f"{EYE}.embeddings.position_embedding.weight", "picture.eye.positions.table"),
-        Rename(f"{EYE}.embeddings.patch_embedding.weight", "picture.eye.stem.proj.weight"),
+        View(f"{EYE}.embeddings.class_embedding", "picture.patch_embed.cls", (1, 1, -1), (-1,)),
+        Lift(f"{EYE}.embeddings.position_embedding.weight", "picture.patch_embed.positions.table"),
+        Rename(f"{EYE}.embeddings.patch_embedding.weight", "picture.patch_embed.stem.proj.weight"),
         Rename(f"{EYE}.pre_layrnorm.{{p}}", "picture.before.{p}"),
         *clip_blocks(f"{EYE}.encoder.layers.{{i}}", "picture.stack.blocks.{i}"),
         Rename(f"{EYE}.post_layernorm.{{p}}", "picture.norm.{p}"),
         View("git.img_temporal_embedding.{i}", "times.{i}", (-1,), (1, 1, -1)),
         Rename("git.visual_projection.visual_projection.{rest*}", "bridge.{rest*}"),
-        Rename("git.embeddings.word_embeddings.weight", "wording.words.table.weight"),
-        Rename("git.embeddings.position_embeddings.weight", "wording.positions.table"),
-        Rename("git.embeddings.LayerNorm.{p}", "wording.norm.{p}"),
+        Rename("git.embeddings.word_embeddings.weight", "text_embedding.words.table.weight"),
+        Rename("git.embeddings.position_embeddings.weight", "text_embedding.positions.table"),
+        Rename("git.embeddings.LayerNorm.{p}", "text_embedding.norm.{p}"),
         *bert_layers("git.encoder.layer.{i}", "layers.{i}"),
         Rename("output.{p}", "head.{p}"),
         Drop("git.embeddings.position_ids"),

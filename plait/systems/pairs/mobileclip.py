@@ -1,11 +1,12 @@
 """MobileCLIP: Fast Image-Text Models through Multi-Modal Reinforced Training. Vasu et al., 2024. arXiv:2311.17049.
 
-New here: picture towers made to be folded. While training, each of their steps is a sum of parallel convolutions and norms, even tokens
-are mixed by one; `fold_norms` makes a single convolution of every sum. Attention is left to the last, smallest maps. In the paper they
-learn from the stored answers of an ensemble of larger models.
+New here: picture towers made to be folded. While training, each of their steps is a sum of parallel convolutions and
+norms, even tokens are mixed by one; `fold_norms` makes a single convolution of every sum. Attention is left to the
+last, smallest maps. In the paper they learn from the stored answers of an ensemble of larger models.
 
-Differs: the stored answers are the trainer's matter. The convolutional text tower of S0 is left out: 2_s0 is MobileCLIP2's, which has a
-plain one. Where the authors' texts are not causal, ours too are filled up to the full length with empty words that are read like others.
+Differs: the stored answers are the trainer's matter. The convolutional text tower of S0 is left out: 2_s0 is
+MobileCLIP2's, which has a plain one. Where the authors' texts are not causal, ours too are filled up to the full length
+with empty words that are read like others.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ CONV = tuple[int, int, int, int]  # channels, out, stride, groups
 
 
 class Branches(nn.Module):
-    """A sum of convolutions of several kernels, each with its norm, and of the normed input where that has the same shape; then `after`."""
+    """A sum of convolutions of several kernels, each with its norm, and of the normed input where that has the same
+    shape; then `after`."""
 
     def __init__(self, conv: CONV, kernels: tuple[int, ...], after: nn.Module | None = None):
         super().__init__()
@@ -78,7 +80,11 @@ class RepMixer(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mix, self.norm, self.scale = Branches((width, width, 1, width), (3, 1)), nn.BatchNorm2d(width), MapScale(width)
+        self.mix, self.norm, self.scale = (
+            Branches((width, width, 1, width), (3, 1)),
+            nn.BatchNorm2d(width),
+            MapScale(width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.scale(self.mix(x) - self.norm(x))
@@ -117,7 +123,12 @@ class NormedAttention(nn.Module):
 
 def feed(width: int, ratio: int, after: nn.Module) -> Skip:
     """A depthwise convolution, then two of one place, with their residual."""
-    steps = ConvNorm(width, width, 7, groups=width), Pointwise(width, ratio * width), nn.GELU(), Pointwise(ratio * width, width)
+    steps = (
+        ConvNorm(width, width, 7, groups=width),
+        Pointwise(width, ratio * width),
+        nn.GELU(),
+        Pointwise(ratio * width, width),
+    )
     return Skip(nn.Sequential(*steps), after)
 
 
@@ -127,8 +138,12 @@ def layer(width: int) -> Block:
 
 
 def last_layer(width: int) -> Block:
-    """A layer of attention. Its scales stand in a sequence, for public weights call them otherwise than those of other layers."""
-    return Block(mix=Skip(NormedAttention(width, width // HEAD), MapScale(width)), feed=feed(width, 3, nn.Sequential(MapScale(width))))
+    """A layer of attention. Its scales stand in a sequence, for public weights call them otherwise than those of other
+    layers."""
+    return Block(
+        mix=Skip(NormedAttention(width, width // HEAD), MapScale(width)),
+        feed=feed(width, 3, nn.Sequential(MapScale(width))),
+    )
 
 
 def halve(channels: int, out: int, squeeze: bool) -> nn.Sequential:
@@ -139,7 +154,8 @@ def halve(channels: int, out: int, squeeze: bool) -> nn.Sequential:
 
 
 class MCi(Pyramid):
-    """MobileCLIP's picture tower, after FastViT (arXiv:2303.14189): (B, 3, H, W) -> (B, E). The last stage attends, the others convolve."""
+    """MobileCLIP's picture tower, after FastViT (arXiv:2303.14189): (B, 3, H, W) -> (B, E). The last stage attends, the
+    others convolve."""
 
     def __init__(self, width: int, depths: tuple[int, ...], embed: int):
         stem = nn.Sequential(
@@ -208,8 +224,8 @@ class FilledTextTower(TextTower):
 
 
 class MobileCLIP(TwoTowers):
-    """width, depths: the picture tower, MCi, or a ViT where `heads` is given and `depths` a number. vocab, length, text_*: the text tower,
-    causal beside a ViT. embed: E.
+    """width, depths: the picture tower, MCi, or a ViT where `heads` is given and `depths` a number. vocab, length,
+    text_*: the text tower, causal beside a ViT. embed: E.
     """
 
     def __init__(
@@ -240,7 +256,13 @@ SIZES = {
     "2_b": B,
 }
 
-APPLE = dict(file="open_clip_model.safetensors", source="open_clip", licence="apple-amlr", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+APPLE = dict(
+    file="open_clip_model.safetensors",
+    source="open_clip",
+    licence="apple-amlr",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+)
 WEIGHTS = {
     "s1": APPLE | dict(hub="apple/MobileCLIP-S1-OpenCLIP", references={"open_clip": "MobileCLIP-S1"}),
     "s2": APPLE | dict(hub="apple/MobileCLIP-S2-OpenCLIP", references={"open_clip": "MobileCLIP-S2"}),
@@ -295,7 +317,11 @@ RULES = {
         Rename("visual.trunk.cls_token", f"{IMAGE}.cls"),
         Rename("visual.trunk.pos_embed", f"{IMAGE}.positions.table"),
         Rename("visual.trunk.head.{p}", f"{IMAGE}.head.{{p}}"),
-        *(rule for n in range(2) for rule in conv_norm(f"visual.trunk.patch_embed.backbone.{n}", f"{IMAGE}.stem.steps.{n + 1}")),
+        *(
+            rule
+            for n in range(2)
+            for rule in conv_norm(f"visual.trunk.patch_embed.backbone.{n}", f"{IMAGE}.stem.steps.{n + 1}")
+        ),
         Rename("visual.trunk.patch_embed.backbone.2.conv.{p}", f"{IMAGE}.stem.steps.3.{{p}}"),
         Rename("visual.trunk.norm.{p}", f"{IMAGE}.norm.{{p}}"),
         *timm_blocks("visual.trunk.blocks.{i}", f"{IMAGE}.stack.blocks.{{i}}"),

@@ -1,12 +1,13 @@
-"""ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision. Kim, Son, Kim, 2021. arXiv:2102.03334.
+"""ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision. Kim, Son, Kim, 2021.
+arXiv:2102.03334.
 
-New here: one transformer reads words and picture patches in one sequence. There is no picture tower and no detector: patches enter as words
-do, by one projection, and a learned vector per modality tells them apart. Pictures keep their shape: the grid of positions is stretched
-to each picture's own.
+New here: one transformer reads words and picture patches in one sequence. There is no picture tower and no detector:
+patches enter as words do, by one projection, and a learned vector per modality tells them apart. Pictures keep their
+shape: the grid of positions is stretched to each picture's own.
 
-Differs: stochastic depth takes the place of dropout. Patches are never sampled: long pictures are read whole. An absent modality is a blank
-that nothing attends to; the leading token, which is pooled, belongs to the text, so that an absent text still asks the picture with one
-padding token. The variant for pairs of pictures (NLVR2) is left out.
+Differs: stochastic depth takes the place of dropout. Patches are never sampled: long pictures are read whole. An absent
+modality is a blank that nothing attends to; the leading token, which is pooled, belongs to the text, so that an absent
+text still asks the picture with one padding token. The variant for pairs of pictures (NLVR2) is left out.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, prepend
 from plait.core.weights import Drop, Join, Rename, Rule, Tied
 from plait.parts.heads.words import WordHead, first_place
-from plait.parts.presence import complete, masked
+from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patches import PatchTokens
-from plait.parts.tokenizers.wording import Wording
+from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_words
 
@@ -31,9 +32,11 @@ Norm = partial(nn.LayerNorm, eps=1e-12)
 
 
 class Picture(nn.Module):
-    """(B, 3, H, W) -> Tokens (B, 1 + N, D): a class token and patches, with positions stretched to every picture's own grid.
+    """(B, 3, H, W) -> Tokens (B, 1 + N, D): a class token and patches, with positions stretched to every picture's own
+    grid.
 
-    pixels (B, H, W): which pixels are real, where pictures of several shapes were padded to one (each in its upper left corner).
+    pixels (B, H, W): which pixels are real, where pictures of several shapes were padded to one (each in its upper left
+    corner).
     """
 
     def __init__(self, image: tuple[int, int], patch: int, width: int):
@@ -50,9 +53,9 @@ class Picture(nn.Module):
     def forward(self, x: Tensor, pixels: Tensor | None, present: Tensor) -> Tokens:
         t = self.patches(x)
         real = None if pixels is None else pixels[:, :: self.patches.patch, :: self.patches.patch]  # (B, h, w)
-        t = prepend(self.cls + self.positions[:, :1], t.put(x=t.x + self.places(t.grid, real)))
+        t = prepend(self.cls + self.positions[:, :1], t.replace(x=t.x + self.places(t.grid, real)))
         keep = None if real is None else F.pad(real.flatten(1), (1, 0), value=True)
-        return t.put(keep=masked(keep, present, t.x.shape[1]))
+        return t.replace(keep=masked(keep, present, t.x.shape[1]))
 
     def places(self, grid: tuple[int, int], real: Tensor | None) -> Tensor:
         """(1 or B, N, D): the learned grid laid over each picture's real patches, corner on corner, bilinear."""
@@ -76,8 +79,9 @@ def along(real: Tensor) -> Tensor:
 class ViLT(nn.Module):
     """A batch of pictures and texts -> one vector that has read both, and what the heads that were built say of it.
 
-    image: the (H, W) that positions are learned for; other multiples of the patch are read too. length: most tokens of a text; mask: the
-    id of a hidden word. Heads: guess (hidden words), match (does the text belong to the picture?), answers (how many, 0 for none).
+    image: the (H, W) that positions are learned for; other multiples of the patch are read too. length: most tokens of
+    a text; mask: the id of a hidden word. Heads: guess (hidden words), match (does the text belong to the picture?),
+    answers (how many, 0 for none).
     """
 
     takes = ("image", "text")
@@ -101,14 +105,16 @@ class ViLT(nn.Module):
         super().__init__()
         self.width, self.part_widths, self.mask = width, {}, mask
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
-        self.wording, self.picture = Wording(vocab, length, width, Norm), Picture(image, patch, width)
+        self.text_embedding, self.picture = TextEmbedding(vocab, length, width, Norm), Picture(image, patch, width)
         self.kind = nn.Parameter(torch.empty(2, width))  # text, image
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path))
         self.norm, self.dense = Norm(width), nn.Linear(width, width)
         self.guess = WordHead(width, vocab, Norm) if guess else None
         self.match = nn.Linear(width, 1) if match else None
         self.answer = (
-            nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers))
+            nn.Sequential(
+                nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers)
+            )
             if answers
             else None
         )
@@ -121,12 +127,12 @@ class ViLT(nn.Module):
 
         batch["keep"] may hold "image", (B, H, W): which pixels are real.
         """
-        s = complete(batch, self.blanks)
+        s = fill_absent(batch, self.blanks)
         ids, here = s.values["text"], s.present
-        text = self.wording(ids, masked(s.keep.get("text"), here["text"], ids.shape[1]))
+        text = self.text_embedding(ids, masked(s.keep.get("text"), here["text"], ids.shape[1]))
         image = self.picture(s.values["image"], s.keep.get("image"), here["image"])
-        t = self.stack(join(text.put(x=text.x + self.kind[0]), image.put(x=image.x + self.kind[1])))
-        return t.put(x=self.norm(t.x)), ids
+        t = self.stack(join(text.replace(x=text.x + self.kind[0]), image.replace(x=image.x + self.kind[1])))
+        return t.replace(x=self.norm(t.x)), ids
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D) in [-1, 1], from the leading token."""
@@ -134,15 +140,16 @@ class ViLT(nn.Module):
 
     def words(self, x: Tensor) -> Tensor:
         """(..., D) tokens -> (..., V) logits of the words that stand there; needs the `guess` head."""
-        return self.guess(x, self.wording.table)
+        return self.guess(x, self.text_embedding.table)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its own."""
+        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its
+        own."""
         return {"fused": self.pool(self.read(batch)[0]), "parts": {}}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """fused (B, D); and for each head: match (B, 1) logits, answer (B, K) logits, words (B, V) logits of what stands in each row's
-        first hidden place (its leading token where nothing is hidden)."""
+        """fused (B, D); and for each head: match (B, 1) logits, answer (B, K) logits, words (B, V) logits of what
+        stands in each row's first hidden place (its leading token where nothing is hidden)."""
         t, ids = self.read(batch)
         out = {"fused": self.pool(t)}
         if self.match is not None:
@@ -182,7 +189,7 @@ def layout(model: str) -> list[Rule]:
 WORDS = ["mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.word_embeddings.weight"]
 RULES = {
     "transformers": layout(""),  # ViltModel
-    "transformers_words": [Tied(WORDS, "wording.words.table.weight"), *layout("vilt.")],  # ViltForMaskedLM
+    "transformers_words": [Tied(WORDS, "text_embedding.words.table.weight"), *layout("vilt.")],  # ViltForMaskedLM
     "transformers_heads": layout("vilt."),  # ViltFor... any other task
 }
 
@@ -191,7 +198,19 @@ TAKES = ("image", "text")
 ROLES = ("fuser",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), patch=8, vocab=64, length=16, mask=4, width=32, depth=2, heads=2, guess=True, match=True, answers=7),
+    "toy": dict(
+        image=(32, 32),
+        patch=8,
+        vocab=64,
+        length=16,
+        mask=4,
+        width=32,
+        depth=2,
+        heads=2,
+        guess=True,
+        match=True,
+        answers=7,
+    ),
     "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, mask=4, width=192, depth=6, heads=3, drop_path=0.1),
     "b_32": dict(guess=True),
     "b_32_coco": dict(match=True),
@@ -199,11 +218,27 @@ SIZES = {
     "b_32_vqa": dict(answers=3129),
 }
 
-HALF = dict(source="transformers_heads", file="pytorch_model.bin", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+HALF = dict(
+    source="transformers_heads",
+    file="pytorch_model.bin",
+    licence="apache-2.0",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
 WEIGHTS = {
-    "b_32": dict(HALF, source="transformers_words", hub="dandelin/vilt-b32-mlm", references={"transformers": "dandelin/vilt-b32-mlm"}),
-    "b_32_coco": HALF | dict(hub="dandelin/vilt-b32-finetuned-coco", references={"transformers": "dandelin/vilt-b32-finetuned-coco"}),
+    "b_32": dict(
+        HALF,
+        source="transformers_words",
+        hub="dandelin/vilt-b32-mlm",
+        references={"transformers": "dandelin/vilt-b32-mlm"},
+    ),
+    "b_32_coco": HALF
+    | dict(hub="dandelin/vilt-b32-finetuned-coco", references={"transformers": "dandelin/vilt-b32-finetuned-coco"}),
     "b_32_flickr30k": HALF
-    | dict(hub="dandelin/vilt-b32-finetuned-flickr30k", references={"transformers": "dandelin/vilt-b32-finetuned-flickr30k"}),
-    "b_32_vqa": HALF | dict(hub="dandelin/vilt-b32-finetuned-vqa", references={"transformers": "dandelin/vilt-b32-finetuned-vqa"}),
+    | dict(
+        hub="dandelin/vilt-b32-finetuned-flickr30k",
+        references={"transformers": "dandelin/vilt-b32-finetuned-flickr30k"},
+    ),
+    "b_32_vqa": HALF
+    | dict(hub="dandelin/vilt-b32-finetuned-vqa", references={"transformers": "dandelin/vilt-b32-finetuned-vqa"}),
 }

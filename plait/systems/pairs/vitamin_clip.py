@@ -1,7 +1,7 @@
 """ViTamin: Designing Scalable Vision Models in the Vision-Language Era. Chen et al., 2024. arXiv:2404.02132.
 
-New here: `vitamin`'s picture tower beside CLIP's text tower, trained as CLIP is. In the `ltt` sizes a small picture tower learns from a
-large model's text tower, which stays as it was (locked-text tuning).
+New here: `vitamin`'s picture tower beside CLIP's text tower, trained as CLIP is. In the `ltt` sizes a small picture
+tower learns from a large model's text tower, which stays as it was (locked-text tuning).
 
 Differs: locking the text tower is the trainer's: `plait.core.surgery.freeze(model.towers["text"])`.
 """
@@ -29,7 +29,8 @@ class PictureTower(nn.Module):
 
 
 class ViTaminCLIP(TwoTowers):
-    """image, channels, depths, width, depth, heads, positions: the picture tower, as in `vitamin`. vocab, length, text_*: the text tower.
+    """image, channels, depths, width, depth, heads, positions: the picture tower, as in `vitamin`. vocab, length,
+    text_*: the text tower.
     embed: E.
     """
 
@@ -60,8 +61,29 @@ MODEL = ViTaminCLIP
 TAKES = ("image", "text")
 ROLES = ("embedder",)
 DEFAULT = "nano"
-TOY = dict(image=(32, 32), channels=(8, 16), depths=(1, 2), width=32, depth=2, heads=2, text_width=32, text_depth=2, text_heads=2, embed=16)
-NANO = dict(image=(64, 64), channels=(32, 64), width=160, depth=5, heads=5, text_width=160, text_depth=4, text_heads=5, embed=128)
+TOY = dict(
+    image=(32, 32),
+    channels=(8, 16),
+    depths=(1, 2),
+    width=32,
+    depth=2,
+    heads=2,
+    text_width=32,
+    text_depth=2,
+    text_heads=2,
+    embed=16,
+)
+NANO = dict(
+    image=(64, 64),
+    channels=(32, 64),
+    width=160,
+    depth=5,
+    heads=5,
+    text_width=160,
+    text_depth=4,
+    text_heads=5,
+    embed=128,
+)
 SIZES = {
     "toy": TOY | dict(vocab=64, length=16),
     "nano": NANO | dict(vocab=8192),

@@ -1,16 +1,19 @@
 """Zipformer: A faster and better encoder for automatic speech recognition. Yao et al., 2023. arXiv:2310.11230.
 
-New here: a stack of layers for each of several frame rates, down and up again as in a U-Net, each bypassed by what went in. A layer
-computes attention weights once and uses them three times, between three feed-forwards and two convolutions. BiasNorm keeps something of a
-vector's length; SwooshL and SwooshR replace Swish. With `chunk` it also reads sound as it comes, chunk by chunk (`begin`, `stream`).
+New here: a stack of layers for each of several frame rates, down and up again as in a U-Net, each bypassed by what went
+in. A layer computes attention weights once and uses them three times, between three feed-forwards and two convolutions.
+BiasNorm keeps something of a vector's length; SwooshL and SwooshR replace Swish. With `chunk` it also reads sound as it
+comes, chunk by chunk (`begin`, `stream`).
 
-Differs: features are `LogMel`'s (Hann window, Slaney's mel scale, log10, about -1 to 1); the published models were trained on Kaldi's
-(Povey window, pre-emphasis, HTK's scale from 20 Hz to 400 Hz below half the rate, natural log), so that their weights fit but hear
-otherwise. A sound gets four frames of silence before and after it, so that no sound is too short. A row does not depend on the padding of
-its batch: what lies beyond its end is zero before the stem's convolution, and its last frame is repeated where frames are averaged; in the
-official code both see the padding. A causal model has one chunk and one left context for training and use. Balancers, whiteners and
-the penalty on scores change gradients by the training's state, and the schedules of dropout rates follow its step: left out; dropout and
-layer dropping stay at their last rates. Dropped frames, constant attention and masked features of training are left out too.
+Differs: features are `LogMel`'s (Hann window, Slaney's mel scale, log10, about -1 to 1); the published models were
+trained on Kaldi's (Povey window, pre-emphasis, HTK's scale from 20 Hz to 400 Hz below half the rate, natural log), so
+that their weights fit but hear otherwise. A sound gets four frames of silence before and after it, so that no sound is
+too short. A row does not depend on the padding of
+its batch: what lies beyond its end is zero before the stem's convolution, and its last frame is repeated where frames
+are averaged; in the official code both see the padding. A causal model has one chunk and one left context for training
+and use. Balancers, whiteners and the penalty on scores change gradients by the training's state, and the schedules of
+dropout rates follow its step: left out; dropout and layer dropping stay at their last rates. Dropped frames, constant
+attention and masked features of training are left out too.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block
-from plait.core.init import own
+from plait.core.init import torch_default
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Drop, Rename, Rule, View
 from plait.parts.mixers.chunk_conv import ChunkConv, Convolution, SameConv
@@ -52,7 +55,8 @@ class Bypass(nn.Module):
 
 
 class Past(NamedTuple):
-    """What a layer keeps of the chunks before: (B, L, ...) of the left context, and (B, kernel // 2, D) of each convolution."""
+    """What a layer keeps of the chunks before: (B, L, ...) of the left context, and (B, kernel // 2, D) of each
+    convolution."""
 
     key: Tensor | None = None
     gated: Tensor | None = None
@@ -63,9 +67,19 @@ class Past(NamedTuple):
 
 
 class ZipformerBlock(Block):
-    """One layer: (B, N, D), keep (B, N) or None, far (L, P), see (masks of the keys) -> (B, N, D), and the layer's past."""
+    """One layer: (B, N, D), keep (B, N) or None, far (L, P), see (masks of the keys) -> (B, N, D), and the layer's
+    past."""
 
-    def __init__(self, width: int, hidden: int, weights: SharedWeights, value: int, convs: list[nn.Module], dropout: float, skip: float):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        weights: SharedWeights,
+        value: int,
+        convs: list[nn.Module],
+        dropout: float,
+        skip: float,
+    ):
         nn.Module.__init__(self)
         self.weights = weights
         self.feed1, self.feed2, self.feed3 = (_feed(width, hidden * k // 4, dropout) for k in (3, 4, 5))
@@ -74,7 +88,9 @@ class ZipformerBlock(Block):
         self.conv1, self.conv2 = (Convolution(width, conv) for conv in convs)
         self.middle, self.bypass, self.norm = Bypass(width), Bypass(width, skip), BiasNorm(width)
 
-    def forward(self, x: Tensor, keep: Tensor | None, far: Tensor, see: Tensor | None, past: Past) -> tuple[Tensor, Past]:
+    def forward(
+        self, x: Tensor, keep: Tensor | None, far: Tensor, see: Tensor | None, past: Past
+    ) -> tuple[Tensor, Past]:
         start = x
         weights, key = self.weights(x, far, see, past.key)
         x = x + self.feed1(x)
@@ -98,7 +114,8 @@ def _feed(width: int, hidden: int, dropout: float) -> nn.Sequential:
 
 
 class Halve(nn.Module):
-    """Every `stride` frames become one, a learned average; the last real frame stands for those missing in its group."""
+    """Every `stride` frames become one, a learned average; the last real frame stands for those missing in its
+    group."""
 
     def __init__(self, stride: int):
         super().__init__()
@@ -124,7 +141,9 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[Past]) -> tuple[Tensor, list[Past]]:
+    def forward(
+        self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[Past]
+    ) -> tuple[Tensor, list[Past]]:
         before = 0 if pasts[0].key is None else pasts[0].key.shape[1]
         far = compact_positions(x.shape[1], before, self.blocks[0].weights.positions, x.device)
         after = []
@@ -145,7 +164,9 @@ class Slower(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.inner.blocks
 
-    def forward(self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[Past]) -> tuple[Tensor, list[Past]]:
+    def forward(
+        self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[Past]
+    ) -> tuple[Tensor, list[Past]]:
         s = self.stride
         few = None if keep is None else keep[:, ::s]
         see = see if see is None else see[:, ::s] if see.dim() == 2 else see[:, ::s, ::s]
@@ -154,21 +175,28 @@ class Slower(nn.Module):
 
 
 class Stem(nn.Module):
-    """Features (B, T, mels) -> (B, N, D), N = (T - 7) // 2: three convolutions, then a ConvNeXt layer over time and pitch."""
+    """Features (B, T, mels) -> (B, N, D), N = (T - 7) // 2: three convolutions, then a ConvNeXt layer over time and
+    pitch."""
 
     def __init__(self, mels: int, width: int, channels: tuple[int, int, int], dropout: float):
         super().__init__()
         a, b, c = channels
         self.bands = ((mels - 1) // 2 - 1) // 2
         self.convs = nn.Sequential(
-            nn.Conv2d(1, a, 3, padding=(0, 1)), SwooshR(), nn.Conv2d(a, b, 3, 2), SwooshR(), nn.Conv2d(b, c, 3, (1, 2)), SwooshR()
+            nn.Conv2d(1, a, 3, padding=(0, 1)),
+            SwooshR(),
+            nn.Conv2d(a, b, 3, 2),
+            SwooshR(),
+            nn.Conv2d(b, c, 3, (1, 2)),
+            SwooshR(),
         )
         self.depth = nn.Conv2d(c, c, 7, padding=(0, 3), groups=c)
         self.up, self.act, self.down = nn.Conv2d(c, 3 * c, 1), SwooshL(), nn.Conv2d(3 * c, c, 1)
         self.out, self.norm, self.drop = nn.Linear(self.bands * c, width), BiasNorm(width), SharedDropout(dropout)
 
     def forward(self, x: Tensor, keep: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """keep (B, T) -> frames beyond the end are zero. past: (B, C, 3, bands) frames before; the last 3 of x then only look ahead."""
+        """keep (B, T) -> frames beyond the end are zero. past: (B, C, 3, bands) frames before; the last 3 of x then
+        only look ahead."""
         x = self.convs(x[..., None].permute(0, 3, 1, 2))  # (B, C, N, bands) in channels-last memory
         if keep is not None:
             x = x.masked_fill(~stem_keep(keep)[:, None, :, None], 0.0)
@@ -183,12 +211,14 @@ class Stem(nn.Module):
 
 
 def stem_keep(keep: Tensor) -> Tensor:
-    """keep (B, T) of the features -> (B, N) of the stem's frames, each real where all it reads is (but for the ConvNeXt's sides)."""
+    """keep (B, T) of the features -> (B, N) of the stem's frames, each real where all it reads is (but for the
+    ConvNeXt's sides)."""
     return keep[:, 8::2]
 
 
 class Stream(NamedTuple):
-    """Where a stream stands: the last features (B, 13, mels) and which are real, frames of the stem, which of the left context is real."""
+    """Where a stream stands: the last features (B, 13, mels) and which are real, frames of the stem, which of the left
+    context is real."""
 
     features: Tensor
     keep: Tensor
@@ -198,16 +228,17 @@ class Stream(NamedTuple):
 
 
 class Zipformer(nn.Module):
-    """Waveforms (B, S) at `rate` Hz, keep (B, S) -> logits (B, K), or (B, D) with num_classes=0; `transcribe` gives logits per frame.
+    """Waveforms (B, S) at `rate` Hz, keep (B, S) -> logits (B, K), or (B, D) with num_classes=0; `transcribe` gives
+    logits per frame.
 
-    A tuple has an entry per stage. query, place, positions, value: widths of `SharedWeights` and of the values per head. down: frames of
-    20 ms per token at the end. chunk, left: for streaming, the frames of 20 ms of a chunk and how many before it are seen, both multiples
-    of every stride. labels: of `transcribe`, 0 = none; label 0 is CTC's blank.
+    A tuple has an entry per stage. query, place, positions, value: widths of `SharedWeights` and of the values per
+    head. down: frames of 20 ms per token at the end. chunk, left: for streaming, the frames of 20 ms of a chunk and how
+    many before it are seen, both multiples of every stride. labels: of `transcribe`, 0 = none; label 0 is CTC's blank.
     """
 
     takes = ("audio",)
     classifier = ("head.", "speak.")
-    scheme = {nn.Linear: own, nn.Conv1d: own, nn.Conv2d: own}
+    scheme = {nn.Linear: torch_default, nn.Conv1d: torch_default, nn.Conv2d: torch_default}
 
     def __init__(
         self, *, rate=16000, mels=80, channels=(8, 32, 128), strides, depths, widths, hidden, heads, kernels, query=32, value=12, place=4,
@@ -215,15 +246,26 @@ class Zipformer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if chunk is not None and (chunk % max(strides) or not left or left % chunk or chunk % down):
-            raise ValueError(f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, left one of it")
-        self.widths, self.width, self.strides, self.down, self.chunk, self.left = widths, max(widths), strides, down, chunk, left
+            raise ValueError(
+                f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, left one of it"
+            )
+        self.widths, self.width, self.strides, self.down, self.chunk, self.left = (
+            widths,
+            max(widths),
+            strides,
+            down,
+            chunk,
+            left,
+        )
         self.logmel = LogMel(rate, mels)
         self.stem = Stem(mels, widths[0], channels, dropout)
         self.stages = nn.ModuleList()
         for depth, width, hid, h, kernel, s in zip(depths, widths, hidden, heads, kernels, strides, strict=True):
             blocks = []
             for _ in range(depth):
-                convs = [SameConv(width, kernel) if chunk is None else ChunkConv(width, kernel, chunk // s) for _ in range(2)]
+                convs = [
+                    SameConv(width, kernel) if chunk is None else ChunkConv(width, kernel, chunk // s) for _ in range(2)
+                ]
                 weights = SharedWeights(width, h, query, place, positions)
                 blocks.append(ZipformerBlock(width, hid, weights, value, convs, dropout, skip * s**0.5))
             self.stages.append(Stage(blocks) if s == 1 else Slower(Stage(blocks), width, s))
@@ -234,7 +276,9 @@ class Zipformer(nn.Module):
     def features(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Waveforms (B, S), keep (B, S) -> features (B, T, mels) with silence on both sides, keep (B, T)."""
         x, keep = self.logmel(x, keep)
-        return F.pad(x, (0, 0, SIDE, SIDE), value=SILENCE), None if keep is None else F.pad(keep, (2 * SIDE, 0), value=True)
+        return F.pad(x, (0, 0, SIDE, SIDE), value=SILENCE), None if keep is None else F.pad(
+            keep, (2 * SIDE, 0), value=True
+        )
 
     def frames(self, samples: int) -> int:
         """How many tokens a sound of so many samples becomes."""
@@ -252,7 +296,9 @@ class Zipformer(nn.Module):
             see = near.expand(x.shape[0], -1, -1) if see is None else near & see[:, None]
         return self._stages(x, keep, see, [[Past()] * len(stage.blocks) for stage in self.stages])[0]
 
-    def _stages(self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[list[Past]]) -> tuple[Tokens, list[list[Past]]]:
+    def _stages(
+        self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list[list[Past]]
+    ) -> tuple[Tokens, list[list[Past]]]:
         outs, after = [], []
         for stage, width, past in zip(self.stages, self.widths, pasts):
             x = x[..., :width] if width <= x.shape[2] else F.pad(x, (0, width - x.shape[2]))
@@ -275,9 +321,12 @@ class Zipformer(nn.Module):
         return self.head(self.pool(self.tokens(x, keep)))
 
     def transcribe(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Waveforms (B, S), keep (B, S) -> logits (B, N, V), zeros beyond the end, and lengths (B,). ValueError without `labels`."""
+        """Waveforms (B, S), keep (B, S) -> logits (B, N, V), zeros beyond the end, and lengths (B,). ValueError without
+        `labels`."""
         if self.speak is None:
-            raise ValueError("this Zipformer cannot transcribe: got labels=0, build it with labels=V, the blank of CTC counted in")
+            raise ValueError(
+                "this Zipformer cannot transcribe: got labels=0, build it with labels=V, the blank of CTC counted in"
+            )
         t = self.tokens(x, keep)
         logits = self.speak(t.x)
         if t.keep is None:
@@ -287,27 +336,43 @@ class Zipformer(nn.Module):
     # -- as it comes
 
     def begin(self, x: Tensor) -> Stream:
-        """The first 13 frames of `features` (B, 13, mels), 4 of them silence -> where the stream stands. Needs a model with `chunk`."""
+        """The first 13 frames of `features` (B, 13, mels), 4 of them silence -> where the stream stands. Needs a model
+        with `chunk`."""
         if self.chunk is None or x.shape[1] != AHEAD:
-            raise ValueError(f"got {x.shape[1]} frames, chunk={self.chunk}: a stream begins with {AHEAD} frames, for a model with a chunk")
+            raise ValueError(
+                f"got {x.shape[1]} frames, chunk={self.chunk}: a stream begins with {AHEAD} frames, for a model with a chunk"
+            )
         b, stem = x.shape[0], x.new_zeros(x.shape[0], self.stem.depth.in_channels, 3, self.stem.bands)
         blocks = []
         for stage, stride in zip(self.stages, self.strides):
             left, pasts = self.left // stride, []
             for k in stage.blocks:
                 value = k.look1.value.out_features
-                seen = [x.new_zeros(b, left, w) for w in (k.weights.heads * k.weights.query, k.average.out.in_features, value, value)]
-                pasts.append(Past(*seen, *(x.new_zeros(b, c.conv.kernel // 2, c.conv.edges.shape[1]) for c in (k.conv1, k.conv2))))
+                seen = [
+                    x.new_zeros(b, left, w)
+                    for w in (k.weights.heads * k.weights.query, k.average.out.in_features, value, value)
+                ]
+                pasts.append(
+                    Past(
+                        *seen, *(x.new_zeros(b, c.conv.kernel // 2, c.conv.edges.shape[1]) for c in (k.conv1, k.conv2))
+                    )
+                )
             blocks.append(pasts)
-        return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool), stem, x.new_zeros(b, self.left, dtype=torch.bool), blocks)
+        return Stream(
+            x, x.new_ones(x.shape[:2], dtype=torch.bool), stem, x.new_zeros(b, self.left, dtype=torch.bool), blocks
+        )
 
     def stream(self, x: Tensor, state: Stream, keep: Tensor | None = None) -> tuple[Tokens, Stream]:
-        """The next 2 * chunk frames of features (B, 2 * chunk, mels) -> the chunk's Tokens (B, chunk / down, D), and the new state.
+        """The next 2 * chunk frames of features (B, 2 * chunk, mels) -> the chunk's Tokens (B, chunk / down, D), and
+        the new state.
 
-        keep: (B, 2 * chunk), False beyond the end of the sound; two more chunks of such frames bring out what is still inside.
+        keep: (B, 2 * chunk), False beyond the end of the sound; two more chunks of such frames bring out what is still
+        inside.
         """
         if x.shape[1] != 2 * self.chunk:
-            raise ValueError(f"got {x.shape[1]} frames, expected 2 * chunk = {2 * self.chunk}: fill the last ones up with keep=False")
+            raise ValueError(
+                f"got {x.shape[1]} frames, expected 2 * chunk = {2 * self.chunk}: fill the last ones up with keep=False"
+            )
         keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep
         features, real = torch.cat([state.features, x], 1), torch.cat([state.keep, keep], 1)
         y, stem = self.stem(features, real, state.stem)
@@ -318,11 +383,19 @@ class Zipformer(nn.Module):
 
 
 SIX = dict(strides=(1, 2, 4, 8, 4, 2), kernels=(31, 31, 15, 15, 15, 31), heads=(4, 4, 4, 8, 4, 4))
-SMALL = SIX | dict(depths=(2, 2, 2, 2, 2, 2), widths=(192, 256, 256, 256, 256, 256), hidden=(512, 768, 768, 768, 768, 768))
-MEDIUM = SIX | dict(depths=(2, 2, 3, 4, 3, 2), widths=(192, 256, 384, 512, 384, 256), hidden=(512, 768, 1024, 1536, 1024, 768))
-LARGE = SIX | dict(depths=(2, 2, 4, 5, 4, 2), widths=(192, 256, 512, 768, 512, 256), hidden=(512, 768, 1536, 2048, 1536, 768))
+SMALL = SIX | dict(
+    depths=(2, 2, 2, 2, 2, 2), widths=(192, 256, 256, 256, 256, 256), hidden=(512, 768, 768, 768, 768, 768)
+)
+MEDIUM = SIX | dict(
+    depths=(2, 2, 3, 4, 3, 2), widths=(192, 256, 384, 512, 384, 256), hidden=(512, 768, 1024, 1536, 1024, 768)
+)
+LARGE = SIX | dict(
+    depths=(2, 2, 4, 5, 4, 2), widths=(192, 256, 512, 768, 512, 256), hidden=(512, 768, 1536, 2048, 1536, 768)
+)
 STREAMING = dict(chunk=32, left=128)
-THREE = dict(strides=(1, 2, 4), depths=(1, 2, 1), widths=(16, 32, 24), hidden=(24, 48, 32), heads=(2, 4, 2), kernels=(7, 5, 5))
+THREE = dict(
+    strides=(1, 2, 4), depths=(1, 2, 1), widths=(16, 32, 24), hidden=(24, 48, 32), heads=(2, 4, 2), kernels=(7, 5, 5)
+)
 
 MODEL = Zipformer
 TAKES = ("audio",)
@@ -366,7 +439,10 @@ def _rules() -> list[Rule]:
     """icefall's layout: the encoder and its stem, of a stage at the full rate and of a slower one."""
     rules = [Rename(f"encoder_embed.{theirs}", f"stem.{ours}") for theirs, ours in STEM]
     rules += [View("encoder_embed.out_norm.log_scale", "stem.norm.log_scale", (1,), ())]
-    slower, full = ("encoders.{i}.encoder.layers.{j}", "stages.{i}.inner.blocks.{j}"), ("encoders.{i}.layers.{j}", "stages.{i}.blocks.{j}")
+    slower, full = (
+        ("encoders.{i}.encoder.layers.{j}", "stages.{i}.inner.blocks.{j}"),
+        ("encoders.{i}.layers.{j}", "stages.{i}.blocks.{j}"),
+    )
     for theirs, ours in (slower, full):
         rules += [Rename(f"encoder.{theirs}.{there}", f"{ours}.{here}") for there, here in LAYER]
         rules += [View(f"encoder.{theirs}.norm.log_scale", f"{ours}.norm.log_scale", (1,), ())]

@@ -1,10 +1,12 @@
-"""BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding. Devlin et al., 2018. arXiv:1810.04805.
+"""BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding. Devlin et al., 2018.
+arXiv:1810.04805.
 
-New here: an encoder that sees both sides of every word, trained to fill in masked words and to tell whether one segment follows another;
-one vector, the first token's, then answers for the whole text.
+New here: an encoder that sees both sides of every word, trained to fill in masked words and to tell whether one segment
+follows another; one vector, the first token's, then answers for the whole text.
 
-Differs: the masked-word head exists only where it is asked for (`mlm=True`); it uses the word table itself, not a second parameter. With
-mlm=True and num_classes=2 the model is the published pre-training model, whose head says whether the second segment follows the first.
+Differs: the masked-word head exists only where it is asked for (`mlm=True`); it uses the word table itself, not a
+second parameter. With mlm=True and num_classes=2 the model is the published pre-training model, whose head says whether
+the second segment follows the first.
 The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962).
 """
 
@@ -18,7 +20,7 @@ from plait.core.block import Attention, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule, Tied
 from plait.parts.heads.words import WordHead
-from plait.parts.tokenizers.wording import Wording
+from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers, bert_words
 
@@ -26,27 +28,45 @@ Norm = partial(nn.LayerNorm, eps=1e-12)
 
 
 class BERT(nn.Module):
-    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as BERT's encoder is published.
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as BERT's encoder is
+    published.
 
-    vocab: number of word pieces. length: the longest text. kinds: number of segments. mlm: also build the masked-word head.
+    vocab: number of word pieces. length: the longest text. kinds: number of segments. mlm: also build the masked-word
+    head.
     """
 
     takes = ("text",)
     classifier = ("head.",)
 
-    def __init__(self, *, vocab=30522, length=512, kinds=2, width, depth, heads, hidden=None, num_classes=0, dropout=0.1, mlm=False):
+    def __init__(
+        self,
+        *,
+        vocab=30522,
+        length=512,
+        kinds=2,
+        width,
+        depth,
+        heads,
+        hidden=None,
+        num_classes=0,
+        dropout=0.1,
+        mlm=False,
+    ):
         super().__init__()
         self.width = width
-        self.wording = Wording(vocab, length, width, Norm, kinds=kinds, dropout=dropout)
+        self.text_embedding = TextEmbedding(vocab, length, width, Norm, kinds=kinds, dropout=dropout)
         mix = partial(Attention, dropout=dropout)
-        self.stack = Stack(*post_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, mix=mix, dropout=dropout))
+        self.stack = Stack(
+            *post_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, mix=mix, dropout=dropout)
+        )
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         self.mlm = WordHead(width, vocab, Norm) if mlm else None
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
-        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) -> Tokens (B, N, D)."""
-        return self.stack(self.wording(ids, keep, kinds))
+        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) ->
+        Tokens (B, N, D)."""
+        return self.stack(self.text_embedding(ids, keep, kinds))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the first token through the pooler."""
@@ -56,7 +76,7 @@ class BERT(nn.Module):
         """(B, N, V) logits of the masked-word head. Raises ValueError where it was not built."""
         if self.mlm is None:
             raise ValueError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
-        return self.mlm(t.x, self.wording.table)
+        return self.mlm(t.x, self.text_embedding.table)
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         return self.head(self.pool(self.tokens(ids, keep)))
@@ -115,17 +135,26 @@ SIZES = {
 FILE = dict(source="google", licence="apache-2.0", file="model.safetensors")
 BIN = FILE | dict(file="pytorch_model.bin")
 WEIGHTS = {
-    "base_uncased": FILE | dict(hub="google-bert/bert-base-uncased", references={"transformers": "google-bert/bert-base-uncased"}),
-    "base_cased": FILE | dict(hub="google-bert/bert-base-cased", references={"transformers": "google-bert/bert-base-cased"}),
+    "base_uncased": FILE
+    | dict(hub="google-bert/bert-base-uncased", references={"transformers": "google-bert/bert-base-uncased"}),
+    "base_cased": FILE
+    | dict(hub="google-bert/bert-base-cased", references={"transformers": "google-bert/bert-base-cased"}),
     "base_multilingual_uncased": dict(
-        FILE, hub="google-bert/bert-base-multilingual-uncased", references={"transformers": "google-bert/bert-base-multilingual-uncased"}
+        FILE,
+        hub="google-bert/bert-base-multilingual-uncased",
+        references={"transformers": "google-bert/bert-base-multilingual-uncased"},
     ),
     "base_multilingual_cased": dict(
-        FILE, hub="google-bert/bert-base-multilingual-cased", references={"transformers": "google-bert/bert-base-multilingual-cased"}
+        FILE,
+        hub="google-bert/bert-base-multilingual-cased",
+        references={"transformers": "google-bert/bert-base-multilingual-cased"},
     ),
-    "base_chinese": FILE | dict(hub="google-bert/bert-base-chinese", references={"transformers": "google-bert/bert-base-chinese"}),
-    "large_uncased": FILE | dict(hub="google-bert/bert-large-uncased", references={"transformers": "google-bert/bert-large-uncased"}),
-    "large_cased": FILE | dict(hub="google-bert/bert-large-cased", references={"transformers": "google-bert/bert-large-cased"}),
+    "base_chinese": FILE
+    | dict(hub="google-bert/bert-base-chinese", references={"transformers": "google-bert/bert-base-chinese"}),
+    "large_uncased": FILE
+    | dict(hub="google-bert/bert-large-uncased", references={"transformers": "google-bert/bert-large-uncased"}),
+    "large_cased": FILE
+    | dict(hub="google-bert/bert-large-cased", references={"transformers": "google-bert/bert-large-cased"}),
     "large_uncased_whole_word": dict(
         FILE,
         hub="google-bert/bert-large-uncased-whole-word-masking",
@@ -136,30 +165,58 @@ WEIGHTS = {
         hub="google-bert/bert-large-cased-whole-word-masking",
         references={"transformers": "google-bert/bert-large-cased-whole-word-masking"},
     ),
-    "l2_h128": BIN | dict(hub="google/bert_uncased_L-2_H-128_A-2", references={"transformers": "google/bert_uncased_L-2_H-128_A-2"}),
-    "l2_h256": BIN | dict(hub="google/bert_uncased_L-2_H-256_A-4", references={"transformers": "google/bert_uncased_L-2_H-256_A-4"}),
-    "l2_h512": BIN | dict(hub="google/bert_uncased_L-2_H-512_A-8", references={"transformers": "google/bert_uncased_L-2_H-512_A-8"}),
-    "l2_h768": BIN | dict(hub="google/bert_uncased_L-2_H-768_A-12", references={"transformers": "google/bert_uncased_L-2_H-768_A-12"}),
-    "l4_h128": BIN | dict(hub="google/bert_uncased_L-4_H-128_A-2", references={"transformers": "google/bert_uncased_L-4_H-128_A-2"}),
-    "l4_h256": BIN | dict(hub="google/bert_uncased_L-4_H-256_A-4", references={"transformers": "google/bert_uncased_L-4_H-256_A-4"}),
-    "l4_h512": BIN | dict(hub="google/bert_uncased_L-4_H-512_A-8", references={"transformers": "google/bert_uncased_L-4_H-512_A-8"}),
-    "l4_h768": BIN | dict(hub="google/bert_uncased_L-4_H-768_A-12", references={"transformers": "google/bert_uncased_L-4_H-768_A-12"}),
-    "l6_h128": BIN | dict(hub="google/bert_uncased_L-6_H-128_A-2", references={"transformers": "google/bert_uncased_L-6_H-128_A-2"}),
-    "l6_h256": BIN | dict(hub="google/bert_uncased_L-6_H-256_A-4", references={"transformers": "google/bert_uncased_L-6_H-256_A-4"}),
-    "l6_h512": BIN | dict(hub="google/bert_uncased_L-6_H-512_A-8", references={"transformers": "google/bert_uncased_L-6_H-512_A-8"}),
-    "l6_h768": BIN | dict(hub="google/bert_uncased_L-6_H-768_A-12", references={"transformers": "google/bert_uncased_L-6_H-768_A-12"}),
-    "l8_h128": BIN | dict(hub="google/bert_uncased_L-8_H-128_A-2", references={"transformers": "google/bert_uncased_L-8_H-128_A-2"}),
-    "l8_h256": BIN | dict(hub="google/bert_uncased_L-8_H-256_A-4", references={"transformers": "google/bert_uncased_L-8_H-256_A-4"}),
-    "l8_h512": BIN | dict(hub="google/bert_uncased_L-8_H-512_A-8", references={"transformers": "google/bert_uncased_L-8_H-512_A-8"}),
-    "l8_h768": BIN | dict(hub="google/bert_uncased_L-8_H-768_A-12", references={"transformers": "google/bert_uncased_L-8_H-768_A-12"}),
-    "l10_h128": BIN | dict(hub="google/bert_uncased_L-10_H-128_A-2", references={"transformers": "google/bert_uncased_L-10_H-128_A-2"}),
-    "l10_h256": BIN | dict(hub="google/bert_uncased_L-10_H-256_A-4", references={"transformers": "google/bert_uncased_L-10_H-256_A-4"}),
-    "l10_h512": BIN | dict(hub="google/bert_uncased_L-10_H-512_A-8", references={"transformers": "google/bert_uncased_L-10_H-512_A-8"}),
-    "l10_h768": BIN | dict(hub="google/bert_uncased_L-10_H-768_A-12", references={"transformers": "google/bert_uncased_L-10_H-768_A-12"}),
-    "l12_h128": BIN | dict(hub="google/bert_uncased_L-12_H-128_A-2", references={"transformers": "google/bert_uncased_L-12_H-128_A-2"}),
-    "l12_h256": BIN | dict(hub="google/bert_uncased_L-12_H-256_A-4", references={"transformers": "google/bert_uncased_L-12_H-256_A-4"}),
-    "l12_h512": BIN | dict(hub="google/bert_uncased_L-12_H-512_A-8", references={"transformers": "google/bert_uncased_L-12_H-512_A-8"}),
-    "l12_h768": BIN | dict(hub="google/bert_uncased_L-12_H-768_A-12", references={"transformers": "google/bert_uncased_L-12_H-768_A-12"}),
+    "l2_h128": BIN
+    | dict(hub="google/bert_uncased_L-2_H-128_A-2", references={"transformers": "google/bert_uncased_L-2_H-128_A-2"}),
+    "l2_h256": BIN
+    | dict(hub="google/bert_uncased_L-2_H-256_A-4", references={"transformers": "google/bert_uncased_L-2_H-256_A-4"}),
+    "l2_h512": BIN
+    | dict(hub="google/bert_uncased_L-2_H-512_A-8", references={"transformers": "google/bert_uncased_L-2_H-512_A-8"}),
+    "l2_h768": BIN
+    | dict(hub="google/bert_uncased_L-2_H-768_A-12", references={"transformers": "google/bert_uncased_L-2_H-768_A-12"}),
+    "l4_h128": BIN
+    | dict(hub="google/bert_uncased_L-4_H-128_A-2", references={"transformers": "google/bert_uncased_L-4_H-128_A-2"}),
+    "l4_h256": BIN
+    | dict(hub="google/bert_uncased_L-4_H-256_A-4", references={"transformers": "google/bert_uncased_L-4_H-256_A-4"}),
+    "l4_h512": BIN
+    | dict(hub="google/bert_uncased_L-4_H-512_A-8", references={"transformers": "google/bert_uncased_L-4_H-512_A-8"}),
+    "l4_h768": BIN
+    | dict(hub="google/bert_uncased_L-4_H-768_A-12", references={"transformers": "google/bert_uncased_L-4_H-768_A-12"}),
+    "l6_h128": BIN
+    | dict(hub="google/bert_uncased_L-6_H-128_A-2", references={"transformers": "google/bert_uncased_L-6_H-128_A-2"}),
+    "l6_h256": BIN
+    | dict(hub="google/bert_uncased_L-6_H-256_A-4", references={"transformers": "google/bert_uncased_L-6_H-256_A-4"}),
+    "l6_h512": BIN
+    | dict(hub="google/bert_uncased_L-6_H-512_A-8", references={"transformers": "google/bert_uncased_L-6_H-512_A-8"}),
+    "l6_h768": BIN
+    | dict(hub="google/bert_uncased_L-6_H-768_A-12", references={"transformers": "google/bert_uncased_L-6_H-768_A-12"}),
+    "l8_h128": BIN
+    | dict(hub="google/bert_uncased_L-8_H-128_A-2", references={"transformers": "google/bert_uncased_L-8_H-128_A-2"}),
+    "l8_h256": BIN
+    | dict(hub="google/bert_uncased_L-8_H-256_A-4", references={"transformers": "google/bert_uncased_L-8_H-256_A-4"}),
+    "l8_h512": BIN
+    | dict(hub="google/bert_uncased_L-8_H-512_A-8", references={"transformers": "google/bert_uncased_L-8_H-512_A-8"}),
+    "l8_h768": BIN
+    | dict(hub="google/bert_uncased_L-8_H-768_A-12", references={"transformers": "google/bert_uncased_L-8_H-768_A-12"}),
+    "l10_h128": BIN
+    | dict(hub="google/bert_uncased_L-10_H-128_A-2", references={"transformers": "google/bert_uncased_L-10_H-128_A-2"}),
+    "l10_h256": BIN
+    | dict(hub="google/bert_uncased_L-10_H-256_A-4", references={"transformers": "google/bert_uncased_L-10_H-256_A-4"}),
+    "l10_h512": BIN
+    | dict(hub="google/bert_uncased_L-10_H-512_A-8", references={"transformers": "google/bert_uncased_L-10_H-512_A-8"}),
+    "l10_h768": BIN
+    | dict(
+        hub="google/bert_uncased_L-10_H-768_A-12", references={"transformers": "google/bert_uncased_L-10_H-768_A-12"}
+    ),
+    "l12_h128": BIN
+    | dict(hub="google/bert_uncased_L-12_H-128_A-2", references={"transformers": "google/bert_uncased_L-12_H-128_A-2"}),
+    "l12_h256": BIN
+    | dict(hub="google/bert_uncased_L-12_H-256_A-4", references={"transformers": "google/bert_uncased_L-12_H-256_A-4"}),
+    "l12_h512": BIN
+    | dict(hub="google/bert_uncased_L-12_H-512_A-8", references={"transformers": "google/bert_uncased_L-12_H-512_A-8"}),
+    "l12_h768": BIN
+    | dict(
+        hub="google/bert_uncased_L-12_H-768_A-12", references={"transformers": "google/bert_uncased_L-12_H-768_A-12"}
+    ),
 }
 
 
@@ -183,10 +240,14 @@ def heads(weight: str = "weight", bias: str = "bias") -> list[Rule]:
 
 CLASSIFIER = Rename("classifier.{p}", "head.{p}")
 TIED = [
-    Tied(["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"], "wording.words.table.weight"),
+    Tied(
+        ["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"],
+        "text_embedding.words.table.weight",
+    ),
     Tied(["cls.predictions.decoder.bias", "cls.predictions.bias"], "mlm.bias"),
 ]
-# Google's published files: norms called gamma and beta (weight and bias in the small sizes), now and then with copies of tied tensors.
+# Google's published files: norms called gamma and beta (weight and bias in the small sizes), now and then with copies
+# of tied tensors.
 PUBLISHED = [*encoder("bert.", "gamma", "beta"), *encoder("bert.")]
 RULES = {
     "transformers": [*encoder(""), CLASSIFIER],  # BertModel

@@ -1,11 +1,12 @@
 """FNet: Mixing Tokens with Fourier Transforms. Lee-Thorp, Ainslie, Eckstein, Ontanon, 2021. arXiv:2105.03824.
 
-New here: BERT with the attention replaced by the real part of a Fourier transform over the tokens and over the channels. Nothing in it is
+New here: BERT with the attention replaced by the real part of a Fourier transform over the tokens and over the
+channels. Nothing in it is
 learned: the feed-forward steps do all the work, and most of BERT's accuracy stays.
 
-Differs: padding. The authors transform it with the text, so that an answer depends on how long the batch is. Here, where `keep` is given,
-each row is transformed at its own length, by the matrices of the transform, and reads as if it stood alone; without `keep` the fast
-transform is taken. The heads of pre-training are left out.
+Differs: padding. The authors transform it with the text, so that an answer depends on how long the batch is. Here,
+where `keep` is given, each row is transformed at its own length, by the matrices of the transform, and reads as if it
+stood alone; without `keep` the fast transform is taken. The heads of pre-training are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from plait.core.block import Block, FeedForward, Post, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule
-from plait.parts.tokenizers.wording import Wording
+from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.layouts import bert_input
 
 Norm = partial(nn.LayerNorm, eps=1e-12)
@@ -33,10 +34,10 @@ class Fourier(nn.Module):
         """waves: as `row_waves` gives them, for rows with padding; None: all tokens are real."""
         with torch.autocast(t.x.device.type, enabled=False):  # half precision has no transform
             if waves is None:
-                return t.put(x=real_transform(t.x.float()))
+                return t.replace(x=real_transform(t.x.float()))
             cos, sin = waves
             parts = torch.fft.fft(t.x.float(), dim=2)
-            return t.put(x=cos @ parts.real + sin @ parts.imag)
+            return t.replace(x=cos @ parts.real + sin @ parts.imag)
 
 
 def real_transform(x: Tensor) -> Tensor:
@@ -47,7 +48,8 @@ def real_transform(x: Tensor) -> Tensor:
 
 
 def row_waves(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (B, N, N) of 2 pi j k / n over the n real tokens of each row, counted from 0; zero for all others. keep (B, N)."""
+    """cos and sin (B, N, N) of 2 pi j k / n over the n real tokens of each row, counted from 0; zero for all others.
+    keep (B, N)."""
     place, count = (keep.cumsum(1) - 1).clamp(min=0), keep.sum(1).clamp(min=1)[:, None, None]
     turns = (place[:, :, None] * place[:, None]) % count  # exact, where an angle of thousands of turns would not be
     angle, real = turns * (2 * math.pi) / count, keep[:, :, None] & keep[:, None]
@@ -62,7 +64,8 @@ class FourierBlock(Block):
 
 
 class FNet(nn.Module):
-    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as the encoder is published.
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as the encoder is
+    published.
 
     vocab: number of word pieces. length: the longest text. kinds: number of segments.
     """
@@ -74,12 +77,13 @@ class FNet(nn.Module):
     def __init__(self, *, vocab=32000, length=512, kinds=4, width, depth, num_classes=0, dropout=0.1):
         super().__init__()
         self.width = width
-        self.wording = Wording(vocab, length, width, Norm, kinds=kinds)
+        self.text_embedding = TextEmbedding(vocab, length, width, Norm, kinds=kinds)
         self.project, self.drop = nn.Linear(width, width), nn.Dropout(dropout)
 
         def block() -> Block:
             return FourierBlock(
-                Post(Norm(width), Fourier()), Post(Norm(width), FeedForward(width, 4 * width, act=TanhGELU), nn.Dropout(dropout))
+                Post(Norm(width), Fourier()),
+                Post(Norm(width), FeedForward(width, 4 * width, act=TanhGELU), nn.Dropout(dropout)),
             )
 
         self.stack = Stack(*(block() for _ in range(depth)))
@@ -87,9 +91,10 @@ class FNet(nn.Module):
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
-        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) -> Tokens (B, N, D)."""
-        t = self.wording(ids, keep, kinds)
-        return self.stack(t.put(x=self.drop(self.project(t.x))), None if keep is None else row_waves(keep))
+        """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) ->
+        Tokens (B, N, D)."""
+        t = self.text_embedding(ids, keep, kinds)
+        return self.stack(t.replace(x=self.drop(self.project(t.x))), None if keep is None else row_waves(keep))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the first token through the pooler."""

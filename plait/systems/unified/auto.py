@@ -1,9 +1,9 @@
-"""plait's own system: a small tower per column, woven by a fusion transformer. plait, 2026.
+"""plait's own system: a small tower per column, visible by a fusion transformer. plait, 2026.
 
-New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few, one tower per
-slot, one vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all slots, whose masks know what
-is there. Because every part answers for itself and the fusion only adds to their sum, the whole does not fall behind its best part, and
-a row that lacks a modality is answered by those it has.
+New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few,
+one tower per slot, one vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all
+slots, whose masks know what is there. Because every part answers for itself and the fusion only adds to their sum, the
+whole does not fall behind its best part, and a row that lacks a modality is answered by those it has.
 
 Differs: from early fusion, where all tokens meet at once and the strongest modality drowns.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, mean, prepend
 from plait.parts.positions.learned import GridPositions
-from plait.parts.presence import complete, masked, woven
+from plait.parts.presence import fill_absent, masked, visible
 from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
 from plait.parts.tokenizers.spectrogram import LogMel
 from plait.parts.tokenizers.stems import ImageStem, SpectrogramStem, sinusoids
@@ -48,14 +48,14 @@ class Words(nn.Module):
 
     def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
         t = self.words(ids, keep)
-        return t.put(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
+        return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
 
 
 class Sound(nn.Module):
     """(B, S) waveform -> Tokens, four spectrogram frames each.
 
-    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it hides speech from
-    the first layers, and a recording's volume says more of the microphone than of the sound.
+    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it
+    hides speech from the first layers, and a recording's volume says more of the microphone than of the sound.
     """
 
     def __init__(self, width: int, rate: int, bands: int = 64):
@@ -67,11 +67,12 @@ class Sound(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
         x, keep = self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep)
         t = self.stem(standard(x, keep), keep)
-        return t.put(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
+        return t.replace(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
 
 
 def standard(x: Tensor, keep: Tensor) -> Tensor:
-    """Spectrograms (B, T, F), keep (B, T) -> with mean 0 and spread 1 over each one's real frames; one without any detail stays flat."""
+    """Spectrograms (B, T, F), keep (B, T) -> with mean 0 and spread 1 over each one's real frames; one without any
+    detail stays flat."""
     keep = keep[..., None]
     count = (keep.sum((1, 2), keepdim=True) * x.shape[2]).clamp(min=1)
     x = x - x.masked_fill(~keep, 0.0).sum((1, 2), keepdim=True) / count
@@ -115,11 +116,19 @@ class Vectors(nn.Module):
         return self.tokens(x)
 
 
-READERS = {"image": Picture, "text": Words, "audio": Sound, "number": Numbers, "category": Categories, "vector": Vectors}
+READERS = {
+    "image": Picture,
+    "text": Words,
+    "audio": Sound,
+    "number": Numbers,
+    "category": Categories,
+    "vector": Vectors,
+}
 
 
 class Tower(nn.Module):
-    """A slot's tokenizer and its encoder: values (B, ...) -> Tokens (B, 1 + N, D), a summary token first; its vector is `summary`."""
+    """A slot's tokenizer and its encoder: values (B, ...) -> Tokens (B, 1 + N, D), a summary token first; its vector is
+    `summary`."""
 
     def __init__(self, read: nn.Module, width: int, depth: int, heads: int, drop_path: float):
         super().__init__()
@@ -134,8 +143,8 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tokens:
         t = self.read(x, keep)
-        t = self.stack(prepend(self.cls, t.put(keep=masked(t.keep, present, t.x.shape[1]))))
-        return t.put(x=self.norm(t.x))
+        t = self.stack(prepend(self.cls, t.replace(keep=masked(t.keep, present, t.x.shape[1]))))
+        return t.replace(x=self.norm(t.x))
 
 
 def summary(t: Tokens) -> Tensor:
@@ -161,7 +170,10 @@ class Auto(nn.Module):
         self.takes, self.width, self.embed_width = tuple(slots), width, embed_width
         self.part_widths = dict.fromkeys(slots, width)
         self.towers = nn.ModuleDict(
-            {s: Tower(READERS[s.split("_")[0]](width, **spec), width, depth, heads, drop_path) for s, spec in slots.items()}
+            {
+                s: Tower(READERS[s.split("_")[0]](width, **spec), width, depth, heads, drop_path)
+                for s, spec in slots.items()
+            }
         )
         self.kinds = nn.Parameter(torch.empty(len(slots), width))
         self.cls = nn.Parameter(torch.empty(1, 1, width))
@@ -177,15 +189,20 @@ class Auto(nn.Module):
 
     def read(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
         """Every slot's tokens (B, 1 + N, D), and whether it is there (B,)."""
-        s = complete(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
-        return {slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()}, s.present
+        s = fill_absent(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
+        return {
+            slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()
+        }, s.present
 
     def vectors(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict[str, Tensor]:
         return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
 
     def weave(self, tokens: dict[str, Tokens], seen: dict[str, Tensor]) -> Tensor:
         """(B, D): what the fusion makes of the slots that it may see."""
-        streams = [t.put(x=t.x + kind, keep=t.keep & seen[s][:, None], head=0) for kind, (s, t) in zip(self.kinds, tokens.items())]
+        streams = [
+            t.replace(x=t.x + kind, keep=t.keep & seen[s][:, None], prefix=0)
+            for kind, (s, t) in zip(self.kinds, tokens.items())
+        ]
         return self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0])
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
@@ -193,10 +210,15 @@ class Auto(nn.Module):
         return self.vectors(*self.read(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`}; an absent slot's part is zero, its tokens are not seen."""
+        """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`}; an absent slot's part is zero, its tokens
+        are not seen."""
         tokens, present = self.read(batch)
         parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
-        return {"fused": self.weave(tokens, woven(batch, present)), "parts": parts, "vectors": self.vectors(tokens, present)}
+        return {
+            "fused": self.weave(tokens, visible(batch, present)),
+            "parts": parts,
+            "vectors": self.vectors(tokens, present),
+        }
 
     def forward(self, batch: dict) -> dict:
         """fused, parts and vectors as `fuse` and `embed` give them, and logit_scale (1,)."""

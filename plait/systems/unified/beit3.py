@@ -1,12 +1,16 @@
-"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022. arXiv:2208.10442.
+"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022.
+arXiv:2208.10442.
 
-New here: the multiway transformer. In every layer a picture's patches and a text's words pass through experts of their own (norms,
-projections, feed-forward) and meet in one attention. So one network is a picture encoder, a text encoder, two towers for retrieval, or
-a reader of both, by which tokens are put in: a picture alone never touches the experts of words. Each layer norms twice more than usual.
+New here: the multiway transformer. In every layer a picture's patches and a text's words pass through experts of their
+own (norms, projections, feed-forward) and meet in one attention. So one network is a picture encoder, a text encoder,
+two towers for retrieval, or
+a reader of both, by which tokens are put in: a picture alone never touches the experts of words. Each layer norms twice
+more than usual.
 
-Differs: of the heads, those of retrieval, question answering and captions (scores of the next word); pairs of pictures are left out. The
-mask token and the targets of pre-training are not here, nor the first two positions of the public layout, which nothing reads: coming back
-they are zeros. Other picture sizes than `image` are read. An absent text or picture is a blank that nothing attends to.
+Differs: of the heads, those of retrieval, question answering and captions (scores of the next word); pairs of pictures
+are left out. The mask token and the targets of pre-training are not here, nor the first two positions of the public
+layout, which nothing reads: coming back they are zeros. Other picture sizes than `image` are read. An absent text or
+picture is a blank that nothing attends to.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ from plait.core.block import DropPath, Pre
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.presence import complete, masked
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.presence import fill_absent, masked
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
@@ -37,27 +41,28 @@ class Expert(nn.Module):
         self.norm, self.mix, self.drop = Norm(width), SubAttention(width, heads), DropPath(drop)
         self.feed = Pre(Norm(width), SubFeedForward(width, hidden), DropPath(drop))
 
-    def ask(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (B, H, N, E)."""
-        return self.mix.ask(t.put(x=self.norm(t.x)))
+        return self.mix.project(t.replace(x=self.norm(t.x)))
 
-    def tell(self, t: Tokens, y: Tensor) -> Tokens:
+    def merge(self, t: Tokens, y: Tensor) -> Tokens:
         """The tokens after this layer, given what attention gathered for them, (B, H, N, E)."""
-        return self.feed(t.put(x=t.x + self.drop(self.mix.tell(y))))
+        return self.feed(t.replace(x=t.x + self.drop(self.mix.merge(y))))
 
 
 class Multiway(nn.Module):
-    """One layer: each stream through its own expert, one attention among all. {slot: Tokens} -> {slot: Tokens}, of any of the slots."""
+    """One layer: each stream through its own expert, one attention among all. {slot: Tokens} -> {slot: Tokens}, of any
+    of the slots."""
 
     def __init__(self, experts: dict[str, Expert]):
         super().__init__()
         self.experts = nn.ModuleDict(experts)
 
     def forward(self, streams: dict[str, Tokens], keep: Tensor) -> dict[str, Tokens]:
-        asked = [self.experts[slot].ask(t) for slot, t in streams.items()]
+        asked = [self.experts[slot].project(t) for slot, t in streams.items()]
         y = attend(*(torch.cat(parts, 2) for parts in zip(*asked)), keep=keep)
         parts = y.split([t.x.shape[1] for t in streams.values()], 2)
-        return {slot: self.experts[slot].tell(t, part) for (slot, t), part in zip(streams.items(), parts)}
+        return {slot: self.experts[slot].merge(t, part) for (slot, t), part in zip(streams.items(), parts)}
 
 
 def words(module: nn.Embedding) -> None:
@@ -65,10 +70,11 @@ def words(module: nn.Embedding) -> None:
 
 
 class BEiT3(nn.Module):
-    """A batch of pictures and texts -> a vector of each alone, one that has read both, and what the heads that were built say of it.
+    """A batch of pictures and texts -> a vector of each alone, one that has read both, and what the heads that were
+    built say of it.
 
-    image: the (H, W) that positions are learned for. length: most tokens of a text. embed: with heads for retrieval. answers: how many, 0
-    for no such head. captions: with scores of words. normed: the last layer's tokens are normed.
+    image: the (H, W) that positions are learned for. length: most tokens of a text. embed: with heads for retrieval.
+    answers: how many, 0 for no such head. captions: with scores of words. normed: the last layer's tokens are normed.
     """
 
     takes = ("image", "text")
@@ -81,16 +87,24 @@ class BEiT3(nn.Module):
         super().__init__()
         self.width, self.part_widths, self.embed_width = width, {}, width
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
-        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
         drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.layers = nn.ModuleList(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}) for d in drops)
+        self.layers = nn.ModuleList(
+            Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}) for d in drops
+        )
         self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
-        self.project = nn.ModuleDict({slot: nn.Linear(width, width, bias=False) for slot in self.takes}) if embed else None
+        self.project = (
+            nn.ModuleDict({slot: nn.Linear(width, width, bias=False) for slot in self.takes}) if embed else None
+        )
         self.logit_scale = nn.Parameter(torch.empty(1)) if embed else None
         self.pooler = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) if answers else None
         wide = 2 * width
-        self.answer = nn.Sequential(nn.Linear(width, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, answers)) if answers else None
+        self.answer = (
+            nn.Sequential(nn.Linear(width, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, answers))
+            if answers
+            else None
+        )
         self.caption = nn.Linear(width, vocab) if captions else None
 
     def reset(self) -> None:
@@ -98,21 +112,23 @@ class BEiT3(nn.Module):
             nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
 
     def inputs(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
-        """{"image": Tokens (B, 1 + M, D), "text": Tokens (B, N, D)} before the first layer, masked; and {slot: (B,)} what is present."""
-        s = complete(batch, self.blanks)
-        image, text = self.eye(s.values["image"]), self.places(self.words(s.values["text"]))
+        """{"image": Tokens (B, 1 + M, D), "text": Tokens (B, N, D)} before the first layer, masked; and {slot: (B,)}
+        what is present."""
+        s = fill_absent(batch, self.blanks)
+        image, text = self.patch_embed(s.values["image"]), self.places(self.words(s.values["text"]))
         keep = masked(s.keep.get("text"), s.present["text"], text.x.shape[1])
-        image = image.put(keep=masked(None, s.present["image"], image.x.shape[1]))
-        return {"image": image, "text": text.put(x=text.x * keep[..., None], keep=keep)}, s.present
+        image = image.replace(keep=masked(None, s.present["image"], image.x.shape[1]))
+        return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
 
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
-        """The streams after all layers, each token having read all that are there. ahead: (N, N) bool, who may attend to whom at all."""
+        """The streams after all layers, each token having read all that are there. ahead: (N, N) bool, who may attend
+        to whom at all."""
         keep = torch.cat([t.keep for t in streams.values()], 1)
         if ahead is not None:
             keep = keep[:, None] & ahead  # (B, N, N)
         for layer in self.layers:
             streams = layer(streams, keep)
-        return {slot: t.put(x=self.norms[slot](t.x)) for slot, t in streams.items()}
+        return {slot: t.replace(x=self.norms[slot](t.x)) for slot, t in streams.items()}
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{"image": (B, D), "text": (B, D)} unit vectors, each read alone; zeros in rows where the slot is absent."""
@@ -126,8 +142,8 @@ class BEiT3(nn.Module):
         return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}}
 
     def next_words(self, batch: dict) -> tuple[Tensor, Tensor]:
-        """(B, N, V) scores of the word after each place of the text, which has read the picture and the words up to there; and which of
-        these places are real, (B, N)."""
+        """(B, N, V) scores of the word after each place of the text, which has read the picture and the words up to
+        there; and which of these places are real, (B, N)."""
         streams = self.inputs(batch)[0]
         m, n = (t.x.shape[1] for t in streams.values())
         ahead = torch.ones(m + n, m + n, dtype=torch.bool, device=streams["text"].x.device).tril()
@@ -135,8 +151,8 @@ class BEiT3(nn.Module):
         return self.caption(self.read(streams, ahead)["text"].x), streams["text"].keep
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        """fused (B, D), and for each head that was built: image and text (B, D), logit_scale (1,); answer (B, K); words (B, V), the
-        scores of the word after the text."""
+        """fused (B, D), and for each head that was built: image and text (B, D), logit_scale (1,); answer (B, K); words
+        (B, V), the scores of the word after the text."""
         out = {"fused": self.fuse(batch)["fused"]}
         if self.project is not None:
             out |= {**self.embed(batch), "logit_scale": self.logit_scale}
@@ -177,21 +193,33 @@ SIZES = {
 }
 OFFICIAL = dict(source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = {
-    "base_patch16_224_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_itc_patch16_224.pth"),
-    "base_patch16_384_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_384_coco_retrieval.pth"),
-    "large_patch16_384_retrieval": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_384_coco_retrieval.pth"),
-    "base_patch16_480_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_indomain_patch16_480_vqa.pth"),
-    "large_patch16_480_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_480_vqa.pth"),
-    "large_patch16_768_vqav2": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"),
-    "base_patch16_480_captioning": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_480_coco_captioning.pth"),
-    "large_patch16_480_captioning": OFFICIAL | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_480_coco_captioning.pth"),
+    "base_patch16_224_retrieval": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_itc_patch16_224.pth"),
+    "base_patch16_384_retrieval": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_384_coco_retrieval.pth"),
+    "large_patch16_384_retrieval": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_384_coco_retrieval.pth"),
+    "base_patch16_480_vqav2": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_indomain_patch16_480_vqa.pth"),
+    "large_patch16_480_vqav2": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_480_vqa.pth"),
+    "large_patch16_768_vqav2": OFFICIAL
+    | dict(
+        url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"
+    ),
+    "base_patch16_480_captioning": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_480_coco_captioning.pth"),
+    "large_patch16_480_captioning": OFFICIAL
+    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_480_coco_captioning.pth"),
 }
 
 
 def _places(public: str, ours: str) -> Rule:
     """A table of positions whose first two rows nothing reads."""
-    view = (lambda x: x[None]) if "eye" in ours else (lambda x: x)
-    return Rule((public,), (ours,), lambda ts: [view(ts[0][2:])], lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))])
+    view = (lambda x: x[None]) if "patch_embed" in ours else (lambda x: x)
+    return Rule(
+        (public,), (ours,), lambda ts: [view(ts[0][2:])], lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))]
+    )
 
 
 def _expert(letter: str, slot: str) -> list[Rule]:
@@ -212,9 +240,9 @@ def _expert(letter: str, slot: str) -> list[Rule]:
 RULES = {
     "official": [
         Drop("beit3.vision_embed.mask_token"),
-        Rename("beit3.vision_embed.cls_token", "eye.cls"),
-        Rename("beit3.vision_embed.proj.{p}", "eye.stem.proj.{p}"),
-        _places("beit3.encoder.embed_positions.A.weight", "eye.positions.table"),
+        Rename("beit3.vision_embed.cls_token", "patch_embed.cls"),
+        Rename("beit3.vision_embed.proj.{p}", "patch_embed.stem.proj.{p}"),
+        _places("beit3.encoder.embed_positions.A.weight", "patch_embed.positions.table"),
         Rename("beit3.text_embed.weight", "words.table.weight"),
         _places("beit3.encoder.embed_positions.B.weight", "places.table"),
         *_expert("A", "image"),

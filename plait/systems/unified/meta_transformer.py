@@ -1,16 +1,18 @@
-"""Meta-Transformer: A Unified Framework for Multimodal Learning. Zhang, Gong, Zhang, Li, Qiao, Ouyang, Yue, 2023. arXiv:2307.10802.
+"""Meta-Transformer: A Unified Framework for Multimodal Learning. Zhang, Gong, Zhang, Li, Qiao, Ouyang, Yue, 2023.
+arXiv:2307.10802.
 
-New here: one encoder, frozen after it was trained on pictures, reads every modality. Only what turns a modality into tokens, and the
-heads, are trained; nothing is paired. So the encoder's weights are those of a ViT, and all there is to learn of sound or of a table is
-its tokens.
+New here: one encoder, frozen after it was trained on pictures, reads every modality. Only what turns a modality into
+tokens, and the heads, are trained; nothing is paired. So the encoder's weights are those of a ViT, and all there is to
+learn of sound or of a table is its tokens.
 
-Differs: the paper trains one modality at a time. Here a row's modalities are encoded each on its own by the same encoder and `fused` is
-the mean of those present. Spectrogram patches do not overlap, texts and sounds have fixed positions, so that no length is too long, and
-one trained norm follows the encoder. Sizes of ours (nano, toy) start from nothing, so that nano's encoder is trained too.
+Differs: the paper trains one modality at a time. Here a row's modalities are encoded each on its own by the same
+encoder and `fused` is the mean of those present. Spectrogram patches do not overlap, texts and sounds have fixed
+positions, so that no length is too long, and one trained norm follows the encoder. Sizes of ours (nano, toy) start from
+nothing, so that nano's encoder is trained too.
 
-The published files hold the encoder alone, as a Sequential of timm's blocks. `create_model("meta_transformer_b16", pretrained=path)`
-loads it there, as does `load_weights(model.encoder, state, "official")`; `model.encoder.requires_grad_(True)` (or `frozen=False`)
-trains it.
+The published files hold the encoder alone, as a Sequential of timm's blocks. `create_model("meta_transformer_b16",
+pretrained=path)` loads it there, as does `load_weights(model.encoder, state, "official")`;
+`model.encoder.requires_grad_(True)` (or `frozen=False`) trains it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from plait.core.surgery import freeze
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
-from plait.parts.presence import Blank, complete, masked, woven
+from plait.parts.presence import Blank, fill_absent, masked, visible
 from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.spectrogram import LogMel, SpectrogramTokens
@@ -35,14 +37,16 @@ from plait.parts.towers.layouts import timm_blocks
 
 
 class Encoder(Stack):
-    """The encoder that all modalities share: plain pre-norm layers, Tokens (B, N, D) -> Tokens (B, N, D), no norm at the end."""
+    """The encoder that all modalities share: plain pre-norm layers, Tokens (B, N, D) -> Tokens (B, N, D), no norm at
+    the end."""
 
     def __init__(self, width: int, depth: int, heads: int):
         super().__init__(*pre_norm_blocks(width, depth, heads, 4 * width))  # the official encoder's norms have eps 1e-5
 
 
 class Pictures(nn.Module):
-    """(B, 3, H, W) -> Tokens: patches and learned positions for `size`; edges are filled up with zeros to whole patches."""
+    """(B, 3, H, W) -> Tokens: patches and learned positions for `size`; edges are filled up with zeros to whole
+    patches."""
 
     def __init__(self, width: int, size: tuple[int, int], patch: int):
         super().__init__()
@@ -63,7 +67,7 @@ class Words(nn.Module):
 
     def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
         t = self.words(ids, keep)
-        return t.put(x=t.x + 0.02 * sinusoids(ids.shape[1], t.x.shape[2], ids.device))
+        return t.replace(x=t.x + 0.02 * sinusoids(ids.shape[1], t.x.shape[2], ids.device))
 
 
 class Sounds(nn.Module):
@@ -80,7 +84,7 @@ class Sounds(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
         t = self.patches(x, keep)
         place = 0.02 * sinusoids(t.grid[0], t.x.shape[2], x.device)[:, None] + self.pitch  # (t, m, D)
-        return t.put(x=t.x + place.flatten(0, 1))
+        return t.replace(x=t.x + place.flatten(0, 1))
 
 
 def tokenizer(slot: str, width: int, patch: int, spec: dict) -> tuple[nn.Module, Blank]:
@@ -113,15 +117,15 @@ class Slot(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tokens:
         t = self.read(x, keep)
-        return prepend(self.cls, t.put(keep=masked(t.keep, present, t.x.shape[1])))
+        return prepend(self.cls, t.replace(keep=masked(t.keep, present, t.x.shape[1])))
 
 
 class MetaTransformer(nn.Module):
     """A batch of any modalities -> a vector for each and their mean.
 
     slots: {"image": {"size": (H, W)}, "text": {"vocab": V}, "audio": {"rate": Hz}, "number": {"features": F},
-    "category": {"sizes": (ids of each column, 0 included)}, "vector": {"features": F}}, any of them; several of a kind are numbered
-    ("image_0"). frozen: the encoder takes no gradient; gradients pass through it to the tokens.
+    "category": {"sizes": (ids of each column, 0 included)}, "vector": {"features": F}}, any of them; several of a kind
+    are numbered ("image_0"). frozen: the encoder takes no gradient; gradients pass through it to the tokens.
     """
 
     def __init__(self, *, slots, patch=16, width=768, depth=12, heads=12, frozen=True):
@@ -136,12 +140,13 @@ class MetaTransformer(nn.Module):
             freeze(self.encoder)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}}: each slot's class token, zeros where it is absent, and the mean of those present."""
-        s, parts = complete(batch, self.blanks), {}
+        """{"fused": (B, D), "parts": {slot: (B, D)}}: each slot's class token, zeros where it is absent, and the mean
+        of those present."""
+        s, parts = fill_absent(batch, self.blanks), {}
         for slot, read in self.slots.items():
             t = self.encoder(read(s.values[slot], s.keep.get(slot), s.present[slot]))
             parts[slot] = self.norm(t.x[:, 0]) * s.present[slot][:, None]
-        seen = woven(batch, s.present)
+        seen = visible(batch, s.present)
         count = torch.stack(list(seen.values())).sum(0).clamp(min=1)
         return {"fused": sum(parts[slot] * seen[slot][:, None] for slot in parts) / count[:, None], "parts": parts}
 
@@ -169,7 +174,9 @@ SIZES = {
     "l14": dict(slots=SLOTS, patch=14, width=1024, depth=24, heads=16),
 }
 
-OFFICIAL = dict(source="official", part="encoder", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = dict(
+    source="official", part="encoder", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "b16": OFFICIAL
     | dict(
@@ -185,7 +192,8 @@ WEIGHTS = {
 RULES = {
     "official": [
         *timm_blocks("{i}", "blocks.{i}"),  # model.encoder: the published files
-        *timm_blocks("encoder.{i}", "encoder.blocks.{i}"),  # a whole model: nobody published the rest, which keeps our names
+        # a whole model: nobody published the rest, which keeps our names
+        *timm_blocks("encoder.{i}", "encoder.blocks.{i}"),
         Rename("slots.{rest*}", "slots.{rest*}"),
         Rename("norm.{p}", "norm.{p}"),
     ]

@@ -1,13 +1,16 @@
-"""Mixture-of-Mamba: Enhancing Multi-Modal State-Space Models with Modality-Aware Sparsity. Liang et al., 2025. arXiv:2501.16295.
+"""Mixture-of-Mamba: Enhancing Multi-Modal State-Space Models with Modality-Aware Sparsity. Liang et al., 2025.
+arXiv:2501.16295.
 
-New here: a Mamba layer whose four projections (in, to what the scan chooses, to its step sizes, out) exist once per modality, and a token
-goes through those of its own. The convolution, the rates and the scan are shared, so that one recurrence runs over the mixed sequence. What
-a token costs is what it costs in a dense Mamba. A layer here is two such mixers, as the official code puts them in a transformer's place.
+New here: a Mamba layer whose four projections (in, to what the scan chooses, to its step sizes, out) exist once per
+modality, and a token goes through those of its own. The convolution, the rates and the scan are shared, so that one
+recurrence runs over the mixed sequence. What a token costs is what it costs in a dense Mamba. A layer here is two such
+mixers, as the official code puts them in a transformer's place.
 
-Differs: the paper trains on sequences of discrete tokens or on image latents; here pictures, sounds and columns become tokens as in
-`meta_transformer`, each slot a modality, and the answer is the mean of all real tokens. Padding is passed over, in the convolution too:
-a row reads as if it had none. The step knows each token's modality, which the official one is not told. Sizes are those of the paper by
-width and depth (its vocabularies of 65,536 or, in the 163M size, 32,000 words), but the official code publishes no configuration.
+Differs: the paper trains on sequences of discrete tokens or on image latents; here pictures, sounds and columns become
+tokens as in `meta_transformer`, each slot a modality, and the answer is the mean of all real tokens. Padding is passed
+over, in the convolution too: a row reads as if it had none. The step knows each token's modality, which the official
+one is not told. Sizes are those of the paper by width and depth (its vocabularies of 65,536 or, in the 163M size,
+32,000 words), but the official code publishes no configuration.
 """
 
 from __future__ import annotations
@@ -20,18 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, Pre, Stack
-from plait.core.init import own
+from plait.core.init import torch_default
 from plait.core.tokens import Tokens, join, mean
 from plait.core.weights import Rename
 from plait.parts.mixers.scan import selective_scan, step
-from plait.parts.presence import complete, masked
+from plait.parts.presence import fill_absent, masked
 from plait.systems.unified.meta_transformer import tokenizer
 
 
 class Layout(NamedTuple):
     """Which token is of which kind, and where the real ones are.
 
-    kinds   ((kind, count), ...): runs of tokens, the same in all rows; or (B, N) int64, any kind in any place, which costs as much as all
+    kinds   ((kind, count), ...): runs of tokens, the same in all rows; or (B, N) int64, any kind in any place, which
+            costs as much as all
             kinds together
     order   (B * N,) int64: rows of the flattened tokens with each sequence's real ones first; None: all are real
     back    (B * N,) int64: undoes it
@@ -111,7 +115,7 @@ class MambaMixture(nn.Module):
         return State(self.skip.new_zeros(rows, taps - 1, inner), self.skip.new_zeros(rows, self.size, inner))
 
     def forward(self, t: Tokens, layout: Layout) -> Tokens:
-        return t.put(x=self.run(t.x, layout, t.keep, self.start(t.x.shape[0]))[0])
+        return t.replace(x=self.run(t.x, layout, t.keep, self.start(t.x.shape[0]))[0])
 
     def run(self, x: Tensor, layout: Layout, keep: Tensor | None, state: State) -> tuple[Tensor, State]:
         """Tokens (B, N, D), of which `keep` (B, N) are real, after `state` -> (B, N, D), and the state after them."""
@@ -157,7 +161,9 @@ class MambaMixture(nn.Module):
         if layout.back is None:
             return y, window[:, n:]
         last = keep.sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)  # (B, taps - 1)
-        return y.flatten(0, 1).index_select(0, layout.back).view_as(y), window.gather(1, last[..., None].expand(-1, -1, window.shape[2]))
+        return y.flatten(0, 1).index_select(0, layout.back).view_as(y), window.gather(
+            1, last[..., None].expand(-1, -1, window.shape[2])
+        )
 
 
 class Layer(Block):
@@ -179,11 +185,12 @@ class Layer(Block):
 class MixtureOfMamba(nn.Module):
     """A batch of any modalities, in one sequence -> one vector that has read them all.
 
-    slots: as in `MetaTransformer`; the order is that of reading, and each slot has projections of its own. depth: pairs of mixers.
+    slots: as in `MetaTransformer`; the order is that of reading, and each slot has projections of its own. depth: pairs
+    of mixers.
     """
 
     attends = False
-    scheme = {nn.Linear: own}
+    scheme = {nn.Linear: torch_default}
 
     def __init__(self, *, slots, patch=16, width, depth, size=16):
         super().__init__()
@@ -200,16 +207,17 @@ class MixtureOfMamba(nn.Module):
 
     def read(self, batch: dict) -> Tokens:
         """Tokens (B, N, D) of all slots after one another, normed; those of absent slots are there, and not real."""
-        s, streams = complete(batch, self.blanks), []
+        s, streams = fill_absent(batch, self.blanks), []
         for slot, reader in self.slots.items():
             t = reader(s.values[slot], s.keep.get(slot))
             streams.append(Tokens(t.x, masked(t.keep, s.present[slot], t.x.shape[1])))
         t = join(*streams)
         t = self.stack(t, layout(tuple((kind, stream.x.shape[1]) for kind, stream in enumerate(streams)), t.keep))
-        return t.put(x=self.norm(t.x))
+        return t.replace(x=self.norm(t.x))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its own."""
+        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its
+        own."""
         return {"fused": mean(self.read(batch)), "parts": {}}
 
     def forward(self, batch: dict) -> dict:
@@ -220,8 +228,8 @@ class MixtureOfMamba(nn.Module):
         return tuple((layer.mix.f.start(rows), layer.feed.f.start(rows)) for layer in self.stack.blocks)
 
     def step(self, x: Tensor, kinds: Tensor, states: States) -> tuple[Tensor, States]:
-        """One token per row: x (B, D) that a slot's reader made, kinds (B,) the numbers of these slots -> (B, D) normed, and the states
-        with it. It costs the same after any number of tokens."""
+        """One token per row: x (B, D) that a slot's reader made, kinds (B,) the numbers of these slots -> (B, D)
+        normed, and the states with it. It costs the same after any number of tokens."""
         after = []
         for layer, state in zip(self.stack.blocks, states, strict=True):
             x, state = layer.step(x, kinds, state)
@@ -269,7 +277,10 @@ RULES = {
             Rename(f"layers.{{i}}.{theirs}.mamba_model.A_log", f"stack.blocks.{{i}}.{ours}.f.rates"),
             Rename(f"layers.{{i}}.{theirs}.mamba_model.D", f"stack.blocks.{{i}}.{ours}.f.skip"),
             *(
-                Rename(f"layers.{{i}}.{theirs}.mamba_model.{public}.{{k}}.{{p}}", f"stack.blocks.{{i}}.{ours}.f.{name}.experts.{{k}}.{{p}}")
+                Rename(
+                    f"layers.{{i}}.{theirs}.mamba_model.{public}.{{k}}.{{p}}",
+                    f"stack.blocks.{{i}}.{ours}.f.{name}.experts.{{k}}.{{p}}",
+                )
                 for name, public in NAMES.items()
             ),
         )

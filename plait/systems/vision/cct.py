@@ -1,12 +1,12 @@
 """Escaping the Big Data Paradigm with Compact Transformers. Hassani et al., 2021. arXiv:2104.05704.
 
-New here: a transformer small enough to learn from a few thousand pictures. One or two convolutions with pooling make the tokens in place of
-patches, so that neighbours are known to be neighbours; no class token, but a learned weighing of all tokens after the last layer (sequence
-pooling); positions may be learned or fixed.
+New here: a transformer small enough to learn from a few thousand pictures. One or two convolutions with pooling make
+the tokens in place of patches, so that neighbours are known to be neighbours; no class token, but a learned weighing of
+all tokens after the last layer (sequence pooling); positions may be learned or fixed.
 
-Differs: dropout on attention weights is left to stochastic depth. Other picture sizes than `image` are read. The names of the sizes are
-layers_kernel x convolutions_picture; those in `sine` have fixed positions, though the authors' builders of these names, by an oversight,
-make learned ones. CVT, ViT-Lite and the form for texts are not here.
+Differs: dropout on attention weights is left to stochastic depth. Other picture sizes than `image` are read. The names
+of the sizes are layers_kernel x convolutions_picture; those in `sine` have fixed positions, though the authors'
+builders of these names, by an oversight, make learned ones. CVT, ViT-Lite and the form for texts are not here.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from plait.systems.vision.crate import Normed
 
 
 class ConvTokens(nn.Module):
-    """Convolution, ReLU, maximum of 3 x 3, as often as `convs`: (B, 3, H, W) -> Tokens of a grid. 64 channels between."""
+    """Convolution, ReLU, maximum of 3 x 3, as often as `convs`: (B, 3, H, W) -> Tokens of a grid. 64 channels
+    between."""
 
     def __init__(self, width: int, kernel: int, convs: int):
         super().__init__()
         self.kernel, self.stride, self.pad = kernel, max(1, kernel // 2 - 1), max(1, kernel // 2)
         channels = [3, *[64] * (convs - 1), width]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, kernel, self.stride, self.pad, bias=False) for a, b in zip(channels, channels[1:]))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, self.stride, self.pad, bias=False) for a, b in zip(channels, channels[1:])
+        )
         self.act, self.most = nn.ReLU(), nn.MaxPool2d(3, 2, 1)
 
     def side(self, pixels: int) -> int:
         """How many tokens a side of this many pixels becomes."""
         for _ in self.convs:
-            pixels = ((pixels + 2 * self.pad - self.kernel) // self.stride + 2) // 2  # what the convolution leaves, halved and rounded up
+            # what the convolution leaves, halved and rounded up
+            pixels = ((pixels + 2 * self.pad - self.kernel) // self.stride + 2) // 2
         return pixels
 
     def forward(self, x: Tensor) -> Tokens:
@@ -57,12 +61,24 @@ class SequencePool(nn.Module):
 
 
 class CCT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for `image`, else fixed."""
+    """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for
+    `image`, else fixed."""
 
     multiple = 1
 
     def __init__(
-        self, *, image=(32, 32), kernel=3, convs=1, width=256, depth, heads=4, hidden=512, learned=True, num_classes=10, drop_path=0.1
+        self,
+        *,
+        image=(32, 32),
+        kernel=3,
+        convs=1,
+        width=256,
+        depth,
+        heads=4,
+        hidden=512,
+        learned=True,
+        num_classes=10,
+        drop_path=0.1,
     ):
         super().__init__()
         self.width = width
@@ -71,7 +87,11 @@ class CCT(Backbone):
         self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid[0] * grid[1], width)
 
         def layer(drop: float) -> Block:
-            mix = Post(nn.LayerNorm(width), Normed(nn.LayerNorm(width), Attention(width, heads, qkv_bias=False)), DropPath(drop))
+            mix = Post(
+                nn.LayerNorm(width),
+                Normed(nn.LayerNorm(width), Attention(width, heads, qkv_bias=False)),
+                DropPath(drop),
+            )
             return Block(mix=mix, feed=Pre(nn.Identity(), FeedForward(width, hidden), DropPath(drop)))
 
         self.stack = Stack(*(layer(drop_path * i / max(depth - 1, 1)) for i in range(depth)))
@@ -127,15 +147,22 @@ SIZES = {
 CIFAR = dict(source="official", licence="apache-2.0", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 IMAGENET = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "7_3x1_32": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
-    "7_3x1_32_sine": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
-    "7_3x1_32_c100": CIFAR | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
+    "7_3x1_32": CIFAR
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
+    "7_3x1_32_sine": CIFAR
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
+    "7_3x1_32_c100": CIFAR
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
     "7_3x1_32_sine_c100": CIFAR
     | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar100_5000epochs.pth"),
-    "7_7x2_224_sine": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_7x2_224_flowers102.pth"),
-    "14_7x2_224": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_14_7x2_224_imagenet.pth"),
-    "14_7x2_384": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_imagenet.pth"),
-    "14_7x2_384_fl": IMAGENET | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_flowers102.pth"),
+    "7_7x2_224_sine": IMAGENET
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_7x2_224_flowers102.pth"),
+    "14_7x2_224": IMAGENET
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_14_7x2_224_imagenet.pth"),
+    "14_7x2_384": IMAGENET
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_imagenet.pth"),
+    "14_7x2_384_fl": IMAGENET
+    | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_flowers102.pth"),
 }
 THEIRS, OURS = "classifier.blocks.{i}", "stack.blocks.{i}"
 RULES = {

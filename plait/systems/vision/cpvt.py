@@ -1,8 +1,8 @@
 """Conditional Positional Encodings for Vision Transformers. Chu, Tian, Zhang, Wang, Shen, 2021. arXiv:2102.10882.
 
-New here: no table of positions. After the first layer a depthwise convolution over the grid is added to the tokens; its zero border tells
-each place how far the edges are. So the model reads pictures of every size without resampling anything, and, with the mean of the
-tokens in place of the class token, a moved object moves its features.
+New here: no table of positions. After the first layer a depthwise convolution over the grid is added to the tokens; its
+zero border tells each place how far the edges are. So the model reads pictures of every size without resampling
+anything, and, with the mean of the tokens in place of the class token, a moved object moves its features.
 
 Differs: pictures that do not divide into patches are refused, as by ViT.
 """
@@ -27,7 +27,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 class CPVT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). Both sides are multiples of the patch.
 
-    encodings: after how many of the first layers positions are added. cls: whether a class token answers, else the mean of the tokens.
+    encodings: after how many of the first layers positions are added. cls: whether a class token answers, else the mean
+    of the tokens.
     """
 
     def __init__(self, *, patch=16, width, depth, heads, encodings=1, cls=True, num_classes=1000, drop_path=0.0):
@@ -52,7 +53,7 @@ class CPVT(Backbone):
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, or the mean of the tokens, normed."""
-        t = t.put(x=self.norm(t.x))
+        t = t.replace(x=self.norm(t.x))
         return mean(t) if self.cls is None else t.x[:, 0]
 
 

@@ -1,11 +1,12 @@
 """White-Box Transformers via Sparse Rate Reduction. Yu et al., 2023. arXiv:2306.01129.
 
-New here: a layer is one step of an optimisation that can be read. Attention compresses: queries, keys and values are one and the same
-projection onto a few subspaces, so that tokens move towards their likes in each. In place of the feed-forward stands one step of ISTA
-towards a sparse code in a learned dictionary, non-negative, without hidden layer and without residual.
+New here: a layer is one step of an optimisation that can be read. Attention compresses: queries, keys and values are
+one and the same projection onto a few subspaces, so that tokens move towards their likes in each. In place of the
+feed-forward stands one step of ISTA towards a sparse code in a learned dictionary, non-negative, without hidden layer
+and without residual.
 
-Differs: written with one matrix product less, D^T (x - D x) for D^T x - D^T D x, which is the same number. Other picture sizes than
-`image` are read. The masked autoencoder of a later paper is not here.
+Differs: written with one matrix product less, D^T (x - D x) for D^T x - D^T D x, which is the same number. Other
+picture sizes than `image` are read. The masked autoencoder of a later paper is not here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, Pre, Stack, check_heads, mass
-from plait.core.init import own
+from plait.core.block import Block, Pre, Stack, check_heads, log_weight
+from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.towers.backbone import Backbone
 
 
@@ -34,8 +35,8 @@ class Subspaces(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         b, n, d = t.x.shape
         w = self.onto(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
-        y = attend(w, w, w, keep=t.keep, bias=mass(t), lengths=t.lengths)
-        return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        y = attend(w, w, w, keep=t.keep, bias=log_weight(t), lengths=t.lengths)
+        return t.replace(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
 
 
 class Ista(nn.Module):
@@ -53,7 +54,7 @@ class Ista(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         short = t.x - F.linear(t.x, self.dictionary)  # what the code does not explain
-        return t.put(x=F.relu(t.x + self.step * (short @ self.dictionary - self.penalty)))
+        return t.replace(x=F.relu(t.x + self.step * (short @ self.dictionary - self.penalty)))
 
 
 class Normed(nn.Module):
@@ -64,7 +65,7 @@ class Normed(nn.Module):
         self.norm, self.f = norm, f
 
     def forward(self, t: Tokens) -> Tokens:
-        return self.f(t.put(x=self.norm(t.x)))
+        return self.f(t.replace(x=self.norm(t.x)))
 
 
 class NormedPatches(nn.Module):
@@ -73,30 +74,40 @@ class NormedPatches(nn.Module):
     def __init__(self, width: int, patch: int):
         super().__init__()
         self.patch = patch
-        self.pixels, self.proj, self.norm = nn.LayerNorm(3 * patch**2), nn.Linear(3 * patch**2, width), nn.LayerNorm(width)
+        self.pixels, self.proj, self.norm = (
+            nn.LayerNorm(3 * patch**2),
+            nn.Linear(3 * patch**2, width),
+            nn.LayerNorm(width),
+        )
 
     def forward(self, x: Tensor) -> Tokens:
         p = self.patch
         h, w = x.shape[2] // p, x.shape[3] // p
         if x.shape[2] % p or x.shape[3] % p:
-            raise ValueError(f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {p}: resize or pad them to a multiple")
-        x = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (B, h * w, P * P * 3)
+            raise ValueError(
+                f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {p}: resize or pad them to a multiple"
+            )
+        # (B, h * w, P * P * 3)
+        x = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         return Tokens(self.norm(self.proj(self.pixels(x))), grid=(h, w))
 
 
 class CRATE(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
-    resampled."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
+    the patch are resampled."""
 
-    scheme = {nn.Linear: own}  # with larger ones each token, whose key is its query, begins by seeing itself alone
+    # with larger ones each token, whose key is its query, begins by seeing itself alone
+    scheme = {nn.Linear: torch_default}
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=12, heads, num_classes=1000):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.eye = Eye(NormedPatches(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(NormedPatches(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(
             *(
-                Block(mix=Pre(nn.LayerNorm(width), Subspaces(width, heads)), feed=Normed(nn.LayerNorm(width), Ista(width)))
+                Block(
+                    mix=Pre(nn.LayerNorm(width), Subspaces(width, heads)), feed=Normed(nn.LayerNorm(width), Ista(width))
+                )
                 for _ in range(depth)
             )
         )
@@ -104,8 +115,9 @@ class CRATE(Backbone):
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, sparse and non-negative, before the last norm."""
-        return self.stack(self.eye(x))
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, sparse and non-negative, before the last
+        norm."""
+        return self.stack(self.patch_embed(x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
@@ -113,8 +125,8 @@ class CRATE(Backbone):
 
 
 def coding_rate(x: Tensor, eps: float = 0.01) -> Tensor:
-    """(B, N, E) -> (B,): half the logarithm of the volume that N tokens fill, each scaled to length one, at precision eps. Attention is to
-    make it small in each subspace."""
+    """(B, N, E) -> (B,): half the logarithm of the volume that N tokens fill, each scaled to length one, at precision
+    eps. Attention is to make it small in each subspace."""
     x = F.normalize(x, dim=-1)
     n, e = x.shape[1:]
     return torch.logdet(torch.eye(n, device=x.device) + x @ x.mT * (e / (n * eps))) / 2
@@ -136,11 +148,11 @@ WEIGHTS = {}  # the authors' files lie where only a browser gets them; load_weig
 THEIRS, OURS = "transformer.layers.{i}", "stack.blocks.{i}"
 RULES = {
     "official": [
-        Rename("cls_token", "eye.cls"),
-        Rename("pos_embedding", "eye.positions.table"),
-        Rename("to_patch_embedding.1.{p}", "eye.stem.pixels.{p}"),
-        Rename("to_patch_embedding.2.{p}", "eye.stem.proj.{p}"),
-        Rename("to_patch_embedding.3.{p}", "eye.stem.norm.{p}"),
+        Rename("cls_token", "patch_embed.cls"),
+        Rename("pos_embedding", "patch_embed.positions.table"),
+        Rename("to_patch_embedding.1.{p}", "patch_embed.stem.pixels.{p}"),
+        Rename("to_patch_embedding.2.{p}", "patch_embed.stem.proj.{p}"),
+        Rename("to_patch_embedding.3.{p}", "patch_embed.stem.norm.{p}"),
         Rename(f"{THEIRS}.0.norm.{{p}}", f"{OURS}.mix.norm.{{p}}"),
         Rename(f"{THEIRS}.0.fn.qkv.weight", f"{OURS}.mix.f.onto.weight"),
         Rename(f"{THEIRS}.0.fn.to_out.0.{{p}}", f"{OURS}.mix.f.out.{{p}}"),

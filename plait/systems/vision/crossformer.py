@@ -1,11 +1,15 @@
-"""CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention. Wang, Yao, Chen, Lin, Cai, He, Liu, 2021. arXiv:2108.00154.
+"""CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention. Wang, Yao, Chen, Lin, Cai, He, Liu,
+2021. arXiv:2108.00154.
 
-New here: tokens of several scales at once, each the outputs of convolutions of several kernels around one place; layers that read groups of
-neighbours in turn with layers that read places a fixed interval apart; and a small network in place of the table of relative biases.
+New here: tokens of several scales at once, each the outputs of convolutions of several kernels around one place; layers
+that read groups of neighbours in turn with layers that read places a fixed interval apart; and a small network in place
+of the table of relative biases.
 
-Differs: every picture size is read. Pictures and maps that do not divide are filled up with zeros below and at the right, groups with
-places that nobody sees. Along a side that is no longer than a group, all places are one group in either kind of layer. The `pp` sizes are
-CrossFormer++ (arXiv:2303.06908): groups that grow with depth, and a convolution after every third layer that cools the activations down.
+Differs: every picture size is read. Pictures and maps that do not divide are filled up with zeros below and at the
+right, groups with places that nobody sees. Along a side that is no longer than a group, all places are one group in
+either kind of layer. The `pp` sizes are
+CrossFormer++ (arXiv:2303.06908): groups that grow with depth, and a convolution after every third layer that cools the
+activations down.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from plait.parts.towers.pyramid import Pyramid
 
 
 class CrossScale(nn.Module):
-    """Each place seen through several kernels: (B, C, H, W) -> (B, D, H / stride, W / stride), rounded up; the first kernel is the stride.
+    """Each place seen through several kernels: (B, C, H, W) -> (B, D, H / stride, W / stride), rounded up; the first
+    kernel is the stride.
 
     A kernel has half the channels of the one before it, and the last has as many as that.
     """
@@ -35,7 +40,9 @@ class CrossScale(nn.Module):
         super().__init__()
         self.stride, last = kernels[0], len(kernels) - 1
         shares = [width // 2 ** min(i + 1, last) for i in range(len(kernels))]
-        self.eyes = nn.ModuleList(nn.Conv2d(channels, d, k, self.stride, (k - self.stride) // 2) for d, k in zip(shares, kernels))
+        self.eyes = nn.ModuleList(
+            nn.Conv2d(channels, d, k, self.stride, (k - self.stride) // 2) for d, k in zip(shares, kernels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to(x.permute(0, 2, 3, 1), (self.stride, self.stride)).permute(0, 3, 1, 2)
@@ -43,7 +50,8 @@ class CrossScale(nn.Module):
 
 
 class DynamicBias(nn.Module):
-    """What a network says of the offset of two places in a group of `side` x `side`: () -> (1, H, side^2, side^2), for attention."""
+    """What a network says of the offset of two places in a group of `side` x `side`: () -> (1, H, side^2, side^2), for
+    attention."""
 
     def __init__(self, width: int, heads: int, side: int):
         super().__init__()
@@ -64,7 +72,8 @@ class DynamicBias(nn.Module):
 
 
 class Comb:
-    """One side of a grid in groups of `size` places, each `interval` after the last; in one group if it is no longer than that.
+    """One side of a grid in groups of `size` places, each `interval` after the last; in one group if it is no longer
+    than that.
 
     places: (groups, size) int64, those beyond the side are nobody's.
     """
@@ -97,20 +106,28 @@ class GroupAttention(nn.Module):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.side, self.interval = heads, side, interval
-        self.qkv, self.out, self.bias = nn.Linear(width, 3 * width), nn.Linear(width, width), DynamicBias(width // 16, heads, side)
+        self.qkv, self.out, self.bias = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+            DynamicBias(width // 16, heads, side),
+        )
 
     def forward(self, t: Tokens) -> Tokens:
         area, keep = self.side**2, None
         high, wide = (Comb(n, self.side, self.interval, t.x.device) for n in t.grid)
         row, column = high.places[:, None, :, None], wide.places[None, :, None, :]
-        index = row.clamp(max=high.side - 1) * wide.side + column.clamp(max=wide.side - 1)  # (groups, groups, side, side)
+        # (groups, groups, side, side)
+        index = row.clamp(max=high.side - 1) * wide.side + column.clamp(max=wide.side - 1)
         if not (high.full() and wide.full()):
-            keep = ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
-        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)  # (M, H, area, E)
+            keep = (
+                ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
+            )
+        # (M, H, area, E)
+        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)
         x = self.out(attend(q, k, v, keep=keep, bias=self.bias()).transpose(1, 2).flatten(2))
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
-        return t.put(x=x.view(t.x.shape[0], -1, t.x.shape[2]).index_select(1, back.flatten()))
+        return t.replace(x=x.view(t.x.shape[0], -1, t.x.shape[2]).index_select(1, back.flatten()))
 
 
 def cool(width: int) -> OnMap:
@@ -119,26 +136,44 @@ def cool(width: int) -> OnMap:
 
 
 class CrossFormer(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). kernels: of the stem. width: of the first stage, doubled by each further one.
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). kernels: of the stem. width: of the first stage, doubled by
+    each further one.
 
     groups, intervals: of each stage's layers; the first reads neighbours, the next an interval apart, in turn.
     cooling: after how many layers of a stage they are cooled, but not after its last; None: never.
     """
 
-    def __init__(self, *, kernels=(4, 8, 16, 32), width, depths, heads, groups, intervals, cooling=None, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self,
+        *,
+        kernels=(4, 8, 16, 32),
+        width,
+        depths,
+        heads,
+        groups,
+        intervals,
+        cooling=None,
+        num_classes=1000,
+        drop_path=0.0,
+    ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
         for s, depth in enumerate(depths):
             d, blocks = width * 2**s, []
             for i in range(depth):
                 drop = next(rates)
-                mix = Pre(nn.LayerNorm(d), GroupAttention(d, heads[s], groups[s], intervals[s] if i % 2 else 1), DropPath(drop))
+                mix = Pre(
+                    nn.LayerNorm(d),
+                    GroupAttention(d, heads[s], groups[s], intervals[s] if i % 2 else 1),
+                    DropPath(drop),
+                )
                 feed = Pre(nn.LayerNorm(d), FeedForward(d, 4 * d), DropPath(drop))
                 cooled = cooling is not None and (i + 1) % cooling == 0 and i + 1 < depth
                 blocks.append(Block(mix, nn.Sequential(feed, cool(d)) if cooled else feed))
             down = nn.Sequential(LayerNorm2d(d // 2), CrossScale(d // 2, d, (2, 4))) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(Stack(*blocks))))
-        stem = nn.Sequential(CrossScale(3, width, kernels), LayerNorm2d(width))  # large kernels learn ten times faster with channels first
+        # large kernels learn ten times faster with channels first
+        stem = nn.Sequential(CrossScale(3, width, kernels), LayerNorm2d(width))
         super().__init__(stem, stages, nn.LayerNorm(d), d, num_classes)
 
 
@@ -154,8 +189,25 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(kernels=(4, 8), width=64, depths=(2, 3), heads=(2, 4), groups=(4, 4), intervals=(3, 2), cooling=2, num_classes=10),
-    "nano": dict(kernels=(2, 4, 8, 16), width=48, depths=(2, 2, 2), heads=(2, 4, 8), groups=(4, 4, 4), intervals=(8, 4, 2), drop_path=0.05),
+    "toy": dict(
+        kernels=(4, 8),
+        width=64,
+        depths=(2, 3),
+        heads=(2, 4),
+        groups=(4, 4),
+        intervals=(3, 2),
+        cooling=2,
+        num_classes=10,
+    ),
+    "nano": dict(
+        kernels=(2, 4, 8, 16),
+        width=48,
+        depths=(2, 2, 2),
+        heads=(2, 4, 8),
+        groups=(4, 4, 4),
+        intervals=(8, 4, 2),
+        drop_path=0.05,
+    ),
     "tiny": NARROW | SEVEN | dict(depths=(1, 1, 8, 6), drop_path=0.1),
     "small": MIDDLE | SEVEN | dict(depths=(2, 2, 6, 2), drop_path=0.2),
     "base": MIDDLE | SEVEN | DEEP | dict(drop_path=0.3),
@@ -180,16 +232,29 @@ WEIGHTS = {
 
 THEIRS, OURS = "layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"
 BIAS = {"pos_proj": 0, "pos1.0": 1, "pos1.2": 3, "pos2.0": 4, "pos2.2": 6, "pos3.0": 7, "pos3.2": 9}
-COOLED = {"ex_conv": "feed.1.f.0", "ex_ln": "feed.1.f.1", "norm2": "feed.0.norm", "mlp.fc1": "feed.0.f.up", "mlp.fc2": "feed.0.f.down"}
+COOLED = {
+    "ex_conv": "feed.1.f.0",
+    "ex_ln": "feed.1.f.1",
+    "norm2": "feed.0.norm",
+    "mlp.fc1": "feed.0.f.up",
+    "mlp.fc2": "feed.0.f.down",
+}
 RULES = {
     "official": [
         Rename("patch_embed.projs.{k}.{p}", "stem.0.eyes.{k}.{p}"),
         Rename("patch_embed.norm.{p}", "stem.1.{p}"),
         *(Rename(f"layers.{s}.downsample.norm.{{p}}", f"stages.{s + 1}.0.0.{{p}}") for s in range(3)),
-        *(Rename(f"layers.{s}.downsample.reductions.{{k}}.{{p}}", f"stages.{s + 1}.0.1.eyes.{{k}}.{{p}}") for s in range(3)),
-        *(Rename(f"{THEIRS}.attn.pos.{theirs}.{{p}}", f"{OURS}.mix.f.bias.net.{n}.{{p}}") for theirs, n in BIAS.items()),
+        *(
+            Rename(f"layers.{s}.downsample.reductions.{{k}}.{{p}}", f"stages.{s + 1}.0.1.eyes.{{k}}.{{p}}")
+            for s in range(3)
+        ),
+        *(
+            Rename(f"{THEIRS}.attn.pos.{theirs}.{{p}}", f"{OURS}.mix.f.bias.net.{n}.{{p}}")
+            for theirs, n in BIAS.items()
+        ),
         Rule(  # together: a cooled layer is told by its convolution
-            tuple(f"{THEIRS}.{theirs}.{{p}}" for theirs in COOLED), tuple(f"{OURS}.{ours}.{{p}}" for ours in COOLED.values())
+            tuple(f"{THEIRS}.{theirs}.{{p}}" for theirs in COOLED),
+            tuple(f"{OURS}.{ours}.{{p}}" for ours in COOLED.values()),
         ),
         *timm_blocks(THEIRS, OURS),
         Rename("norm.{p}", "norm.{p}"),

@@ -1,10 +1,13 @@
-"""CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification. Chen, Fan, Panda, 2021. arXiv:2103.14899.
+"""CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification. Chen, Fan, Panda, 2021.
+arXiv:2103.14899.
 
-New here: two vision transformers read one picture at two patch sizes and trade only their class tokens. Each class token visits the
-other branch, asks its patches with a single query, so that the exchange costs O(N), and brings back what it saw.
+New here: two vision transformers read one picture at two patch sizes and trade only their class tokens. Each class
+token visits the other branch, asks its patches with a single query, so that the exchange costs O(N), and brings back
+what it saw.
 
-Differs: other picture sizes than `image` are read too; the coarse branch's picture shrinks in proportion, to whole patches. `tokens`,
-which the paper does not need, gives the fine grid with both branches' features side by side, the coarse ones resampled to it.
+Differs: other picture sizes than `image` are read too; the coarse branch's picture shrinks in proportion, to whole
+patches. `tokens`, which the paper does not need, gives the fine grid with both branches' features side by side, the
+coarse ones resampled to it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedFor
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
 from plait.parts.maps import to_map
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.layouts import timm_blocks
 
@@ -27,21 +30,22 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Swap(nn.Module):
-    """The fusion step: the class token of `mine` asks the patches of `other` and comes home with the answer. One query: O(N)."""
+    """The fusion step: the class token of `mine` asks the patches of `other` and comes home with the answer. One query:
+    O(N)."""
 
     def __init__(self, width: int, other: int, heads: int, drop: float):
         super().__init__()
         self.go = nn.Sequential(Norm(width), nn.GELU(), nn.Linear(width, other))
         self.norm = Norm(other)
-        self.look = CrossAttention(other, heads)
+        self.cross = CrossAttention(other, heads)
         self.drop = DropPath(drop)
         self.back = nn.Sequential(Norm(other), nn.GELU(), nn.Linear(other, width))
 
     def forward(self, mine: Tokens, other: Tokens) -> Tokens:
         cls = self.go(mine.x[:, :1])  # (B, 1, D'), D' the other's width
         seen = self.norm(torch.cat([cls, other.x[:, 1:]], 1))  # (B, 1 + N', D')
-        cls = cls + self.drop(self.look(Tokens(seen[:, :1]), Tokens(seen)).x)
-        return mine.put(x=torch.cat([self.back(cls), mine.x[:, 1:]], 1))
+        cls = cls + self.drop(self.cross(Tokens(seen[:, :1]), Tokens(seen)).x)
+        return mine.replace(x=torch.cat([self.back(cls), mine.x[:, 1:]], 1))
 
 
 class Round(nn.Module):
@@ -63,16 +67,21 @@ class Round(nn.Module):
 def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
     """One pre-norm encoder layer."""
     return Block(
-        mix=Pre(Norm(width), Attention(width, heads), DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
+        mix=Pre(Norm(width), Attention(width, heads), DropPath(drop)),
+        feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop)),
     )
 
 
 class ConvTokens(nn.Module):
-    """The stem of the dagger variants: (B, 3, H, W) -> Tokens, three convolutions given as (kernel, stride, padding)."""
+    """The stem of the dagger variants: (B, 3, H, W) -> Tokens, three convolutions given as (kernel, stride,
+    padding)."""
 
     def __init__(self, width: int, layers: tuple[tuple[int, int, int], ...]):
         super().__init__()
-        a, b, c = (nn.Conv2d(i, o, *how) for i, o, how in zip((3, width // 4, width // 2), (width // 4, width // 2, width), layers))
+        a, b, c = (
+            nn.Conv2d(i, o, *how)
+            for i, o, how in zip((3, width // 4, width // 2), (width // 4, width // 2, width), layers)
+        )
         self.proj = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), c)
 
     def forward(self, x: Tensor) -> Tokens:
@@ -83,8 +92,10 @@ class ConvTokens(nn.Module):
 class CrossViT(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean of both branches' heads.
 
-    image, coarse: the (H, W) that the fine and the coarse branch were made for; the model scales its input for the coarse one itself.
-    Pairs are (fine, coarse); depths has a pair for each round of reading and swapping. stems: convolutions instead of patch projections.
+    image, coarse: the (H, W) that the fine and the coarse branch were made for; the model scales its input for the
+    coarse one itself.
+    Pairs are (fine, coarse); depths has a pair for each round of reading and swapping. stems: convolutions instead of
+    patch projections.
     """
 
     takes = ("image",)
@@ -108,15 +119,21 @@ class CrossViT(nn.Module):
         self.width, self.image, self.coarse, self.patch = sum(widths), tuple(image), tuple(coarse), patches[1]
         self.multiple = patches[0]
         makers = (
-            [PatchTokens(w, p) for w, p in zip(widths, patches)] if stems is None else [ConvTokens(w, s) for w, s in zip(widths, stems)]
+            [PatchTokens(w, p) for w, p in zip(widths, patches)]
+            if stems is None
+            else [ConvTokens(w, s) for w, s in zip(widths, stems)]
         )
         self.eyes = nn.ModuleList(
-            Eye(stem, (size[0] // p, size[1] // p), w) for stem, size, p, w in zip(makers, (image, coarse), patches, widths)
+            PatchEmbed(stem, (size[0] // p, size[1] // p), w)
+            for stem, size, p, w in zip(makers, (image, coarse), patches, widths)
         )
         counts = [max(pair) for pair in depths]
-        drops = iter(drop_path * i / max(sum(counts) - 1, 1) for i in range(sum(counts)))  # grows with depth, over all rounds
+        # grows with depth, over all rounds
+        drops = iter(drop_path * i / max(sum(counts) - 1, 1) for i in range(sum(counts)))
         hidden = [ratio * w for w in widths]
-        self.rounds = nn.ModuleList(Round(widths, pair, heads, hidden, [next(drops) for _ in range(n)]) for pair, n in zip(depths, counts))
+        self.rounds = nn.ModuleList(
+            Round(widths, pair, heads, hidden, [next(drops) for _ in range(n)]) for pair, n in zip(depths, counts)
+        )
         self.norms = nn.ModuleList(Norm(w) for w in widths)
         self.heads = nn.ModuleList(nn.Linear(w, num_classes) for w in widths if num_classes)
 
@@ -125,7 +142,7 @@ class CrossViT(nn.Module):
         fine, coarse = self.eyes[0](x), self.eyes[1](self.scale_image(x))
         for step in self.rounds:
             fine, coarse = step(fine, coarse)
-        return fine.put(x=self.norms[0](fine.x)), coarse.put(x=self.norms[1](coarse.x))
+        return fine.replace(x=self.norms[0](fine.x)), coarse.replace(x=self.norms[1](coarse.x))
 
     def scale_image(self, x: Tensor) -> Tensor:
         """What the coarse branch sees: the picture scaled as `coarse` is to `image`, then down to whole patches."""
@@ -133,11 +150,13 @@ class CrossViT(nn.Module):
         return x if size == list(x.shape[2:]) else F.interpolate(x, size=size, mode="bicubic", align_corners=False)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of each place."""
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of
+        each place."""
         fine, coarse = self.streams(x)
         places = to_map(coarse)  # (B, D2, h, w)
-        places = F.interpolate(places, size=fine.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)  # (B, N, D2)
-        return fine.put(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
+        # (B, N, D2)
+        places = F.interpolate(places, size=fine.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        return fine.replace(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D1 + D2): both class tokens."""
@@ -164,9 +183,23 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), coarse=(24, 24), patches=(4, 8), widths=(16, 32), depths=((1, 2), (1, 1)), heads=2, num_classes=10),
+    "toy": dict(
+        image=(32, 32),
+        coarse=(24, 24),
+        patches=(4, 8),
+        widths=(16, 32),
+        depths=((1, 2), (1, 1)),
+        heads=2,
+        num_classes=10,
+    ),
     "nano": dict(
-        image=(64, 64), coarse=(64, 64), patches=(4, 8), widths=(96, 192), depths=((1, 2), (1, 2), (1, 2)), heads=3, drop_path=0.1
+        image=(64, 64),
+        coarse=(64, 64),
+        patches=(4, 8),
+        widths=(96, 192),
+        depths=((1, 2), (1, 2), (1, 2)),
+        heads=3,
+        drop_path=0.1,
     ),
     "tiny": TINY,
     "small": SMALL,
@@ -181,7 +214,9 @@ SIZES = {
     "18_dagger_408": EIGHTEEN | DAGGER | BIG,
 }
 
-ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ROW = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "tiny": ROW | dict(hub="timm/crossvit_tiny_240.in1k", references={"timm": "crossvit_tiny_240"}),
     "small": ROW | dict(hub="timm/crossvit_small_240.in1k", references={"timm": "crossvit_small_240"}),
@@ -205,9 +240,12 @@ RULES = {
         *timm_blocks("blocks.{i}.blocks.{b}.{j}", "rounds.{i}.stacks.{b}.blocks.{j}"),
         Rename("blocks.{i}.projs.{b}.{rest*}", "rounds.{i}.swaps.{b}.go.{rest*}"),
         Rename("blocks.{i}.fusion.{b}.norm1.{p}", "rounds.{i}.swaps.{b}.norm.{p}"),
-        Rename("blocks.{i}.fusion.{b}.attn.wq.{p}", "rounds.{i}.swaps.{b}.look.q.{p}"),
-        Join(["blocks.{i}.fusion.{b}.attn.wk.{p}", "blocks.{i}.fusion.{b}.attn.wv.{p}"], "rounds.{i}.swaps.{b}.look.kv.{p}"),
-        Rename("blocks.{i}.fusion.{b}.attn.proj.{p}", "rounds.{i}.swaps.{b}.look.out.{p}"),
+        Rename("blocks.{i}.fusion.{b}.attn.wq.{p}", "rounds.{i}.swaps.{b}.cross.q.{p}"),
+        Join(
+            ["blocks.{i}.fusion.{b}.attn.wk.{p}", "blocks.{i}.fusion.{b}.attn.wv.{p}"],
+            "rounds.{i}.swaps.{b}.cross.kv.{p}",
+        ),
+        Rename("blocks.{i}.fusion.{b}.attn.proj.{p}", "rounds.{i}.swaps.{b}.cross.out.{p}"),
         Rename("blocks.{i}.revert_projs.{b}.{rest*}", "rounds.{i}.swaps.{b}.back.{rest*}"),
         Rename("norm.{b}.{p}", "norms.{b}.{p}"),
         Rename("head.{b}.{p}", "heads.{b}.{p}"),

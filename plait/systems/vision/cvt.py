@@ -1,11 +1,13 @@
-"""CvT: Introducing Convolutions to Vision Transformers. Wu, Xiao, Codella, Liu, Dai, Yuan, Zhang, 2021. arXiv:2103.15808.
+"""CvT: Introducing Convolutions to Vision Transformers. Wu, Xiao, Codella, Liu, Dai, Yuan, Zhang, 2021.
+arXiv:2103.15808.
 
-New here: what makes a convolution good with places is put where a transformer lacks it: each stage begins with overlapping, strided patches
-of the map before it, and queries, keys and values are depthwise convolutions of the tokens' map, keys and values at half the
-resolution. Places are known from that alone, so there are no positions to learn, and none to resample.
+New here: what makes a convolution good with places is put where a transformer lacks it: each stage begins with
+overlapping, strided patches of the map before it, and queries, keys and values are depthwise convolutions of the
+tokens' map, keys and values at half the resolution. Places are known from that alone, so there are no positions to
+learn, and none to resample.
 
-Differs: the last layer's convolution of queries, which no logit depends on, takes no gradient until asked to. Scores are scaled by the
-whole width, not a head's, as in the authors' code.
+Differs: the last layer's convolution of queries, which no logit depends on, takes no gradient until asked to. Scores
+are scaled by the whole width, not a head's, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from plait.parts.towers.pyramid import Pyramid
 
 
 class ConvAttention(nn.Module):
-    """Attention among convolved tokens: Tokens (B, S + N, D) with S special ones -> the same. Keys and values stand on half the grid."""
+    """Attention among convolved tokens: Tokens (B, S + N, D) with S special ones -> the same. Keys and values stand on
+    half the grid."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -34,12 +37,14 @@ class ConvAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        x, special = to_map(t), t.x[:, : t.head]
+        x, special = to_map(t), t.x[:, : t.prefix]
         q, k, v = (
-            linear(torch.cat([special, flat(conv(x))], 1) if t.head else flat(conv(x))).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            linear(torch.cat([special, flat(conv(x))], 1) if t.prefix else flat(conv(x)))
+            .unflatten(2, (self.heads, -1))
+            .transpose(1, 2)
             for conv, linear in zip(self.convs, (self.q, self.k, self.v))
         )  # each (B, H, tokens, E)
-        return t.put(x=self.out(attend(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out(attend(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)))
 
 
 def block(width: int, heads: int, drop: float) -> Block:
@@ -77,17 +82,21 @@ class LastStage(Stage):
 
 
 class CvT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from the class token. patches: (kernel, stride, padding) of each stage.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from the class token. patches: (kernel, stride, padding) of each
+    stage.
 
     drop_path: of the last stage's layers, the same for all.
     """
 
-    def __init__(self, *, widths, depths, heads, patches=((7, 4, 2), (3, 2, 1), (3, 2, 1)), num_classes=1000, drop_path=0.1):
+    def __init__(
+        self, *, widths, depths, heads, patches=((7, 4, 2), (3, 2, 1), (3, 2, 1)), num_classes=1000, drop_path=0.1
+    ):
         kinds = [Stage] * (len(widths) - 1) + [LastStage]
         rates = [0.0] * (len(widths) - 1) + [drop_path]
         stages = (kind(*shape) for kind, *shape in zip(kinds, (3, *widths), widths, depths, heads, patches, rates))
         super().__init__(ChannelsLast(), stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
-        self.stages[-1].blocks.blocks[-1].mix.f.convs[0].requires_grad_(False)  # the class token, alone read at the end, passes it by
+        # the class token, alone read at the end, passes it by
+        self.stages[-1].blocks.blocks[-1].mix.f.convs[0].requires_grad_(False)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Each stage's map (B, C_i, H_i, W_i), finest first; the last without the class token."""
@@ -119,7 +128,9 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(widths=(16, 32), depths=(1, 2), heads=(1, 2), patches=((7, 4, 2), (3, 2, 1)), num_classes=10, drop_path=0.0),
+    "toy": dict(
+        widths=(16, 32), depths=(1, 2), heads=(1, 2), patches=((7, 4, 2), (3, 2, 1)), num_classes=10, drop_path=0.0
+    ),
     "nano": dict(widths=(32, 64, 128), depths=(1, 1, 4), heads=(1, 2, 4), patches=((5, 2, 2), (3, 2, 1), (3, 2, 1))),
     "13": C13,
     "13_384": C13,
@@ -129,14 +140,19 @@ SIZES = {
 }
 
 MICROSOFT = dict(
-    file="pytorch_model.bin", source="transformers", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    file="pytorch_model.bin",
+    source="transformers",
+    licence="apache-2.0",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
 )
 WEIGHTS = {
     "13": MICROSOFT | dict(hub="microsoft/cvt-13", references={"transformers": "microsoft/cvt-13"}),
     "13_384": MICROSOFT | dict(hub="microsoft/cvt-13-384", references={"transformers": "microsoft/cvt-13-384"}),
     "21": MICROSOFT | dict(hub="microsoft/cvt-21", references={"transformers": "microsoft/cvt-21"}),
     "21_384": MICROSOFT | dict(hub="microsoft/cvt-21-384", references={"transformers": "microsoft/cvt-21-384"}),
-    "w24_384": MICROSOFT | dict(hub="microsoft/cvt-w24-384-22k", references={"transformers": "microsoft/cvt-w24-384-22k"}),
+    "w24_384": MICROSOFT
+    | dict(hub="microsoft/cvt-w24-384-22k", references={"transformers": "microsoft/cvt-w24-384-22k"}),
 }
 
 
@@ -151,8 +167,12 @@ RULES = {
             rule
             for n, name in enumerate(("query", "key", "value"))
             for rule in (
-                Rename(f"{CONV}{name}.convolution_projection.convolution.weight", f"{MINE}.mix.f.convs.{n}.conv.weight"),
-                Rename(f"{CONV}{name}.convolution_projection.normalization.{{p}}", f"{MINE}.mix.f.convs.{n}.norm.{{p}}"),
+                Rename(
+                    f"{CONV}{name}.convolution_projection.convolution.weight", f"{MINE}.mix.f.convs.{n}.conv.weight"
+                ),
+                Rename(
+                    f"{CONV}{name}.convolution_projection.normalization.{{p}}", f"{MINE}.mix.f.convs.{n}.norm.{{p}}"
+                ),
                 Rename(f"{LAYER}.attention.attention.projection_{name}.{{p}}", f"{MINE}.mix.f.{name[0]}.{{p}}"),
             )
         ),

@@ -1,9 +1,11 @@
 """DaViT: Dual Attention Vision Transformers. Ding, Xiao, Codella, Luo, Wang, Yuan, 2022. arXiv:2204.03645.
 
-New here: every second layer turns attention on its side. The channels of a group are the tokens and all places their features, so that each
-layer of that kind sees the whole picture at a cost that is linear in the places; the layers between read windows.
+New here: every second layer turns attention on its side. The channels of a group are the tokens and all places their
+features, so that each layer of that kind sees the whole picture at a cost that is linear in the places; the layers
+between read windows.
 
-Differs: the Florence-2 variants (arXiv:2311.06242) end in a norm whose weights are not published; they give features, no classes.
+Differs: the Florence-2 variants (arXiv:2311.06242) end in a norm whose weights are not published; they give features,
+no classes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class ChannelAttention(nn.Module):
         q, k, v = heads_of(self.qkv(t.x), 3, self.groups)  # each (B, G, N, C)
         scale = (q.shape[2] if self.by_places else q.shape[3]) ** -0.5
         maps = attention_weights(q.mT, k.mT, scale=scale).to(v.dtype)  # (B, G, C, C)
-        return t.put(x=self.out((v @ maps.mT).transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out((v @ maps.mT).transpose(1, 2).flatten(2)))
 
 
 class Halve(nn.Module):
@@ -46,15 +48,21 @@ class Halve(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int):
         super().__init__()
-        self.norm, self.conv = LayerNorm2d(channels), nn.Conv2d(channels, out, kernel, 2, kernel // 2 if kernel % 2 else 0)
+        self.norm, self.conv = (
+            LayerNorm2d(channels),
+            nn.Conv2d(channels, out, kernel, 2, kernel // 2 if kernel % 2 else 0),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return self.conv(x if self.conv.padding[0] else pad_to(x.permute(0, 2, 3, 1), self.conv.kernel_size).permute(0, 3, 1, 2))
+        return self.conv(
+            x if self.conv.padding[0] else pad_to(x.permute(0, 2, 3, 1), self.conv.kernel_size).permute(0, 3, 1, 2)
+        )
 
 
 class Stem(nn.Module):
-    """Overlapping patches of 7 every `stride` pixels, normed: (B, 3, H, W) -> (B, D, H / stride, W / stride), rounded up."""
+    """Overlapping patches of 7 every `stride` pixels, normed: (B, 3, H, W) -> (B, D, H / stride, W / stride), rounded
+    up."""
 
     def __init__(self, width: int, stride: int):
         super().__init__()
@@ -75,12 +83,16 @@ def block(width: int, mix: nn.Module, drop: float) -> Block:
 
 
 class DaViT(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). depths count pairs of layers, one of windows and one of channels.
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). depths count pairs of layers, one of windows and one of
+    channels.
 
-    stride: of the stem. halving: the kernel of the convolutions between stages. florence: channels attend as in Florence-2.
+    stride: of the stem. halving: the kernel of the convolutions between stages. florence: channels attend as in
+    Florence-2.
     """
 
-    def __init__(self, *, stride=4, widths, depths, heads, window=7, halving=2, florence=False, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, stride=4, widths, depths, heads, window=7, halving=2, florence=False, num_classes=1000, drop_path=0.0
+    ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
         for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
@@ -91,7 +103,9 @@ class DaViT(Pyramid):
                 )
                 for rate in (next(rates) for _ in range(depth))
             )
-            stages.append(nn.Sequential(Halve(widths[s - 1], d, halving) if s else nn.Identity(), OnTokens(Stack(*pairs))))
+            stages.append(
+                nn.Sequential(Halve(widths[s - 1], d, halving) if s else nn.Identity(), OnTokens(Stack(*pairs)))
+            )
         super().__init__(Stem(widths[0], stride), stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:
@@ -125,7 +139,9 @@ SIZES = {
     "huge_fl": HUGE | NINE | FLORENCE,
 }
 
-ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ROW = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "tiny": ROW | dict(hub="timm/davit_tiny.msft_in1k", references={"timm": "davit_tiny"}),
     "small": ROW | dict(hub="timm/davit_small.msft_in1k", references={"timm": "davit_small"}),
@@ -163,7 +179,10 @@ RULES = {
         *(rule for name in ("0", "spatial_block") for rule in layer(f"{PAIRS}.{name}", f"{OURS}.0")),
         *(rule for name in ("1", "channel_block") for rule in layer(f"{PAIRS}.{name}", f"{OURS}.1")),
         *(Rename(f"{PAIRS}.{name}.attn.qkv.{{p}}", f"{OURS}.0.mix.1.f.f.qkv.{{p}}") for name in ("0", "spatial_block")),
-        *(Rename(f"{PAIRS}.{name}.attn.proj.{{p}}", f"{OURS}.0.mix.1.f.f.out.{{p}}") for name in ("0", "spatial_block")),
+        *(
+            Rename(f"{PAIRS}.{name}.attn.proj.{{p}}", f"{OURS}.0.mix.1.f.f.out.{{p}}")
+            for name in ("0", "spatial_block")
+        ),
         # The first layout says q to what is looked up, k to what asks and v to what is asked.
         Rule((f"{PAIRS}.1.attn.qkv.{{p}}",), (f"{OURS}.1.mix.1.f.qkv.{{p}}",), turned(-1), turned(1)),
         Rename(f"{PAIRS}.channel_block.attn.qkv.{{p}}", f"{OURS}.1.mix.1.f.qkv.{{p}}"),

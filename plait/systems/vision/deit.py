@@ -1,9 +1,11 @@
 """Training data-efficient image transformers & distillation through attention. Touvron et al., 2021. arXiv:2012.12877.
 
-New here: a second learned token beside ViT's class token, with a head of its own, learns from a teacher's answers; outside training the two
-heads' logits are averaged. With one token (`votes=1`) it is ViT, trained better: the variants without "distilled" in their names.
+New here: a second learned token beside ViT's class token, with a head of its own, learns from a teacher's answers;
+outside training the two heads' logits are averaged. With one token (`votes=1`) it is ViT, trained better: the variants
+without "distilled" in their names.
 
-Differs: `answers` gives both heads' logits in training and evaluation alike, so that the distillation objective needs no mode of the model.
+Differs: `answers` gives both heads' logits in training and evaluation alike, so that the distillation objective needs
+no mode of the model.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Vote(nn.Module):
 
 
 class DeiT(nn.Module):
-    """Pictures (B, 3, H, W) -> logits (B, K), the mean of the answers of `votes` leading tokens: class, then distillation.
+    """Pictures (B, 3, H, W) -> logits (B, K), the mean of the answers of `votes` leading tokens: class, then
+    distillation.
 
     `image` is the (H, W) that positions are learned for; with `num_classes=0` the logits are the pooled features.
     """
@@ -53,7 +56,7 @@ class DeiT(nn.Module):
         self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.votes = nn.ModuleList(Vote(width, num_classes) for _ in range(votes))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=votes)
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, prefix=votes)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)
 
@@ -97,23 +100,37 @@ SIZES = {
     "base_distilled_patch16_384": BASE | BIG,
 }
 
-IMAGENET = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
-    "tiny_patch16_224": IMAGENET | dict(hub="timm/deit_tiny_patch16_224.fb_in1k", references={"timm": "deit_tiny_patch16_224"}),
-    "small_patch16_224": IMAGENET | dict(hub="timm/deit_small_patch16_224.fb_in1k", references={"timm": "deit_small_patch16_224"}),
-    "base_patch16_224": IMAGENET | dict(hub="timm/deit_base_patch16_224.fb_in1k", references={"timm": "deit_base_patch16_224"}),
-    "base_patch16_384": IMAGENET | dict(hub="timm/deit_base_patch16_384.fb_in1k", references={"timm": "deit_base_patch16_384"}),
+    "tiny_patch16_224": IMAGENET
+    | dict(hub="timm/deit_tiny_patch16_224.fb_in1k", references={"timm": "deit_tiny_patch16_224"}),
+    "small_patch16_224": IMAGENET
+    | dict(hub="timm/deit_small_patch16_224.fb_in1k", references={"timm": "deit_small_patch16_224"}),
+    "base_patch16_224": IMAGENET
+    | dict(hub="timm/deit_base_patch16_224.fb_in1k", references={"timm": "deit_base_patch16_224"}),
+    "base_patch16_384": IMAGENET
+    | dict(hub="timm/deit_base_patch16_384.fb_in1k", references={"timm": "deit_base_patch16_384"}),
     "tiny_distilled_patch16_224": dict(
-        IMAGENET, hub="timm/deit_tiny_distilled_patch16_224.fb_in1k", references={"timm": "deit_tiny_distilled_patch16_224"}
+        IMAGENET,
+        hub="timm/deit_tiny_distilled_patch16_224.fb_in1k",
+        references={"timm": "deit_tiny_distilled_patch16_224"},
     ),
     "small_distilled_patch16_224": dict(
-        IMAGENET, hub="timm/deit_small_distilled_patch16_224.fb_in1k", references={"timm": "deit_small_distilled_patch16_224"}
+        IMAGENET,
+        hub="timm/deit_small_distilled_patch16_224.fb_in1k",
+        references={"timm": "deit_small_distilled_patch16_224"},
     ),
     "base_distilled_patch16_224": dict(
-        IMAGENET, hub="timm/deit_base_distilled_patch16_224.fb_in1k", references={"timm": "deit_base_distilled_patch16_224"}
+        IMAGENET,
+        hub="timm/deit_base_distilled_patch16_224.fb_in1k",
+        references={"timm": "deit_base_distilled_patch16_224"},
     ),
     "base_distilled_patch16_384": dict(
-        IMAGENET, hub="timm/deit_base_distilled_patch16_384.fb_in1k", references={"timm": "deit_base_distilled_patch16_384"}
+        IMAGENET,
+        hub="timm/deit_base_distilled_patch16_384.fb_in1k",
+        references={"timm": "deit_base_distilled_patch16_384"},
     ),
 }
 RULES = {
@@ -122,6 +139,6 @@ RULES = {
         Rename("dist_token", "votes.1.token"),
         Rename("head.{p}", "votes.0.head.{p}"),
         Rename("head_dist.{p}", "votes.1.head.{p}"),
-        *timm_vit(eye=""),
+        *timm_vit(patch_embed=""),
     ],
 }

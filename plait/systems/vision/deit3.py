@@ -1,7 +1,8 @@
 """DeiT III: Revenge of the ViT. Touvron, Cord, Jegou, 2022. arXiv:2204.07118.
 
-New here: mostly a recipe (three simple augmentations, binary cross-entropy, training small and fine-tuning large). In the network, a
-learned factor per channel on every branch (layer scale) keeps deep ViTs trainable, and positions are added to the patches only.
+New here: mostly a recipe (three simple augmentations, binary cross-entropy, training small and fine-tuning large). In
+the network, a learned factor per channel on every branch (layer scale) keeps deep ViTs trainable, and positions are
+added to the patches only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class DeiT3(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer scale starts."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer
+    scale starts."""
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
         super().__init__()
@@ -31,7 +33,9 @@ class DeiT3(Backbone):
         self.stem = PatchTokens(width, patch)
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path, scale=scale))
+        self.stack = Stack(
+            *pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path, scale=scale)
+        )
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -71,15 +75,25 @@ SIZES = {
     "huge_patch14_224": HUGE,
 }
 
-IMAGENET = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
-    "small_patch16_224": IMAGENET | dict(hub="timm/deit3_small_patch16_224.fb_in1k", references={"timm": "deit3_small_patch16_224"}),
-    "small_patch16_384": IMAGENET | dict(hub="timm/deit3_small_patch16_384.fb_in1k", references={"timm": "deit3_small_patch16_384"}),
-    "medium_patch16_224": IMAGENET | dict(hub="timm/deit3_medium_patch16_224.fb_in1k", references={"timm": "deit3_medium_patch16_224"}),
-    "base_patch16_224": IMAGENET | dict(hub="timm/deit3_base_patch16_224.fb_in1k", references={"timm": "deit3_base_patch16_224"}),
-    "base_patch16_384": IMAGENET | dict(hub="timm/deit3_base_patch16_384.fb_in1k", references={"timm": "deit3_base_patch16_384"}),
-    "large_patch16_224": IMAGENET | dict(hub="timm/deit3_large_patch16_224.fb_in1k", references={"timm": "deit3_large_patch16_224"}),
-    "large_patch16_384": IMAGENET | dict(hub="timm/deit3_large_patch16_384.fb_in1k", references={"timm": "deit3_large_patch16_384"}),
-    "huge_patch14_224": IMAGENET | dict(hub="timm/deit3_huge_patch14_224.fb_in1k", references={"timm": "deit3_huge_patch14_224"}),
+    "small_patch16_224": IMAGENET
+    | dict(hub="timm/deit3_small_patch16_224.fb_in1k", references={"timm": "deit3_small_patch16_224"}),
+    "small_patch16_384": IMAGENET
+    | dict(hub="timm/deit3_small_patch16_384.fb_in1k", references={"timm": "deit3_small_patch16_384"}),
+    "medium_patch16_224": IMAGENET
+    | dict(hub="timm/deit3_medium_patch16_224.fb_in1k", references={"timm": "deit3_medium_patch16_224"}),
+    "base_patch16_224": IMAGENET
+    | dict(hub="timm/deit3_base_patch16_224.fb_in1k", references={"timm": "deit3_base_patch16_224"}),
+    "base_patch16_384": IMAGENET
+    | dict(hub="timm/deit3_base_patch16_384.fb_in1k", references={"timm": "deit3_base_patch16_384"}),
+    "large_patch16_224": IMAGENET
+    | dict(hub="timm/deit3_large_patch16_224.fb_in1k", references={"timm": "deit3_large_patch16_224"}),
+    "large_patch16_384": IMAGENET
+    | dict(hub="timm/deit3_large_patch16_384.fb_in1k", references={"timm": "deit3_large_patch16_384"}),
+    "huge_patch14_224": IMAGENET
+    | dict(hub="timm/deit3_huge_patch14_224.fb_in1k", references={"timm": "deit3_huge_patch14_224"}),
 }
-RULES = {"timm": timm_vit(eye="")}
+RULES = {"timm": timm_vit(patch_embed="")}

@@ -1,9 +1,9 @@
 """DINOv2: Learning Robust Visual Features without Supervision. Oquab et al., 2023. arXiv:2304.07193.
 
-New here: a ViT whose features, learned without labels from curated data, serve as they are. In the network: layer scale, and in the giant
-size a gated feed-forward. The `reg4` variants (Vision Transformers Need Registers, Darcet et al., arXiv:2309.16588) have four learned
-tokens with no picture behind them, where the model keeps what it used to write into uninformative patches; positions are then added to
-patches only.
+New here: a ViT whose features, learned without labels from curated data, serve as they are. In the network: layer
+scale, and in the giant size a gated feed-forward. The `reg4` variants (Vision Transformers Need Registers, Darcet et
+al., arXiv:2309.16588) have four learned tokens with no picture behind them, where the model keeps what it used to write
+into uninformative patches; positions are then added to patches only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SwiGLU(nn.Module):
-    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> Tokens (B, N,
+    D)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -35,25 +36,42 @@ class SwiGLU(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         a, b = self.up(t.x).chunk(2, -1)
-        return t.put(x=self.down(F.silu(a) * b))
+        return t.replace(x=self.down(F.silu(a) * b))
 
 
 class DINOv2(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K), or the class token's features (B, D) with `num_classes=0`, as it is published.
+    """Pictures (B, 3, H, W) -> logits (B, K), or the class token's features (B, D) with `num_classes=0`, as it is
+    published.
 
-    image: the (H, W) that positions are learned for; other multiples of the patch are resampled. registers: how many tokens without a
-    picture. gated: the hidden width of a gated feed-forward, 0 for the plain one of 4 D. scale: where layer scale starts.
+    image: the (H, W) that positions are learned for; other multiples of the patch are resampled. registers: how many
+    tokens without a picture. gated: the hidden width of a gated feed-forward, 0 for the plain one of 4 D. scale: where
+    layer scale starts.
     """
 
-    def __init__(self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0, drop_path=0.0):
+    def __init__(
+        self,
+        *,
+        image=(518, 518),
+        patch=14,
+        width,
+        depth,
+        heads,
+        registers=0,
+        gated=0,
+        scale=1e-5,
+        num_classes=0,
+        drop_path=0.0,
+    ):
         super().__init__()
         self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=0 if registers else 1)
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, prefix=0 if registers else 1)
         feed = SwiGLU if gated else FeedForward
-        blocks = pre_norm_blocks(width, depth, heads, gated or 4 * width, norm=Norm, feed=feed, drop_path=drop_path, scale=scale)
+        blocks = pre_norm_blocks(
+            width, depth, heads, gated or 4 * width, norm=Norm, feed=feed, drop_path=drop_path, scale=scale
+        )
         self.stack = Stack(*blocks)
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
@@ -87,7 +105,9 @@ ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, registers=2, gated=64, scale=1e-1, num_classes=10),
-    "nano": dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, registers=4, scale=1e-1, num_classes=1000, drop_path=0.1),
+    "nano": dict(
+        image=(64, 64), patch=8, width=192, depth=6, heads=3, registers=4, scale=1e-1, num_classes=1000, drop_path=0.1
+    ),
     "small_patch14": SMALL,
     "base_patch14": BASE,
     "large_patch14": LARGE,
@@ -98,12 +118,18 @@ SIZES = {
     "giant_patch14_reg4": GIANT | REG4,
 }
 
-IMAGENET = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
-    "small_patch14": IMAGENET | dict(hub="timm/vit_small_patch14_dinov2.lvd142m", references={"timm": "vit_small_patch14_dinov2"}),
-    "base_patch14": IMAGENET | dict(hub="timm/vit_base_patch14_dinov2.lvd142m", references={"timm": "vit_base_patch14_dinov2"}),
-    "large_patch14": IMAGENET | dict(hub="timm/vit_large_patch14_dinov2.lvd142m", references={"timm": "vit_large_patch14_dinov2"}),
-    "giant_patch14": IMAGENET | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m", references={"timm": "vit_giant_patch14_dinov2"}),
+    "small_patch14": IMAGENET
+    | dict(hub="timm/vit_small_patch14_dinov2.lvd142m", references={"timm": "vit_small_patch14_dinov2"}),
+    "base_patch14": IMAGENET
+    | dict(hub="timm/vit_base_patch14_dinov2.lvd142m", references={"timm": "vit_base_patch14_dinov2"}),
+    "large_patch14": IMAGENET
+    | dict(hub="timm/vit_large_patch14_dinov2.lvd142m", references={"timm": "vit_large_patch14_dinov2"}),
+    "giant_patch14": IMAGENET
+    | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m", references={"timm": "vit_giant_patch14_dinov2"}),
     "small_patch14_reg4": dict(
         IMAGENET, hub="timm/vit_small_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_small_patch14_reg4_dinov2"}
     ),
@@ -117,4 +143,4 @@ WEIGHTS = {
         IMAGENET, hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}
     ),
 }
-RULES = {"timm": [*timm_vit(eye=""), Rename("reg_token", "registers")]}
+RULES = {"timm": [*timm_vit(patch_embed=""), Rename("reg_token", "registers")]}

@@ -1,14 +1,15 @@
-"""DualToken-ViT: Position-aware Efficient Vision Transformer with Dual Token Fusion. Chu, Chen, Chen, Wang, Wu, Huang, Qian, 2023.
-arXiv:2309.12424.
+"""DualToken-ViT: Position-aware Efficient Vision Transformer with Dual Token Fusion. Chu, Chen, Chen, Wang, Wu, Huang,
+Qian, 2023. arXiv:2309.12424.
 
-New here: a few global tokens live through the whole net, one for each place of a coarse grid, so that they know where they are. In every
-layer a convolution makes the local part; its map, halved step by step down to that grid and attending to itself, is summed with the
-global tokens by weight; what a mixer makes of the sum is the next layer's global tokens, and what every place asks for its global part.
+New here: a few global tokens live through the whole net, one for each place of a coarse grid, so that they know where
+they are. In every layer a convolution makes the local part; its map, halved step by step down to that grid and
+attending to itself, is summed with the global tokens by weight; what a mixer makes of the sum is the next layer's
+global tokens, and what every place asks for its global part.
 
-Differs: no code was published. As the paper says, stem, merging and the gate behind the feed-forward step are LightViT's
-(arXiv:2207.05557) and the convolution is ConvNeXt's. Decided here, where public accounts of it do not say: the sum's weight is learned, one
-number for each layer; the local and the global part are added; the mixer's widths; classes are read from the mean token; widths and depths
-are such that the published multiply-adds are met.
+Differs: no code was published. As the paper says, stem, merging and the gate behind the feed-forward step are
+LightViT's (arXiv:2207.05557) and the convolution is ConvNeXt's. Decided here, where public accounts of it do not say:
+the sum's weight is learned, one number for each layer; the local and the global part are added; the mixer's widths;
+classes are read from the mean token; widths and depths are such that the published multiply-adds are met.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from plait.systems.vision.nextvit import Half
 
 
 class Reduce(nn.Module):
-    """Tokens of a grid (B, N, D) -> Tokens of `side` x `side` places: convolved and halved `steps` times, then resampled if need be."""
+    """Tokens of a grid (B, N, D) -> Tokens of `side` x `side` places: convolved and halved `steps` times, then
+    resampled if need be."""
 
     def __init__(self, width: int, steps: int, side: int):
         super().__init__()
-        self.steps = nn.Sequential(*(nn.Sequential(ConvNorm(width, width, 3, groups=width, act=nn.GELU), Half()) for _ in range(steps)))
+        self.steps = nn.Sequential(
+            *(nn.Sequential(ConvNorm(width, width, 3, groups=width, act=nn.GELU), Half()) for _ in range(steps))
+        )
         self.side = side
 
     def forward(self, t: Tokens) -> Tokens:
@@ -44,12 +48,16 @@ class Mixer(nn.Module):
 
     def __init__(self, width: int, count: int):
         super().__init__()
-        self.norm, self.across, self.along = nn.LayerNorm(width), FeedForward(count, count), FeedForward(width, width // 2)
+        self.norm, self.across, self.along = (
+            nn.LayerNorm(width),
+            FeedForward(count, count),
+            FeedForward(width, width // 2),
+        )
         self.last = nn.LayerNorm(width)
 
     def forward(self, g: Tokens) -> Tokens:
         x = g.x + self.across(Tokens(self.norm(g.x).mT)).x.mT
-        return g.put(x=x + self.along(Tokens(self.last(x))).x)
+        return g.replace(x=x + self.along(Tokens(self.last(x))).x)
 
 
 class DualAttention(nn.Module):
@@ -58,24 +66,33 @@ class DualAttention(nn.Module):
     def __init__(self, width: int, heads: int, steps: int, side: int):
         super().__init__()
         self.norm, self.reduce, self.attend = nn.LayerNorm(width), Reduce(width, steps, side), Attention(width, heads)
-        self.share, self.mixer, self.broadcast = nn.Parameter(torch.empty(1)), Mixer(width, side * side), CrossAttention(width, heads)
+        self.share, self.mixer, self.broadcast = (
+            nn.Parameter(torch.empty(1)),
+            Mixer(width, side * side),
+            CrossAttention(width, heads),
+        )
 
     def reset(self) -> None:
         nn.init.zeros_(self.share)
 
     def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
-        t = t.put(x=self.norm(t.x))
+        t = t.replace(x=self.norm(t.x))
         seen, share = self.attend(self.reduce(t)), self.share.sigmoid()
-        g = self.mixer(g.put(x=share * g.x + (1 - share) * seen.x))
+        g = self.mixer(g.replace(x=share * g.x + (1 - share) * seen.x))
         return self.broadcast(t, g), g
 
 
 class GatedFeed(FeedForward):
-    """A feed-forward step, of which every channel is weighed by the whole picture, and every place by itself and the picture."""
+    """A feed-forward step, of which every channel is weighed by the whole picture, and every place by itself and the
+    picture."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__(width, hidden)
-        self.norm, self.whole, self.own = nn.LayerNorm(width), nn.Linear(width, width // 4), nn.Linear(width, width // 4)
+        self.norm, self.whole, self.own = (
+            nn.LayerNorm(width),
+            nn.Linear(width, width // 4),
+            nn.Linear(width, width // 4),
+        )
         self.channel, self.place = nn.Linear(width // 4, width), nn.Linear(width // 2, 1)
 
     def forward(self, t: Tokens) -> Tokens:
@@ -83,7 +100,7 @@ class GatedFeed(FeedForward):
         x = self.norm(t.x)
         whole, own = F.gelu(self.whole(x.mean(1, keepdim=True))), F.gelu(self.own(x))
         place = self.place(torch.cat([own, whole.expand_as(own)], 2)).sigmoid()  # (B, N, 1)
-        return t.put(x=t.x * (self.channel(whole).sigmoid() * place))
+        return t.replace(x=t.x * (self.channel(whole).sigmoid() * place))
 
 
 class DualBlock(Block):
@@ -96,11 +113,12 @@ class DualBlock(Block):
     def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
         t = self.local(t)
         seen, g = self.mix(t, g)
-        return self.feed(t.put(x=t.x + self.after(seen.x))), g
+        return self.feed(t.replace(x=t.x + self.after(seen.x))), g
 
 
 class Merge(nn.Module):
-    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) -> (B, G, D)."""
+    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) -> (B, G,
+    D)."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -112,7 +130,9 @@ class Merge(nn.Module):
         x = pad_to(x.permute(0, 2, 3, 1), (2, 2))
         four = to_windows(x, (2, 2))  # (B * H/2 * W/2, 4, C)
         y = self.four(self.norm(four.flatten(1))) + self.most(four.amax(1))
-        return y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1).permute(0, 3, 1, 2), g.put(x=self.wider(g.x))
+        return y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1).permute(0, 3, 1, 2), g.replace(
+            x=self.wider(g.x)
+        )
 
 
 class Stage(nn.Module):
@@ -131,7 +151,8 @@ class Stage(nn.Module):
 
 
 class DualTokenViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid; stride: of the stem, at least 4. hidden: in widths."""
+    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid; stride: of the stem, at least 4.
+    hidden: in widths."""
 
     def __init__(self, *, stride=8, widths, depths, heads, hidden, side=7, num_classes=1000, drop_path=0.0):
         half, rates = widths[0] // 2, iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
@@ -177,7 +198,9 @@ ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(stride=4, widths=(16, 32), depths=(1, 1), heads=(2, 4), hidden=(2, 2), side=4, num_classes=10),
-    "nano": dict(stride=4, widths=(32, 64, 128), depths=(1, 2, 2), heads=(1, 2, 4), hidden=(4, 4, 4), side=4, drop_path=0.1),
+    "nano": dict(
+        stride=4, widths=(32, 64, 128), depths=(1, 2, 2), heads=(1, 2, 4), hidden=(4, 4, 4), side=4, drop_path=0.1
+    ),
     "tiny": ALL | dict(widths=(48, 96, 192), depths=(2, 4, 4), drop_path=0.1),
     "small": ALL | dict(widths=(64, 128, 256), depths=(2, 6, 4), drop_path=0.1),
 }

@@ -1,12 +1,15 @@
-"""DuoFormer: Leveraging Hierarchical Representations by Local and Global Attention Vision Transformer. Tang et al., 2025. arXiv:2506.12982.
+"""DuoFormer: Leveraging Hierarchical Representations by Local and Global Attention Vision Transformer. Tang et al.,
+2025. arXiv:2506.12982.
 
-New here: the maps of a convolutional network, of all its scales, are cut at once: each place of the coarsest owns the places beneath it,
-1 + 4 + 16 + 64 of them. The tokens of one place attend to each other across the scales, and a scale token among them gathers what they
-say; these, one a place, with a class token, then attend to each other across the picture. Local attention costs N * 86^2, not (N * 86)^2.
+New here: the maps of a convolutional network, of all its scales, are cut at once: each place of the coarsest owns the
+places beneath it, 1 + 4 + 16 + 64 of them. The tokens of one place attend to each other across the scales, and a scale
+token among them gathers what they say; these, one a place, with a class token, then attend to each other across the
+picture. Local attention costs N * 86^2, not (N * 86)^2.
 
-Differs: the scale token is learned; the one that convolutions make of all maps is left out. As in the authors' code, global layers are
-bare attention, with neither norm nor residual nor feed-forward, and no norm stands before the classifier (theirs is computed and never
-used). Other picture sizes than `image` are read. The authors list the four finer places of scale two by columns; the rules reorder them.
+Differs: the scale token is learned; the one that convolutions make of all maps is left out. As in the authors' code,
+global layers are bare attention, with neither norm nor residual nor feed-forward, and no norm stands before the
+classifier (theirs is computed and never used). Other picture sizes than `image` are read. The authors list the four
+finer places of scale two by columns; the rules reorder them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from plait.core.weights import Drop, Rename, Rule, View
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu
 from plait.parts.mixers.windows import to_windows
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
@@ -34,7 +37,8 @@ Active = partial(ConvNorm, act=Relu)
 class Unit(nn.Module):
     """relu(x + f(x)), a step of a ResNet (arXiv:1512.03385); x is projected where f changes its shape.
 
-    f is two convolutions of 3 x 3, or, with a bottleneck above one, a single one between two of 1 x 1 on so many times fewer channels.
+    f is two convolutions of 3 x 3, or, with a bottleneck above one, a single one between two of 1 x 1 on so many times
+    fewer channels.
     """
 
     def __init__(self, channels: int, out: int, stride: int, bottleneck: int):
@@ -51,12 +55,16 @@ class Unit(nn.Module):
 
 
 class ResNet(nn.Module):
-    """(B, 3, H, W) -> a map (B, C_i, H / 4 / 2^i, W / 4 / 2^i) of each stage, the finest first. widths, depths: of the stages."""
+    """(B, 3, H, W) -> a map (B, C_i, H / 4 / 2^i, W / 4 / 2^i) of each stage, the finest first. widths, depths: of the
+    stages."""
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], bottleneck: int):
         super().__init__()
         channels = widths[0] // bottleneck
-        self.stem, self.stages = nn.Sequential(ChannelsLast(), Active(3, channels, 7, 2), nn.MaxPool2d(3, 2, 1)), nn.ModuleList()
+        self.stem, self.stages = (
+            nn.Sequential(ChannelsLast(), Active(3, channels, 7, 2), nn.MaxPool2d(3, 2, 1)),
+            nn.ModuleList(),
+        )
         for s, (out, depth) in enumerate(zip(widths, depths, strict=True)):
             first = Unit(channels, out, 2 if s else 1, bottleneck)
             self.stages.append(nn.Sequential(first, *(Unit(out, out, 1, bottleneck) for _ in range(depth - 1))))
@@ -71,7 +79,8 @@ class ResNet(nn.Module):
 
 
 class ScaleTokens(nn.Module):
-    """Maps, each twice as fine as the next -> Tokens (B, N, D), one for each place of the last, made by attention across the scales.
+    """Maps, each twice as fine as the next -> Tokens (B, N, D), one for each place of the last, made by attention
+    across the scales.
 
     widths: channels of the maps that are read, the last of those given.
     """
@@ -87,8 +96,12 @@ class ScaleTokens(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02)
 
     def places(self, maps: list[Tensor]) -> Tokens:
-        """(B * N, 1 + M, D): of every place the scale token, then what it owns in each map, coarse to fine, with positions."""
-        owned = [to_windows(p(x).permute(0, 2, 3, 1), (2**i, 2**i)) for i, (p, x) in enumerate(zip(self.project, reversed(maps)))]
+        """(B * N, 1 + M, D): of every place the scale token, then what it owns in each map, coarse to fine, with
+        positions."""
+        owned = [
+            to_windows(p(x).permute(0, 2, 3, 1), (2**i, 2**i))
+            for i, (p, x) in enumerate(zip(self.project, reversed(maps)))
+        ]
         return self.positions(prepend(self.token, Tokens(torch.cat(owned, 1))))
 
     def forward(self, maps: list[Tensor]) -> Tokens:
@@ -98,26 +111,31 @@ class ScaleTokens(nn.Module):
 
 
 class DuoFormer(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token; H and W are multiples of the coarsest map's stride.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token; H and W are multiples of the coarsest map's
+    stride.
 
-    image: the (H, W) that positions are learned for. widths, depths, bottleneck: of the ResNet's stages. scales: how many of its maps are
-    read, from the coarsest on. depth: how many local layers there are, and how many global ones.
+    image: the (H, W) that positions are learned for. widths, depths, bottleneck: of the ResNet's stages. scales: how
+    many of its maps are read, from the coarsest on. depth: how many local layers there are, and how many global ones.
     """
 
-    def __init__(self, *, image=(224, 224), widths, depths, bottleneck=1, scales, width, depth, heads, num_classes=1000):
+    def __init__(
+        self, *, image=(224, 224), widths, depths, bottleneck=1, scales, width, depth, heads, num_classes=1000
+    ):
         super().__init__()
         if not 1 <= scales <= len(widths):
-            raise ValueError(f"scales={scales} of a network of {len(widths)} stages: expected between 1 and {len(widths)}")
+            raise ValueError(
+                f"scales={scales} of a network of {len(widths)} stages: expected between 1 and {len(widths)}"
+            )
         self.width, self.multiple = width, 2 ** (len(widths) + 1)
         local = ScaleTokens(widths[-scales:], width, depth, heads)
         grid = (image[0] // self.multiple, image[1] // self.multiple)
-        self.eye = Eye(nn.Sequential(ResNet(widths, depths, bottleneck), local), grid, width)
+        self.patch_embed = PatchEmbed(nn.Sequential(ResNet(widths, depths, bottleneck), local), grid, width)
         self.stack = Stack(*(Block(mix=Attention(width, heads), feed=nn.Identity()) for _ in range(depth)))
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) on the grid of the coarsest map, the class token first."""
-        return self.stack(self.eye(x))
+        return self.stack(self.patch_embed(x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token."""
@@ -125,7 +143,9 @@ class DuoFormer(Backbone):
 
 
 R18 = dict(widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), width=384, depth=6, heads=6, num_classes=2)
-R50 = dict(widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=4, width=768, depth=12, heads=12, num_classes=2)
+R50 = dict(
+    widths=(256, 512, 1024, 2048), depths=(3, 4, 6, 3), bottleneck=4, width=768, depth=12, heads=12, num_classes=2
+)
 
 MODEL = DuoFormer
 TAKES = ("image",)
@@ -160,7 +180,7 @@ def _shown(ours: list[Tensor]) -> list[Tensor]:
     return [_rows(ours[0])[None, None]]
 
 
-THEIRS, CNN, LOCAL = "vision_transformer", "eye.stem.0", "eye.stem.1"
+THEIRS, CNN, LOCAL = "vision_transformer", "patch_embed.stem.0", "patch_embed.stem.1"
 UNITS = [(f"resnet_projector.{s + 4}.{{j}}", f"{CNN}.stages.{s}.{{j}}") for s in range(4)]
 RULES = {
     "official": [
@@ -172,10 +192,12 @@ RULES = {
         *(Rename(f"{a}.downsample.1.{{p}}", f"{b}.same.norm.{{p}}") for a, b in UNITS),
         *(Rename(f"projection.proj_heads{3 - i}.{{p}}", f"{LOCAL}.project.{i}.{{p}}") for i in range(4)),
         View("channel_token", f"{LOCAL}.token", (1, 1, -1), (1, 1, 1, -1)),
-        Rule((f"{THEIRS}.pos_embed_for_scale",), (f"{LOCAL}.positions.table",), lambda ts: [_rows(ts[0][0, 0])], _shown),
+        Rule(
+            (f"{THEIRS}.pos_embed_for_scale",), (f"{LOCAL}.positions.table",), lambda ts: [_rows(ts[0][0, 0])], _shown
+        ),
         *timm_blocks(f"{THEIRS}.scale_blocks.{{i}}", f"{LOCAL}.stack.blocks.{{i}}"),
-        Rename(f"{THEIRS}.cls_token", "eye.cls"),
-        Rename(f"{THEIRS}.pos_embed", "eye.positions.table"),
+        Rename(f"{THEIRS}.cls_token", "patch_embed.cls"),
+        Rename(f"{THEIRS}.pos_embed", "patch_embed.positions.table"),
         Rename(f"{THEIRS}.blocks.{{i}}.attn.qkv.{{p}}", "stack.blocks.{i}.mix.qkv.{p}"),
         Rename(f"{THEIRS}.blocks.{{i}}.attn.proj.{{p}}", "stack.blocks.{i}.mix.out.{p}"),
         Rename(f"{THEIRS}.head.{{p}}", "head.{p}"),

@@ -1,8 +1,10 @@
-"""EdgeNeXt: Efficiently Amalgamated CNN-Transformer Architecture for Mobile Vision Applications. Maaz et al., 2022. arXiv:2206.10589.
+"""EdgeNeXt: Efficiently Amalgamated CNN-Transformer Architecture for Mobile Vision Applications. Maaz et al., 2022.
+arXiv:2206.10589.
 
-New here: every stage but the first ends in one layer that sees the whole picture at a cost linear in its size. It cuts the channels into
-groups that pass depthwise convolutions one after the other, each group adding what the one before it became, and then lets channels
-attend to channels. All other layers are depthwise convolutions whose kernels grow with depth, from 3 to 9.
+New here: every stage but the first ends in one layer that sees the whole picture at a cost linear in its size. It cuts
+the channels into groups that pass depthwise convolutions one after the other, each group adding what the one before it
+became, and then lets channels attend to channels. All other layers are depthwise convolutions whose kernels grow with
+depth, from 3 to 9.
 
 Differs: nothing on purpose.
 """
@@ -34,7 +36,8 @@ def depthwise(channels: int, out: int, kernel: int, stride: int, bias: bool) -> 
 
 
 class ConvLayer(nn.Module):
-    """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid and D' channels.
+    """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid
+    and D' channels.
 
     The residual starts before the convolution, and behind it where it changes the shape.
     """
@@ -48,11 +51,12 @@ class ConvLayer(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.conv(t)
-        return y.put(x=(t if self.keeps else y).x + self.after(self.feed(y.put(x=self.norm(y.x))).x))
+        return y.replace(x=(t if self.keeps else y).x + self.after(self.feed(y.replace(x=self.norm(y.x))).x))
 
 
 class ChannelAttention(nn.Module):
-    """Channels attend to channels of their head by how alike they run over the picture: Tokens (B, N, D) -> the same, at a cost of O(N)."""
+    """Channels attend to channels of their head by how alike they run over the picture: Tokens (B, N, D) -> the same,
+    at a cost of O(N)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -67,11 +71,12 @@ class ChannelAttention(nn.Module):
         b, n, d = t.x.shape
         q, k, v = self.qkv(t.x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 4, 1).unbind(0)  # each (B, H, E, N)
         y = attend(F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1), v, scale=1.0)
-        return t.put(x=self.out(y.permute(0, 3, 1, 2).flatten(2)))
+        return t.replace(x=self.out(y.permute(0, 3, 1, 2).flatten(2)))
 
 
 class Cascade(nn.Module):
-    """Depthwise convolutions over groups of channels, each group but the last with what the one before it became: Tokens -> the same."""
+    """Depthwise convolutions over groups of channels, each group but the last with what the one before it became:
+    Tokens -> the same."""
 
     def __init__(self, width: int, groups: int, bias: bool):
         super().__init__()
@@ -80,10 +85,10 @@ class Cascade(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         *shares, last = t.x.split(self.share, 2)
-        said = [self.convs[0](t.put(x=shares[0])).x]
+        said = [self.convs[0](t.replace(x=shares[0])).x]
         for share, conv in zip(shares[1:], self.convs[1:]):
-            said.append(conv(t.put(x=share + said[-1])).x)
-        return t.put(x=torch.cat([*said, last], 2))
+            said.append(conv(t.replace(x=share + said[-1])).x)
+        return t.replace(x=torch.cat([*said, last], 2))
 
 
 class Positions(nn.Module):
@@ -97,7 +102,7 @@ class Positions(nn.Module):
         rate = 1e4 ** (torch.arange(0, BANDS, 2, device=t.x.device) / -BANDS)
         rows, columns = (self.waves(n, rate) for n in t.grid)
         rows, columns = torch.broadcast_tensors(rows[:, None], columns[None])  # each (h, w, BANDS)
-        return t.put(x=t.x + self.proj(torch.cat([rows, columns], 2).flatten(0, 1).to(t.x.dtype)))
+        return t.replace(x=t.x + self.proj(torch.cat([rows, columns], 2).flatten(0, 1).to(t.x.dtype)))
 
     @staticmethod
     def waves(count: int, rate: Tensor) -> Tensor:
@@ -107,24 +112,28 @@ class Positions(nn.Module):
 
 
 class SplitLayer(nn.Module):
-    """The layer that sees everything: grouped convolutions, positions, channel attention, feed-forward, and a residual around all."""
+    """The layer that sees everything: grouped convolutions, positions, channel attention, feed-forward, and a residual
+    around all."""
 
     def __init__(self, width: int, heads: int, groups: int, positions: bool, bias: bool, drop: float):
         super().__init__()
         self.cascade, self.positions = Cascade(width, groups, bias), Positions(width) if positions else nn.Identity()
-        self.mix = Pre(Norm(width), ChannelAttention(width, heads), nn.Sequential(LayerScale(width, 1e-6), DropPath(drop)))
+        self.mix = Pre(
+            Norm(width), ChannelAttention(width, heads), nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+        )
         self.norm, self.feed = Norm(width), FeedForward(width, 4 * width)
         self.after = nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.mix(self.positions(self.cascade(t)))
-        return t.put(x=t.x + self.after(self.feed(y.put(x=self.norm(y.x))).x))
+        return t.replace(x=t.x + self.after(self.feed(y.replace(x=self.norm(y.x))).x))
 
 
 class EdgeNeXt(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K). groups: of the last layer's channels in every stage but the first.
 
-    soft: an overlapping stem, and convolutions without biases of which the first of each stage halves the grid by itself.
+    soft: an overlapping stem, and convolutions without biases of which the first of each stage halves the grid by
+    itself.
     """
 
     def __init__(
@@ -145,7 +154,9 @@ class EdgeNeXt(Pyramid):
                     layers.append(ConvLayer(depthwise(width, width, kernel, 1, not soft), drop))
             stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*layers))))
             before = width
-        super().__init__(nn.Sequential(ChannelsLast(), first, Norm2d(widths[0])), stages, Norm(before), before, num_classes)
+        super().__init__(
+            nn.Sequential(ChannelsLast(), first, Norm2d(widths[0])), stages, Norm(before), before, num_classes
+        )
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the norm of the mean token."""
@@ -166,7 +177,9 @@ SIZES = {
     "base": dict(widths=(80, 160, 288, 584), depths=(3, 3, 9, 3), heads=8),
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "xx_small": TIMM | dict(hub="timm/edgenext_xx_small.in1k", references={"timm": "edgenext_xx_small"}),
     "x_small": TIMM | dict(hub="timm/edgenext_x_small.in1k", references={"timm": "edgenext_x_small"}),
@@ -182,7 +195,12 @@ RULES = {
         Rename("stages.{s}.downsample.{n}.{p}", "stages.{s}.0.{n}.{p}"),
         Rename(f"{THEIRS}.conv_dw.{{p}}", f"{OURS}.conv.f.{{p}}"),
         Rename(f"{THEIRS}.convs.{{n}}.{{p}}", f"{OURS}.cascade.convs.{{n}}.f.{{p}}"),
-        View(f"{THEIRS}.pos_embd.token_projection.weight", f"{OURS}.positions.proj.weight", (-1, 2 * BANDS), (-1, 2 * BANDS, 1, 1)),
+        View(
+            f"{THEIRS}.pos_embd.token_projection.weight",
+            f"{OURS}.positions.proj.weight",
+            (-1, 2 * BANDS),
+            (-1, 2 * BANDS, 1, 1),
+        ),
         Rename(f"{THEIRS}.pos_embd.token_projection.bias", f"{OURS}.positions.proj.bias"),
         Rename(f"{THEIRS}.norm_xca.{{p}}", f"{OURS}.mix.norm.{{p}}"),
         Rename(f"{THEIRS}.xca.temperature", f"{OURS}.mix.f.temperature"),

@@ -1,10 +1,12 @@
 """EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention. Liu et al., 2023. arXiv:2305.07027.
 
-New here: attention is what costs memory traffic, so there is one layer of it between two pairs of depthwise convolution and feed-forward
-step. Its heads read each their own share of the channels, one after the other, and each adds to its share what the head before it said:
-no two heads compute the same, and depth grows within a layer. Every norm is a batch norm, which `fold_norms` takes away.
+New here: attention is what costs memory traffic, so there is one layer of it between two pairs of depthwise convolution
+and feed-forward step. Its heads read each their own share of the channels, one after the other, and each adds to its
+share what the head before it said: no two heads compute the same, and depth grows within a layer. Every norm is a batch
+norm, which `fold_norms` takes away.
 
-Differs: branches start with batch norms of one, not of zero. (Another EfficientViT, of linear attention, is another system.)
+Differs: branches start with batch norms of one, not of zero. (Another EfficientViT, of linear attention, is another
+system.)
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ KEY = 16  # width of a head's queries and keys
 
 
 class CascadedAttention(nn.Module):
-    """Attention in windows of side * side places, head after head: (B, C, H, W) -> the same. kernels: of each head's queries."""
+    """Attention in windows of side * side places, head after head: (B, C, H, W) -> the same. kernels: of each head's
+    queries."""
 
     def __init__(self, width: int, heads: int, side: int, kernels: tuple[int, ...]):
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} does not divide into {heads} shares: choose a number of heads that divides the width")
+            raise ValueError(
+                f"width {width} does not divide into {heads} shares: choose a number of heads that divides the width"
+            )
         self.side, self.share = side, width // heads
         self.qkv = nn.ModuleList(ConvNorm(self.share, 2 * KEY + self.share) for _ in range(heads))
         self.spread = nn.ModuleList(ConvNorm(KEY, KEY, k, groups=KEY) for k in kernels[:heads])
@@ -72,16 +77,21 @@ def halve(channels: int, out: int) -> nn.Sequential:
 
 
 class EfficientViTM(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). sides: of each stage's windows; halvings: of the stem, whose widths double each time."""
+    """Pictures (B, 3, H, W) -> logits (B, K). sides: of each stage's windows; halvings: of the stem, whose widths
+    double each time."""
 
     def __init__(self, *, widths, depths, heads, sides, kernels=(7, 5, 3, 3), halvings=4, num_classes=1000):
         steps = [3, *(widths[0] >> n for n in reversed(range(halvings)))]
         acts = [Relu] * (halvings - 1) + [None]
-        stem = nn.Sequential(ChannelsLast(), *(ConvNorm(a, b, 3, 2, act=act) for a, b, act in zip(steps, steps[1:], acts)))
+        stem = nn.Sequential(
+            ChannelsLast(), *(ConvNorm(a, b, 3, 2, act=act) for a, b, act in zip(steps, steps[1:], acts))
+        )
         stages = []
         for i, (width, depth, h, side) in enumerate(zip(widths, depths, heads, sides)):
             down = halve(widths[i - 1], width) if i else nn.Identity()
-            stages.append(nn.Sequential(down, nn.Sequential(*(sandwich(width, h, side, kernels) for _ in range(depth)))))
+            stages.append(
+                nn.Sequential(down, nn.Sequential(*(sandwich(width, h, side, kernels) for _ in range(depth))))
+            )
         super().__init__(stem, stages, nn.Identity(), widths[-1], num_classes)
         if num_classes:
             self.head = nn.Sequential(nn.BatchNorm1d(self.width), self.head)
@@ -105,7 +115,9 @@ SIZES = {
     "m5": I224 | dict(widths=(192, 288, 384), depths=(1, 3, 4), heads=(3, 3, 4)),
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "m0": TIMM | dict(hub="timm/efficientvit_m0.r224_in1k", references={"timm": "efficientvit_m0"}),
     "m1": TIMM | dict(hub="timm/efficientvit_m1.r224_in1k", references={"timm": "efficientvit_m1"}),

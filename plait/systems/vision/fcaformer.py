@@ -1,10 +1,11 @@
 """FcaFormer: Forward Cross Attention in Hybrid Vision Transformer. Zhang, Hu, Wang, 2022. arXiv:2211.07198.
 
-New here: attention grows denser with depth instead of sparser. Each layer leaves a few cross tokens behind, patches of its map merged by a
-wide strided convolution, and all later layers of the stage also ask those, scaled by factors that are learned for each of them. A second
-convolution enhances what goes on. The first two stages are convolutions.
+New here: attention grows denser with depth instead of sparser. Each layer leaves a few cross tokens behind, patches of
+its map merged by a wide strided convolution, and all later layers of the stage also ask those, scaled by factors that
+are learned for each of them. A second convolution enhances what goes on. The first two stages are convolutions.
 
-Differs: nothing on purpose. Factors and biases belong to places, so that only pictures of the model's own size are read.
+Differs: nothing on purpose. Factors and biases belong to places, so that only pictures of the model's own size are
+read.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ STEP = 4  # places of a grid to one cross token, along each side
 
 
 class DistanceBias(nn.Module):
-    """A learned bias for each head and each distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N)."""
+    """A learned bias for each head and each distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N,
+    N)."""
 
     def __init__(self, heads: int, grid: Pair):
         super().__init__()
@@ -48,7 +50,8 @@ class DistanceBias(nn.Module):
 
 
 class Recall(nn.Module):
-    """Cross tokens (B, M, D) made ready for a layer: scaled each by its factor, then normed; `bias` (1, H, 1, M) is for attention."""
+    """Cross tokens (B, M, D) made ready for a layer: scaled each by its factor, then normed; `bias` (1, H, 1, M) is for
+    attention."""
 
     def __init__(self, width: int, heads: int, count: int):
         super().__init__()
@@ -64,7 +67,8 @@ class Recall(nn.Module):
 
 
 class ForwardCrossAttention(nn.Module):
-    """Self-attention of a grid that also asks `count` cross tokens: Tokens (B, N, D), of other layers (B, M, D) each, -> (B, N, D)."""
+    """Self-attention of a grid that also asks `count` cross tokens: Tokens (B, N, D), of other layers (B, M, D) each,
+    -> (B, N, D)."""
 
     def __init__(self, width: int, heads: int, grid: Pair, count: int):
         super().__init__()
@@ -82,12 +86,12 @@ class ForwardCrossAttention(nn.Module):
         q = F.linear(t.x, weight[:d], shift[:d]).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
         kv = F.linear(asked, weight[d:], shift[d:]).unflatten(2, (2, self.heads, -1))
         k, v = (part.transpose(1, 2) for part in kv.unbind(2))  # each (B, H, N + M, E)
-        return t.put(x=self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2)))
 
 
 class FcaBlock(Block):
-    """Attention, a convolution that enhances, a feed-forward step: tokens of a grid (B, N, D) and the stage's cross tokens so far -> the
-    same, and this layer's own cross tokens at the end unless it is the `last`.
+    """Attention, a convolution that enhances, a feed-forward step: tokens of a grid (B, N, D) and the stage's cross
+    tokens so far -> the same, and this layer's own cross tokens at the end unless it is the `last`.
 
     number: how many layers of the stage come before.
     """
@@ -113,7 +117,8 @@ class FcaBlock(Block):
 
 
 class FcaStack(nn.Module):
-    """The blocks of a stage, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the same."""
+    """The blocks of a stage, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the
+    same."""
 
     def __init__(self, blocks: Iterable[FcaBlock]):
         super().__init__()
@@ -135,7 +140,9 @@ class OfSize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.image:
-            raise ValueError(f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them")
+            raise ValueError(
+                f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
+            )
         return x
 
 
@@ -146,7 +153,8 @@ def halving(channels: int, width: int) -> nn.Sequential:
 
 
 class FcaFormer(Pyramid):
-    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). heads: of each stage, 0 for one of convolutions."""
+    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). heads: of each stage, 0 for one of
+    convolutions."""
 
     multiple = None
 
@@ -158,7 +166,9 @@ class FcaFormer(Pyramid):
             if h:
                 stack = FcaStack(FcaBlock(d, h, grid, i, i == depth - 1, next(rates)) for i in range(depth))
             else:
-                stack = nn.Sequential(*(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), next(rates)) for _ in range(depth)))
+                stack = nn.Sequential(
+                    *(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), next(rates)) for _ in range(depth))
+                )
             stages.append(nn.Sequential(halving(widths[s - 1], d) if s else nn.Identity(), OnTokens(stack)))
         first = widths[0] // 2
         stem = OfSize(image), ChannelsLast(), ConvNorm(3, first, 3, 2, act=nn.GELU), ConvNorm(first, widths[0], 3, 2)
@@ -223,8 +233,17 @@ ATTENDED = {
 RULES = {
     "official": [
         *(rule for n in (0, 2) for rule in layer(f"patch_embed.seq.{n}", f"stem.{2 + n // 2}", CONV)),
-        *(rule for s in range(3) for n in range(3) for rule in layer(f"layer_{s}.downsample.conv{n + 1}", f"stages.{s + 1}.0.{n}", CONV)),
-        *(rule for s in range(4) for rule in layer(f"layer_{s}.blocks.{{i}}", f"stages.{s}.1.f.blocks.{{i}}", ATTENDED)),
+        *(
+            rule
+            for s in range(3)
+            for n in range(3)
+            for rule in layer(f"layer_{s}.downsample.conv{n + 1}", f"stages.{s + 1}.0.{n}", CONV)
+        ),
+        *(
+            rule
+            for s in range(4)
+            for rule in layer(f"layer_{s}.blocks.{{i}}", f"stages.{s}.1.f.blocks.{{i}}", ATTENDED)
+        ),
         *(rule for s in range(4) for rule in layer(f"layer_{s}.blocks.{{i}}", f"stages.{s}.1.f.{{i}}", CONVOLVED)),
         Rename("norm_head.{p}", "norm.{p}"),
         Rename("head.{p}", "head.{p}"),

@@ -1,12 +1,13 @@
 """FMViT: A multiple-frequency mixing Vision Transformer. Tan, Geng, Xie, 2023. arXiv:2311.05707.
 
-New here: a net trained wide and deployed narrow. Each stage ends in a layer that shares its channels out by frequency: a part attends,
-which smooths, the rest is convolved, which sharpens, and from stage to stage the first part grows. Every convolution is trained as a sum of
-several with different numbers of groups; they fold into the one with the fewest. Attention asks a map reduced by a convolution and a mean,
-which fold into one too.
+New here: a net trained wide and deployed narrow. Each stage ends in a layer that shares its channels out by frequency:
+a part attends, which smooths, the rest is convolved, which sharpens, and from stage to stage the first part grows.
+Every convolution is trained as a sum of several with different numbers of groups; they fold into the one with the
+fewest. Attention asks a map reduced by a convolution and a mean, which fold into one too.
 
-Differs: no code was published; this follows public accounts of the method, not the paper's tables. The sizes below are ours, and so are the
-shares, the groups and where the parts stand. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501).
+Differs: no code was published; this follows public accounts of the method, not the paper's tables. The sizes below are
+ours, and so are the shares, the groups and where the parts stand. Stem, resizing and the order of layers are Next-ViT's
+(arXiv:2207.05501).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from plait.systems.vision.nextvit import NextViT, resized
 
 
 class MultiGroup(Branches):
-    """A sum of convolutions that differ in their groups, each with its norm, and of the normed input where that has the same shape."""
+    """A sum of convolutions that differ in their groups, each with its norm, and of the normed input where that has the
+    same shape."""
 
     def __init__(self, channels: int, out: int, kernel: int, groups: tuple[int, ...]):
         super().__init__((channels, out, 1, groups[0]), (kernel,))
@@ -45,21 +47,29 @@ def regrouped(conv: nn.Conv2d, groups: int) -> nn.Conv2d:
     weight = own.new_zeros(*own.shape[:3], ratio, *own.shape[3:])
     for i in range(ratio):
         weight[:, i, :, i] = own[:, i]
-    new = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, 1, conv.padding, groups=groups, device="meta")
+    new = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, 1, conv.padding, groups=groups, device="meta"
+    )
     return with_weights(new, weight.flatten(3, 4).flatten(0, 2), conv.bias)
 
 
 def convolved(width: int, head: int, drop: float) -> Skip:
-    """Places mixed in groups of one head's and of two heads' channels, then the groups with one another; with its residual."""
+    """Places mixed in groups of one head's and of two heads' channels, then the groups with one another; with its
+    residual."""
     heads = width // head
     groups = (heads, heads // 2) if heads % 2 == 0 else (heads, 1)
-    return Skip(nn.Sequential(MultiGroup(width, width, 3, groups), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)), DropPath(drop))
+    return Skip(
+        nn.Sequential(MultiGroup(width, width, 3, groups), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)),
+        DropPath(drop),
+    )
 
 
 def feed(width: int, head: int, ratio: int, drop: float) -> Skip:
     """Two convolutions of one place, each the sum of one of all channels and one of a head's, with their residual."""
     groups, wide = (1, width // head), ratio * width
-    return Skip(nn.Sequential(MultiGroup(width, wide, 1, groups), nn.ReLU(), MultiGroup(wide, width, 1, groups)), DropPath(drop))
+    return Skip(
+        nn.Sequential(MultiGroup(width, wide, 1, groups), nn.ReLU(), MultiGroup(wide, width, 1, groups)), DropPath(drop)
+    )
 
 
 class Fill(nn.Module):
@@ -74,7 +84,8 @@ class Fill(nn.Module):
 
 
 class Reduce(nn.Module):
-    """A strided depthwise convolution and the mean of the same places, each with its norm: (B, C, H, W) -> (B, C, H / ratio, W / ratio)."""
+    """A strided depthwise convolution and the mean of the same places, each with its norm: (B, C, H, W) -> (B, C, H /
+    ratio, W / ratio)."""
 
     def __init__(self, width: int, ratio: int):
         super().__init__()
@@ -95,13 +106,16 @@ class Reduced(nn.Module):
     def __init__(self, width: int, head: int, ratio: int):
         super().__init__()
         check_heads(width, width // head)
-        self.heads, self.reduce = width // head, nn.Sequential(Fill(ratio), Reduce(width, ratio)) if ratio > 1 else nn.Identity()
+        self.heads, self.reduce = (
+            width // head,
+            nn.Sequential(Fill(ratio), Reduce(width, ratio)) if ratio > 1 else nn.Identity(),
+        )
         self.q, self.kv, self.out = ConvNorm(width, width), ConvNorm(width, 2 * width), ConvNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.q(x))
         (q,), (k, v) = heads_of(t.x, 1, self.heads), heads_of(flat(self.kv(self.reduce(x))), 2, self.heads)
-        return self.out(to_map(t.put(x=attend(q, k, v).transpose(1, 2).flatten(2))))
+        return self.out(to_map(t.replace(x=attend(q, k, v).transpose(1, 2).flatten(2))))
 
 
 class Mix(nn.Module):
@@ -111,7 +125,9 @@ class Mix(nn.Module):
         super().__init__()
         share = max(1, round(width * low / head)) * head
         if not share < width:
-            raise ValueError(f"the share {low} of {width} channels in heads of {head} leaves none to convolve: choose a smaller one")
+            raise ValueError(
+                f"the share {low} of {width} channels in heads of {head} leaves none to convolve: choose a smaller one"
+            )
         self.low = nn.Sequential(ConvNorm(width, share), Skip(Reduced(share, head, ratio), DropPath(drop)))
         self.high = nn.Sequential(ConvNorm(width, width - share), convolved(width - share, head, drop))
 
@@ -120,9 +136,11 @@ class Mix(nn.Module):
 
 
 class FMViT(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). head: channels of a head and of a convolution's smallest group.
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). head: channels of a head and of a convolution's smallest
+    group.
 
-    Of each stage but the first: lows: the share of channels that attends; ratios: by how much the sides of what it asks are reduced.
+    Of each stage but the first: lows: the share of channels that attends; ratios: by how much the sides of what it asks
+    are reduced.
     """
 
     def __init__(self, *, stem, widths, depths, lows, ratios, head=32, hidden=3, num_classes=1000, drop_path=0.0):
@@ -149,7 +167,11 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(stem=(8, 8, 16), widths=(16, 32), depths=(1, 2), lows=(0.5,), ratios=(2,), head=8, hidden=2, num_classes=10),
-    "nano": dict(stem=(32, 16, 32), widths=(32, 64, 128), depths=(1, 2, 3), lows=(0.25, 0.5), ratios=(2, 1), head=16, hidden=2),
+    "toy": dict(
+        stem=(8, 8, 16), widths=(16, 32), depths=(1, 2), lows=(0.5,), ratios=(2,), head=8, hidden=2, num_classes=10
+    ),
+    "nano": dict(
+        stem=(32, 16, 32), widths=(32, 64, 128), depths=(1, 2, 3), lows=(0.25, 0.5), ratios=(2, 1), head=16, hidden=2
+    ),
 }
 WEIGHTS = {}

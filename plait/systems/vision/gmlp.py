@@ -1,11 +1,11 @@
 """Pay Attention to MLPs. Liu, Dai, So, Le, 2021. arXiv:2105.08050.
 
-New here: a transformer without attention and without positions. A layer is one widened feed-forward step in which half of the hidden
-channels gate the other half, after a fixed linear map over the tokens. The gate starts at one, so that each layer begins as a plain
-feed-forward step and learns to mix.
+New here: a transformer without attention and without positions. A layer is one widened feed-forward step in which half
+of the hidden channels gate the other half, after a fixed linear map over the tokens. The gate starts at one, so that
+each layer begins as a plain feed-forward step and learns to mix.
 
-Differs: this is the vision form; the masked language model, and the tiny attention that may join the gate, are left out. The map over the
-tokens has a size, so that pictures of one size alone are read.
+Differs: this is the vision form; the masked language model, and the tiny attention that may join the gate, are left
+out. The map over the tokens has a size, so that pictures of one size alone are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SpatialGate(nn.Module):
-    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second half, normed."""
+    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second half,
+    normed."""
 
     def __init__(self, width: int, count: int):
         super().__init__()
@@ -55,7 +56,7 @@ class GatedFeed(nn.Module):
         )
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.down(self.gate(self.act(self.up(t.x)))))
+        return t.replace(x=self.down(self.gate(self.act(self.up(t.x)))))
 
 
 class GMLP(Backbone):
@@ -70,7 +71,9 @@ class GMLP(Backbone):
         count = image[0] // patch * (image[1] // patch)
 
         def block() -> Block:  # one step is both: it mixes and feeds
-            return Block(Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path)), nn.Identity())
+            return Block(
+                Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path)), nn.Identity()
+            )
 
         self.stack = Stack(*(block() for _ in range(depth)))
         self.norm = Norm(width)
@@ -79,9 +82,11 @@ class GMLP(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed. Raises ValueError for pictures of another size."""
         if tuple(x.shape[2:]) != self.image:
-            raise ValueError(f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them")
+            raise ValueError(
+                f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
+            )
         t = self.stack(self.stem(x))
-        return t.put(x=self.norm(t.x))
+        return t.replace(x=self.norm(t.x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens."""

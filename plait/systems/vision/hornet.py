@@ -1,8 +1,11 @@
-"""HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions. Rao et al., 2022. arXiv:2207.14284.
+"""HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions. Rao et al., 2022.
+arXiv:2207.14284.
 
-New here: interactions of any order without attention. One thin share of the channels is multiplied by what a large depthwise convolution
-says of its neighbours, projected to the width of the next share, multiplied by that, and so on: n products of n gates, each twice as wide
-as the one before, at about the cost of the one convolution. The GF variants see the whole map through a learned filter of frequencies.
+New here: interactions of any order without attention. One thin share of the channels is multiplied by what a large
+depthwise convolution
+says of its neighbours, projected to the width of the next share, multiplied by that, and so on: n products of n gates,
+each twice as wide as the one before, at about the cost of the one convolution. The GF variants see the whole map
+through a learned filter of frequencies.
 
 Differs: nothing on purpose.
 """
@@ -27,7 +30,8 @@ Norm2d = partial(LayerNorm2d, eps=1e-6)
 
 
 class GlobalFilter(nn.Module):
-    """Half of the channels convolved, half filtered in the frequencies of the whole map, then shuffled: (B, C, H, W) -> the same.
+    """Half of the channels convolved, half filtered in the frequencies of the whole map, then shuffled: (B, C, H, W) ->
+    the same.
 
     grid: (h, w) of the learned filter, w counting the frequencies of a real signal; resampled for other maps.
     """
@@ -47,32 +51,41 @@ class GlobalFilter(nn.Module):
         waves = torch.fft.rfft2(far.float(), norm="ortho")
         weight = self.filter
         if weight.shape[1:3] != waves.shape[2:]:
-            weight = F.interpolate(weight.permute(3, 0, 1, 2), size=waves.shape[2:], mode="bilinear", align_corners=True)
+            weight = F.interpolate(
+                weight.permute(3, 0, 1, 2), size=waves.shape[2:], mode="bilinear", align_corners=True
+            )
             weight = weight.permute(1, 2, 3, 0)
-        far = torch.fft.irfft2(waves * torch.view_as_complex(weight.contiguous()), s=x.shape[2:], norm="ortho").to(near.dtype)
+        far = torch.fft.irfft2(waves * torch.view_as_complex(weight.contiguous()), s=x.shape[2:], norm="ortho").to(
+            near.dtype
+        )
         return self.after(torch.stack([self.near(near), far], 2).flatten(1, 2))
 
 
 class GatedConv(nn.Module):
-    """The recursive gated convolution of a given order: Tokens -> the same. grid: of a `GlobalFilter`, None for a convolution."""
+    """The recursive gated convolution of a given order: Tokens -> the same. grid: of a `GlobalFilter`, None for a
+    convolution."""
 
     def __init__(self, width: int, order: int, grid: tuple[int, int] | None, scale: float = 1 / 3):
         super().__init__()
         if width % 2 ** (order - 1):
-            raise ValueError(f"width {width} cannot be halved {order - 1} times: choose a lower order or a multiple of {2 ** (order - 1)}")
+            raise ValueError(
+                f"width {width} cannot be halved {order - 1} times: choose a lower order or a multiple of {2 ** (order - 1)}"
+            )
         self.shares = [width // 2**i for i in reversed(range(order))]
         total = sum(self.shares)
         self.scale, self.proj, self.out = scale, nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.look = OnMap(nn.Conv2d(total, total, 7, padding=3, groups=total) if grid is None else GlobalFilter(total, grid))
+        self.look = OnMap(
+            nn.Conv2d(total, total, 7, padding=3, groups=total) if grid is None else GlobalFilter(total, grid)
+        )
         self.widen = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.shares, self.shares[1:]))
 
     def forward(self, t: Tokens) -> Tokens:
         x, rest = self.proj(t.x).split([self.shares[0], sum(self.shares)], 2)
-        first, *gates = (self.look(t.put(x=rest)).x * self.scale).split(self.shares, 2)
+        first, *gates = (self.look(t.replace(x=rest)).x * self.scale).split(self.shares, 2)
         x = x * first
         for widen, gate in zip(self.widen, gates):
             x = widen(x) * gate
-        return t.put(x=self.out(x))
+        return t.replace(x=self.out(x))
 
 
 def block(width: int, order: int, grid: tuple[int, int] | None, drop: float) -> Block:
@@ -85,9 +98,11 @@ def block(width: int, order: int, grid: tuple[int, int] | None, drop: float) -> 
 
 
 class HorNet(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, doubled by each further one; order: of its gates.
+    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, doubled by each further one; order: of its
+    gates.
 
-    Each further stage is one order higher. grids: for each stage the (h, w) of its global filters, None for convolutions.
+    Each further stage is one order higher. grids: for each stage the (h, w) of its global filters, None for
+    convolutions.
     """
 
     attends = False
@@ -98,8 +113,12 @@ class HorNet(Pyramid):
         for s, (depth, grid) in enumerate(zip(depths, grids)):
             d = width * 2**s
             down = nn.Sequential(Norm2d(d // 2), nn.Conv2d(d // 2, d, 2, 2)) if s else nn.Identity()
-            stages.append(nn.Sequential(down, OnTokens(Stack(*(block(d, order + s, grid, next(rates)) for _ in range(depth))))))
-        super().__init__(nn.Sequential(ChannelsLast(), nn.Conv2d(3, width, 4, 4), Norm2d(width)), stages, Norm(d), d, num_classes)
+            stages.append(
+                nn.Sequential(down, OnTokens(Stack(*(block(d, order + s, grid, next(rates)) for _ in range(depth)))))
+            )
+        super().__init__(
+            nn.Sequential(ChannelsLast(), nn.Conv2d(3, width, 4, 4), Norm2d(width)), stages, Norm(d), d, num_classes
+        )
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the norm of the mean token."""
@@ -150,7 +169,9 @@ WEIGHTS = {
 
 def pointwise(public: str, ours: str) -> list[Rule]:
     """A convolution of one place, which is a linear layer here."""
-    weight = Rule((f"{public}.weight",), (f"{ours}.weight",), lambda ts: [ts[0].flatten(1)], lambda ts: [ts[0][:, :, None, None]])
+    weight = Rule(
+        (f"{public}.weight",), (f"{ours}.weight",), lambda ts: [ts[0].flatten(1)], lambda ts: [ts[0][:, :, None, None]]
+    )
     return [weight, Rename(f"{public}.bias", f"{ours}.bias")]
 
 

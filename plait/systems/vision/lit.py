@@ -1,10 +1,11 @@
 """Less is More: Pay Less Attention in Vision Transformers. Pan, Zhuang, He, Liu, Cai, 2021. arXiv:2105.14217.
 
-New here: no attention where it would only look nearby. The layers of the first two stages are feed-forward steps alone, those of the last
-two ordinary attention over the whole map. What passes between them is the merging: four places become one, each fetched from where the
-map itself says, so that a token need not be a square of the picture.
+New here: no attention where it would only look nearby. The layers of the first two stages are feed-forward steps alone,
+those of the last two ordinary attention over the whole map. What passes between them is the merging: four places become
+one, each fetched from where the map itself says, so that a token need not be a square of the picture.
 
-Differs: every picture size is read: sides that do not divide are filled up with zeros, biases and positions are resampled bicubically.
+Differs: every picture size is read: sides that do not divide are filled up with zeros, biases and positions are
+resampled bicubically.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from plait.systems.vision.swin import PatchMap, WindowAttention
 
 
 class Warp(nn.Module):
-    """Each place of a map fetched from where its patch says: (B, C, H, W) -> the same, filled up with zeros to multiples of `patch`.
+    """Each place of a map fetched from where its patch says: (B, C, H, W) -> the same, filled up with zeros to
+    multiples of `patch`.
 
-    A patch says how far down and to the right, for each of its places; at first nowhere. Between places lies their mixture, outside zero.
+    A patch says how far down and to the right, for each of its places; at first nowhere. Between places lies their
+    mixture, outside zero.
     """
 
     def __init__(self, channels: int, patch: int):
@@ -41,13 +44,15 @@ class Warp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p, (b, c) = self.patch, x.shape[:2]
-        high, wide = ((side - 1) // p * p + p for side in x.shape[2:])  # a program for every size can tell that half of this is positive
+        # a program for every size can tell that half of this is positive
+        high, wide = ((side - 1) // p * p + p for side in x.shape[2:])
         if not all(surely(a == side) for a, side in zip((high, wide), x.shape[2:])):
             x = F.pad(x, (0, wide - x.shape[3], 0, high - x.shape[2]))
         place = torch.arange(high * wide, device=x.device)
         row, column = place // wide, place % wide
         number = (row // p * (wide // p) + column // p) * p * p + row % p * p + column % p  # patch after patch
-        offset = flat(self.offset(x)).float().unflatten(2, (p * p, 2)).flatten(1, 2).index_select(1, number)  # (B, H W, 2)
+        # (B, H W, 2)
+        offset = flat(self.offset(x)).float().unflatten(2, (p * p, 2)).flatten(1, 2).index_select(1, number)
         first = torch.arange(b, device=x.device)[:, None] * (high * wide)
         places, shares = [], []  # the four places around each: a bag of rows, weighed by how near they are
         for r, near_r in between(row + offset[..., 0]):
@@ -55,7 +60,8 @@ class Warp(nn.Module):
                 inside = (r >= 0) & (r < high) & (q >= 0) & (q < wide)
                 places.append(first + r.clamp(0, high - 1).long() * wide + q.clamp(0, wide - 1).long())
                 shares.append(near_r * near_q * inside)
-        bags, weights = torch.stack(places, 2).flatten(0, 1), torch.stack(shares, 2).flatten(0, 1).to(x.dtype)  # each (B H W, 4)
+        # each (B H W, 4)
+        bags, weights = torch.stack(places, 2).flatten(0, 1), torch.stack(shares, 2).flatten(0, 1).to(x.dtype)
         rows = F.embedding_bag(bags, flat(x).flatten(0, 1), mode="sum", per_sample_weights=weights)
         return rows.view(b, high, wide, c).permute(0, 3, 1, 2)
 
@@ -72,16 +78,21 @@ def merge(channels: int, width: int) -> nn.Sequential:
 
 
 class GlobalAttention(WindowAttention):
-    """Self-attention over the whole of a grid, with a learned bias per offset that is resampled to other grids than `window`."""
+    """Self-attention over the whole of a grid, with a learned bias per offset that is resampled to other grids than
+    `window`."""
 
     def forward(self, t: Tokens) -> Tokens:
         bias = self.bias
         if numbers(*t.grid) and t.grid == self.window:
-            return t.put(x=self.mix(t.x, bias()))
+            return t.replace(x=self.mix(t.x, bias()))
         sides, count = [2 * n - 1 for n in self.window], t.grid[0] * t.grid[1]
-        table = F.interpolate(bias.table.T.unflatten(1, sides)[None], [2 * n - 1 for n in t.grid], mode="bicubic", align_corners=True)
+        table = F.interpolate(
+            bias.table.T.unflatten(1, sides)[None], [2 * n - 1 for n in t.grid], mode="bicubic", align_corners=True
+        )
         index = offsets(t.grid).to(t.x.device)
-        return t.put(x=self.mix(t.x, table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count))))
+        return t.replace(
+            x=self.mix(t.x, table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
+        )
 
 
 class ClassToken(nn.Module):
@@ -101,13 +112,23 @@ class ClassToken(nn.Module):
 class LIT(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K).
 
-    image: the (H, W) that positions are learned for. heads: of every stage, 0 for one without attention. ratios: feed-forward widths in
-    widths. cls: positions are learned per place, not as biases, and a class token of the last stage answers; all norms but the first have
-    then the eps 1e-6.
+    image: the (H, W) that positions are learned for. heads: of every stage, 0 for one without attention. ratios:
+    feed-forward widths in widths. cls: positions are learned per place, not as biases, and a class token of the last
+    stage answers; all norms but the first have then the eps 1e-6.
     """
 
     def __init__(
-        self, *, image=(224, 224), patch=4, widths, depths, heads, ratios=(4, 4, 4, 4), cls=False, num_classes=1000, drop_path=0.0
+        self,
+        *,
+        image=(224, 224),
+        patch=4,
+        widths,
+        depths,
+        heads,
+        ratios=(4, 4, 4, 4),
+        cls=False,
+        num_classes=1000,
+        drop_path=0.0,
     ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, grid, eps = [], tuple(-(-side // patch) for side in image), 1e-6 if cls else 1e-5
@@ -116,17 +137,22 @@ class LIT(Pyramid):
             blocks = []
             for _ in range(depth):
                 drop = DropPath(next(rates))
-                mix = Pre(nn.LayerNorm(d, eps), Attention(d, h) if cls else GlobalAttention(d, h, grid), drop) if h else nn.Identity()
+                mix = (
+                    Pre(nn.LayerNorm(d, eps), Attention(d, h) if cls else GlobalAttention(d, h, grid), drop)
+                    if h
+                    else nn.Identity()
+                )
                 blocks.append(Block(mix, Pre(nn.LayerNorm(d, eps), FeedForward(d, ratios[s] * d), drop)))
             stack = Stack(*blocks)
             if cls:
                 head = int(s == len(widths) - 1)
-                stack = nn.Sequential(*[ClassToken(d)] * head, GridPositions(grid, d, head=head), stack)
+                stack = nn.Sequential(*[ClassToken(d)] * head, GridPositions(grid, d, prefix=head), stack)
             stages.append(nn.Sequential(merge(widths[s - 1], d) if s else PatchMap(d, patch), OnTokens(stack)))
         super().__init__(nn.Identity(), stages, nn.LayerNorm(d, eps), d, num_classes)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage, a class token first where there is one, before the last norm."""
+        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage, a class token first where there is one, before the last
+        norm."""
         for stage in self.stages[:-1]:
             x = stage(x)
         down, blocks = self.stages[-1]
@@ -134,7 +160,7 @@ class LIT(Pyramid):
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed, or the mean of the normed tokens."""
-        return self.norm(t.x[:, 0]) if t.head else mean(t.put(x=self.norm(t.x)))
+        return self.norm(t.x[:, 0]) if t.prefix else mean(t.replace(x=self.norm(t.x)))
 
 
 SWIN = dict(widths=(96, 192, 384, 768), heads=(0, 0, 12, 24))
@@ -144,9 +170,20 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), patch=2, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), heads=(0, 0, 2, 4), num_classes=10),
-    "nano": dict(image=(64, 64), patch=2, widths=(32, 64, 128, 160), depths=(1, 2, 2, 2), heads=(0, 0, 4, 5), drop_path=0.05),
-    "ti": dict(widths=(64, 128, 320, 512), depths=(3, 4, 6, 3), heads=(0, 0, 5, 8), ratios=(8, 8, 4, 4), cls=True, drop_path=0.1),
+    "toy": dict(
+        image=(32, 32), patch=2, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), heads=(0, 0, 2, 4), num_classes=10
+    ),
+    "nano": dict(
+        image=(64, 64), patch=2, widths=(32, 64, 128, 160), depths=(1, 2, 2, 2), heads=(0, 0, 4, 5), drop_path=0.05
+    ),
+    "ti": dict(
+        widths=(64, 128, 320, 512),
+        depths=(3, 4, 6, 3),
+        heads=(0, 0, 5, 8),
+        ratios=(8, 8, 4, 4),
+        cls=True,
+        drop_path=0.1,
+    ),
     "small": SWIN | dict(depths=(2, 2, 6, 2), drop_path=0.2),
     "medium": SWIN | dict(depths=(2, 2, 18, 2), drop_path=0.3),
     "base": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(0, 0, 16, 32), drop_path=0.5),
@@ -163,7 +200,11 @@ WEIGHTS = {
 
 LEARNED = ("weight", "bias")
 PATCHES = {f"{n}.{p}": f"{n}.{p}" for n in ("proj", "norm") for p in LEARNED}
-MERGED = {f"{theirs}.{p}": f"{ours}.{p}" for theirs, ours in (("dconv.conv_offset", "0.offset"), ("dconv", "1")) for p in LEARNED}
+MERGED = {
+    f"{theirs}.{p}": f"{ours}.{p}"
+    for theirs, ours in (("dconv.conv_offset", "0.offset"), ("dconv", "1"))
+    for p in LEARNED
+}
 MERGED |= {f"norm_layer.{p}": f"2.{p}" for p in (*LEARNED, "running_mean", "running_var", "num_batches_tracked")}
 
 
@@ -178,10 +219,18 @@ BIAS = "layers.{s}.blocks.{i}.attn.relative_position_"
 RULES = {
     "official": [
         *(placed(s) for s in range(4)),
-        *(rule for s in range(4) for rule in timm_blocks(f"block{s + 1}.{{i}}", f"stages.{s}.1.f.{1 + s // 3}.blocks.{{i}}")),
+        *(
+            rule
+            for s in range(4)
+            for rule in timm_blocks(f"block{s + 1}.{{i}}", f"stages.{s}.1.f.{1 + s // 3}.blocks.{{i}}")
+        ),
         Rename("cls_token", "stages.3.1.f.0.token"),
         *(Rename(f"patch_embed.{n}", f"stages.0.0.{n}") for n in PATCHES),
-        *(Rename(f"layers.{s}.downsample.{n}", f"stages.{s + 1}.0.{ours}") for s in range(3) for n, ours in MERGED.items()),
+        *(
+            Rename(f"layers.{s}.downsample.{n}", f"stages.{s + 1}.0.{ours}")
+            for s in range(3)
+            for n, ours in MERGED.items()
+        ),
         Rename(f"{BIAS}bias_table", "stages.{s}.1.f.blocks.{i}.mix.f.bias.table"),
         Drop(f"{BIAS}index"),
         *timm_blocks("layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"),

@@ -1,13 +1,17 @@
-"""MAFormer: A Transformer Network with Multi-scale Attention Fusion for Visual Recognition. Wang, Sun, Wang, Zhang, Li, Xin, Zhang, Ding,
+"""MAFormer: A Transformer Network with Multi-scale Attention Fusion for Visual Recognition. Wang, Sun, Wang, Zhang, Li,
+Xin, Zhang, Ding,
 Han, 2022. arXiv:2209.01620.
 
-New here: fine and coarse at once. In every layer of the first three stages windows attend to themselves, while one matrix over places
-distils the whole map to half as many tokens, learnt, not pooled; each windowed token then asks the distilled ones, so that the picture
-decides how much of the whole goes where. The last stage is small enough to attend to itself.
+New here: fine and coarse at once. In every layer of the first three stages windows attend to themselves, while one
+matrix over places distils the whole map to half as many tokens, learnt, not pooled; each windowed token then asks the
+distilled ones, so that the picture decides how much of the whole goes where. The last stage is small enough to attend
+to itself.
 
-Differs: no code was published; this follows public accounts of the method, not the paper's tables, and the sizes below are ours. A matrix
-over places belongs to one picture size: maps of other pictures are resampled to its grid first, for the coarse tokens alone. Decided here:
-the distilled tokens get learnt positions; what windows found and what they were answered are added, both to the residual.
+Differs: no code was published; this follows public accounts of the method, not the paper's tables, and the sizes below
+are ours. A matrix
+over places belongs to one picture size: maps of other pictures are resampled to its grid first, for the coarse tokens
+alone. Decided here: the distilled tokens get learnt positions; what windows found and what they were answered are
+added, both to the residual.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from plait.systems.vision.swin import WindowAttention
 
 
 class Distil(nn.Module):
-    """All tokens of a map in half as many, by one learnt matrix over places: Tokens (B, N, D) -> Tokens (B, M, D), M of `grid` / 2."""
+    """All tokens of a map in half as many, by one learnt matrix over places: Tokens (B, N, D) -> Tokens (B, M, D), M of
+    `grid` / 2."""
 
     def __init__(self, width: int, grid: tuple[int, int]):
         super().__init__()
@@ -50,11 +55,12 @@ class Fusion(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         fine = self.local(t)
-        return t.put(x=fine.x + self.ask(fine, self.distil(t)).x)
+        return t.replace(x=fine.x + self.ask(fine, self.distil(t)).x)
 
 
 class MAFormer(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). image: the (H, W) that the coarse tokens are made for. stride: of the stem."""
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). image: the (H, W) that the coarse tokens are made for.
+    stride: of the stem."""
 
     def __init__(self, *, image=(224, 224), stride=4, widths, depths, heads, window=7, num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
@@ -75,7 +81,17 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), stride=2, widths=(8, 16, 16, 32), depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), window=4, num_classes=10),
-    "nano": dict(image=(64, 64), widths=(32, 64, 96, 128), depths=(2, 2, 2, 1), heads=(1, 2, 3, 4), window=4, drop_path=0.1),
+    "toy": dict(
+        image=(32, 32),
+        stride=2,
+        widths=(8, 16, 16, 32),
+        depths=(1, 1, 1, 1),
+        heads=(1, 2, 2, 4),
+        window=4,
+        num_classes=10,
+    ),
+    "nano": dict(
+        image=(64, 64), widths=(32, 64, 96, 128), depths=(2, 2, 2, 1), heads=(1, 2, 3, 4), window=4, drop_path=0.1
+    ),
 }
 WEIGHTS = {}

@@ -1,7 +1,8 @@
 """MaxViT: Multi-Axis Vision Transformer. Tu, Talebi, Zhang, Yang, Milanfar, Bovik, Li, 2022. arXiv:2204.01697.
 
-New here: after attention inside windows, attention over a coarse grid whose places lie one in every part of the map, so that two layers
-connect any two places at a cost linear in their number. Each pair of them follows an inverted bottleneck, in every stage alike.
+New here: after attention inside windows, attention over a coarse grid whose places lie one in every part of the map, so
+that two layers connect any two places at a cost linear in their number. Each pair of them follows an inverted
+bottleneck, in every stage alike.
 
 Differs: maps that windows do not divide are filled up with zeros, which take part; the sizes "tf" are the authors' own.
 """
@@ -28,7 +29,8 @@ EPS = 1e-3  # of batch norms
 
 
 class GridAttention(WindowAttention):
-    """Self-attention among h x w places spread evenly over the map, one in each of its parts, with a learned bias per offset."""
+    """Self-attention among h x w places spread evenly over the map, one in each of its parts, with a learned bias per
+    offset."""
 
     def forward(self, t: Tokens) -> Tokens:
         (h, w), x = self.window, pad_to(t.x.unflatten(1, t.grid), self.window)
@@ -39,12 +41,14 @@ class GridAttention(WindowAttention):
 
 
 def halved(x: Tensor) -> Tensor:
-    """(B, C, H, W) with a zero below and at the right: what a 3 x 3 convolution of stride 2 reads of even sides in TensorFlow."""
+    """(B, C, H, W) with a zero below and at the right: what a 3 x 3 convolution of stride 2 reads of even sides in
+    TensorFlow."""
     return F.pad(x, (0, 1, 0, 1))
 
 
 class MBConv(nn.Module):
-    """Norm, then an inverted bottleneck whose channels weigh each other: (B, C, H, W) -> (B, C', H / stride, W / stride)."""
+    """Norm, then an inverted bottleneck whose channels weigh each other: (B, C, H, W) -> (B, C', H / stride, W /
+    stride)."""
 
     def __init__(self, channels: int, out: int, stride: int, drop: float):
         super().__init__()
@@ -52,10 +56,16 @@ class MBConv(nn.Module):
         self.norm, self.up = nn.BatchNorm2d(channels, eps=EPS), ConvNorm(channels, hidden, act=Gelu, eps=EPS)
         self.spread = nn.Conv2d(hidden, hidden, 3, stride, stride % 2, groups=hidden, bias=False)
         self.spread_norm, self.act = nn.BatchNorm2d(hidden, eps=EPS), Gelu()
-        self.weigh, self.down, self.drop = SqueezeExcite(hidden, out // 4, act=nn.SiLU), Pointwise(hidden, out), DropPath(drop)
+        self.weigh, self.down, self.drop = (
+            SqueezeExcite(hidden, out // 4, act=nn.SiLU),
+            Pointwise(hidden, out),
+            DropPath(drop),
+        )
         self.shortcut = nn.Identity()
         if stride == 2:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Identity() if channels == out else Pointwise(channels, out))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(2), nn.Identity() if channels == out else Pointwise(channels, out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(self.norm(x))
@@ -76,9 +86,11 @@ class Stem(nn.Module):
 
 
 class MaxViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2 for the stem and of 2 for each stage, 32 for four of them.
+    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2 for the stem and of 2 for each stage, 32 for
+    four of them.
 
-    stem: channels before the first stage. head: channels of a head. window: places a side, of windows and of grids alike.
+    stem: channels before the first stage. head: channels of a head. window: places a side, of windows and of grids
+    alike.
     """
 
     def __init__(self, *, stem, widths, depths, head=32, window=7, num_classes=1000, drop_path=0.0):
@@ -88,8 +100,12 @@ class MaxViT(Pyramid):
             layers = []
             for i in range(depth):
                 drop = next(rates)
-                pair = (block(d, kind(d, d // head, (window, window)), drop) for kind in (WindowAttention, GridAttention))
-                layers.append(nn.Sequential(MBConv(d if i else channels, d, 1 if i else 2, drop), OnTokens(Stack(*pair))))
+                pair = (
+                    block(d, kind(d, d // head, (window, window)), drop) for kind in (WindowAttention, GridAttention)
+                )
+                layers.append(
+                    nn.Sequential(MBConv(d if i else channels, d, 1 if i else 2, drop), OnTokens(Stack(*pair)))
+                )
             stages.append(nn.Sequential(*layers))
             channels = d
         super().__init__(Stem(stem), stages, nn.LayerNorm(d), d, num_classes)
@@ -153,16 +169,23 @@ WEIGHTS = {
     "small_tf_384": HALF | dict(hub="timm/maxvit_small_tf_384.in1k", references={"timm": "maxvit_small_tf_384"}),
     "small_tf_512": HALF | dict(hub="timm/maxvit_small_tf_512.in1k", references={"timm": "maxvit_small_tf_512"}),
     "base_tf_224": IMAGENET | dict(hub="timm/maxvit_base_tf_224.in1k", references={"timm": "maxvit_base_tf_224"}),
-    "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", references={"timm": "maxvit_base_tf_224.in21k"}),
+    "base_tf_224_in21k": HALF
+    | dict(hub="timm/maxvit_base_tf_224.in21k", references={"timm": "maxvit_base_tf_224.in21k"}),
     "base_tf_384": HALF | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k", references={"timm": "maxvit_base_tf_384"}),
     "base_tf_512": HALF | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k", references={"timm": "maxvit_base_tf_512"}),
     "large_tf_224": IMAGENET | dict(hub="timm/maxvit_large_tf_224.in1k", references={"timm": "maxvit_large_tf_224"}),
-    "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", references={"timm": "maxvit_large_tf_224.in21k"}),
-    "large_tf_384": HALF | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k", references={"timm": "maxvit_large_tf_384"}),
-    "large_tf_512": HALF | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k", references={"timm": "maxvit_large_tf_512"}),
-    "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k", references={"timm": "maxvit_xlarge_tf_224"}),
-    "xlarge_tf_384": HALF | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_384"}),
-    "xlarge_tf_512": HALF | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_512"}),
+    "large_tf_224_in21k": HALF
+    | dict(hub="timm/maxvit_large_tf_224.in21k", references={"timm": "maxvit_large_tf_224.in21k"}),
+    "large_tf_384": HALF
+    | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k", references={"timm": "maxvit_large_tf_384"}),
+    "large_tf_512": HALF
+    | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k", references={"timm": "maxvit_large_tf_512"}),
+    "xlarge_tf_224_in21k": HALF
+    | dict(hub="timm/maxvit_xlarge_tf_224.in21k", references={"timm": "maxvit_xlarge_tf_224"}),
+    "xlarge_tf_384": HALF
+    | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_384"}),
+    "xlarge_tf_512": HALF
+    | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_512"}),
 }
 
 

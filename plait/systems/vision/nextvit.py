@@ -1,8 +1,10 @@
-"""Next-ViT: Next Generation Vision Transformer for Efficient Deployment in Industrial Scenarios. Li et al., 2022. arXiv:2207.05501.
+"""Next-ViT: Next Generation Vision Transformer for Efficient Deployment in Industrial Scenarios. Li et al., 2022.
+arXiv:2207.05501.
 
-New here: a transformer of steps that deployment engines run well. Most layers mix places by a grouped convolution, group for group like
-heads; each stage ends (a long one: every fifth layer) in a layer of two paths: three quarters of the channels attend to keys averaged over
-runs of tokens, and from their answer a convolution makes the remaining quarter. All norms are batch norms, all activations ReLU.
+New here: a transformer of steps that deployment engines run well. Most layers mix places by a grouped convolution,
+group for group like heads; each stage ends (a long one: every fifth layer) in a layer of two paths: three quarters of
+the channels attend to keys averaged over runs of tokens, and from their answer a convolution makes the remaining
+quarter. All norms are batch norms, all activations ReLU.
 
 Differs: keys and values come from one product. Runs of tokens in reading order are averaged, as the authors' code does.
 """
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, DropPath, heads_of
-from plait.core.init import narrow
+from plait.core.init import trunc_normal
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
@@ -31,7 +33,11 @@ class Feed(nn.Module):
 
     def __init__(self, width: int, ratio: int):
         super().__init__()
-        self.norm, self.up, self.down = self.make_norm(width), Pointwise(width, ratio * width), Pointwise(ratio * width, width)
+        self.norm, self.up, self.down = (
+            self.make_norm(width),
+            Pointwise(width, ratio * width),
+            Pointwise(ratio * width, width),
+        )
 
     @staticmethod
     def make_norm(width: int) -> nn.Module:
@@ -54,7 +60,8 @@ class LastFeed(Feed):
 
 
 class Averaged(nn.Module):
-    """Attention to keys that average `run` tokens in reading order: (B, C, H, W) -> the same. head: channels of each head."""
+    """Attention to keys that average `run` tokens in reading order: (B, C, H, W) -> the same. head: channels of each
+    head."""
 
     def __init__(self, width: int, head: int, run: int):
         super().__init__()
@@ -67,14 +74,15 @@ class Averaged(nn.Module):
         seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT.contiguous(), self.run)).mT
         (q,) = heads_of(self.q(t.x), 1, t.x.shape[2] // self.head)  # (B, heads, N, E)
         k, v = heads_of(self.kv(seen), 2, t.x.shape[2] // self.head)  # each (B, heads, N / run, E)
-        return to_map(t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
+        return to_map(t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
 
     def fold(self) -> nn.Module:
         if isinstance(self.norm, nn.Identity):  # is folded already
             return self
         if self.run > 1:
             self.kv = fold_before(self.mean_norm, self.kv)
-        self.q, self.kv = fold_before(self.norm, self.q), fold_before(self.norm, self.kv)  # an average of normed tokens is a normed average
+        # an average of normed tokens is a normed average
+        self.q, self.kv = fold_before(self.norm, self.q), fold_before(self.norm, self.kv)
         self.norm = self.mean_norm = nn.Identity()
         return self
 
@@ -119,7 +127,10 @@ class TwoPaths(nn.Module):
     def __init__(self, channels: int, width: int, halves: bool, head: int, run: int, drop: float):
         super().__init__()
         most = width // 4 * 3
-        self.resize, self.attend = resized(channels, most, halves), Skip(Averaged(most, head, run), DropPath(0.75 * drop))
+        self.resize, self.attend = (
+            resized(channels, most, halves),
+            Skip(Averaged(most, head, run), DropPath(0.75 * drop)),
+        )
         self.rest, self.convolve = ConvNorm(most, width - most), convolved(width - most, head, 0.25 * drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,14 +139,17 @@ class TwoPaths(nn.Module):
 
 
 class NextViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). widths: of each stage's convolution layers; ends: of its attention layers, none in the first.
+    """Pictures (B, 3, H, W) -> logits (B, K). widths: of each stage's convolution layers; ends: of its attention
+    layers, none in the first.
 
     runs: how many tokens each stage's keys are averages of. head: channels of a head and of a convolution's group.
     """
 
-    scheme = {nn.Linear: narrow}
+    scheme = {nn.Linear: trunc_normal}
 
-    def __init__(self, *, widths, ends, depths, runs=(16, 4, 1), stem=(64, 32, 64), head=32, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, widths, ends, depths, runs=(16, 4, 1), stem=(64, 32, 64), head=32, num_classes=1000, drop_path=0.0
+    ):
         a, b, c = stem
         steps = ((3, a, 2), (a, b, 1), (b, c, 1), (c, c, 2))
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
@@ -145,7 +159,10 @@ class NextViT(Pyramid):
             for n in range(depth):
                 halves, drop = s > 0 and n == 0, next(rates)
                 if s and (n + 1) % min(depth, 5) == 0:
-                    mix, feed = TwoPaths(before, ends[s - 1], halves, head, runs[s - 1], drop), LastFeed(before := ends[s - 1], 2)
+                    mix, feed = (
+                        TwoPaths(before, ends[s - 1], halves, head, runs[s - 1], drop),
+                        LastFeed(before := ends[s - 1], 2),
+                    )
                 else:
                     mix, feed = Convolve(before, width, halves, head, drop), Feed(before := width, 3)
                 layers.append(Block(mix=mix, feed=Skip(feed, DropPath(drop))))  # a block that maps flow through
@@ -168,7 +185,9 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(widths=(16, 24, 32), ends=(32, 64), depths=(1, 2, 2), runs=(4, 1), stem=(8, 8, 16), head=8, num_classes=10),
+    "toy": dict(
+        widths=(16, 24, 32), ends=(32, 64), depths=(1, 2, 2), runs=(4, 1), stem=(8, 8, 16), head=8, num_classes=10
+    ),
     "nano": dict(widths=(32, 64, 96), ends=(64, 128), depths=(1, 2, 5), runs=(4, 1), stem=(32, 16, 32), head=16),
     "small": SMALL,
     "small_384": SMALL,
@@ -178,14 +197,21 @@ SIZES = {
     "large_384": LARGE,
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
-    "small": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", references={"timm": "nextvit_small.bd_ssld_6m_in1k"}),
-    "small_384": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", references={"timm": "nextvit_small.bd_ssld_6m_in1k_384"}),
+    "small": TIMM
+    | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", references={"timm": "nextvit_small.bd_ssld_6m_in1k"}),
+    "small_384": TIMM
+    | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", references={"timm": "nextvit_small.bd_ssld_6m_in1k_384"}),
     "base": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k", references={"timm": "nextvit_base.bd_ssld_6m_in1k"}),
-    "base_384": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", references={"timm": "nextvit_base.bd_ssld_6m_in1k_384"}),
-    "large": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", references={"timm": "nextvit_large.bd_ssld_6m_in1k"}),
-    "large_384": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", references={"timm": "nextvit_large.bd_ssld_6m_in1k_384"}),
+    "base_384": TIMM
+    | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", references={"timm": "nextvit_base.bd_ssld_6m_in1k_384"}),
+    "large": TIMM
+    | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", references={"timm": "nextvit_large.bd_ssld_6m_in1k"}),
+    "large_384": TIMM
+    | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", references={"timm": "nextvit_large.bd_ssld_6m_in1k_384"}),
 }
 
 

@@ -1,11 +1,13 @@
-"""Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions. Wang, Xie, Li, Fan, Song, Liang, Lu, Luo,
+"""Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions. Wang, Xie, Li, Fan, Song,
+Liang, Lu, Luo,
 Shao, 2021. arXiv:2102.12122.
 
-New here: a transformer with four resolutions, for detectors and segmenters that expect them. Attention at the fine ones is affordable
+New here: a transformer with four resolutions, for detectors and segmenters that expect them. Attention at the fine ones
+is affordable
 because each place asks a coarser picture: keys and values come from patches of 8, 4 and 2 places a side.
 
-Differs: pictures that do not divide into patches are filled up with zeros; positions are resampled bicubically to other sizes; all norms
-have the eps 1e-6 of transformers.
+Differs: pictures that do not divide into patches are filled up with zeros; positions are resampled bicubically to other
+sizes; all norms have the eps 1e-6 of transformers.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ Norm = partial(nn.LayerNorm, eps=EPS)
 
 
 class ReducedAttention(nn.Module):
-    """Every place of a grid asks patches of `ratio` x `ratio` places: Tokens (B, N, D) -> the same, at the cost of N^2 / ratio^2.
+    """Every place of a grid asks patches of `ratio` x `ratio` places: Tokens (B, N, D) -> the same, at the cost of N^2
+    / ratio^2.
 
-    Places at the lower and right edge that fill no patch ask but are not asked. norm(width) makes the norm of the patches.
+    Places at the lower and right edge that fill no patch ask but are not asked. norm(width) makes the norm of the
+    patches.
     """
 
     def __init__(self, width: int, heads: int, ratio: int, norm: Make):
@@ -46,8 +50,9 @@ class ReducedAttention(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         q = self.q(t.x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
         seen = self.norm(to_tokens(self.shrink(to_map(t))).x)  # (B, M, D)
-        k, v = (part.transpose(1, 2) for part in self.kv(seen).unflatten(2, (2, self.heads, -1)).unbind(2))  # each (B, H, M, E)
-        return t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2)))
+        # each (B, H, M, E)
+        k, v = (part.transpose(1, 2) for part in self.kv(seen).unflatten(2, (2, self.heads, -1)).unbind(2))
+        return t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2)))
 
 
 def reduced(width: int, heads: int, ratio: int, norm: Make) -> nn.Module:
@@ -56,12 +61,13 @@ def reduced(width: int, heads: int, ratio: int, norm: Make) -> nn.Module:
 
 
 class Stage(nn.Module):
-    """Patches of the map before, positions, blocks: (B, C, H, W) -> Tokens (B, N, D). positions has a place for each special token."""
+    """Patches of the map before, positions, blocks: (B, C, H, W) -> Tokens (B, N, D). positions has a place for each
+    special token."""
 
     def __init__(self, patches: nn.Module, positions: GridPositions, stack: nn.Module, width: int):
         super().__init__()
         self.patches, self.positions, self.stack = patches, positions, stack
-        self.cls = nn.Parameter(torch.empty(1, positions.head, width)) if positions.head else None
+        self.cls = nn.Parameter(torch.empty(1, positions.prefix, width)) if positions.prefix else None
 
     def reset(self) -> None:
         if self.cls is not None:
@@ -73,11 +79,11 @@ class Stage(nn.Module):
 
 
 class PVT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token of the last stage. Sides are multiples of all patches together;
-    others are filled up with zeros.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token of the last stage. Sides are multiples of all
+    patches together; others are filled up with zeros.
 
-    image: the (H, W) that positions are learned for. patches: of the stem, then of each stage's map. ratios: by how much the sides of what
-    is asked are reduced in each stage. hidden: the feed-forward widths in widths.
+    image: the (H, W) that positions are learned for. patches: of the stem, then of each stage's map. ratios: by how
+    much the sides of what is asked are reduced in each stage. hidden: the feed-forward widths in widths.
     """
 
     def __init__(
@@ -97,8 +103,10 @@ class PVT(Pyramid):
         stages, grid, channels = [], image, 3
         for s, (d, patch) in enumerate(zip(widths, patches)):
             grid = tuple(-(-side // patch) for side in grid)
-            positions = GridPositions(grid, d, head=int(s == len(widths) - 1))
-            blocks = (block(d, reduced(d, heads[s], ratios[s], Norm), hidden[s] * d, next(rates)) for _ in range(depths[s]))
+            positions = GridPositions(grid, d, prefix=int(s == len(widths) - 1))
+            blocks = (
+                block(d, reduced(d, heads[s], ratios[s], Norm), hidden[s] * d, next(rates)) for _ in range(depths[s])
+            )
             stages.append(Stage(PatchMap(d, patch, channels, eps=EPS), positions, Stack(*blocks), d))
             channels = d
         super().__init__(nn.Identity(), stages, Norm(d), d, num_classes)
@@ -125,7 +133,9 @@ class PVT(Pyramid):
 
 def block(width: int, mix: nn.Module, hidden: int, drop: float) -> Block:
     """One pre-norm layer."""
-    return Block(mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop)))
+    return Block(
+        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
+    )
 
 
 SMALL = dict(image=(32, 32), patches=(2, 2, 2, 2), heads=(1, 2, 4, 8), hidden=(4, 4, 4, 4), ratios=(4, 2, 2, 1))
@@ -143,7 +153,13 @@ SIZES = {
     "large_224": dict(depths=(3, 8, 27, 3)),
 }
 
-ROW = dict(file="pytorch_model.bin", source="transformers", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ROW = dict(
+    file="pytorch_model.bin",
+    source="transformers",
+    licence="apache-2.0",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 WEIGHTS = {
     "tiny_224": ROW | dict(hub="Zetatech/pvt-tiny-224", references={"transformers": "Zetatech/pvt-tiny-224"}),
     "small_224": ROW | dict(hub="Zetatech/pvt-small-224", references={"transformers": "Zetatech/pvt-small-224"}),

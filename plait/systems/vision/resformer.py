@@ -1,8 +1,9 @@
 """ResFormer: Scaling ViTs with Multi-Resolution Training. Tian et al., 2023. arXiv:2212.00776.
 
-New here: one network for many picture sizes. Positions change smoothly with the size: a map of sines that spans the whole picture whatever
-its size, refined by a convolution, is added to the patches, and in every layer a small convolution over the values, one for all heads,
-tells each token of its neighbours. Each batch is read at several resolutions, and each one learns from the features of the one before.
+New here: one network for many picture sizes. Positions change smoothly with the size: a map of sines that spans the
+whole picture whatever its size, refined by a convolution, is added to the patches, and in every layer a small
+convolution over the values, one for all heads, tells each token of its neighbours. Each batch is read at several
+resolutions, and each one learns from the features of the one before.
 
 Differs: pictures need not be square. `losses` is the training objective; `plait fit` trains at one resolution.
 """
@@ -32,7 +33,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class GlobalPositions(nn.Module):
-    """Adds to the tokens of a grid what a convolution makes of sines of row and column, which go round once over the whole grid."""
+    """Adds to the tokens of a grid what a convolution makes of sines of row and column, which go round once over the
+    whole grid."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -40,14 +42,16 @@ class GlobalPositions(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         rows, columns = (
-            waves(torch.arange(1, n + 1, device=t.x.device) * (2 * math.pi / (n + 1e-6)), self.width // 2) for n in t.grid
+            waves(torch.arange(1, n + 1, device=t.x.device) * (2 * math.pi / (n + 1e-6)), self.width // 2)
+            for n in t.grid
         )  # (side, D/2)
         x = torch.cat([rows[:, None].expand(-1, t.grid[1], -1), columns.expand(t.grid[0], -1, -1)], 2)  # (h, w, D)
-        return t.put(x=t.x + self.refine(x.permute(2, 0, 1)[None]).flatten(2).mT)
+        return t.replace(x=t.x + self.refine(x.permute(2, 0, 1)[None]).flatten(2).mT)
 
 
 class LocalAttention(nn.Module):
-    """Self-attention, plus a 3 x 3 convolution over the values of the grid, the same for every head: Tokens (B, 1 + N, D) -> the same."""
+    """Self-attention, plus a 3 x 3 convolution over the values of the grid, the same for every head: Tokens (B, 1 + N,
+    D) -> the same."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -64,10 +68,10 @@ class LocalAttention(nn.Module):
         d, qkv = t.x.shape[2], self.qkv(t.x)
         q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
         y = attend(q, k, v).transpose(1, 2).flatten(2)
-        places = to_map(t.put(x=qkv[..., 2 * d :]))  # (B, D, h, w)
+        places = to_map(t.replace(x=qkv[..., 2 * d :]))  # (B, D, h, w)
         weight, bias = self.near.weight.repeat(self.heads, 1, 1, 1), self.near.bias.repeat(self.heads)
         near = F.conv2d(places, weight, bias, padding=1, groups=d).flatten(2).mT
-        return t.put(x=self.out(y + F.pad(near, (0, 0, t.head, 0))))
+        return t.replace(x=self.out(y + F.pad(near, (0, 0, t.prefix, 0))))
 
 
 class ResFormer(Backbone):
@@ -76,9 +80,16 @@ class ResFormer(Backbone):
     def __init__(self, *, patch=16, width, depth=12, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.stem, self.positions, self.cls = PatchTokens(width, patch), GlobalPositions(width), nn.Parameter(torch.empty(1, 1, width))
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, mix=LocalAttention, drop_path=drop_path))
-        self.stack.blocks[-1].mix.f.near.requires_grad_(False)  # what it tells the patches nobody reads: only the class token is pooled
+        self.stem, self.positions, self.cls = (
+            PatchTokens(width, patch),
+            GlobalPositions(width),
+            nn.Parameter(torch.empty(1, 1, width)),
+        )
+        self.stack = Stack(
+            *pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, mix=LocalAttention, drop_path=drop_path)
+        )
+        # what it tells the patches nobody reads: only the class token is pooled
+        self.stack.blocks[-1].mix.f.near.requires_grad_(False)
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -95,16 +106,21 @@ class ResFormer(Backbone):
 
 
 def losses(model: ResFormer, pictures: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:
-    """What is to be made small: the same batch at several resolutions, largest first, [(B, 3, H_i, W_i)], and its classes (B,).
+    """What is to be made small: the same batch at several resolutions, largest first, [(B, 3, H_i, W_i)], and its
+    classes (B,).
 
-    "classes": the mean cross-entropy over the resolutions. "consistency": how far each one's pooled features are (smooth L1) from those of
-    the one before, whitened, which teach and learn nothing from it; the mean over the resolutions.
+    "classes": the mean cross-entropy over the resolutions. "consistency": how far each one's pooled features are
+    (smooth L1) from those of the one before, whitened, which teach and learn nothing from it; the mean over the
+    resolutions.
     """
     features = [model.pool(model.tokens(x)) for x in pictures]
     teachers = [F.layer_norm(f.detach(), f.shape[-1:], eps=1e-6) for f in features]
     apart = [F.smooth_l1_loss(f, teacher) for f, teacher in zip(features[1:], teachers)]
     classes = [F.cross_entropy(model.head(f), target) for f in features]
-    return {"classes": torch.stack(classes).mean(), "consistency": sum(apart, features[0].new_zeros(())) / len(features)}
+    return {
+        "classes": torch.stack(classes).mean(),
+        "consistency": sum(apart, features[0].new_zeros(())) / len(features),
+    }
 
 
 MODEL = ResFormer

@@ -1,10 +1,13 @@
-"""Searching the Search Space of Vision Transformer (S3, AutoFormerV2). Chen, Wu, Ni, Peng, Liu, Fu, Chao, Ling, 2021. arXiv:2111.14725.
+"""Searching the Search Space of Vision Transformer (S3, AutoFormerV2). Chen, Wu, Ni, Peng, Liu, Fu, Chao, Ling, 2021.
+arXiv:2111.14725.
 
-New here: not only the network is searched but the space that it is searched in. Of every stage the depth and the width, of every layer the
-heads, the feed-forward's width and the window may differ; smaller nets are trained as leading slices of the largest, and a dimension whose
-samples err is moved before the search goes on. What comes out are Swin's layers with windows that cover a whole late stage.
+New here: not only the network is searched but the space that it is searched in. Of every stage the depth and the width,
+of every layer the heads, the feed-forward's width and the window may differ; smaller nets are trained as leading slices
+of the largest, and a dimension whose samples err is moved before the search goes on. What comes out are Swin's layers
+with windows that cover a whole late stage.
 
-Differs: grids are filled up with zeros instead of being refused; the search itself is left out, what it slices (`subnet`) is here.
+Differs: grids are filled up with zeros instead of being refused; the search itself is left out, what it slices
+(`subnet`) is here.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ PIECES = {r".*\.qkv\..*": (3, 1), r"stages\.\d+\.0\.norm\..*": (4,), r"stages\.\
 class S3(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K).
 
-    widths, depths: of each stage. heads, windows, ratios: for each stage one for all of its layers, or a tuple with one for each. A window
-    is given by its side, the ratio is the feed-forward's width in widths.
+    widths, depths: of each stage. heads, windows, ratios: for each stage one for all of its layers, or a tuple with one
+    for each. A window is given by its side, the ratio is the feed-forward's width in widths.
     """
 
-    def __init__(self, *, patch=4, widths, depths, heads, windows, ratios=(4, 4, 4, 4), num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, patch=4, widths, depths, heads, windows, ratios=(4, 4, 4, 4), num_classes=1000, drop_path=0.0
+    ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
         for s, (width, depth) in enumerate(zip(widths, depths)):
@@ -50,7 +55,8 @@ def each(choice: float | tuple, depth: int) -> tuple:
 
 
 def block(width: int, plan: tuple[int, int, float], shifted: bool, drop: float) -> Block:
-    """One pre-norm layer of Swin with its own (heads, window, ratio); queries, keys and values are as wide as the heads are many."""
+    """One pre-norm layer of Swin with its own (heads, window, ratio); queries, keys and values are as wide as the heads
+    are many."""
     heads, window, ratio = plan
     mix = (ShiftedWindowAttention if shifted else WindowAttention)(HEAD * heads, heads, (window, window))
     mix.qkv, mix.out = nn.Linear(width, 3 * HEAD * heads), nn.Linear(HEAD * heads, width)
@@ -66,17 +72,25 @@ def merge(width: int, out: int) -> Merge:
 
 
 def subnet(supernet: nn.Module, small: nn.Module, pieces: dict[str, tuple[int, ...]] = PIECES) -> dict[str, Tensor]:
-    """The parameters of `small` as leading slices of those of `supernet`, built alike but nowhere smaller, with the same windows.
+    """The parameters of `small` as leading slices of those of `supernet`, built alike but nowhere smaller, with the
+    same windows.
 
-    `torch.func.functional_call(small, subnet(supernet, small), pictures)` runs the slice; its gradients reach the supernet, all of whose
-    subnets so share their weights. `small` may be on the meta device. pieces: for keys that match a pattern, of how many equal pieces each
+    `torch.func.functional_call(small, subnet(supernet, small), pictures)` runs the slice; its gradients reach the
+    supernet, all of whose subnets so share their weights. `small` may be on the meta device. pieces: for keys that
+    match a pattern, of how many equal pieces each
     dimension consists: the slice leads in every one. Raises ValueError where `small` is larger.
     """
     found, large = {}, dict(supernet.named_parameters())
     for name, wanted in small.named_parameters():
         x = large.get(name)
-        if x is None or any(a > b for a, b in zip(wanted.shape, x.shape)) or (name.endswith("bias.table") and len(x) != len(wanted)):
-            raise ValueError(f"{name} {tuple(wanted.shape)} is no slice of the supernet: expected a net nowhere larger, with its windows")
+        if (
+            x is None
+            or any(a > b for a, b in zip(wanted.shape, x.shape))
+            or (name.endswith("bias.table") and len(x) != len(wanted))
+        ):
+            raise ValueError(
+                f"{name} {tuple(wanted.shape)} is no slice of the supernet: expected a net nowhere larger, with its windows"
+            )
         counts = next((c for pattern, c in pieces.items() if re.fullmatch(pattern, name)), ())
         for dim, size in enumerate(wanted.shape):
             count = counts[dim] if dim < len(counts) else 1
@@ -92,7 +106,9 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(patch=2, widths=(32, 64), depths=(2, 2), heads=(1, 2), windows=(4, (8, 4)), ratios=((2, 1.5), 1), num_classes=10),
+    "toy": dict(
+        patch=2, widths=(32, 64), depths=(2, 2), heads=(1, 2), windows=(4, (8, 4)), ratios=((2, 1.5), 1), num_classes=10
+    ),
     "nano": dict(patch=2, widths=(32, 64, 128), depths=(2, 2, 4), heads=(1, 2, 4), windows=(4, 4, 8), drop_path=0.1),
     "tiny": S3_NET | dict(depths=(2, 2, 6, 2), windows=(7, 7, 14, 7), drop_path=0.1),
     "small": S3_NET | dict(depths=(2, 2, 18, 2), windows=(14, 14, 14, 7), drop_path=0.1),

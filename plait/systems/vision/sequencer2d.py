@@ -1,7 +1,8 @@
 """Sequencer: Deep LSTM for Image Classification. Tatsunami, Taki, 2022. arXiv:2205.01972.
 
-New here: LSTMs in attention's place. In each layer one bidirectional LSTM reads every column, another every row, and a linear layer joins
-what both say, so that a token hears of its column and its row, and after two layers of all. Any picture size is read as trained.
+New here: LSTMs in attention's place. In each layer one bidirectional LSTM reads every column, another every row, and a
+linear layer joins what both say, so that a token hears of its column and its row, and after two layers of all. Any
+picture size is read as trained.
 
 Differs: nothing but the rates of stochastic depth, which grow with depth.
 """
@@ -26,8 +27,8 @@ NAMES = [f"{kind}_{side}_l0{way}" for way in ("", "_reverse") for kind in ("weig
 
 
 class LSTM(nn.Module):
-    """A bidirectional LSTM, (B, N, D) -> (B, N, 2 hidden). Its parameters have the names of torch's module, which does not compile whole,
-    where its function does."""
+    """A bidirectional LSTM, (B, N, D) -> (B, N, 2 hidden). Its parameters have the names of torch's module, which does
+    not compile whole, where its function does."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -58,27 +59,38 @@ class BiLSTM2D(nn.Module):
         x, (h, w) = t.x.unflatten(1, t.grid), t.grid  # (B, h, w, D)
         down = self.down(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, w)).transpose(1, 2)
         across = self.across(x.flatten(0, 1)).unflatten(0, (-1, h))
-        return t.put(x=self.out(torch.cat([down, across], -1)).flatten(1, 2))
+        return t.replace(x=self.out(torch.cat([down, across], -1)).flatten(1, 2))
 
 
 class Sequencer2D(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K).
 
-    patches, widths, depths, hiddens: of each stage, how many pixels or tokens a side become one, its width, its layers, its LSTMs' width.
+    patches, widths, depths, hiddens: of each stage, how many pixels or tokens a side become one, its width, its layers,
+    its LSTMs' width.
     """
 
     attends = False
-    multiple = None  # every size is read that divides by the patches, but a program that was exported keeps its own: lengths are unrolled
+    # every size is read that divides by the patches, but a program that was exported keeps its own: lengths are
+    # unrolled
+    multiple = None
 
     def __init__(
-        self, *, patches=(7, 2, 1, 1), widths=(192, 384, 384, 384), depths, hiddens=(48, 96, 96, 96), num_classes=1000, drop_path=0.0
+        self,
+        *,
+        patches=(7, 2, 1, 1),
+        widths=(192, 384, 384, 384),
+        depths,
+        hiddens=(48, 96, 96, 96),
+        num_classes=1000,
+        drop_path=0.0,
     ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
 
         def block(width: int, hidden: int) -> Block:
             rate = next(rates)
             return Block(
-                Pre(Norm(width), BiLSTM2D(width, hidden), DropPath(rate)), Pre(Norm(width), FeedForward(width, 3 * width), DropPath(rate))
+                Pre(Norm(width), BiLSTM2D(width, hidden), DropPath(rate)),
+                Pre(Norm(width), FeedForward(width, 3 * width), DropPath(rate)),
             )
 
         def stage(i: int) -> nn.Module:
@@ -94,13 +106,19 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(patches=(4, 2, 1, 1), widths=(16, 24, 24, 24), depths=(1, 1, 1, 1), hiddens=(4, 6, 6, 6), num_classes=10),
-    "nano": dict(patches=(4, 2, 1, 1), widths=(64, 128, 128, 128), depths=(2, 2, 4, 2), hiddens=(16, 32, 32, 32), drop_path=0.1),
+    "toy": dict(
+        patches=(4, 2, 1, 1), widths=(16, 24, 24, 24), depths=(1, 1, 1, 1), hiddens=(4, 6, 6, 6), num_classes=10
+    ),
+    "nano": dict(
+        patches=(4, 2, 1, 1), widths=(64, 128, 128, 128), depths=(2, 2, 4, 2), hiddens=(16, 32, 32, 32), drop_path=0.1
+    ),
     "s": dict(depths=(4, 3, 8, 3)),
     "m": dict(depths=(4, 3, 14, 3)),
     "l": dict(depths=(8, 8, 16, 4)),
 }
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "s": TIMM | dict(hub="timm/sequencer2d_s.in1k", references={"timm": "sequencer2d_s"}),
     "m": TIMM | dict(hub="timm/sequencer2d_m.in1k", references={"timm": "sequencer2d_m"}),

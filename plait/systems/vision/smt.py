@@ -1,8 +1,10 @@
 """Scale-Aware Modulation Meet Transformer. Lin, Wu, Chen, Huang, Jin, 2023. arXiv:2307.08579.
 
-New here: from modulation to attention as the maps get smaller. Early layers multiply each token by a summary of its neighbours at four
-scales: the channels are shared out to depthwise convolutions of 3, 5, 7 and 9, whose answers are regrouped, one of each scale, and mixed
-by cheap projections. In the third stage such layers and attention take turns; the last stage only attends.
+New here: from modulation to attention as the maps get smaller. Early layers multiply each token by a summary of its
+neighbours at four
+scales: the channels are shared out to depthwise convolutions of 3, 5, 7 and 9, whose answers are regrouped, one of each
+scale, and mixed by cheap projections. In the third stage such layers and attention take turns; the last stage only
+attends.
 
 Differs: queries, keys and values come from one product.
 """
@@ -39,18 +41,24 @@ class Modulation(nn.Module):
         share = width // len(KERNELS)
         self.value, self.seen, self.out = (nn.Linear(width, width) for _ in range(3))
         self.scales = nn.ModuleList(depthwise(share, k) for k in KERNELS)
-        mix = nn.Conv2d(width, 2 * width, 1, groups=share), nn.BatchNorm2d(2 * width), nn.GELU(), Pointwise(2 * width, width)
+        mix = (
+            nn.Conv2d(width, 2 * width, 1, groups=share),
+            nn.BatchNorm2d(2 * width),
+            nn.GELU(),
+            Pointwise(2 * width, width),
+        )
         self.mix = OnMap(nn.Sequential(*mix))
 
     def forward(self, t: Tokens) -> Tokens:
         shares = self.seen(t.x).chunk(len(KERNELS), 2)
-        seen = [scale(t.put(x=share)).x for scale, share in zip(self.scales, shares)]
+        seen = [scale(t.replace(x=share)).x for scale, share in zip(self.scales, shares)]
         seen = torch.stack(seen, 3).flatten(2)  # regrouped: one channel of each scale side by side
-        return t.put(x=self.out(self.mix(t.put(x=seen)).x * self.value(t.x)))
+        return t.replace(x=self.out(self.mix(t.replace(x=seen)).x * self.value(t.x)))
 
 
 class LocalAttention(nn.Module):
-    """Self-attention, to which a depthwise convolution of the values is added: Tokens of a grid (B, N, D) -> the same."""
+    """Self-attention, to which a depthwise convolution of the values is added: Tokens of a grid (B, N, D) -> the
+    same."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -61,8 +69,8 @@ class LocalAttention(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         qkv = self.qkv(t.x)
         q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
-        near = self.near(t.put(x=qkv.chunk(3, 2)[2])).x
-        return t.put(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2) + near))
+        near = self.near(t.replace(x=qkv.chunk(3, 2)[2])).x
+        return t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2) + near))
 
 
 class ConvFeed(nn.Module):
@@ -70,16 +78,23 @@ class ConvFeed(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.up, self.near, self.act, self.down = nn.Linear(width, hidden), depthwise(hidden, 3), nn.GELU(), nn.Linear(hidden, width)
+        self.up, self.near, self.act, self.down = (
+            nn.Linear(width, hidden),
+            depthwise(hidden, 3),
+            nn.GELU(),
+            nn.Linear(hidden, width),
+        )
 
     def forward(self, t: Tokens) -> Tokens:
-        y = t.put(x=self.up(t.x))
-        return t.put(x=self.down(self.act(y.x + self.near(y).x)))
+        y = t.replace(x=self.up(t.x))
+        return t.replace(x=self.down(self.act(y.x + self.near(y).x)))
 
 
 def block(width: int, mix: nn.Module, ratio: int, drop: float) -> Block:
     """One pre-norm layer."""
-    return Block(mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), ConvFeed(width, ratio * width), DropPath(drop)))
+    return Block(
+        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), ConvFeed(width, ratio * width), DropPath(drop))
+    )
 
 
 class NormTokens(nn.Module):
@@ -90,11 +105,12 @@ class NormTokens(nn.Module):
         self.norm = Norm(width)
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.norm(t.x))
+        return t.replace(x=self.norm(t.x))
 
 
 class SMT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). heads: of the third and the fourth stage; kernel: of the stem's first convolution.
+    """Pictures (B, 3, H, W) -> logits (B, K). heads: of the third and the fourth stage; kernel: of the stem's first
+    convolution.
 
     Each stage ends in its norm, so there is none after the last.
     """
@@ -108,7 +124,11 @@ class SMT(Pyramid):
             blocks = Stack(*(block(width, mix, ratio, next(rates)) for mix in mixers))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], width, 3, 2, 1), LayerNorm2d(width)) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(nn.Sequential(blocks, NormTokens(width)))))
-        first = ConvNorm(3, widths[0], kernel, 2, act=Relu), nn.Conv2d(widths[0], widths[0], 2, 2), LayerNorm2d(widths[0])
+        first = (
+            ConvNorm(3, widths[0], kernel, 2, act=Relu),
+            nn.Conv2d(widths[0], widths[0], 2, 2),
+            LayerNorm2d(widths[0]),
+        )
         super().__init__(nn.Sequential(ChannelsLast(), *first), stages, nn.Identity(), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:
@@ -162,7 +182,10 @@ def stage(s: int) -> list[Rule]:
         Rename(f"{layer}.norm1.{{p}}", f"{mine}.mix.norm.{{p}}"),
         Rename(f"{layer}.attn.v.{{p}}", f"{mine}.mix.f.value.{{p}}"),
         Rename(f"{layer}.attn.s.{{p}}", f"{mine}.mix.f.seen.{{p}}"),
-        *(Rename(f"{layer}.attn.local_conv_{n + 1}.{{p}}", f"{mine}.mix.f.scales.{n}.f.{{p}}") for n in range(len(KERNELS))),
+        *(
+            Rename(f"{layer}.attn.local_conv_{n + 1}.{{p}}", f"{mine}.mix.f.scales.{n}.f.{{p}}")
+            for n in range(len(KERNELS))
+        ),
         Rename(f"{layer}.attn.proj0.{{p}}", f"{mine}.mix.f.mix.f.0.{{p}}"),
         Rename(f"{layer}.attn.bn.{{p}}", f"{mine}.mix.f.mix.f.1.{{p}}"),
         Rename(f"{layer}.attn.proj1.{{p}}", f"{mine}.mix.f.mix.f.3.{{p}}"),

@@ -1,10 +1,13 @@
-"""SpectFormer: Frequency and Attention is what you need in a Vision Transformer. Patro, Namboodiri, Agneeswaran, 2023. arXiv:2304.06446.
+"""SpectFormer: Frequency and Attention is what you need in a Vision Transformer. Patro, Namboodiri, Agneeswaran, 2023.
+arXiv:2304.06446.
 
-New here: filters first, attention later. Early layers multiply the frequencies of the whole map by a learned complex number for each
-frequency and channel; later ones attend. There is a plain form, of one resolution, and a hierarchy (`h_`), whose first two stages filter.
+New here: filters first, attention later. Early layers multiply the frequencies of the whole map by a learned complex
+number for each frequency and channel; later ones attend. There is a plain form, of one resolution, and a hierarchy
+(`h_`), whose first two stages filter.
 
-Differs: other picture sizes are read, with filters and positions resampled. The heads of `b` are 64 wide as in the other plain sizes: those
-of the public code do not divide its width. The logits of the hierarchy add half of the best answer of any place, in training as well.
+Differs: other picture sizes are read, with filters and positions resampled. The heads of `b` are 64 wide as in the
+other plain sizes: those of the public code do not divide its width. The logits of the hierarchy add half of the best
+answer of any place, in training as well.
 """
 
 from __future__ import annotations
@@ -48,17 +51,21 @@ class SpectralGate(nn.Module):
         high, wide = t.grid
         gain = self.filter
         if not numbers(high, wide) or t.grid != self.grid:
-            gain = F.interpolate(gain.permute(3, 2, 0, 1), size=(high, wide // 2 + 1), mode="bilinear", align_corners=True)
+            gain = F.interpolate(
+                gain.permute(3, 2, 0, 1), size=(high, wide // 2 + 1), mode="bilinear", align_corners=True
+            )
             gain = gain.permute(2, 3, 1, 0).contiguous()
-        waves = torch.fft.rfft2(t.x.float().unflatten(1, t.grid), dim=(1, 2), norm="ortho") * torch.view_as_complex(gain)
-        return t.put(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
+        waves = torch.fft.rfft2(t.x.float().unflatten(1, t.grid), dim=(1, 2), norm="ortho") * torch.view_as_complex(
+            gain
+        )
+        return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
 
 
 class ConvolvedFeed(ConvFeed):
     """A feed-forward step whose wide space passes through a depthwise convolution."""
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.down(self.act(self.near(t.put(x=self.up(t.x))).x)))
+        return t.replace(x=self.down(self.act(self.near(t.replace(x=self.up(t.x))).x)))
 
 
 class Ask(nn.Module):
@@ -66,25 +73,42 @@ class Ask(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
-        self.norm, self.look, self.feed = Norm(width), CrossAttention(width, heads), Pre(Norm(width), FeedForward(width, hidden))
+        self.norm, self.cross, self.feed = (
+            Norm(width),
+            CrossAttention(width, heads),
+            Pre(Norm(width), FeedForward(width, hidden)),
+        )
 
     def forward(self, t: Tokens) -> Tensor:
         first = mean(t)[:, None]
         seen = self.norm(torch.cat([first, t.x], 1))
-        return self.feed(Tokens(first + self.look(Tokens(seen[:, :1]), Tokens(seen)).x)).x[:, 0]
+        return self.feed(Tokens(first + self.cross(Tokens(seen[:, :1]), Tokens(seen)).x)).x[:, 0]
 
 
 class SpectFormer(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K).
 
-    image: the (H, W) that filters and positions are learned for. patch: the side of the plain form's patches; None: the hierarchy, which
-    starts with convolutions of `thin` channels. spectral: how many of each stage's layers filter, the first ones; ratios: feed-forward
-    widths in widths.
+    image: the (H, W) that filters and positions are learned for. patch: the side of the plain form's patches; None: the
+    hierarchy, which starts with convolutions of `thin` channels. spectral: how many of each stage's layers filter, the
+    first ones; ratios: feed-forward widths in widths.
     """
 
     classifier = ("head.", "aux.")
 
-    def __init__(self, *, image=(224, 224), patch=None, thin=32, widths, depths, spectral, heads, ratios, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self,
+        *,
+        image=(224, 224),
+        patch=None,
+        thin=32,
+        widths,
+        depths,
+        spectral,
+        heads,
+        ratios,
+        num_classes=1000,
+        drop_path=0.0,
+    ):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, grid, last = [], tuple(-(-side // (patch or 4)) for side in image), len(widths) - 1
         for s, (d, depth) in enumerate(zip(widths, depths)):
@@ -99,7 +123,9 @@ class SpectFormer(Pyramid):
                 else:
                     blocks.append(Block(Pre(Norm(d), mix, drop), Pre(Norm(d), feed, drop)))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), LayerNorm2d(d)) if s else nn.Identity()
-            around = (GridPositions(grid, d), Stack(*blocks)) if patch else (Stack(*blocks), *[NormTokens(d)] * (s < last))
+            around = (
+                (GridPositions(grid, d), Stack(*blocks)) if patch else (Stack(*blocks), *[NormTokens(d)] * (s < last))
+            )
             stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*around))))
         if patch:
             stem = (CrossScale(3, widths[0], (patch,)),)
@@ -112,7 +138,7 @@ class SpectFormer(Pyramid):
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the normed tokens, or the norm of what the mean token has learnt by asking."""
-        return mean(t.put(x=self.norm(t.x))) if self.ask is None else self.norm(self.ask(t))
+        return mean(t.replace(x=self.norm(t.x))) if self.ask is None else self.norm(self.ask(t))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         t = self.tokens(x)
@@ -128,17 +154,49 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(1, 1), heads=(2, 4), ratios=(2, 2), num_classes=10),
-    "nano": dict(image=(64, 64), thin=16, widths=(32, 64, 128), depths=(2, 2, 3), spectral=(2, 2, 0), heads=(1, 2, 4), ratios=(4, 4, 3)),
+    "toy": dict(
+        image=(32, 32),
+        thin=8,
+        widths=(16, 32),
+        depths=(1, 2),
+        spectral=(1, 1),
+        heads=(2, 4),
+        ratios=(2, 2),
+        num_classes=10,
+    ),
+    "nano": dict(
+        image=(64, 64),
+        thin=16,
+        widths=(32, 64, 128),
+        depths=(2, 2, 3),
+        spectral=(2, 2, 0),
+        heads=(1, 2, 4),
+        ratios=(4, 4, 3),
+    ),
     "ti": PLAIN | dict(widths=(256,), depths=(12,), heads=(4,)),
     "xs": PLAIN | dict(widths=(384,), depths=(12,), heads=(6,)),
     "s": PLAIN | dict(widths=(384,), depths=(19,), heads=(6,), drop_path=0.15),
     "b": PLAIN | dict(widths=(512,), depths=(19,), heads=(8,), drop_path=0.25),
-    "h_s": TREE | dict(widths=(64, 128, 320, 448), depths=(3, 4, 6, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1),
+    "h_s": TREE
+    | dict(widths=(64, 128, 320, 448), depths=(3, 4, 6, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1),
     "h_b": TREE
-    | dict(thin=64, widths=(64, 128, 320, 512), depths=(3, 4, 12, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 16), drop_path=0.1),
+    | dict(
+        thin=64,
+        widths=(64, 128, 320, 512),
+        depths=(3, 4, 12, 3),
+        spectral=(3, 4, 0, 0),
+        heads=(2, 4, 10, 16),
+        drop_path=0.1,
+    ),
     "h_l": TREE
-    | dict(thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3), spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16), drop_path=0.3),
+    | dict(
+        thin=64,
+        widths=(96, 192, 384, 512),
+        depths=(3, 6, 18, 3),
+        spectral=(3, 6, 0, 0),
+        heads=(3, 6, 12, 16),
+        drop_path=0.3,
+    ),
 }
 
 WEIGHTS = {
@@ -163,7 +221,11 @@ PLAIN_BLOCK = "stages.0.1.f.1.blocks.{i}"
 def stage(s: int) -> list[Rule]:
     theirs, ours = f"block{s + 1}.{{i}}", f"stages.{s}.1.f.0.blocks.{{i}}"
     return [
-        *(Rename(f"patch_embed{s + 1}.{name}.{{p}}", f"stages.{s}.0.{n}.{{p}}") for n, name in enumerate(("proj", "norm")) if s),
+        *(
+            Rename(f"patch_embed{s + 1}.{name}.{{p}}", f"stages.{s}.0.{n}.{{p}}")
+            for n, name in enumerate(("proj", "norm"))
+            if s
+        ),
         Rename(f"{theirs}.attn.complex_weight", f"{ours}.mix.f.filter"),
         fused(f"{theirs}.attn", f"{ours}.mix.f"),
         Rename(f"{theirs}.mlp.dwconv.dwconv.{{p}}", f"{ours}.feed.f.near.f.{{p}}"),
@@ -174,17 +236,20 @@ def stage(s: int) -> list[Rule]:
 
 RULES = {
     "official": [
-        Rule(tuple(f"blocks.{{i}}.{n}" for n in FILTERED), tuple(f"{PLAIN_BLOCK}.mix.f.{n}" for n in FILTERED.values())),
+        Rule(
+            tuple(f"blocks.{{i}}.{n}" for n in FILTERED), tuple(f"{PLAIN_BLOCK}.mix.f.{n}" for n in FILTERED.values())
+        ),
         *timm_blocks("blocks.{i}", PLAIN_BLOCK),
         Rename("patch_embed.proj.{p}", "stem.1.eyes.0.{p}"),
         Rename("pos_embed", "stages.0.1.f.0.table"),
         *(Rename(f"patch_embed1.conv.{3 * n}.weight", f"stem.{n + 1}.conv.weight") for n in range(3)),
         *(Rename(f"patch_embed1.conv.{3 * n + 1}.{{p}}", f"stem.{n + 1}.norm.{{p}}") for n in range(3)),
         *(Rename(f"patch_embed1.{name}.{{p}}", f"stem.{n}.{{p}}") for n, name in ((4, "proj"), (5, "norm"))),
-        Rule(("post_network.0.norm1.{p}", "norm4.{p}"), ("ask.norm.{p}", "norm.{p}")),  # together: a plain model has the second only
+        # together: a plain model has the second only
+        Rule(("post_network.0.norm1.{p}", "norm4.{p}"), ("ask.norm.{p}", "norm.{p}")),
         *(rule for s in range(4) for rule in stage(s)),
-        Rename("post_network.0.attn.proj.{p}", "ask.look.out.{p}"),
-        Rename("post_network.0.attn.{q}.{p}", "ask.look.{q}.{p}"),
+        Rename("post_network.0.attn.proj.{p}", "ask.cross.out.{p}"),
+        Rename("post_network.0.attn.{q}.{p}", "ask.cross.{q}.{p}"),
         Rename("post_network.0.norm2.{p}", "ask.feed.norm.{p}"),
         Rename("post_network.0.mlp.fc1.{p}", "ask.feed.f.up.{p}"),
         Rename("post_network.0.mlp.fc2.{p}", "ask.feed.f.down.{p}"),

@@ -1,11 +1,13 @@
 """Sliced Recursive Transformer. Shen, Liu, Xing, 2021. arXiv:2111.05297.
 
-New here: depth without parameters. Every block runs twice or more in a row; between its loops stands a small feed-forward step of its own,
-and every residual weighs both of its sides. What the loops cost, attention in slices saves: tokens attend within groups of neighbours in
-one loop and within fewer groups of scattered tokens in the next, after which they return to their places.
+New here: depth without parameters. Every block runs twice or more in a row; between its loops stands a small
+feed-forward step of its own, and every residual weighs both of its sides. What the loops cost, attention in slices
+saves: tokens attend within groups of neighbours in one loop and within fewer groups of scattered tokens in the next,
+after which they return to their places.
 
-Differs: in evaluation tokens are scattered by dealing them out to the groups in turn, where the official code draws at random and so never
-answers the same twice; in training they are drawn. Stochastic depth drops slices of a picture. Other picture sizes are read.
+Differs: in evaluation tokens are scattered by dealing them out to the groups in turn, where the official code draws at
+random and so never answers the same twice; in training they are drawn. Stochastic depth drops slices of a picture.
+Other picture sizes are read.
 """
 
 from __future__ import annotations
@@ -42,19 +44,22 @@ class Weighed(nn.Module):
         nn.init.ones_(self.add)
 
     def forward(self, t: Tokens) -> Tokens:
-        y = self.f(t.put(x=self.norm(t.x))).x
-        return t.put(x=t.x * self.stay + (y if self.after is None else self.after(y)) * self.add)
+        y = self.f(t.replace(x=self.norm(t.x))).x
+        return t.replace(x=t.x * self.stay + (y if self.after is None else self.after(y)) * self.add)
 
 
 def dealt(places: Tensor, groups: int) -> Tensor:
-    """(N,) in the order in which they lie when they are dealt out to the groups in turn; N is a multiple of `groups`."""
+    """(N,) in the order in which they lie when they are dealt out to the groups in turn; N is a multiple of
+    `groups`."""
     return places.view(-1, groups).T.flatten()
 
 
 class Recursion(nn.Module):
-    """One block, run in a loop for each of `groups` and followed by the step that is that loop's own: Tokens (B, N, D) -> the same.
+    """One block, run in a loop for each of `groups` and followed by the step that is that loop's own: Tokens (B, N, D)
+    -> the same.
 
-    groups: into how many slices each loop cuts the tokens. In the first a slice is a run of neighbours, later it takes tokens from
+    groups: into how many slices each loop cuts the tokens. In the first a slice is a run of neighbours, later it takes
+    tokens from
     everywhere: drawn in training, dealt out in evaluation. N is a multiple of each.
     """
 
@@ -68,22 +73,23 @@ class Recursion(nn.Module):
         return t
 
     def sliced(self, t: Tokens, groups: int, scatter: bool) -> Tokens:
-        """The block in slices, each a row, all put back where they were. Gathered: a program for all pictures cannot divide N."""
+        """The block in slices, each a row, all put back where they were. Gathered: a program for all pictures cannot
+        divide N."""
         (b, n, d), size = t.x.shape, t.x.shape[1] // groups
         order = torch.arange(groups * size, device=t.x.device)
         back = order.new_zeros(n)
         if scatter:
             order = torch.randperm(n, device=t.x.device) if self.training else dealt(order, groups)
         y = self.block(Tokens(t.x.index_select(1, order).view(b * groups, size, d))).x.view(b, groups * size, d)
-        return t.put(x=y.index_select(1, back.index_copy(0, order, torch.arange(groups * size, device=t.x.device))))
+        return t.replace(x=y.index_select(1, back.index_copy(0, order, torch.arange(groups * size, device=t.x.device))))
 
 
 class SReT(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K).
 
-    image: the (H, W) that positions are learned for. head: width of a head. blocks: how many there are in each stage. groups: for each
-    stage the number of slices in every loop, so as many as there are loops. ratio, between: feed-forward widths in widths, in blocks and
-    between.
+    image: the (H, W) that positions are learned for. head: width of a head. blocks: how many there are in each stage.
+    groups: for each stage the number of slices in every loop, so as many as there are loops. ratio, between:
+    feed-forward widths in widths, in blocks and between.
     """
 
     def __init__(
@@ -121,7 +127,9 @@ class SReT(Pyramid):
         stem.append(OnTokens(GridPositions((image[0] // 8, image[1] // 8), first)))
         super().__init__(nn.Sequential(*stem), stages, Norm(d), d, num_classes)
         step = 8 * 2 ** (len(widths) - 1)  # then every stage's grid divides into its slices
-        self.multiple = next(m for m in count(step, step) if all((m >> 3 + s) ** 2 % g == 0 for s, gs in enumerate(groups) for g in gs))
+        self.multiple = next(
+            m for m in count(step, step) if all((m >> 3 + s) ** 2 % g == 0 for s, gs in enumerate(groups) for g in gs)
+        )
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the norm of the mean token."""
@@ -136,7 +144,9 @@ TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
-    "toy": dict(image=(32, 32), head=8, heads=(2, 4), blocks=(1, 1), groups=((4, 2), (1, 1)), ratio=1.8, num_classes=10),
+    "toy": dict(
+        image=(32, 32), head=8, heads=(2, 4), blocks=(1, 1), groups=((4, 2), (1, 1)), ratio=1.8, num_classes=10
+    ),
     "nano": dict(image=(64, 64), heads=(2, 4), blocks=(2, 3), groups=((4, 2), (1, 1)), ratio=3),
     "t": dict(),
     "lt": dict(ratio=4),
@@ -194,8 +204,12 @@ STEP = {
 def recursion(i: int) -> list[Rule]:
     """A block of two loops, which the public layout has once for each loop."""
     theirs, ours = "transformers.{s}.blocks", f"stages.{{s}}.1.f.{i}"
-    pairs = [Tied([f"{theirs}.{4 * i}.{a}", f"{theirs}.{4 * i + 2}.{a}"], f"{ours}.block.{b}") for a, b in BLOCK.items()]
-    return pairs + [Rename(f"{theirs}.{4 * i + 1 + 2 * n}.{a}", f"{ours}.steps.{n}.{b}") for n in (0, 1) for a, b in STEP.items()]
+    pairs = [
+        Tied([f"{theirs}.{4 * i}.{a}", f"{theirs}.{4 * i + 2}.{a}"], f"{ours}.block.{b}") for a, b in BLOCK.items()
+    ]
+    return pairs + [
+        Rename(f"{theirs}.{4 * i + 1 + 2 * n}.{a}", f"{ours}.steps.{n}.{b}") for n in (0, 1) for a, b in STEP.items()
+    ]
 
 
 RULES = {

@@ -1,10 +1,12 @@
-"""Swin Transformer: Hierarchical Vision Transformer using Shifted Windows. Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo, 2021. arXiv:2103.14030.
+"""Swin Transformer: Hierarchical Vision Transformer using Shifted Windows. Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo,
+2021. arXiv:2103.14030.
 
-New here: attention inside windows of a few places a side, so that its cost grows with the picture and not with its square; every second
-layer cuts the grid half a window further, so that neighbours who were apart meet. Between stages four neighbours become one.
+New here: attention inside windows of a few places a side, so that its cost grows with the picture and not with its
+square; every second layer cuts the grid half a window further, so that neighbours who were apart meet. Between stages
+four neighbours become one.
 
-Differs: every picture size is read: grids are filled up with zeros below and at the right, as in the authors' code for dense tasks, and a
-side that is one window is not shifted, as in their code for classification.
+Differs: every picture size is read: grids are filled up with zeros below and at the right, as in the authors' code for
+dense tasks, and a side that is one window is not shifted, as in their code for classification.
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ from plait.parts.towers.pyramid import Pyramid
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset: Tokens (B, N, D) -> the same."""
+    """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset: Tokens (B, N, D) -> the
+    same."""
 
     def __init__(self, width: int, heads: int, window: tuple[int, int]):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.window = heads, window
-        self.qkv, self.out, self.bias = nn.Linear(width, 3 * width), nn.Linear(width, width), RelativeBias(window, heads)
+        self.qkv, self.out, self.bias = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+            RelativeBias(window, heads),
+        )
 
     def mix(self, x: Tensor, bias: Tensor) -> Tensor:
         """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
@@ -44,8 +51,8 @@ class WindowAttention(nn.Module):
 
 
 class ShiftedWindowAttention(WindowAttention):
-    """The same with windows that begin half a window further, along each side that has more than one. The grid is a ring: its last windows
-    hold places of both ends, which do not see each other."""
+    """The same with windows that begin half a window further, along each side that has more than one. The grid is a
+    ring: its last windows hold places of both ends, which do not see each other."""
 
     def forward(self, t: Tokens) -> Tokens:
         x = pad_to(t.x.unflatten(1, t.grid), self.window)
@@ -55,12 +62,17 @@ class ShiftedWindowAttention(WindowAttention):
         index = high.places[:, None, :, None] * x.shape[2] + wide.places[None, :, None, :]  # (H/h, W/w, h, w)
         part = 2 * high.behind[:, None, :, None] + wide.behind[None, :, None, :]
         part = part.flatten(2).flatten(0, 1)  # (windows, h w): which end of the ring, or of both
-        bias = self.bias().masked_fill(part[:, None, :, None] != part[:, None, None, :], float("-inf"))  # (windows, H, h w, h w)
+        # (windows, H, h w, h w)
+        bias = self.bias().masked_fill(part[:, None, :, None] != part[:, None, None, :], float("-inf"))
         windows = x.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, (-1, area)).flatten(0, 1)
-        y = self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)).unflatten(0, (x.shape[0], -1)).flatten(1, 2)
+        y = (
+            self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1))
+            .unflatten(0, (x.shape[0], -1))
+            .flatten(1, 2)
+        )
         (row, down), (column, right) = (ring.find(n) for ring, n in zip((high, wide), t.grid))
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.window[1] + right
-        return t.put(x=y.index_select(1, back.flatten()))
+        return t.replace(x=y.index_select(1, back.flatten()))
 
 
 class Ring:
@@ -86,7 +98,11 @@ class PatchMap(nn.Module):
 
     def __init__(self, width: int, patch: int, channels: int = 3, *, eps: float = 1e-5):
         super().__init__()
-        self.last, self.proj, self.norm = ChannelsLast(), nn.Conv2d(channels, width, patch, patch), LayerNorm2d(width, eps=eps)
+        self.last, self.proj, self.norm = (
+            ChannelsLast(),
+            nn.Conv2d(channels, width, patch, patch),
+            LayerNorm2d(width, eps=eps),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to(x.permute(0, 2, 3, 1), self.proj.kernel_size).permute(0, 3, 1, 2)
@@ -107,7 +123,8 @@ class Merge(nn.Module):
 
 
 class Swin(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). width: of the first stage, doubled by each further one; heads: of every stage."""
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). width: of the first stage, doubled by each further one;
+    heads: of every stage."""
 
     def __init__(self, *, patch=4, width, depths, heads, window=7, ratio=4, num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
@@ -122,7 +139,8 @@ class Swin(Pyramid):
 def block(width: int, mix: nn.Module, ratio: int, drop: float) -> Block:
     """One pre-norm layer."""
     return Block(
-        mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)), feed=Pre(nn.LayerNorm(width), FeedForward(width, ratio * width), DropPath(drop))
+        mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)),
+        feed=Pre(nn.LayerNorm(width), FeedForward(width, ratio * width), DropPath(drop)),
     )
 
 
@@ -146,20 +164,35 @@ SIZES = {
     "large_patch4_window12_384": LARGE | dict(window=12),
 }
 
-ROW = dict(file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ROW = dict(
+    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "tiny_patch4_window7_224": ROW
-    | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_tiny_patch4_window7_224"}),
+    | dict(
+        hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_tiny_patch4_window7_224"}
+    ),
     "small_patch4_window7_224": ROW
-    | dict(hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_small_patch4_window7_224"}),
+    | dict(
+        hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_small_patch4_window7_224"}
+    ),
     "base_patch4_window7_224": ROW
-    | dict(hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window7_224"}),
+    | dict(
+        hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window7_224"}
+    ),
     "base_patch4_window12_384": ROW
-    | dict(hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window12_384"}),
+    | dict(
+        hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window12_384"}
+    ),
     "large_patch4_window7_224": ROW
-    | dict(hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window7_224"}),
+    | dict(
+        hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window7_224"}
+    ),
     "large_patch4_window12_384": ROW
-    | dict(hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window12_384"}),
+    | dict(
+        hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k",
+        references={"timm": "swin_large_patch4_window12_384"},
+    ),
 }
 
 THEIRS, OURS = "swin.encoder.layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"
@@ -177,7 +210,10 @@ RULES = {
         Rename("swin.embeddings.patch_embeddings.projection.{p}", "stem.proj.{p}"),
         Rename("swin.embeddings.norm.{p}", "stem.norm.{p}"),
         *(Rename(f"swin.encoder.layers.{s}.downsample.norm.{{p}}", f"stages.{s + 1}.0.norm.{{p}}") for s in range(3)),
-        *(Rename(f"swin.encoder.layers.{s}.downsample.reduction.weight", f"stages.{s + 1}.0.proj.weight") for s in range(3)),
+        *(
+            Rename(f"swin.encoder.layers.{s}.downsample.reduction.weight", f"stages.{s + 1}.0.proj.weight")
+            for s in range(3)
+        ),
         Rename(f"{THEIRS}.layernorm_before.{{p}}", f"{OURS}.mix.norm.{{p}}"),
         Join([f"{THEIRS}.attention.self.{n}.{{p}}" for n in ("query", "key", "value")], f"{OURS}.mix.f.qkv.{{p}}"),
         Rename(f"{THEIRS}.attention.self.relative_position_bias_table", f"{OURS}.mix.f.bias.table"),

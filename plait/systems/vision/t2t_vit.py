@@ -1,12 +1,14 @@
 """Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet. Yuan et al., 2021. arXiv:2101.11986.
 
-New here: tokens are made in steps. Overlapping windows of neighbouring tokens are joined (a soft split), a thin layer mixes the joined
-tokens and makes them narrow again, and the result is a map to be split anew: three splits leave one token for 16 x 16 pixels, each made of
-all that surrounds it. The transformer behind is deep and narrow. The thin layers are a Performer (linear in the tokens, by fixed random
-features) or, in the `t_` sizes, ordinary attention.
+New here: tokens are made in steps. Overlapping windows of neighbouring tokens are joined (a soft split), a thin layer
+mixes the joined
+tokens and makes them narrow again, and the result is a map to be split anew: three splits leave one token for 16 x 16
+pixels, each made of all that surrounds it. The transformer behind is deep and narrow. The thin layers are a Performer
+(linear in the tokens, by fixed random features) or, in the `t_` sizes, ordinary attention.
 
-Differs: dropout in the Performer is left out. Other picture sizes are read, rectangles too. The published weights of 7 to 24 and t_14 to
-t_24 were trained with attention scaled by the width instead of a head's width: those load as "published", which scales their queries.
+Differs: dropout in the Performer is left out. Other picture sizes are read, rectangles too. The published weights of 7
+to 24 and t_14 to t_24 were trained with attention scaled by the width instead of a head's width: those load as
+"published", which scales their queries.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ BareAttention = partial(Attention, qkv_bias=False)
 
 
 class Performer(nn.Module):
-    """Attention by positive random features (arXiv:2009.14794), one head, plus the values themselves: (B, N, C) -> (B, N, E).
+    """Attention by positive random features (arXiv:2009.14794), one head, plus the values themselves: (B, N, C) -> (B,
+    N, E).
 
-    exp(q k) is the mean over fixed random w of exp(w q - q q / 2) exp(w k - k k / 2), so that keys and values are summed once for all
-    queries. E/2 features stand for the mean.
+    exp(q k) is the mean over fixed random w of exp(w q - q q / 2) exp(w k - k k / 2), so that keys and values are
+    summed once for all queries. E/2 features stand for the mean.
     """
 
     def __init__(self, channels: int, width: int):
@@ -59,11 +62,16 @@ class Performer(nn.Module):
 
 
 class Values(nn.Module):
-    """Attention of one head, plus the values themselves: (B, N, C) -> (B, N, E). Scores are scaled by C, as in the authors' code."""
+    """Attention of one head, plus the values themselves: (B, N, C) -> (B, N, E). Scores are scaled by C, as in the
+    authors' code."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        self.scale, self.qkv, self.out = channels**-0.5, nn.Linear(channels, 3 * width, bias=False), nn.Linear(width, width)
+        self.scale, self.qkv, self.out = (
+            channels**-0.5,
+            nn.Linear(channels, 3 * width, bias=False),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part[:, None] for part in self.qkv(x).chunk(3, -1))  # each (B, 1, N, E)
@@ -86,7 +94,8 @@ class Thin(nn.Module):
 
 
 class TokensToToken(nn.Module):
-    """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) with their grid. thin: the layers' width between."""
+    """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) with their grid. thin: the layers' width
+    between."""
 
     def __init__(self, width: int, thin: int, mix: type[nn.Module]):
         super().__init__()
@@ -102,15 +111,20 @@ class TokensToToken(nn.Module):
 
 
 class T2TViT(Backbone):
-    """Pictures (B, 3, H, W), multiples of 16 -> logits (B, K). thin: width of the layers that make the tokens; exact: with ordinary
-    attention there; hidden: the feed-forward's width."""
+    """Pictures (B, 3, H, W), multiples of 16 -> logits (B, K). thin: width of the layers that make the tokens; exact:
+    with ordinary attention there; hidden: the feed-forward's width."""
 
     multiple = 16
 
-    def __init__(self, *, image=(224, 224), thin=64, exact=False, width, depth, heads, hidden, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, image=(224, 224), thin=64, exact=False, width, depth, heads, hidden, num_classes=1000, drop_path=0.0
+    ):
         super().__init__()
         self.width = width
-        self.stem, self.cls = TokensToToken(width, thin, Values if exact else Performer), nn.Parameter(torch.empty(1, 1, width))
+        self.stem, self.cls = (
+            TokensToToken(width, thin, Values if exact else Performer),
+            nn.Parameter(torch.empty(1, 1, width)),
+        )
         self.positions = SequenceWaves(1 + image[0] // 16 * (image[1] // 16), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, mix=BareAttention, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
@@ -156,14 +170,22 @@ SIZES = {
 RELEASE = dict(source="published", licence="bsd-3-clause-clear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "7": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/71.7_T2T_ViT_7.pth.tar"),
-    "10": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/75.2_T2T_ViT_10.pth.tar"),
-    "12": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/76.5_T2T_ViT_12.pth.tar"),
-    "14": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.5_T2T_ViT_14.pth.tar"),
-    "19": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.9_T2T_ViT_19.pth.tar"),
-    "24": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.3_T2T_ViT_24.pth.tar"),
-    "t_14": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.7_T2T_ViTt_14.pth.tar"),
-    "t_19": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.4_T2T_ViTt_19.pth.tar"),
-    "t_24": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.6_T2T_ViTt_24.pth.tar"),
+    "10": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/75.2_T2T_ViT_10.pth.tar"),
+    "12": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/76.5_T2T_ViT_12.pth.tar"),
+    "14": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.5_T2T_ViT_14.pth.tar"),
+    "19": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.9_T2T_ViT_19.pth.tar"),
+    "24": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.3_T2T_ViT_24.pth.tar"),
+    "t_14": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.7_T2T_ViTt_14.pth.tar"),
+    "t_19": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.4_T2T_ViTt_19.pth.tar"),
+    "t_24": RELEASE
+    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.6_T2T_ViTt_24.pth.tar"),
 }
 
 

@@ -1,14 +1,15 @@
 """TiC: Exploring Vision Transformer in Convolution. Zhang, Wang, Bian, Xiong, 2023. arXiv:2310.04134.
 
-New here: attention that is used like a convolution. A kernel slides over the map, and in it the place in the middle asks the others; it may
-be dilated, or depthwise (as many heads as channels). No weight knows the size of the picture, and the cost grows with it, not with its
-square. Two cheap steps widen what a place hears of: before a layer, shares of the channels are rolled away in four directions, so that a
-window holds channels of places around it; between stages the map is pooled.
+New here: attention that is used like a convolution. A kernel slides over the map, and in it the place in the middle
+asks the others; it may be dilated, or depthwise (as many heads as channels). No weight knows the size of the picture,
+and the cost grows with it, not with its square. Two cheap steps widen what a place hears of: before a layer, shares of
+the channels are rolled away in four directions, so that a window holds channels of places around it; between stages the
+map is pooled.
 
-Differs: the authors published the layer, not the net. As in their code, places beyond the edge are keys and values of zero, there are no
-positions, and heads go into the residual unprojected; theirs has one head, and a convolution for a feed-forward step. The net around it
-follows public accounts, not the paper's tables: its sizes, how far channels are rolled (one kernel) and the pooling (the mean of four) are
-decided here.
+Differs: the authors published the layer, not the net. As in their code, places beyond the edge are keys and values of
+zero, there are no positions, and heads go into the residual unprojected; theirs has one head, and a convolution for a
+feed-forward step. The net around it follows public accounts, not the paper's tables: its sizes, how far channels are
+rolled (one kernel) and the pooling (the mean of four) are decided here.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ def around(x: Tensor, kernel: int, dilation: int) -> Tensor:
     """(B, H, W, D) -> (B * H * W, kernel * kernel, D): what stands around each place, zeros beyond the edge."""
     reach = kernel // 2 * dilation
     x = F.pad(x, (0, 0, reach, reach, reach, reach))
-    x = x.unfold(1, 2 * reach + 1, 1).unfold(2, 2 * reach + 1, 1)[..., ::dilation, ::dilation]  # (B, H, W, D, kernel, kernel)
+    # (B, H, W, D, kernel, kernel)
+    x = x.unfold(1, 2 * reach + 1, 1).unfold(2, 2 * reach + 1, 1)[..., ::dilation, ::dilation]
     return x.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(0, 2)
 
 
 class AttentionConv(nn.Module):
-    """Each place attends to the `kernel` x `kernel` places around it, `dilation` apart: Tokens of a grid (B, N, D) -> the same."""
+    """Each place attends to the `kernel` x `kernel` places around it, `dilation` apart: Tokens of a grid (B, N, D) ->
+    the same."""
 
     def __init__(self, width: int, heads: int, kernel: int, dilation: int = 1):
         super().__init__()
@@ -46,12 +49,14 @@ class AttentionConv(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         q, kv = self.qkv(t.x).split([t.x.shape[2], 2 * t.x.shape[2]], 2)
         (q,) = heads_of(q.flatten(0, 1)[:, None], 1, self.heads)  # (B * N, heads, 1, E)
-        k, v = heads_of(around(kv.unflatten(1, t.grid), self.kernel, self.dilation), 2, self.heads)  # (B * N, heads, kernel^2, E)
-        return t.put(x=attend(q, k, v).flatten(1).view_as(t.x))
+        # (B * N, heads, kernel^2, E)
+        k, v = heads_of(around(kv.unflatten(1, t.grid), self.kernel, self.dilation), 2, self.heads)
+        return t.replace(x=attend(q, k, v).flatten(1).view_as(t.x))
 
 
 class Roll(nn.Module):
-    """Quarters of the channels `step` places down, up, right and left, around the edges: Tokens of a grid (B, N, D) -> the same."""
+    """Quarters of the channels `step` places down, up, right and left, around the edges: Tokens of a grid (B, N, D) ->
+    the same."""
 
     def __init__(self, step: int):
         super().__init__()
@@ -60,11 +65,12 @@ class Roll(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         moves = ((self.step, 1), (-self.step, 1), (self.step, 2), (-self.step, 2))
         x = t.x.unflatten(1, t.grid)
-        return t.put(x=torch.cat([part.roll(*move) for part, move in zip(x.chunk(4, 3), moves)], 3).flatten(1, 2))
+        return t.replace(x=torch.cat([part.roll(*move) for part, move in zip(x.chunk(4, 3), moves)], 3).flatten(1, 2))
 
 
 class TiC(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). dilations: of a stage's layers in turn. Every second layer rolls."""
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). dilations: of a stage's layers in turn. Every second layer
+    rolls."""
 
     def __init__(self, *, widths, depths, heads, kernel=5, dilations=(1, 2), num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))

@@ -1,8 +1,10 @@
-"""TinyViT: Fast Pretraining Distillation for Small Vision Transformers. Wu, Zhang, Peng, Liu, Xiao, Fu, Yuan, 2022. arXiv:2207.10666.
+"""TinyViT: Fast Pretraining Distillation for Small Vision Transformers. Wu, Zhang, Peng, Liu, Xiao, Fu, Yuan, 2022.
+arXiv:2207.10666.
 
-New here: a hierarchy small enough for a phone, cut down step by step from a larger one: convolutions with an inverted bottleneck at the
-finest resolution, then attention in windows whose biases depend on the distance alone, with a depthwise convolution between attention
-and feed-forward that carries what windows keep apart. It was made to be taught by stored answers of a large model.
+New here: a hierarchy small enough for a phone, cut down step by step from a larger one: convolutions with an inverted
+bottleneck at the finest resolution, then attention in windows whose biases depend on the distance alone, with a
+depthwise convolution between attention and feed-forward that carries what windows keep apart. It was made to be taught
+by stored answers of a large model.
 
 Differs: branches start with batch norms of one, not of zero; the stored answers are the trainer's matter.
 """
@@ -24,7 +26,8 @@ from plait.parts.towers.pyramid import Pyramid
 
 
 class Offsets(nn.Module):
-    """A learned bias for each head and each distance (|rows|, |columns|) of two places in a window: () -> (1, H, N, N), N = side * side."""
+    """A learned bias for each head and each distance (|rows|, |columns|) of two places in a window: () -> (1, H, N, N),
+    N = side * side."""
 
     def __init__(self, heads: int, side: int):
         super().__init__()
@@ -57,7 +60,8 @@ class Constant(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D) -> the same. Grids are filled up with zeros."""
+    """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D) -> the same. Grids are
+    filled up with zeros."""
 
     def __init__(self, width: int, heads: int, side: int):
         super().__init__()
@@ -70,7 +74,8 @@ class WindowAttention(nn.Module):
         size = (self.side, self.side)
         x, grid = cut(t, size)
         x = self.norm(x)  # after the filling: a place without a picture is read as the norm's bias
-        q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)  # each (B * windows, H, side^2, E)
+        # each (B * windows, H, side^2, E)
+        q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
         y = self.out(attend(q, k, v, bias=self.bias()).transpose(1, 2).flatten(2))
         return mend(t, y, size, grid)
 
@@ -81,7 +86,10 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, ratio: int, drop: float):
         super().__init__()
         hidden = channels * ratio
-        self.up, self.spread = ConvNorm(channels, hidden, act=nn.GELU), ConvNorm(hidden, hidden, 3, groups=hidden, act=nn.GELU)
+        self.up, self.spread = (
+            ConvNorm(channels, hidden, act=nn.GELU),
+            ConvNorm(hidden, hidden, 3, groups=hidden, act=nn.GELU),
+        )
         self.down, self.drop, self.act = ConvNorm(hidden, channels), DropPath(drop), nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +98,9 @@ class Bottleneck(nn.Module):
 
 def halve(channels: int, out: int) -> nn.Sequential:
     """Half the height and width, between two mixtures of the channels."""
-    return nn.Sequential(ConvNorm(channels, out, act=nn.GELU), ConvNorm(out, out, 3, 2, groups=out, act=nn.GELU), ConvNorm(out, out))
+    return nn.Sequential(
+        ConvNorm(channels, out, act=nn.GELU), ConvNorm(out, out, 3, 2, groups=out, act=nn.GELU), ConvNorm(out, out)
+    )
 
 
 def block(width: int, heads: int, side: int, drop: float) -> Block:
@@ -105,7 +115,8 @@ def block(width: int, heads: int, side: int, drop: float) -> Block:
 
 
 class TinyViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). widths, depths: of each stage; heads, sides (of the windows): of all but the first."""
+    """Pictures (B, 3, H, W) -> logits (B, K). widths, depths: of each stage; heads, sides (of the windows): of all but
+    the first."""
 
     def __init__(self, *, widths, depths, heads, sides, num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
@@ -113,7 +124,9 @@ class TinyViT(Pyramid):
         for before, width, depth, h, side in zip(widths, widths[1:], depths[1:], heads, sides):
             blocks = (block(width, h, side, next(rates)) for _ in range(depth))
             stages.append(nn.Sequential(halve(before, width), OnTokens(Stack(*blocks))))
-        stem = nn.Sequential(ChannelsLast(), ConvNorm(3, widths[0] // 2, 3, 2, act=nn.GELU), ConvNorm(widths[0] // 2, widths[0], 3, 2))
+        stem = nn.Sequential(
+            ChannelsLast(), ConvNorm(3, widths[0] // 2, 3, 2, act=nn.GELU), ConvNorm(widths[0] // 2, widths[0], 3, 2)
+        )
         super().__init__(stem, stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:
@@ -146,14 +159,20 @@ SIZES = {
     "21m_512": M21 | I512,
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "5m_224": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_5m_224.in1k"}),
     "5m_224_22k": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k", references={"timm": "tiny_vit_5m_224.dist_in22k"}),
-    "11m_224": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_11m_224.in1k"}),
-    "11m_224_22k": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k", references={"timm": "tiny_vit_11m_224.dist_in22k"}),
-    "21m_224": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_224.in1k"}),
-    "21m_224_22k": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k", references={"timm": "tiny_vit_21m_224.dist_in22k"}),
+    "11m_224": TIMM
+    | dict(hub="timm/tiny_vit_11m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_11m_224.in1k"}),
+    "11m_224_22k": TIMM
+    | dict(hub="timm/tiny_vit_11m_224.dist_in22k", references={"timm": "tiny_vit_11m_224.dist_in22k"}),
+    "21m_224": TIMM
+    | dict(hub="timm/tiny_vit_21m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_224.in1k"}),
+    "21m_224_22k": TIMM
+    | dict(hub="timm/tiny_vit_21m_224.dist_in22k", references={"timm": "tiny_vit_21m_224.dist_in22k"}),
     "21m_384": TIMM | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_384"}),
     "21m_512": TIMM | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_512"}),
 }

@@ -1,12 +1,13 @@
 """Transformer in Transformer. Han et al., 2021. arXiv:2103.00112.
 
-New here: a patch of 16 x 16 is a sentence of 16 words, each a square of 4 x 4 pixels. In every layer a thin transformer reads the words of
-each patch among themselves, all words of a patch are projected and added to its token, and an ordinary transformer reads the patches. Words
-have positions within the patch, patches have positions within the picture.
+New here: a patch of 16 x 16 is a sentence of 16 words, each a square of 4 x 4 pixels. In every layer a thin transformer
+reads the words of each patch among themselves, all words of a patch are projected and added to its token, and an
+ordinary transformer reads the patches. Words have positions within the patch, patches have positions within the
+picture.
 
-Differs: other picture sizes than `image` are read, the patches' positions resampled. The two s sizes are the authors' code (each patch is
-cut out before the convolution, and the words are normed together) and `legacy`, an earlier port with published weights, which does both
-the other way round.
+Differs: other picture sizes than `image` are read, the patches' positions resampled. The two s sizes are the authors'
+code (each patch is cut out before the convolution, and the words are normed together) and `legacy`, an earlier port
+with published weights, which does both the other way round.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Words(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {self.patch}: resize or pad them")
+            raise ValueError(
+                f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {self.patch}: resize or pad them"
+            )
         if self.alone:
             x = x.unflatten(2, (grid[0], self.patch)).unflatten(4, (grid[1], self.patch))  # (B, 3, h, P, w, P)
             x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B * N, 3, P, P)
@@ -57,8 +60,8 @@ class Words(nn.Module):
 
 
 class Sentences(nn.Module):
-    """Words (B * N, n, d) -> what they add to their patches' tokens (B, N, D). together: norms of all of a patch's words at once, and of
-    the result; else each word is normed by itself."""
+    """Words (B * N, n, d) -> what they add to their patches' tokens (B, N, D). together: norms of all of a patch's
+    words at once, and of the result; else each word is normed by itself."""
 
     def __init__(self, width: int, words: int, out: int, *, together: bool = True, bias: bool = False):
         super().__init__()
@@ -82,14 +85,26 @@ class Nested(nn.Module):
     def forward(self, words: Tokens, t: Tokens) -> tuple[Tokens, Tokens]:
         words = self.inner(words)
         told = self.tell(words.x, t.x.shape[0])
-        return words, self.outer(t.put(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1)))
+        return words, self.outer(t.replace(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1)))
 
 
 class TNT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). inner: the words' width; width: the patches'; legacy: see the file's head."""
+    """Pictures (B, 3, H, W) -> logits (B, K). inner: the words' width; width: the patches'; legacy: see the file's
+    head."""
 
     def __init__(
-        self, *, image=(224, 224), patch=16, inner, inner_heads=4, width, depth=12, heads, legacy=False, num_classes=1000, drop_path=0.0
+        self,
+        *,
+        image=(224, 224),
+        patch=16,
+        inner,
+        inner_heads=4,
+        width,
+        depth=12,
+        heads,
+        legacy=False,
+        num_classes=1000,
+        drop_path=0.0,
     ):
         super().__init__()
         self.width, self.multiple = width, patch
@@ -97,15 +112,22 @@ class TNT(Backbone):
         self.words = Words(inner, patch, alone=not legacy)
         self.first = Sentences(inner, count, width, bias=True)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, head=1)
+        self.positions = GridPositions((image[0] // patch, image[1] // patch), width, prefix=1)
 
         def layer(size: int, heads: int, drop: float) -> Block:
             mix = Attention(size, heads, qkv_bias=False)
-            return Block(mix=Pre(Norm(size), mix, DropPath(drop)), feed=Pre(Norm(size), FeedForward(size, 4 * size), DropPath(drop)))
+            return Block(
+                mix=Pre(Norm(size), mix, DropPath(drop)),
+                feed=Pre(Norm(size), FeedForward(size, 4 * size), DropPath(drop)),
+            )
 
         drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Nested(layer(inner, inner_heads, d), Sentences(inner, count, width, together=not legacy, bias=legacy), layer(width, heads, d))
+            Nested(
+                layer(inner, inner_heads, d),
+                Sentences(inner, count, width, together=not legacy, bias=legacy),
+                layer(width, heads, d),
+            )
             for d in drops
         )
         self.norm = Norm(width)
@@ -143,7 +165,8 @@ TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=
 WEIGHTS = {
     "s_patch16_224": TIMM | dict(hub="timm/tnt_s_patch16_224.in1k", references={"timm": "tnt_s_patch16_224"}),
     "b_patch16_224": TIMM | dict(hub="timm/tnt_b_patch16_224.in1k", references={"timm": "tnt_b_patch16_224"}),
-    "s_legacy_patch16_224": TIMM | dict(hub="timm/tnt_s_legacy_patch16_224.in1k", references={"timm": "tnt_s_legacy_patch16_224"}),
+    "s_legacy_patch16_224": TIMM
+    | dict(hub="timm/tnt_s_legacy_patch16_224.in1k", references={"timm": "tnt_s_legacy_patch16_224"}),
 }
 
 
@@ -152,7 +175,8 @@ def _thirds(ts: list[Tensor]) -> list[Tensor]:
 
 
 def _layer(theirs: str, ours: str) -> list[Rule]:
-    """A transformer layer whose parts end in "in" or "out" there; its values are projected apart from queries and keys."""
+    """A transformer layer whose parts end in "in" or "out" there; its values are projected apart from queries and
+    keys."""
     mlp = "mlp" if theirs == "out" else "mlp_in"
     return [
         Rename(f"blocks.{{i}}.norm_{theirs}.{{p}}", f"blocks.{{i}}.{ours}.mix.norm.{{p}}"),

@@ -1,8 +1,9 @@
-"""Twins: Revisiting the Design of Spatial Attention in Vision Transformers. Chu, Tian, Wang, Zhang, Ren, Wei, Xia, Shen, 2021.
-arXiv:2104.13840.
+"""Twins: Revisiting the Design of Spatial Attention in Vision Transformers. Chu, Tian, Wang, Zhang, Ren, Wei, Xia,
+Shen, 2021. arXiv:2104.13840.
 
-New here: two plain recipes for a pyramid. PCPVT is PVT with positions made by a convolution, which is all that it lacked. SVT reads windows
-in one layer and in the next asks one summary of every patch of the picture, so that windows talk without being shifted.
+New here: two plain recipes for a pyramid. PCPVT is PVT with positions made by a convolution, which is all that it
+lacked. SVT reads windows in one layer and in the next asks one summary of every patch of the picture, so that windows
+talk without being shifted.
 
 Differs: pictures that do not divide into patches are filled up with zeros.
 """
@@ -28,11 +29,12 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Twins(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of all patches together; others are filled up with zeros.
+    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of all patches together; others are filled up with
+    zeros.
 
-    patches: of the stem, then of each stage's map. ratios: by how much the sides of what a global layer asks are reduced. hidden: the
-    feed-forward widths in widths. window: the side of the windows that every second layer reads, beginning with the first; None: every
-    layer is global.
+    patches: of the stem, then of each stage's map. ratios: by how much the sides of what a global layer asks are
+    reduced. hidden: the feed-forward widths in widths. window: the side of the windows that every second layer reads,
+    beginning with the first; None: every layer is global.
     """
 
     def __init__(
@@ -54,9 +56,17 @@ class Twins(Pyramid):
             blocks = []
             for i in range(depths[s]):
                 drop, local = next(rates), window is not None and i % 2 == 0
-                mix = InWindows(Attention(d, heads[s]), (window, window)) if local else reduced(d, heads[s], ratios[s], nn.LayerNorm)
+                mix = (
+                    InWindows(Attention(d, heads[s]), (window, window))
+                    if local
+                    else reduced(d, heads[s], ratios[s], nn.LayerNorm)
+                )
                 feed = Pre(Norm(d), FeedForward(d, hidden[s] * d), DropPath(drop))
-                blocks.append(Block(Pre(Norm(d), mix, DropPath(drop)), feed if i else nn.Sequential(feed, ConditionalPositions(d))))
+                blocks.append(
+                    Block(
+                        Pre(Norm(d), mix, DropPath(drop)), feed if i else nn.Sequential(feed, ConditionalPositions(d))
+                    )
+                )
             stages.append(nn.Sequential(PatchMap(d, patches[s], channels), OnTokens(Stack(*blocks))))
             channels = d
         super().__init__(nn.Identity(), stages, Norm(d), d, num_classes)
@@ -81,7 +91,9 @@ SIZES = {
     "svt_large": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=7),
 }
 
-ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ROW = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
     "pcpvt_small": ROW | dict(hub="timm/twins_pcpvt_small.in1k", references={"timm": "twins_pcpvt_small"}),
     "pcpvt_base": ROW | dict(hub="timm/twins_pcpvt_base.in1k", references={"timm": "twins_pcpvt_base"}),
@@ -99,7 +111,8 @@ RULES = {
         Rename("patch_embeds.{s}.{p}.{q}", "stages.{s}.0.{p}.{q}"),
         Rename("pos_block.{s}.proj.0.{p}", f"{MINE}.feed.1.conv.{{p}}"),
         Rule(  # together: the output layer of windows is told by its qkv
-            (f"{THEIRS}.attn.qkv.{{p}}", f"{THEIRS}.attn.proj.{{p}}"), (f"{OURS}.mix.f.f.qkv.{{p}}", f"{OURS}.mix.f.f.out.{{p}}")
+            (f"{THEIRS}.attn.qkv.{{p}}", f"{THEIRS}.attn.proj.{{p}}"),
+            (f"{OURS}.mix.f.f.qkv.{{p}}", f"{OURS}.mix.f.f.out.{{p}}"),
         ),
         Rule(
             (f"{LAST}.attn.q.{{p}}", f"{LAST}.attn.kv.{{p}}"),

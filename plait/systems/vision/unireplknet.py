@@ -1,9 +1,10 @@
-"""UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud, Time-Series and Image Recognition.
+"""UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud, Time-Series and Image
+Recognition.
 Ding, Zhang, Ge, Zhao, Song, Yue, Shan, 2024. arXiv:2311.15599.
 
-New here: a few kernels of 13 x 13 see far, and depth comes from cheap 3 x 3 layers. While training, a large kernel is a sum of itself and
-of small kernels with gaps, which learn sparse patterns; `fold_norms` makes one kernel of the sum. What is no picture is laid out as one:
-spectrograms, frames side by side, series folded to a map.
+New here: a few kernels of 13 x 13 see far, and depth comes from cheap 3 x 3 layers. While training, a large kernel is a
+sum of itself and of small kernels with gaps, which learn sparse patterns; `fold_norms` makes one kernel of the sum.
+What is no picture is laid out as one: spectrograms, frames side by side, series folded to a map.
 
 Differs: nothing on purpose.
 """
@@ -29,13 +30,15 @@ GAPS = ((5, 1), (7, 2), (3, 3), (3, 4), (3, 5))  # (kernel, dilation) beside a k
 
 
 class Dilated(nn.Module):
-    """A depthwise convolution of 13 x 13 and smaller ones with gaps, each with its norm, summed: (B, C, H, W) -> the same."""
+    """A depthwise convolution of 13 x 13 and smaller ones with gaps, each with its norm, summed: (B, C, H, W) -> the
+    same."""
 
     def __init__(self, width: int):
         super().__init__()
         shapes = ((13, 1), *GAPS)
         self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, k, padding=r * (k - 1) // 2, dilation=r, groups=width, bias=False) for k, r in shapes
+            nn.Conv2d(width, width, k, padding=r * (k - 1) // 2, dilation=r, groups=width, bias=False)
+            for k, r in shapes
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in shapes)
 
@@ -57,7 +60,8 @@ class Dilated(nn.Module):
 
 
 class ResponseNorm(nn.Module):
-    """Channels compete: each is weighed by its size over the whole picture against the others' (ConvNeXt V2, arXiv:2301.00808).
+    """Channels compete: each is weighed by its size over the whole picture against the others' (ConvNeXt V2,
+    arXiv:2301.00808).
 
     (B, N, D) -> the same.
     """
@@ -76,11 +80,16 @@ class ResponseNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Look around, weigh the channels, feed each place, with one residual: (B, C, H, W) -> the same. kernel: 13 or 3."""
+    """Look around, weigh the channels, feed each place, with one residual: (B, C, H, W) -> the same. kernel: 13 or
+    3."""
 
     def __init__(self, width: int, kernel: int, drop: float):
         super().__init__()
-        self.look = Dilated(width) if kernel == 13 else nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        self.look = (
+            Dilated(width)
+            if kernel == 13
+            else nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        )
         self.norm, self.squeeze = nn.BatchNorm2d(width), SqueezeExcite(width, width // 4)
         self.up, self.act, self.respond = nn.Linear(width, 4 * width), nn.GELU(), ResponseNorm(4 * width)
         self.down, self.last = nn.Linear(4 * width, width, bias=False), nn.BatchNorm2d(width)
@@ -88,7 +97,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.squeeze(self.norm(self.look(x))))
-        y = to_map(t.put(x=self.down(self.respond(self.act(self.up(t.x))))))
+        y = to_map(t.replace(x=self.down(self.respond(self.act(self.up(t.x))))))
         return x + self.after(self.last(y))
 
     def fold(self) -> nn.Module:
@@ -109,7 +118,12 @@ class UniRepLKNet(Pyramid):
         rates = iter(drop_path * i / max(count - 1, 1) for i in range(count))
         half = widths[0] // 2
         stem = nn.Sequential(
-            ChannelsLast(), nn.Conv2d(3, half, 3, 2, 1), Norm2d(half), nn.GELU(), nn.Conv2d(half, widths[0], 3, 2, 1), Norm2d(widths[0])
+            ChannelsLast(),
+            nn.Conv2d(3, half, 3, 2, 1),
+            Norm2d(half),
+            nn.GELU(),
+            nn.Conv2d(half, widths[0], 3, 2, 1),
+            Norm2d(widths[0]),
         )
         stages = []
         for s, (width, sizes) in enumerate(zip(widths, kernels)):

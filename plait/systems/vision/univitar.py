@@ -1,15 +1,16 @@
 """UniViTAR: Unified Vision Transformer with Native Resolution. Qiao et al., 2025. arXiv:2504.01792.
 
-New here: pictures keep their size and shape. Each is cut into as many patches as it has, several are packed into one row without padding,
-and attention stays inside each. Positions are angles of row and column, so none is learned and none is resampled. The layers are a modern
-language model's: RMS norms, a gated feed-forward with a norm inside, layer scale, and norms on queries and keys. A picture is a clip of
+New here: pictures keep their size and shape. Each is cut into as many patches as it has, several are packed into one
+row without padding, and attention stays inside each. Positions are angles of row and column, so none is learned and
+none is resampled. The layers are a modern language model's: RMS norms, a gated feed-forward with a norm inside, layer
+scale, and norms on queries and keys. A picture is a clip of
 one frame shown twice, so clips are read by the same weights: every two frames become one layer of patches.
 
-Differs: the published model gives tokens and nothing else; `pool` takes their mean, and with `num_classes` a norm and a linear layer read
-it. The authors' order is kept: queries and keys are turned first and normed after, over all heads at once. Of the published sizes only
-0.3b's numbers stand in the code; the others' follow from the published parameter counts and the same rule for the hidden width (two thirds
-of 4 D, rounded up to a multiple of 128), and their numbers of heads are a guess. Training in stages, the sigmoid loss and distillation are
-not here, nor is stochastic depth.
+Differs: the published model gives tokens and nothing else; `pool` takes their mean, and with `num_classes` a norm and a
+linear layer read it. The authors' order is kept: queries and keys are turned first and normed after, over all heads at
+once. Of the published sizes only 0.3b's numbers stand in the code; the others' follow from the published parameter
+counts and the same rule for the hidden width (two thirds of 4 D, rounded up to a multiple of 128), and their numbers of
+heads are a guess. Training in stages, the sigmoid loss and distillation are not here, nor is stochastic depth.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import attend
 from plait.core.block import Block, LayerScale, Pre, Stack, check_heads
-from plait.core.init import spread
+from plait.core.init import xavier_uniform
 from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
@@ -34,7 +35,8 @@ Norm = partial(nn.RMSNorm, eps=1e-6)
 
 
 class RotaryAttention(nn.Module):
-    """Self-attention whose queries and keys are turned by `t.pos`, as `turn` takes it, then normed: Tokens (B, N, D) -> the same."""
+    """Self-attention whose queries and keys are turned by `t.pos`, as `turn` takes it, then normed: Tokens (B, N, D) ->
+    the same."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -49,7 +51,7 @@ class RotaryAttention(nn.Module):
         q, k = turn(qkv[:, :, :2], t.pos).flatten(3).unbind(2)  # each (B, N, D)
         q, k = (norm(x).view(b, n, self.heads, -1).transpose(1, 2) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         y = attend(q, k, qkv[:, :, 2].transpose(1, 2), keep=t.keep, lengths=t.lengths)
-        return t.put(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        return t.replace(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
 
 
 class NormedSwiGLU(nn.Module):
@@ -61,12 +63,12 @@ class NormedSwiGLU(nn.Module):
         self.norm, self.down = Norm(hidden), nn.Linear(hidden, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.down(self.norm(F.silu(self.gate(t.x)) * self.up(t.x))))
+        return t.replace(x=self.down(self.norm(F.silu(self.gate(t.x)) * self.up(t.x))))
 
 
 class Tubelets(nn.Module):
-    """Clips (B, T, 3, H, W) -> (B, T/2 * H/P * W/P, D), every two frames one layer of patches; pictures (B, 3, H, W) -> (B, H/P * W/P, D),
-    as if shown twice."""
+    """Clips (B, T, 3, H, W) -> (B, T/2 * H/P * W/P, D), every two frames one layer of patches; pictures (B, 3, H, W) ->
+    (B, H/P * W/P, D), as if shown twice."""
 
     def __init__(self, width: int, patch: int):
         super().__init__()
@@ -75,21 +77,27 @@ class Tubelets(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if height % self.patch or width % self.patch:
-            raise ValueError(f"pictures of {height} x {width} do not divide into patches of {self.patch}: resize or pad them to a multiple")
+            raise ValueError(
+                f"pictures of {height} x {width} do not divide into patches of {self.patch}: resize or pad them to a multiple"
+            )
         if x.dim() == 4:
             return F.conv2d(x, self.proj.weight.sum(2), self.proj.bias, self.patch).flatten(2).transpose(1, 2)
         if x.shape[1] % 2:
-            raise ValueError(f"a clip of {x.shape[1]} frames: expected an even number, as two frames make one layer of patches")
+            raise ValueError(
+                f"a clip of {x.shape[1]} frames: expected an even number, as two frames make one layer of patches"
+            )
         return self.proj(x.transpose(1, 2)).flatten(2).transpose(1, 2)  # (B, D, t, h, w) -> (B, N, D)
 
 
 class UniViTAR(Backbone):
-    """Pictures (B, 3, H, W) of any multiple of the patch -> logits (B, K), or the mean of the tokens (B, D) with `num_classes=0`.
+    """Pictures (B, 3, H, W) of any multiple of the patch -> logits (B, K), or the mean of the tokens (B, D) with
+    `num_classes=0`.
 
-    `packed` takes pictures and clips of different sizes at once. hidden: the feed-forward's width; scale: where layer scale starts.
+    `packed` takes pictures and clips of different sizes at once. hidden: the feed-forward's width; scale: where layer
+    scale starts.
     """
 
-    scheme = {nn.Conv3d: spread}
+    scheme = {nn.Conv3d: xavier_uniform}
 
     def __init__(self, *, patch=14, width, depth, heads, hidden, scale=0.1, num_classes=0):
         super().__init__()
@@ -107,7 +115,8 @@ class UniViTAR(Backbone):
         self.head = nn.Sequential(Norm(width), nn.Linear(width, num_classes)) if num_classes else nn.Identity()
 
     def places(self, x: Tensor) -> tuple[tuple[int, int], Tensor]:
-        """The grid (rows, columns) of a picture or clip (..., H, W), and the turns (N, 2, E/2) of its tokens, frame after frame."""
+        """The grid (rows, columns) of a picture or clip (..., H, W), and the turns (N, 2, E/2) of its tokens, frame
+        after frame."""
         grid = (x.shape[-2] // self.multiple, x.shape[-1] // self.multiple)
         turns = self.rotary(grid)
         return grid, turns if x.dim() < 5 else turns.repeat(x.shape[1] // 2, 1, 1)
@@ -118,12 +127,13 @@ class UniViTAR(Backbone):
         return self.stack(Tokens(self.stem(x), pos=turns, grid=grid if x.dim() == 4 else None))
 
     def packed(self, pictures: Sequence[Tensor]) -> Tokens:
-        """Pictures (3, H, W) or clips (T, 3, H, W), each of its own size -> one packed row (1, N_1 + N_2 + ..., D), without padding.
+        """Pictures (3, H, W) or clips (T, 3, H, W), each of its own size -> one packed row (1, N_1 + N_2 + ..., D),
+        without padding.
 
         `pool` gives a vector for each, `plait.core.packing.unpack` each one's tokens: as if each had been alone.
         """
         t = pack([self.stem(x[None])[0] for x in pictures])
-        return self.stack(t.put(pos=torch.cat([self.places(x[None])[1] for x in pictures])))
+        return self.stack(t.replace(pos=torch.cat([self.places(x[None])[1] for x in pictures])))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens; of a packed row (count, D), each picture's."""
@@ -141,7 +151,13 @@ SIZES = {
     "0.6b": dict(width=1280, depth=32, heads=16, hidden=3456),
     "1b": dict(width=1920, depth=32, heads=24, hidden=5120),
 }
-OFFICIAL = dict(file="pytorch_model.bin", source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = dict(
+    file="pytorch_model.bin",
+    source="official",
+    licence="apache-2.0",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 WEIGHTS = {
     "0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B"),
     "0.6b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.6B"),

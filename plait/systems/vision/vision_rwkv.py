@@ -1,11 +1,13 @@
-"""Vision-RWKV: Efficient and Scalable Visual Perception with RWKV-Like Architectures. Duan et al., 2024. arXiv:2403.02308.
+"""Vision-RWKV: Efficient and Scalable Visual Perception with RWKV-Like Architectures. Duan et al., 2024.
+arXiv:2403.02308.
 
-New here: attention without queries. Each channel sums the values of all tokens by exp(key) and by a learned decay with the distance along
-the sequence, from both sides (Bi-WKV), which running sums give in linear time. Before every layer's projections a quarter of the channels
-comes from each neighbouring patch (Q-Shift). The decay is relative to the number of tokens, so that larger pictures are read alike.
+New here: attention without queries. Each channel sums the values of all tokens by exp(key) and by a learned decay with
+the distance along the sequence, from both sides (Bi-WKV), which running sums give in linear time. Before every layer's
+projections a quarter of the channels comes from each neighbouring patch (Q-Shift). The decay is relative to the number
+of tokens, so that larger pictures are read alike.
 
-Differs: 1e-6, which the official kernel adds to the denominator, is left out. The published `large` was tuned at 384 x 384 with positions
-for 192 x 192.
+Differs: 1e-6, which the official kernel adds to the denominator, is left out. The published `large` was tuned at 384 x
+384 with positions for 192 x 192.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from plait.parts.towers.backbone import Backbone
 
 
 def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Means of v (B, N, C) over all tokens, weighted by exp(k_i - decay (|n - i| - 1)) and for the token itself by exp(k_n + first).
+    """Means of v (B, N, C) over all tokens, weighted by exp(k_i - decay (|n - i| - 1)) and for the token itself by
+    exp(k_n + first).
 
-    decay, first (C,); k, v (B, N, C) -> (B, N, C), in linear time, float32. A decay is split into a growth before the running sum and a
-    decay after it, exact to rounding while |decay| N stays under 100 (trained ones stay under 10). Every token sees the largest key, so
-    that what is too small beside it to be summed is too small to be seen.
+    decay, first (C,); k, v (B, N, C) -> (B, N, C), in linear time, float32. A decay is split into a growth before the
+    running sum and a decay after it, exact to rounding while |decay| N stays under 100 (trained ones stay under 10).
+    Every token sees the largest key, so that what is too small beside it to be summed is too small to be seen.
     """
     n = k.shape[1]
     k, v = k.float().mT, v.float().mT  # (B, C, N): sums run along the last dimension
@@ -48,7 +51,8 @@ def _before(x: Tensor) -> Tensor:
 
 
 def q_shift(t: Tokens) -> Tensor:
-    """(B, N, C): a quarter of the channels from each token's left, right, upper and lower neighbour, zeros past the edge."""
+    """(B, N, C): a quarter of the channels from each token's left, right, upper and lower neighbour, zeros past the
+    edge."""
     x, q = t.x.unflatten(1, t.grid), t.x.shape[2] // 4  # (B, h, w, C)
     shifted = [
         F.pad(x[:, :, :-1, :q], (0, 0, 1, 0)),
@@ -61,18 +65,19 @@ def q_shift(t: Tokens) -> Tensor:
 
 
 class Places(GridPositions):
-    """Learned positions, resampled by torch's plain bicubic kernel, which is not the one with antialiasing even where pictures grow."""
+    """Learned positions, resampled by torch's plain bicubic kernel, which is not the one with antialiasing even where
+    pictures grow."""
 
     def forward(self, t: Tokens) -> Tokens:
         table = self.table.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
         if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:
             table = F.interpolate(table, size=t.grid, mode="bicubic")
-        return t.put(x=t.x + table.flatten(2).transpose(1, 2))
+        return t.replace(x=t.x + table.flatten(2).transpose(1, 2))
 
 
 class Blend(nn.Module):
-    """x where a channel's learned share is 1, its neighbour where it is 0: two (B, N, C) -> (B, N, C). start: the shares' exponent and
-    what is added, for channels that run from 0 to 1."""
+    """x where a channel's learned share is 1, its neighbour where it is 0: two (B, N, C) -> (B, N, C). start: the
+    shares' exponent and what is added, for channels that run from 0 to 1."""
 
     def __init__(self, width: int, power: float, added: float = 0.0):
         super().__init__()
@@ -86,13 +91,17 @@ class Blend(nn.Module):
 
 
 class SpatialMix(nn.Module):
-    """The mixer: Tokens (B, N, D) -> Tokens (B, N, D). depth: how far up this layer is, from 0 to 1; rest: 1 at the first layer, falling
-    to nearly 0."""
+    """The mixer: Tokens (B, N, D) -> Tokens (B, N, D). depth: how far up this layer is, from 0 to 1; rest: 1 at the
+    first layer, falling to nearly 0."""
 
     def __init__(self, width: int, depth: float, rest: float, *, norm: bool):
         super().__init__()
         self.depth = depth
-        self.blend_k, self.blend_v, self.blend_r = Blend(width, rest), Blend(width, rest, 0.3 * depth), Blend(width, 0.5 * rest)
+        self.blend_k, self.blend_v, self.blend_r = (
+            Blend(width, rest),
+            Blend(width, rest, 0.3 * depth),
+            Blend(width, 0.5 * rest),
+        )
         self.k, self.v, self.r, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.decay, self.first = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
@@ -106,7 +115,7 @@ class SpatialMix(nn.Module):
         n, near = t.x.shape[1], q_shift(t)
         k, v, r = self.k(self.blend_k(t.x, near)), self.v(self.blend_v(t.x, near)), self.r(self.blend_r(t.x, near))
         y = self.norm(bi_wkv(self.decay / n, self.first / n, k, v).to(r.dtype))
-        return t.put(x=self.out(y * r.sigmoid()))
+        return t.replace(x=self.out(y * r.sigmoid()))
 
 
 class ChannelMix(nn.Module):
@@ -122,13 +131,13 @@ class ChannelMix(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         near = q_shift(t)
         hidden = self.norm(self.up(self.blend_k(t.x, near)).relu().square())
-        return t.put(x=self.down(hidden) * self.r(self.blend_r(t.x, near)).sigmoid())
+        return t.replace(x=self.down(hidden) * self.r(self.blend_r(t.x, near)).sigmoid())
 
 
 class VisionRWKV(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
-    resampled. scale: norms stand behind the branches, with a layer scale that starts there; None: before them, without. norm: also norm
-    what was mixed. hidden: the head's hidden width, 0 for a linear one."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
+    the patch are resampled. scale: norms stand behind the branches, with a layer scale that starts there; None: before
+    them, without. norm: also norm what was mixed. hidden: the head's hidden width, 0 for a linear one."""
 
     attends = False
 
@@ -149,7 +158,9 @@ class VisionRWKV(Backbone):
 
         def block(i: int) -> Block:
             far, rest = i / max(depth - 1, 1), 1 - i / depth
-            return Block(residual(SpatialMix(width, far, rest, norm=norm), i), residual(ChannelMix(width, rest, norm=norm), i))
+            return Block(
+                residual(SpatialMix(width, far, rest, norm=norm), i), residual(ChannelMix(width, rest, norm=norm), i)
+            )
 
         self.stack = Stack(*(block(i) for i in range(depth)))
         self.norm = nn.LayerNorm(width)
@@ -162,8 +173,8 @@ class VisionRWKV(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed."""
         t = self.positions(self.stem(x))
-        t = self.stack(t.put(x=self.first(t.x)))
-        return t.put(x=self.norm(t.x))
+        t = self.stack(t.replace(x=self.first(t.x)))
+        return t.replace(x=self.norm(t.x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the tokens."""

@@ -1,10 +1,12 @@
-"""An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale. Dosovitskiy et al., 2021. arXiv:2010.11929.
+"""An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale. Dosovitskiy et al., 2021.
+arXiv:2010.11929.
 
-New here: a picture is cut into patches, each patch becomes one token, and a plain transformer encoder reads them beside a class
-token. Nothing in it knows that neighbouring patches are neighbours but the learned positions.
+New here: a picture is cut into patches, each patch becomes one token, and a plain transformer encoder reads them beside
+a class token. Nothing in it knows that neighbouring patches are neighbours but the learned positions.
 
-Differs: tiny and small (DeiT's widths) and the 8 and 32 patches are those of How to train your ViT (arXiv:2106.10270), giant and gigantic
-those of Scaling Vision Transformers (arXiv:2106.04560), read by a class token; dropout is left to stochastic depth.
+Differs: tiny and small (DeiT's widths) and the 8 and 32 patches are those of How to train your ViT (arXiv:2106.10270),
+giant and gigantic those of Scaling Vision Transformers (arXiv:2106.04560), read by a class token; dropout is left to
+stochastic depth.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -25,20 +27,21 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class ViT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
-    resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are the pooled features."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
+    the patch are resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are
+    the pooled features."""
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        return self.stack(self.eye(x))
+        return self.stack(self.patch_embed(x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
@@ -90,24 +93,41 @@ TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0")
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 IMAGENET = TIMM | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "tiny_patch16_224": HALF | dict(hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_224"}),
-    "tiny_patch16_384": HALF | dict(hub="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_384"}),
-    "small_patch32_224": HALF | dict(hub="timm/vit_small_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_224"}),
-    "small_patch32_384": HALF | dict(hub="timm/vit_small_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_384"}),
-    "small_patch16_224": HALF | dict(hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_224"}),
-    "small_patch16_384": HALF | dict(hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_384"}),
-    "small_patch8_224": IMAGENET | dict(hub="timm/vit_small_patch8_224.dino", references={"timm": "vit_small_patch8_224"}),
-    "base_patch32_224": HALF | dict(hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_224"}),
-    "base_patch32_384": HALF | dict(hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_384"}),
-    "base_patch16_224": HALF | dict(hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch16_224"}),
-    "base_patch16_384": HALF | dict(hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch16_384"}),
-    "base_patch8_224": HALF | dict(hub="timm/vit_base_patch8_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch8_224"}),
-    "large_patch32_224": HALF | dict(hub="timm/vit_large_patch32_224.orig_in21k", references={"timm": "vit_large_patch32_224"}),
-    "large_patch32_384": HALF | dict(hub="timm/vit_large_patch32_384.orig_in21k_ft_in1k", references={"timm": "vit_large_patch32_384"}),
-    "large_patch16_224": HALF | dict(hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_224"}),
-    "large_patch16_384": HALF | dict(hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_384"}),
+    "tiny_patch16_224": HALF
+    | dict(hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_224"}),
+    "tiny_patch16_384": HALF
+    | dict(hub="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_384"}),
+    "small_patch32_224": HALF
+    | dict(hub="timm/vit_small_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_224"}),
+    "small_patch32_384": HALF
+    | dict(hub="timm/vit_small_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_384"}),
+    "small_patch16_224": HALF
+    | dict(hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_224"}),
+    "small_patch16_384": HALF
+    | dict(hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_384"}),
+    "small_patch8_224": IMAGENET
+    | dict(hub="timm/vit_small_patch8_224.dino", references={"timm": "vit_small_patch8_224"}),
+    "base_patch32_224": HALF
+    | dict(hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_224"}),
+    "base_patch32_384": HALF
+    | dict(hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_384"}),
+    "base_patch16_224": HALF
+    | dict(hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch16_224"}),
+    "base_patch16_384": HALF
+    | dict(hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch16_384"}),
+    "base_patch8_224": HALF
+    | dict(hub="timm/vit_base_patch8_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch8_224"}),
+    "large_patch32_224": HALF
+    | dict(hub="timm/vit_large_patch32_224.orig_in21k", references={"timm": "vit_large_patch32_224"}),
+    "large_patch32_384": HALF
+    | dict(hub="timm/vit_large_patch32_384.orig_in21k_ft_in1k", references={"timm": "vit_large_patch32_384"}),
+    "large_patch16_224": HALF
+    | dict(hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_224"}),
+    "large_patch16_384": HALF
+    | dict(hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_384"}),
     "large_patch14_224": dict(references={"timm": "vit_large_patch14_224"}),
-    "huge_patch14_224": HALF | dict(hub="timm/vit_huge_patch14_224.orig_in21k", references={"timm": "vit_huge_patch14_224"}),
+    "huge_patch14_224": HALF
+    | dict(hub="timm/vit_huge_patch14_224.orig_in21k", references={"timm": "vit_huge_patch14_224"}),
     "giant_patch14_224": dict(references={"timm": "vit_giant_patch14_224"}),
     "gigantic_patch14_224": dict(references={"timm": "vit_gigantic_patch14_224"}),
 }

@@ -1,8 +1,9 @@
-"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022. arXiv:2208.10442.
+"""Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks. Wang et al., 2022.
+arXiv:2208.10442.
 
-New here: the picture half of BEiT-3, a ViT of the multiway transformer's picture experts. Each layer norms twice more than a ViT's: what
-attention gathered before it is projected, and the hidden layer of the feed-forward (sub-layer norm, arXiv:2210.06423). The answer is read
-from the mean of the patches. `beit3` is the whole.
+New here: the picture half of BEiT-3, a ViT of the multiway transformer's picture experts. Each layer norms twice more
+than a ViT's: what attention gathered before it is projected, and the hidden layer of the feed-forward (sub-layer norm,
+arXiv:2210.06423). The answer is read from the mean of the patches. `beit3` is the whole.
 
 Differs: other picture sizes than `image` are read, positions resampled.
 """
@@ -14,10 +15,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Attention, FeedForward, Stack, mass
+from plait.core.block import Attention, FeedForward, Stack, log_weight
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -33,12 +34,12 @@ class SubAttention(Attention):
         super().__init__(width, heads)
         self.norm = Norm(width)
 
-    def tell(self, y: Tensor) -> Tensor:
+    def merge(self, y: Tensor) -> Tensor:
         """What was gathered, (B, H, N, E) -> (B, N, D)."""
         return self.out(self.norm(y.transpose(1, 2).flatten(2)))
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.tell(attend(*self.ask(t), keep=t.keep, bias=mass(t), lengths=t.lengths)))
+        return t.replace(x=self.merge(attend(*self.project(t), keep=t.keep, bias=log_weight(t), lengths=t.lengths)))
 
 
 class SubFeedForward(FeedForward):
@@ -49,17 +50,19 @@ class SubFeedForward(FeedForward):
         self.norm = Norm(hidden)
 
     def forward(self, t: Tokens) -> Tokens:
-        return t.put(x=self.down(self.norm(self.act(self.up(t.x)))))
+        return t.replace(x=self.down(self.norm(self.act(self.up(t.x)))))
 
 
 class ViTBEiT3(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; hidden: the feed-forward's width, 4 D
-    unless given."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; hidden: the
+    feed-forward's width, 4 D unless given."""
 
-    def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0
+    ):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.eye = Eye(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         how = dict(norm=Norm, mix=SubAttention, feed=SubFeedForward, drop_path=drop_path)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, **how))
         self.norm = Norm(width)
@@ -67,7 +70,7 @@ class ViTBEiT3(Backbone):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first."""
-        return self.stack(self.eye(x))
+        return self.stack(self.patch_embed(x))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the patches, normed."""
@@ -88,10 +91,14 @@ SIZES = {
     "giant_patch14_224": GIANT,
     "giant_patch14_336": GIANT | dict(image=(336, 336)),
 }
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TIMM = dict(
+    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 WEIGHTS = {
-    "base_patch16_224": TIMM | dict(hub="timm/beit3_base_patch16_224.in22k_ft_in1k", references={"timm": "beit3_base_patch16_224"}),
-    "large_patch16_224": TIMM | dict(hub="timm/beit3_large_patch16_224.in22k_ft_in1k", references={"timm": "beit3_large_patch16_224"}),
+    "base_patch16_224": TIMM
+    | dict(hub="timm/beit3_base_patch16_224.in22k_ft_in1k", references={"timm": "beit3_base_patch16_224"}),
+    "large_patch16_224": TIMM
+    | dict(hub="timm/beit3_large_patch16_224.in22k_ft_in1k", references={"timm": "beit3_large_patch16_224"}),
     "giant_patch14_224": dict(references={"timm": "beit3_giant_patch14_224"}),
     "giant_patch14_336": dict(references={"timm": "beit3_giant_patch14_336"}),
 }

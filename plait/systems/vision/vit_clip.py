@@ -1,7 +1,8 @@
 """Reproducible scaling laws for contrastive language-image learning. Cherti et al., 2023. arXiv:2212.07143.
 
-New here: nothing in the network: CLIP's picture tower (arXiv:2103.00020), a ViT with one more norm before its blocks and patches without a
-bias, fine-tuned to name classes. The towers as CLIP trains them, with the text tower beside them, are the system `clip`.
+New here: nothing in the network: CLIP's picture tower (arXiv:2103.00020), a ViT with one more norm before its blocks
+and patches without a bias, fine-tuned to name classes. The towers as CLIP trains them, with the text tower beside them,
+are the system `clip`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from plait.core.block import Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -19,13 +20,15 @@ from plait.parts.towers.layouts import timm_vit
 
 
 class ViTCLIP(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of the patch are
-    resampled. With `num_classes=0` the logits are the pooled features."""
+    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
+    the patch are resampled. With `num_classes=0` the logits are the pooled features."""
 
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.eye = Eye(PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width)
+        self.patch_embed = PatchEmbed(
+            PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
+        )
         self.before = nn.LayerNorm(width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
@@ -33,8 +36,8 @@ class ViTCLIP(Backbone):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        t = self.eye(x)
-        return self.stack(t.put(x=self.before(t.x)))
+        t = self.patch_embed(x)
+        return self.stack(t.replace(x=self.before(t.x)))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""
@@ -72,31 +75,49 @@ CLIP = TIMM | dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = {
     "base_patch32_224": dict(
-        CLIP, hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_224"}
+        CLIP,
+        hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_base_patch32_clip_224"},
     ),
     "base_patch32_384": dict(
-        CLIP, hub="timm/vit_base_patch32_clip_384.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_384"}
+        CLIP,
+        hub="timm/vit_base_patch32_clip_384.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_base_patch32_clip_384"},
     ),
     "base_patch32_448": dict(
-        CLIP, hub="timm/vit_base_patch32_clip_448.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch32_clip_448"}
+        CLIP,
+        hub="timm/vit_base_patch32_clip_448.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_base_patch32_clip_448"},
     ),
     "base_patch16_224": dict(
-        CLIP, hub="timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch16_clip_224"}
+        CLIP,
+        hub="timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_base_patch16_clip_224"},
     ),
     "base_patch16_384": dict(
-        CLIP, hub="timm/vit_base_patch16_clip_384.laion2b_ft_in12k_in1k", references={"timm": "vit_base_patch16_clip_384"}
+        CLIP,
+        hub="timm/vit_base_patch16_clip_384.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_base_patch16_clip_384"},
     ),
     "large_patch14_224": dict(
-        HALF, hub="timm/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_large_patch14_clip_224"}
+        HALF,
+        hub="timm/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_large_patch14_clip_224"},
     ),
     "large_patch14_336": dict(
-        HALF, hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k", references={"timm": "vit_large_patch14_clip_336"}
+        HALF,
+        hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_large_patch14_clip_336"},
     ),
     "huge_patch14_224": dict(
-        CLIP, hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k", references={"timm": "vit_huge_patch14_clip_224"}
+        CLIP,
+        hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_huge_patch14_clip_224"},
     ),
     "huge_patch14_336": dict(
-        CLIP, hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k", references={"timm": "vit_huge_patch14_clip_336"}
+        CLIP,
+        hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k",
+        references={"timm": "vit_huge_patch14_clip_336"},
     ),
 }
 RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}

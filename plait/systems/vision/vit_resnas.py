@@ -1,11 +1,13 @@
 """Searching for Efficient Multi-Stage Vision Transformers (ViT-ResNAS). Liao, Karaman, Sze, 2021. arXiv:2109.00642.
 
-New here: a class-token ViT in stages. Where the tokens become fewer, a strided convolution of the normed map is added to the map itself,
-averaged over pairs of places and filled up with zero channels, so that the sum of residuals runs unbroken from the first layer to the
-last. How wide, how deep, of how many heads and hidden places each layer is was searched among the slices of one supernet.
+New here: a class-token ViT in stages. Where the tokens become fewer, a strided convolution of the normed map is added
+to the map itself, averaged over pairs of places and filled up with zero channels, so that the sum of residuals runs
+unbroken from the first layer to the last. How wide, how deep, of how many heads and hidden places each layer is was
+searched among the slices of one supernet.
 
-Differs: the second classifier, which the authors train on the tokens of mixed pictures, is left out, and so is the search; its slices are
-`plait.systems.vision.s3_autoformer_v2.subnet(supernet, small, PIECES)`. Positions are resampled to other picture sizes.
+Differs: the second classifier, which the authors train on the tokens of mixed pictures, is left out, and so is the
+search; its slices are `plait.systems.vision.s3_autoformer_v2.subnet(supernet, small, PIECES)`. Positions are resampled
+to other picture sizes.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, mass
+from plait.core.block import Block, DropPath, FeedForward, Pre, log_weight
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
-from plait.parts.tokenizers.eye import Eye
+from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.layouts import conv_norm, timm_blocks
 
@@ -40,7 +42,7 @@ class FreeAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         q, k, v = self.qkv(t.x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
-        return t.put(x=self.out(attend(q, k, v, keep=t.keep, bias=mass(t)).transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out(attend(q, k, v, keep=t.keep, bias=log_weight(t)).transpose(1, 2).flatten(2)))
 
 
 class Reduce(nn.Module):
@@ -52,45 +54,66 @@ class Reduce(nn.Module):
     def __init__(self, width: int, out: int, grid: tuple[int, int]):
         super().__init__()
         if out < width:
-            raise ValueError(f"a reduction from {width} to {out} channels: expected no fewer, for what was there is added")
+            raise ValueError(
+                f"a reduction from {width} to {out} channels: expected no fewer, for what was there is added"
+            )
         self.more, self.norm = out - width, Norm(width)
-        self.conv, self.positions, self.cls = nn.Conv2d(width, out, 3, 2, 1), GridPositions(grid, out), nn.Linear(width, out)
+        self.conv, self.positions, self.cls = (
+            nn.Conv2d(width, out, 3, 2, 1),
+            GridPositions(grid, out),
+            nn.Linear(width, out),
+        )
 
     def forward(self, t: Tokens) -> Tokens:
-        normed = t.put(x=self.norm(t.x))
+        normed = t.replace(x=self.norm(t.x))
         new = self.positions(to_tokens(self.conv(to_map(normed))))
-        old = torch.cat([t.x[:, : t.head], flat(F.avg_pool2d(to_map(t), 2))], 1)
-        x = torch.cat([self.cls(normed.x[:, : t.head]), new.x], 1)
-        return new.put(x=x + F.pad(old, (0, self.more)), head=t.head)
+        old = torch.cat([t.x[:, : t.prefix], flat(F.avg_pool2d(to_map(t), 2))], 1)
+        x = torch.cat([self.cls(normed.x[:, : t.prefix]), new.x], 1)
+        return new.replace(x=x + F.pad(old, (0, self.more)), prefix=t.prefix)
 
 
 class Patches(nn.Sequential):
-    """Three convolutions, the later two a residual step, then patches: (B, 3, H, W) -> Tokens (B, H / P * W / P, D) of a grid."""
+    """Three convolutions, the later two a residual step, then patches: (B, 3, H, W) -> Tokens (B, H / P * W / P, D) of
+    a grid."""
 
     def __init__(self, width: int, patch: int, channels: int):
         conv = partial(ConvNorm, act=Relu)
         near = Skip(nn.Sequential(conv(channels, channels, 3), conv(channels, channels, 3)))
-        super().__init__(ChannelsLast(), conv(3, channels, 3, 2), near, nn.Conv2d(channels, width, patch // 2, patch // 2))
+        super().__init__(
+            ChannelsLast(), conv(3, channels, 3, 2), near, nn.Conv2d(channels, width, patch // 2, patch // 2)
+        )
 
     def forward(self, x: Tensor) -> Tokens:
         return to_tokens(super().forward(x))
 
 
 class ViTRes(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token. Sides are multiples of what the stem and the reductions make one.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token. Sides are multiples of what the stem and the
+    reductions make one.
 
-    image: the (H, W) that positions are learned for. widths: of each stage; head: of each stage's heads. heads, hidden: for each stage a
-    tuple with the number of heads and the feed-forward's width of every layer; a layer without heads is left out, its number stays.
+    image: the (H, W) that positions are learned for. widths: of each stage; head: of each stage's heads. heads, hidden:
+    for each stage a tuple with the number of heads and the feed-forward's width of every layer; a layer without heads
+    is left out, its number stays.
     """
 
     def __init__(
-        self, *, image=(224, 224), patch=14, channels=24, widths, head=(32, 48, 64), heads, hidden, num_classes=1000, drop_path=0.0
+        self,
+        *,
+        image=(224, 224),
+        patch=14,
+        channels=24,
+        widths,
+        head=(32, 48, 64),
+        heads,
+        hidden,
+        num_classes=1000,
+        drop_path=0.0,
     ):
         super().__init__()
         depth = sum(h > 0 for stage in heads for h in stage)
         rates = iter(drop_path * i / max(depth - 1, 1) for i in range(depth))
         grid, blocks = (image[0] // patch, image[1] // patch), []
-        self.stem = Eye(Patches(widths[0], patch, channels), grid, widths[0])
+        self.stem = PatchEmbed(Patches(widths[0], patch, channels), grid, widths[0])
         for s, d in enumerate(widths):
             if s:
                 grid = (grid[0] // 2, grid[1] // 2)
@@ -121,13 +144,19 @@ class ViTRes(Backbone):
 
 def block(width: int, mix: nn.Module, hidden: int, drop: float) -> Block:
     """One pre-norm layer."""
-    return Block(mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop)))
+    return Block(
+        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
+    )
 
 
 MEDIUM = dict(
     widths=(240, 640, 880),
     heads=((7, 6, 7, 8, 7, 8, 6), (10, 14, 14, 16, 14, 16, 16), (16, 10, 16, 12, 16, 14)),
-    hidden=((960, 960, 800, 960, 880, 880, 800), (1120, 1760, 1920, 1760, 1440, 1760, 1920), (3200, 3840, 3840, 3200, 3520, 3520)),
+    hidden=(
+        (960, 960, 800, 960, 880, 880, 800),
+        (1120, 1760, 1920, 1760, 1440, 1760, 1920),
+        (3200, 3840, 3840, 3200, 3520, 3520),
+    ),
 )
 
 MODEL = ViTRes

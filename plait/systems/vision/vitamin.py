@@ -1,8 +1,9 @@
 """ViTamin: Designing Scalable Vision Models in the Vision-Language Era. Chen et al., 2024. arXiv:2404.02132.
 
-New here: a picture tower made for pairs of pictures and texts. A convolutional stem and two stages of inverted bottlenecks with layer norms
-bring the picture to a sixteenth of its size, then transformer layers of one resolution read it, whose feed-forward is gated and half as
-wide. The answer is the mean of all places. `vitamin_clip` has the text tower beside it.
+New here: a picture tower made for pairs of pictures and texts. A convolutional stem and two stages of inverted
+bottlenecks with layer norms bring the picture to a sixteenth of its size, then transformer layers of one resolution
+read it, whose feed-forward is gated and half as wide. The answer is the mean of all places. `vitamin_clip` has the text
+tower beside it.
 
 Differs: other picture sizes than `image` are read, learned positions resampled; the xlarge sizes have none.
 """
@@ -29,7 +30,8 @@ Norm2d = partial(LayerNorm2d, eps=1e-6)
 
 
 class Bottleneck(nn.Module):
-    """x + narrow(depthwise(wide(norm(x)))), four times as wide between: (B, C, H, W) -> (B, C', H / stride, W / stride), rounded up.
+    """x + narrow(depthwise(wide(norm(x)))), four times as wide between: (B, C, H, W) -> (B, C', H / stride, W /
+    stride), rounded up.
 
     A stride of 2 averages what goes past; another number of channels projects it.
     """
@@ -76,7 +78,7 @@ class NormedGeGLU(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x = self.norm(t.x)
-        return t.put(x=self.down(F.gelu(self.gate(x)) * self.up(x)))
+        return t.replace(x=self.down(F.gelu(self.gate(x)) * self.up(x)))
 
 
 class ViTamin(Backbone):
@@ -87,12 +89,26 @@ class ViTamin(Backbone):
 
     multiple = 1
 
-    def __init__(self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self,
+        *,
+        image=(224, 224),
+        channels,
+        depths=(2, 4),
+        width,
+        depth,
+        heads,
+        positions=True,
+        num_classes=1000,
+        drop_path=0.0,
+    ):
         super().__init__()
         self.width = width
         self.stem = ConvTokens(tuple(channels), tuple(depths), width)
         self.positions = GridPositions((-(-image[0] // 16), -(-image[1] // 16)), width) if positions else nn.Identity()
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 2 * width, norm=Norm, feed=NormedGeGLU, drop_path=drop_path))
+        self.stack = Stack(
+            *pre_norm_blocks(width, depth, heads, 2 * width, norm=Norm, feed=NormedGeGLU, drop_path=drop_path)
+        )
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 

@@ -1,4 +1,5 @@
-"""What every system that writes promises, checked on its toy: a cache is a plain value, and remembering changes nothing."""
+"""What every system that writes promises, checked on its toy: a cache is a plain value, and remembering changes
+nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.contract.examples import SYSTEMS, example, toy
 
-every_writer = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS if "writer" in s.roles])
+every_generator = pytest.mark.parametrize(
+    "system", [pytest.param(s, id=s.name) for s in SYSTEMS if "generator" in s.roles]
+)
 
 
 def words(rows: int, count: int, seed: int = 1) -> torch.Tensor:
@@ -20,7 +23,7 @@ def close(a, b):
 
 
 @torch.no_grad()
-@every_writer
+@every_generator
 def test_cached_equals_uncached(system):
     model = toy(system).eval()
     batch, ids = example(model), words(3, 6)
@@ -35,7 +38,7 @@ def test_cached_equals_uncached(system):
 
 
 @torch.no_grad()
-@every_writer
+@every_generator
 def test_a_cache_is_a_tree_of_tensors_with_rows_first_and_a_step_leaves_it_alone(system):
     model = toy(system).eval()
     cache = model.prefill(example(model))
@@ -49,7 +52,7 @@ def test_a_cache_is_a_tree_of_tensors_with_rows_first_and_a_step_leaves_it_alone
 
 
 @torch.no_grad()
-@every_writer
+@every_generator
 def test_words_that_are_not_real_change_nothing(system):
     model = toy(system).eval()
     cache, ids = model.prefill(example(model)), words(3, 4)
@@ -63,11 +66,12 @@ def test_words_that_are_not_real_change_nothing(system):
 
 
 @torch.no_grad()
-@every_writer
-def test_what_a_writer_says_of_itself_is_so(system):
+@every_generator
+def test_what_a_generator_says_of_itself_is_so(system):
     model = toy(system).eval()
     batch = example(model)
-    cache = model.prefill({slot: value for slot, value in batch.items() if slot != "text"})  # a text there already takes places too
+    # a text there already takes places too
+    cache = model.prefill({slot: value for slot, value in batch.items() if slot != "text"})
     logits, _ = model.step(words(3, 2), cache)
     assert logits.shape[:2] == (3, 2) and 0 <= model.begin < logits.shape[2] and 0 <= model.end < logits.shape[2]
     assert model.step(words(3, model.length), cache)[0].isfinite().all()
@@ -85,7 +89,7 @@ class Step(torch.nn.Module):
 
 
 @torch.no_grad()
-@every_writer
+@every_generator
 def test_a_step_exports_with_a_dynamic_batch_and_a_cache_that_grows(system):
     model = toy(system).eval()
     cache = model.step(words(3, 1), model.prefill(example(model)))[1]
@@ -96,7 +100,9 @@ def test_a_step_exports_with_a_dynamic_batch_and_a_cache_that_grows(system):
     def dims(leaf):
         return {0: rows} | {d: seen for d in range(1, leaf.dim()) if leaf.shape[d] == held}
 
-    program = torch.export.export(Step(model), (words(3, 1), cache), dynamic_shapes=({0: rows}, tree_map(dims, cache))).module()
+    program = torch.export.export(
+        Step(model), (words(3, 1), cache), dynamic_shapes=({0: rows}, tree_map(dims, cache))
+    ).module()
     cache = model.prefill(example(model, rows=5, seed=2))
     mine = cache
     for i in range(4):  # hands its own cache back to itself

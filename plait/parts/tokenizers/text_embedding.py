@@ -10,10 +10,12 @@ from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make
 
 
-class Wording(nn.Module):
-    """Words, their places and the kinds of their segments, normed: ids (B, N) int64 -> Tokens (B, N, D), as in BERT (arXiv:1810.04805).
+class TextEmbedding(nn.Module):
+    """Words, their places and the kinds of their segments, normed: ids (B, N) int64 -> Tokens (B, N, D), as in BERT
+    (arXiv:1810.04805).
 
-    vocab: number of word pieces. length: the longest text. kinds: number of kinds of segments. norm(width) makes the norm.
+    vocab: number of word pieces. length: the longest text. kinds: number of kinds of segments. norm(width) makes the
+    norm.
     """
 
     def __init__(self, vocab: int, length: int, width: int, norm: Make, *, kinds: int = 2, dropout: float = 0.0):
@@ -30,4 +32,4 @@ class Wording(nn.Module):
     def forward(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
         """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
         t = self.positions(self.words(ids, keep))
-        return t.put(x=self.drop(self.norm(t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))))
+        return t.replace(x=self.drop(self.norm(t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))))
