@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 import plait
 from plait.core.catalog import systems
-from plait.train.console import Console
+from plait.runs.console import Console
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIGURES = DOCS / "measured" / "digits.json"

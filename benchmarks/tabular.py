@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import plait
-from plait.train.console import Console
+from plait.runs.console import Console
 
 TABLES = {
     "breast cancer": (load_breast_cancer, "classify"),

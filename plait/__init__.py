@@ -18,9 +18,9 @@ _HOMES = {
     "list_methods": "plait.core.methods",
     "method_info": "plait.core.methods",
     "apply_method": "plait.core.methods",
-    "fit": "plait.train.fit",
-    "load": "plait.train.run",
-    "Run": "plait.train.run",
+    "fit": "plait.runs.fit",
+    "load": "plait.runs.run",
+    "Run": "plait.runs.run",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -19,7 +19,8 @@ FLOORS = {
     "data": 3,
     "tasks": 4,
     "evaluate": 4,
-    "train": 5,
+    "train": 3,
+    "runs": 5,
     "cli": 6,
 }
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -52,8 +52,8 @@ def check(
     from plait.data.rows import Rows
     from plait.data.schema import Schema
     from plait.data.table import read_table
-    from plait.train.console import Console
-    from plait.train.prepare import guess_task, task_class
+    from plait.runs.console import Console
+    from plait.runs.prepare import guess_task, task_class
 
     data = read_table(table)
     schema = Schema.guess(

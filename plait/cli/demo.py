@@ -26,8 +26,8 @@ def demo(
     """
     import sys
 
-    from plait.train.console import Console
-    from plait.train.demo import demo as play
+    from plait.runs.console import Console
+    from plait.runs.demo import demo as play
     from plait.train.memory import keep_memory
 
     keep_memory()

@@ -31,9 +31,9 @@ def embed(
 
     import sys
 
-    from plait.train.console import Console
-    from plait.train.planning import pick_device
-    from plait.train.run import load
+    from plait.runs.console import Console
+    from plait.runs.planning import pick_device
+    from plait.runs.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     vectors = model.embed(table, out=place, allow_outside=allow_outside)

@@ -46,10 +46,10 @@ def evaluate(
     import sys
 
     from plait.evaluate.intervals import number
-    from plait.train.console import Console
-    from plait.train.planning import pick_device
-    from plait.train.run import load
-    from plait.train.telling import tell
+    from plait.runs.console import Console
+    from plait.runs.planning import pick_device
+    from plait.runs.run import load
+    from plait.runs.telling import tell
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     found = model.evaluate(table, gallery=gallery, beam=beam, allow_outside=allow_outside)

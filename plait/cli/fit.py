@@ -146,10 +146,10 @@ def fit(
 
     import sys
 
-    from plait.train.console import Console
-    from plait.train.fit import fit as train
+    from plait.runs.console import Console
+    from plait.runs.fit import fit as train
+    from plait.runs.settings import share
     from plait.train.memory import keep_memory
-    from plait.train.settings import share
 
     keep_memory()
 
@@ -173,7 +173,7 @@ def _facts(folder: Path) -> dict:
 
     import pyarrow.parquet as pq
 
-    from plait.train.fit import read_config
+    from plait.runs.fit import read_config
 
     made = read_config(folder)
     facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))

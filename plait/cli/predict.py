@@ -34,9 +34,9 @@ def predict(
 
     import sys
 
-    from plait.train.console import Console
-    from plait.train.planning import pick_device
-    from plait.train.run import load
+    from plait.runs.console import Console
+    from plait.runs.planning import pick_device
+    from plait.runs.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     answers = model.predict(table, out=place, beam=beam, allow_outside=allow_outside)

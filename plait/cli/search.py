@@ -41,9 +41,9 @@ def search(
 
     import sys
 
-    from plait.train.console import Console
-    from plait.train.planning import pick_device
-    from plait.train.run import load
+    from plait.runs.console import Console
+    from plait.runs.planning import pick_device
+    from plait.runs.run import load
 
     model = load(run, device=pick_device(device))
     hits = model.search(table, k=top, show=place, allow_outside=allow_outside, **query)

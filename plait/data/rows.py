@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
+from plait.core.files import write_whole
 from plait.data.arrow import as_text
 from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Schema
 from plait.data.table import Table
-from plait.data.whole import write_whole
 from plait.errors import DataError, nearest
 
 CHUNK = 64  # rows per piece of work of a decoding thread

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from PIL import Image, ImageDraw, ImageFont
 
-from plait.data.whole import write_whole
+from plait.core.files import write_whole
 
 SIDE = 32  # pixels
 FONT = 24  # points, before a too large glyph is shrunk

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plait.data.whole import write_whole
+from plait.core.files import write_whole
 from plait.evaluate.intervals import Score, number
 
 FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline"}

@@ -26,7 +26,7 @@ class Common:
     of_text: the target is a text, also where it looks like classes or numbers. auto: the system that `auto` stands for,
     if not plait's own.
     longest: the share of the inputs that are read whole, the rest is cut. whole: augmentation must not take parts away.
-    needs: what the system must be told of the task, arguments of `plait.train.assemble.recipe`.
+    needs: what the system must be told of the task, arguments of `plait.runs.assemble.recipe`.
     """
 
     of_text = False

@@ -21,7 +21,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plait.data.whole import refusal
+from plait.core.files import refusal
 from plait.errors import DataError
 
 HOME = "checkpoints"

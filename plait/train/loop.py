@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plait.core.files import refusal, write_whole
 from plait.core.weights import load_strict
-from plait.data.whole import refusal, write_whole
 from plait.errors import DataError, UsageError
 from plait.train import checkpoint, optim
 from plait.train.memory import peak_memory

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 import plait
 from plait.data.table import read_table
 from plait.errors import DataError
-from plait.train.console import Console
+from plait.runs.console import Console
 
 OPTIONS = dict(target="digit", split="split", system="auto_toy", image_size=16, lr=3e-3, precision="fp32")
 

@@ -20,7 +20,7 @@ from PIL import Image
 import plait
 from plait.data.samples import glyphs
 from plait.errors import DataError, UsageError
-from plait.train.console import Console
+from plait.runs.console import Console
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 220), "white": (250, 250, 250)}
 PLACES = {"left": (2, 11), "middle": (11, 20), "right": (20, 29)}

@@ -17,7 +17,7 @@ import torch
 import plait
 from plait.data.table import read_table
 from plait.errors import DataError, UsageError
-from plait.train.console import Console
+from plait.runs.console import Console
 from tests.data.damaged import COUNT, damaged
 from tests.data.test_damaged import MAY_BE_REFUSED, REFUSED
 

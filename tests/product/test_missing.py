@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 import plait
 from plait.core.catalog import systems
 from plait.data.table import Table, read_table
-from plait.train.console import Console
-from plait.train.run import Run
+from plait.runs.console import Console
+from plait.runs.run import Run
 
 INPUTS = ("photo", "word", "ink", "colour")
 PAIRS = [

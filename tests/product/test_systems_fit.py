@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 import plait
 from plait.core.catalog import System, systems
 from plait.evaluate.intervals import Score
-from plait.train.console import Console
+from plait.runs.console import Console
 
 SCRIPTS = ("GREEK", "CYRILLIC", "ARMENIAN", "HEBREW")
 SPOKEN = Path(__file__).parents[3] / "shared" / "data" / "spoken_digits" / "train.parquet"

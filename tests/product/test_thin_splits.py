@@ -12,7 +12,7 @@ from PIL import Image
 
 import plait
 from plait.errors import DataError
-from plait.train.console import Console
+from plait.runs.console import Console
 
 N = 60
 SPLIT = ["test" if i % 4 == 0 else "val" if i % 4 == 1 else "train" for i in range(N)]

@@ -19,7 +19,7 @@ import torch
 
 import plait
 from plait.errors import DataError, UsageError
-from plait.train.console import Console
+from plait.runs.console import Console
 
 SPOKEN = Path(__file__).parents[3] / "shared" / "data" / "spoken_digits" / "train.parquet"
 WORDS = "zero one two three four five six seven eight nine".split()

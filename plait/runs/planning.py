@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from plait.errors import UsageError
+from plait.runs.job import TableJob
+from plait.runs.prepare import Prepared
+from plait.runs.settings import Settings
 from plait.train import optim
-from plait.train.job import TableJob
 from plait.train.loop import Plan
 from plait.train.memory import peak_memory
 from plait.train.parallel import to_device
-from plait.train.prepare import Prepared
-from plait.train.settings import Settings
 
 
 def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:

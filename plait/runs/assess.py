@@ -11,8 +11,8 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
+from plait.runs.predict import outputs
 from plait.tasks import Retrieve, Task
-from plait.train.predict import outputs
 
 
 @dataclass

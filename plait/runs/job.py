@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from plait.data.augment import augment
+from plait.runs.predict import outputs
+from plait.runs.prepare import Prepared
 from plait.tasks import Task
-from plait.train.predict import outputs
-from plait.train.prepare import Prepared
 
 
 class TableJob:

@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from plait.core.catalog import model_info
+from plait.core.files import write_whole
 from plait.core.weights import load_strict
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table, read_table
-from plait.data.whole import write_whole
 from plait.errors import DataError, UsageError
+from plait.runs.assemble import Recipe, objective
+from plait.runs.assess import Assessment, assess
+from plait.runs.predict import outputs
 from plait.tasks import TASKS, Retrieve, Task
-from plait.train.assemble import Recipe, objective
-from plait.train.assess import Assessment, assess
 from plait.train.loop import History
-from plait.train.predict import outputs
 
 MODEL = "model.safetensors"
 

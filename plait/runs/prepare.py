@@ -18,12 +18,12 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
+from plait.runs.assemble import choose, reads, recipe
+from plait.runs.assess import known_targets
+from plait.runs.console import Console
+from plait.runs.settings import Settings
 from plait.tasks import TASKS, Task
 from plait.tasks.match import MATCH, with_mismatches
-from plait.train.assemble import choose, reads, recipe
-from plait.train.assess import known_targets
-from plait.train.console import Console
-from plait.train.settings import Settings
 
 
 @dataclass

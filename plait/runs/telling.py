@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from plait.evaluate.intervals import number
+from plait.runs.assemble import Recipe
+from plait.runs.assess import Assessment
+from plait.runs.console import Console, clock
+from plait.runs.prepare import Prepared
 from plait.tasks import Retrieve, Task
-from plait.train.assemble import Recipe
-from plait.train.assess import Assessment
-from plait.train.console import Console, clock
 from plait.train.loop import Plan
-from plait.train.prepare import Prepared
 
 
 def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: dict) -> None:

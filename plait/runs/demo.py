@@ -14,10 +14,10 @@ from plait.data.table import Table, read_table
 from plait.evaluate.intervals import number
 from plait.evaluate.report import Section
 from plait.evaluate.report import Table as Lines
-from plait.train.assess import Assessment
-from plait.train.console import Console, clock
-from plait.train.fit import fit
-from plait.train.run import Run
+from plait.runs.assess import Assessment
+from plait.runs.console import Console, clock
+from plait.runs.fit import fit
+from plait.runs.run import Run
 
 QUERIES = ("greek small letter theta", "black heart suit", "rightwards arrow", "latin capital letter a with ring above")
 REGULAR = "DejaVuSans"

@@ -17,24 +17,24 @@ import numpy as np
 import torch
 
 from plait import __version__
-from plait.data.whole import is_scrap, sweep
+from plait.core.files import is_scrap, sweep
 from plait.errors import DataError, UsageError
+from plait.runs.assemble import Recipe, objective, recipe
+from plait.runs.assess import assess
+from plait.runs.console import Console
+from plait.runs.job import TableJob, answers_for
+from plait.runs.pages import Ran, report
+from plait.runs.planning import estimate, machine, make_plan, pick_device
+from plait.runs.predict import outputs
+from plait.runs.prepare import Prepared, prepare
+from plait.runs.run import Run, save_run, write_json
+from plait.runs.settings import Settings
+from plait.runs.telling import announce, slowest, tell
 from plait.tasks import Retrieve
 from plait.tasks.answer import Answer
 from plait.tasks.bind import Bound
 from plait.tasks.linear import solve_straight
-from plait.train.assemble import Recipe, objective, recipe
-from plait.train.assess import assess
-from plait.train.console import Console
-from plait.train.job import TableJob, answers_for
 from plait.train.loop import CHANGEABLE, Plan, train
-from plait.train.pages import Ran, report
-from plait.train.planning import estimate, machine, make_plan, pick_device
-from plait.train.predict import outputs
-from plait.train.prepare import Prepared, prepare
-from plait.train.run import Run, save_run, write_json
-from plait.train.settings import Settings
-from plait.train.telling import announce, slowest, tell
 
 CONFIG = "config.json"
 
@@ -57,7 +57,7 @@ def fit(
         resume: go on with the run in `out`: its settings are read there, and `source` may be left out if it was a file.
         dry_run: stop before training and return what would be done as a dict.
         console: where lines and progress go; default is standard error.
-        options: the fields of `plait.train.settings.Settings`, such as target="price", kinds={"photo": "image"},
+        options: the fields of `plait.runs.settings.Settings`, such as target="price", kinds={"photo": "image"},
         minutes=10.
 
     Returns the `Run`, ready to evaluate, predict, embed and search. Raises UsageError or DataError before any training

@@ -15,13 +15,13 @@ from plait import __version__
 from plait.evaluate import pictures
 from plait.evaluate.intervals import number
 from plait.evaluate.report import Example, Examples, Section, Table, write_report
+from plait.runs.assemble import Recipe
+from plait.runs.assess import Assessment
+from plait.runs.console import clock
+from plait.runs.prepare import Prepared
+from plait.runs.settings import Settings
 from plait.tasks import Retrieve
-from plait.train.assemble import Recipe
-from plait.train.assess import Assessment
-from plait.train.console import clock
 from plait.train.loop import History, Plan
-from plait.train.prepare import Prepared
-from plait.train.settings import Settings
 
 SHOWN = 6  # examples right, and as many wrong
 
