@@ -53,7 +53,8 @@ def check(
     from plait.data.schema import Schema
     from plait.data.table import read_table
     from plait.runs.console import Console
-    from plait.runs.prepare import guess_task, task_class
+    from plait.tasks import TASKS, guess_task
+    from plait.tasks.base import MISSING, TextOptions
 
     data = read_table(table)
     schema = Schema.guess(
@@ -63,9 +64,9 @@ def check(
     schema.fit(data, everything, max_tokens=max_tokens)
     rows = Rows(data, schema, allow_outside=allow_outside, workers=workers)
     if schema.targets:
-        task = task_class(guess_task(schema), schema, data).learn(data, schema, everything)
+        task = TASKS[guess_task(schema)].variant(schema, data).learn(data, schema, everything, TextOptions(max_tokens))
         for row, reason, value in task.encode(data, schema)[1]:
-            if reason != "target missing":
+            if reason != MISSING:
                 rows.bad.add(row, ", ".join(schema.targets), "target", reason, value)
     console = Console(sys.stderr, quiet=quiet)
     console.start("reading", len(data) * len(schema.inputs))

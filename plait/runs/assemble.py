@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from plait.core.catalog import ROLE_TASKS, ModelInfo, model_info, systems
+from plait.core.catalog import ModelInfo, System, model_info, systems
 from plait.core.create import create_model
 from plait.data.schema import Schema
 from plait.errors import UsageError
+from plait.tasks import Task
+from plait.tasks.base import Objective
 from plait.tasks.bind import Bound
 
-# Which role serves a task best, where a system has several.
-PREFERRED = {
-    "classify": ("fuser", "backbone", "embedder"),
-    "regress": ("fuser", "backbone", "embedder"),
-    "retrieve": ("embedder",),
-    "match": ("fuser", "embedder"),
-    "transcribe": ("transcriber",),
-    "caption": ("generator",),
-}
 HALF = (0.5, 0.5, 0.5)
 MOST_CATEGORIES = 2000  # that a linear model reads one by one
 
@@ -46,12 +38,7 @@ class Recipe:
         return Bound(system, self.role, self.mean, self.std, self.tables)
 
 
-def base_task(task: str) -> str:
-    """The task's name without its variant: classify_many is a way to classify."""
-    return task.removesuffix("_many")
-
-
-def choose(name: str, schema: Schema, task: str) -> ModelInfo:
+def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
     """The model info of `name`, whose slots the schema then bears. Raises UsageError where it does not fit, naming
     systems that do."""
     info = model_info(name)
@@ -59,13 +46,13 @@ def choose(name: str, schema: Schema, task: str) -> ModelInfo:
     free = "slots" in _signature(info)
     doubled = sorted({k for k in kinds if kinds.count(k) > 1})
     fits = set(kinds) <= set(info.takes) and (free or not doubled)
-    if not fits or base_task(task) not in info.tasks:
+    if not fits or role_for(task, info.system) is None:
         why = (
-            f"it cannot {base_task(task)}"
-            if base_task(task) not in info.tasks
+            f"it cannot {task.choice}"
+            if role_for(task, info.system) is None
             else f"it reads {', '.join(info.takes)}, each once, and the inputs are {', '.join(kinds)}"
         )
-        others = [s.name for s in systems().values() if set(kinds) <= set(s.takes) and base_task(task) in s.tasks]
+        others = [s.name for s in systems().values() if set(kinds) <= set(s.takes) and role_for(task, s)]
         others = [o for o in others if not doubled or "slots" in _signature(model_info(o))]
         raise UsageError(
             f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}."
@@ -73,6 +60,11 @@ def choose(name: str, schema: Schema, task: str) -> ModelInfo:
     if not free:
         schema.rename_slots({s.name: s.kind for s in schema.slots})
     return info
+
+
+def role_for(task: type[Task], system: System) -> str | None:
+    """The role of the system that serves the task best; None where none does."""
+    return next((r for r in task.roles if r in system.roles), None)
 
 
 def reads(info: ModelInfo) -> dict[str, Any]:
@@ -88,7 +80,13 @@ def reads(info: ModelInfo) -> dict[str, Any]:
 
 
 def recipe(
-    info: ModelInfo, schema: Schema, task: str, *, pretrained: bool = False, labels: int = 0, words: dict | None = None
+    info: ModelInfo,
+    schema: Schema,
+    task: type[Task],
+    *,
+    pretrained: bool = False,
+    labels: int = 0,
+    words: dict | None = None,
 ) -> Recipe:
     """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a generator's
     vocab, begin, end."""
@@ -111,7 +109,7 @@ def recipe(
     if "labels" in signature:
         arguments["labels"] = labels
     arguments |= _words(info, words, signature, pretrained) if words else {}
-    role = next(r for r in PREFERRED[base_task(task)] if r in info.system.roles and base_task(task) in ROLE_TASKS[r])
+    role = role_for(task, info.system)
     tables = {
         s: shape.get("sizes") or shape["width"]
         for s, shape in shapes.items()
@@ -137,10 +135,12 @@ def _words(info: ModelInfo, words: dict, signature: dict, pretrained: bool) -> d
     return {}
 
 
-def objective(info: ModelInfo) -> tuple[Callable | None, Callable | None, Callable | None]:
-    """The system's own (objective, make_state, after_step), None each where it has none."""
+def objective(info: ModelInfo) -> Objective | None:
+    """The system's own, where it has one."""
     module = _module(info)
-    return getattr(module, "objective", None), getattr(module, "make_state", None), getattr(module, "after_step", None)
+    if not hasattr(module, "objective"):
+        return None
+    return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
 
 
 def _slot(kind: str, shape: dict) -> dict:

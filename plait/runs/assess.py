@@ -12,7 +12,8 @@ from plait.data.schema import Schema
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
 from plait.runs.predict import outputs
-from plait.tasks import Retrieve, Task
+from plait.tasks import Task
+from plait.tasks.known import known_targets
 
 
 @dataclass
@@ -67,8 +68,8 @@ def assess(
     queries: np.ndarray | None = None,
     parts: bool = True,
 ) -> Assessment:
-    """Scores on the rows `index`; truth (n, ...) is the whole table's. queries: for retrieval, the rows that ask (n,)
-    bool.
+    """Scores on the rows `index`; truth (n, ...) is the whole table's. queries (n,) bool: the rows that ask, of a
+    task that searches.
 
     parts: also measure each modality alone and each absent (one more pass over the rows for each).
     """
@@ -78,12 +79,10 @@ def assess(
         return task.finish(outputs(model, rows, known, precision=precision, absent=absent, truth=truth))
 
     whole, target = answers([]), truth[known]
-    if isinstance(task, Retrieve):
-        ask = None if queries is None else queries[known]
-        return Assessment(known, target, whole, task.scores(target, whole, ask), task.baseline(target, whole, ask))
-    out = Assessment(known, target, whole, task.scores(target, whole), task.baseline(target))
+    ask = None if queries is None else queries[known]
+    out = Assessment(known, target, whole, task.scores(target, whole, ask), task.baseline(target, whole, ask))
     groups = modalities(schema)
-    if not parts or len(groups) < 2:
+    if not parts or not task.answers_rows or len(groups) < 2:
         return out
     everything = [s.name for s in schema.slots]
     single = {label: answers([s for s in everything if s not in slots]) for label, slots in groups.items()}
@@ -96,9 +95,3 @@ def assess(
     out.best_alone = max(out.alone, key=lambda k: sign * out.alone[k].value)
     out.gain = paired_gain(task.per_row(target, whole), task.per_row(target, single[out.best_alone]))
     return out
-
-
-def known_targets(truth: np.ndarray) -> np.ndarray:
-    """(n,) bool: rows with a target (NaN and -100 are none; one known label of several is enough); truth (n, ...)."""
-    known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
-    return known if known.ndim == 1 else known.any(1)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from plait.data.samples import glyphs
 from plait.data.table import Table, read_table
-from plait.evaluate.intervals import number
+from plait.evaluate.intervals import Score, number
 from plait.evaluate.report import Section
 from plait.evaluate.report import Table as Lines
 from plait.runs.assess import Assessment
@@ -46,7 +46,7 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
         ("Typefaces never trained on", run.evaluate(_rows(table, split="typefaces"))),
         ("Characters never trained on, among all characters", unseen_characters(run, table)),
     ):
-        lines = _lines(found)
+        lines = _lines(found, run.task.headline(found.scores))
         sections.append(
             Section(title, "table", Lines(("score", "value [95% interval]", "chance", "times chance"), lines))
         )
@@ -83,6 +83,6 @@ def _rows(table: Table, **equal: str) -> Table:
     return table.take(np.flatnonzero(pc.equal(table.column(name), value).to_numpy(zero_copy_only=False)))
 
 
-def _lines(found: Assessment) -> list[tuple]:
+def _lines(found: Assessment, scores: list[Score]) -> list[tuple]:
     chance = {s.name: s.value for s in found.baseline}
-    return [(s.name, s, chance[s.name], s.value / chance[s.name]) for s in found.scores if "recall" in s.name]
+    return [(s.name, s, chance[s.name], s.value / chance[s.name]) for s in scores]

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from plait import __version__
 from plait.core.files import is_scrap, sweep
@@ -22,7 +22,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import Recipe, objective, recipe
 from plait.runs.assess import assess
 from plait.runs.console import Console
-from plait.runs.job import TableJob, answers_for
+from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
 from plait.runs.predict import outputs
@@ -30,10 +30,6 @@ from plait.runs.prepare import Prepared, prepare
 from plait.runs.run import Run, save_run, write_json
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
-from plait.tasks import Retrieve
-from plait.tasks.answer import Answer
-from plait.tasks.bind import Bound
-from plait.tasks.linear import solve_straight
 from plait.train.loop import CHANGEABLE, Plan, train
 
 CONFIG = "config.json"
@@ -88,10 +84,11 @@ def fit(
     made = (
         Recipe(**before["recipe"])
         if before
-        else recipe(data.info, data.schema, data.task.name, pretrained=bool(settings.pretrained), **data.task.needs)
+        else recipe(data.info, data.schema, type(data.task), pretrained=bool(settings.pretrained), **data.task.needs)
     )
     bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
-    model, state, advance = _model(data, bound, settings.seed)
+    model = data.task.model(bound, objective(data.info))
+    model.before_training(data.rows, data.truth, data.splits["train"], settings.seed)
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
     job = TableJob(
@@ -101,8 +98,6 @@ def fit(
         seed=settings.seed,
         strength=settings.augment,
         precision=plan.precision,
-        state=state,
-        advance=advance,
     )
     cost = estimate(job, plan, device)
     announce(console, data, made, plan, cost)
@@ -147,7 +142,8 @@ def _train(
             "stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}"
         )
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
-    settle(job, console)
+    if remark := settle(job):
+        console.say("", remark)
     run = save_run(folder, data.schema, data.task, job.model, plan.precision)
     run.history = history
     for name, index in evaluated_rows(data).items():
@@ -162,39 +158,17 @@ def _train(
     ran = Ran(data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command())
     run.report = partial(report, folder / "report.html", ran)
     run.report()
-    verb = "search" if isinstance(data.task, Retrieve) else "predict"
-    console.say("saved", f"{folder} (report.html)    next: plait {verb} {folder} ...")
+    console.say("saved", f"{folder} (report.html)    next: plait {data.task.verb} {folder} ...")
     return run
 
 
-def _model(data: Prepared, bound: Bound, seed: int):
-    """The task's model, and the state and step of the system's own objective, if it has one and the task uses it."""
-    goal, make_state, advance = objective(data.info)
-    if isinstance(data.task, Retrieve):
-        state = make_state(bound.system, seed) if goal and make_state else None
-        model = data.task.model(bound, goal)
-        model.state = [] if state is None else [state]
-        return model, state, advance if state is not None else None
-    model = data.task.model(bound)
-    if isinstance(model, Answer):
-        solve_straight(model, data.rows, data.truth, data.splits["train"], seed)
-    return model, None, None
+def settle(job: TableJob) -> str:
+    """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
 
+    def found(call: Callable | None = None) -> np.ndarray:
+        return outputs(job.model, job.data.rows, job.watch, precision=job.precision, truth=job.data.truth, call=call)
 
-def settle(job: TableJob, console: Console) -> None:
-    """Leave a plain table to the head's linear layers, unless what was trained beside them is better by two standard
-    errors."""
-    data, kinds = job.data, {s.kind for s in job.data.schema.slots}
-    if not isinstance(job.model, Answer) or not job.model.head.linear or not kinds <= {"number", "category", "vector"}:
-        return
-    truth = data.truth[job.watch]
-    whole = answers_for(data.task, job.model, data, job.watch, job.precision)
-    straight = data.task.finish(outputs(job.model, data.rows, job.watch, call=lambda m, b: m.straight(b)))
-    gain = data.task.loss_rows(truth, straight) - data.task.loss_rows(truth, whole)
-    if gain.mean() < 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
-        with torch.no_grad():
-            job.model.head.quiet()
-        console.say("", "the linear part alone is as good on the validation rows: it answers")
+    return job.task.settle(job.model, job.data.schema, job.data.truth[job.watch], found)
 
 
 def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from plait.data.augment import augment
 from plait.runs.predict import outputs
 from plait.runs.prepare import Prepared
 from plait.tasks import Task
+from plait.tasks.base import TaskModel
 
 
 class TableJob:
@@ -22,19 +23,17 @@ class TableJob:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: TaskModel,
         data: Prepared,
         *,
         batch_size: int,
         seed: int,
         strength: float,
         precision: str = "fp32",
-        state: nn.Module | None = None,
-        advance: Callable[[nn.Module, nn.Module], None] | None = None,
     ):
         self.model, self.data, self.task = model, data, data.task
         self.batch_size, self.seed, self.strength, self.precision = batch_size, seed, strength, precision
-        self.state, self._advance = state, advance
+        self.state = model.state
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
@@ -59,8 +58,7 @@ class TableJob:
         return self.data.rows.batch(index) | {"target": torch.from_numpy(self.data.truth[index])}
 
     def after_step(self) -> None:
-        if self._advance is not None:
-            self._advance(self.model.bound.system, self.state)
+        self.model.after_step()
 
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""

@@ -17,13 +17,13 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
-from plait.errors import DataError, UsageError
+from plait.errors import DataError
 from plait.runs.assemble import choose, reads, recipe
-from plait.runs.assess import known_targets
 from plait.runs.console import Console
 from plait.runs.settings import Settings
-from plait.tasks import TASKS, Task
-from plait.tasks.match import MATCH, with_mismatches
+from plait.tasks import TASKS, Task, guess_task
+from plait.tasks.base import MISSING, TextOptions
+from plait.tasks.known import known_targets
 
 
 @dataclass
@@ -63,12 +63,10 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     table, given = _gather(source, settings)
     schema = guess(table, settings)
     splits = _split(table, schema, settings, given)
-    task_name = settings.task or guess_task(schema)
-    if task_name == "match" and not schema.targets:
-        table, splits = with_mismatches(table, schema, splits, settings.seed)
-        schema.columns = [*schema.columns, *Schema.guess(table, inputs=schema.inputs, target=MATCH).used("target")]
-    kind = task_class(task_name, schema, table)
-    info = choose(system_name(settings, schema, kind.name), schema, kind.name)
+    kind = TASKS[settings.task or guess_task(schema)]
+    table, splits = kind.extend(table, schema, splits, settings.seed)
+    kind = kind.variant(schema, table)
+    info = choose(system_name(settings, schema, kind), schema, kind)
     fixed = reads(info)
     length = settings.max_tokens or fixed.get("length") or 256
     schema.fit(
@@ -79,14 +77,12 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         tokenizer_file=settings.tokenizer,
         longest=kind.longest,
     )
-    task = kind.learn(table, schema, splits["train"], **kind.options(length, settings.pieces, settings.tokenizer))
+    task = kind.learn(table, schema, splits["train"], TextOptions(length, settings.pieces, settings.tokenizer))
     truth, bad_targets = task.encode(table, schema)
     rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
     for row, reason, value in bad_targets:
-        if reason != "target missing":
-            rows.bad.add(
-                row, task.target if isinstance(task.target, str) else ", ".join(task.target), "target", reason, value
-            )
+        if reason != MISSING:
+            rows.bad.add(row, ", ".join(task.targets), "target", reason, value)
     splits = _known(splits, truth, task)
     console.start("reading", len(table) * len(schema.inputs))
     try:
@@ -96,7 +92,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
     splits, left_out = task.sift(
-        splits, rows, truth, lambda: build(info.name, **recipe(info, schema, task.name, **task.needs).arguments)
+        splits, rows, truth, lambda: build(info.name, **recipe(info, schema, kind, **task.needs).arguments)
     )
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
@@ -129,37 +125,13 @@ def guess(table: Table, settings: Settings) -> Schema:
     )
 
 
-def guess_task(schema: Schema) -> str:
-    """The task that the target's kind asks for."""
-    if not schema.targets:
-        raise UsageError(
-            "no target: name the column to predict with --target, or pair two columns with --task retrieve or --task match"
-        )
-    return (
-        "regress"
-        if schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1
-        else "classify"
-    )
-
-
-def task_class(name: str, schema: Schema, table: Table) -> type[Task]:
-    """The task's class: one label or several, by the target."""
-    if name not in ("retrieve", "match") and not schema.targets:
-        raise UsageError(f"--task {name} needs a target: name the column to predict with --target")
-    if name == "classify" and (len(schema.targets) > 1 or pa.types.is_list(table.column(schema.targets[0]).type)):
-        return TASKS["classify_many"]
-    if name != "classify" and len(schema.targets) > 1:
-        raise UsageError(f"--task {name} takes one target, got {', '.join(schema.targets)}")
-    return TASKS[name]
-
-
-def system_name(settings: Settings, schema: Schema, task: str) -> str:
+def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
     """`auto` grows with what there is to read: a table of numbers alone needs less than pictures do. It neither hears
     speech nor writes."""
     if settings.system != "auto":
         return settings.system
-    if TASKS[task].auto:
-        return TASKS[task].auto
+    if task.auto:
+        return task.auto
     return "auto_tiny" if all(s.kind in ("number", "category", "vector") for s in schema.slots) else "auto_small"
 
 

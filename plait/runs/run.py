@@ -26,7 +26,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import Recipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.predict import outputs
-from plait.tasks import TASKS, Retrieve, Task
+from plait.tasks import TASKS, Task, nouns
 from plait.train.loop import History
 
 MODEL = "model.safetensors"
@@ -75,19 +75,19 @@ class Run:
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         table, queries = rows.table, None
         if gallery is not None:
-            if not isinstance(self.task, Retrieve):
-                raise UsageError("a gallery is for retrieval: this run does " + self.task.name)
+            if not self.task.sides:
+                raise UsageError(f"a gallery is for {nouns(_searches)}: this run does {self.task.name}")
             more = self._aligned(read_table(gallery))
             names = [n for n in self.schema.inputs if n in table.names]
             both = pa.concat_tables([table.data.select(names), _like(more, table.data.select(names).schema)])
             queries = np.arange(len(both)) < len(table)
             table = Table(both, table.root, table.source)
             rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
-        for name in [self.task.target] if isinstance(self.task.target, str) else self.task.target:
+        for name in self.task.targets:
             table.column(name)  # a DataError that names the nearest, where the target is not there
         truth, bad = self.task.encode(table, self.schema)
         for row, reason, value in bad:
-            rows.bad.add(row, str(self.task.target), "target", reason, value)
+            rows.bad.add(row, ", ".join(self.task.targets), "target", reason, value)
         found = assess(
             self.model, self.task, rows, self.schema, truth, np.arange(len(table)), self.precision, queries=queries
         )
@@ -160,8 +160,9 @@ class Run:
         allow_outside: bool = False,
     ) -> list[list[Hit]]:
         """As `search`, for several queries at once; the contact sheet has a row for each."""
-        if not isinstance(self.task, Retrieve):
-            raise UsageError(f"this run does {self.task.name}: only a run of --task retrieve can search")
+        if not self.task.sides:
+            able = " or ".join(t.choice for t in TASKS.values() if _searches(t))
+            raise UsageError(f"this run does {self.task.name}: only a run of --task {able} can search")
         asked = [self._query(q) for q in queries]
         sides = {slot for slot, _ in asked}
         if len(sides) != 1:
@@ -213,11 +214,11 @@ class Run:
     # -- the ways in
 
     def _search_with(self, beam: int) -> None:
-        if beam and self.task.name not in ("transcribe", "caption"):
-            raise UsageError(f"a beam is for transcription and captions: this run does {self.task.name}")
+        if beam and not self.task.beams:
+            raise UsageError(f"a beam is for {nouns(lambda t: t.beams)}: this run does {self.task.name}")
         if beam < 0:
             raise UsageError(f"beam: got {beam}, expected 0 or more")
-        if self.task.name in ("transcribe", "caption"):
+        if self.task.beams:
             self.model.beam = beam
 
     def _aligned(self, table: Table) -> Table:
@@ -234,7 +235,7 @@ class Run:
         """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an
         embedder."""
         index = np.arange(len(rows))
-        if hasattr(self.model.bound.system, "embed") and isinstance(self.task, Retrieve):
+        if self.task.sides:
             here = {s.name for s in self.schema.slots if not set(s.columns) <= set(rows.absent)}
             found = outputs(self.model, rows, index, precision=self.precision, call=_embed)
             return {slot: v for slot, v in found.items() if slot in here}
@@ -273,6 +274,10 @@ class Run:
             sheet.append((" ".join(str(v) for v in query.values()), cells))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(retrieval_sheet(sheet))
+
+
+def _searches(task: type[Task]) -> bool:
+    return task.verb == "search"
 
 
 def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
@@ -342,8 +347,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     made = config["recipe"]
     bound = Recipe(**made).build()
     task = TASKS[config["task"]["task"]].from_json(config["task"])
-    goal = objective(model_info(made["name"]))[0]
-    model = task.model(bound, goal) if isinstance(task, Retrieve) else task.model(bound)
+    model = task.model(bound, objective(model_info(made["name"])))
     try:
         state = load_file(folder / MODEL)
     except Exception as error:  # safetensors raises its own type, which is no ValueError

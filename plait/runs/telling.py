@@ -7,7 +7,7 @@ from plait.runs.assemble import Recipe
 from plait.runs.assess import Assessment
 from plait.runs.console import Console, clock
 from plait.runs.prepare import Prepared
-from plait.tasks import Retrieve, Task
+from plait.tasks import Task
 from plait.train.loop import Plan
 
 
@@ -21,13 +21,9 @@ def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: d
         console.say("left out", f"{', '.join(names)}: {why}")
     for remark in data.remarks():
         console.say("careful", remark)
-    name = (
-        " with ".join(data.task.names)
-        if isinstance(data.task, Retrieve)
-        else f"{data.task.target}: {data.task.describe()}"
-    )
     console.say(
-        "target", f"{name}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}"
+        "target",
+        f"{data.task.title()}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}",
     )
     width = "bfloat16" if plan.precision == "bf16" else "float32"
     console.say(
@@ -61,21 +57,15 @@ def column_lines(data: Prepared) -> list[str]:
 
 def tell(console: Console, found: Assessment, name: str, task: Task) -> None:
     """The score, and what it is worth."""
-    main = found.scores[0]
-    chance = {s.name: s.value for s in found.baseline}
-    if isinstance(task, Retrieve):
-        for s in found.scores:
-            if "recall" in s.name:
-                console.say(name, f"{s}   chance {number(chance[s.name])}")
-        return
+    floor = {s.name: f"   {task.floor} {number(s.value)}" for s in found.baseline}
     alone = "".join(f"   {k} only {number(s.value)}" for k, s in found.alone.items())
     gain = (
         f"   gain of fusion {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]"
         if found.gain
         else ""
     )
-    usual = f"   majority {number(chance[main.name])}" if main.name in chance else ""
-    console.say(name, f"{main}{usual}{alone}{gain}")
+    for score in task.headline(found.scores):
+        console.say(name, f"{score}{floor.get(score.name, '')}{alone}{gain}")
     if found.absent:
         console.say("absent", "   ".join(f"no {k} {number(s.value)}" for k, s in found.absent.items()))
 

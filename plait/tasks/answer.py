@@ -1,30 +1,35 @@
-"""The model behind classify, regress and match: a bound system, a sum-of-parts head, and a loss on the whole and on
-each part."""
+"""Tasks that answer each row with a few numbers: a bound system, a sum-of-parts head, a loss on the whole and on each
+part, and a linear model beneath."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from plait.data.rows import Rows
+from plait.data.schema import Schema
 from plait.parts.heads.parts import SumOfParts
+from plait.tasks.base import Task, TaskModel
 from plait.tasks.bind import Bound, drop_modalities
+from plait.tasks.known import known_rows, mean_over
+from plait.tasks.linear import solve_straight
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) loss per row
 
 
-class Answer(nn.Module):
-    """Batches in, outputs (B, K) out; in training, batch and generator in, named losses out.
+class Answer(TaskModel):
+    """Outputs (B, K) of a sum-of-parts head.
 
-    forward is the loss, so that wrappers for several devices see the call that they hook.
     drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from
     the fusion alone where each modality also answers for itself, with a loss of its own.
     """
 
     def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3):
-        super().__init__()
-        self.bound, self.loss, self.drop = bound, loss, drop
+        super().__init__(bound)
+        self.loss, self.drop = loss, drop
         self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
 
     def answer(self, batch: dict) -> Tensor:
@@ -32,9 +37,15 @@ class Answer(nn.Module):
         return self.head(self.bound.features(batch))[0].float()
 
     def straight(self, batch: dict) -> Tensor:
-        """(B, K) outputs of the head's linear layers alone."""
+        """(B, K) float32 outputs of the head's linear layers alone."""
         ready = self.bound.prepared(batch)
-        return self.head.straight(self.bound.raw(ready), ready["present"])
+        raw = self.bound.raw(ready)
+        with torch.autocast(self.head.prior.device.type, enabled=False):
+            return self.head.straight(raw, ready["present"])
+
+    def before_training(self, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> None:
+        """The linear layers are solved."""
+        solve_straight(self, rows, truth, index, seed)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.bound.takes) > 1:
@@ -50,12 +61,27 @@ class Answer(nn.Module):
         return losses
 
 
-def known_rows(target: Tensor) -> Tensor:
-    """(B,) bool: rows whose target is there (-100 and NaN are not; one known label of several is enough)."""
-    known = ~target.isnan() if target.is_floating_point() else target != -100
-    return known & (target != -100) if known.dim() == 1 else (known & (target != -100)).any(1)
+class AnswerTask(Task):
+    """A task whose model is an `Answer`."""
 
+    roles = ("fuser", "backbone", "embedder")
 
-def mean_over(values: Tensor, rows: Tensor) -> Tensor:
-    """The mean of `values` (B,) over the True `rows`; 0, with a gradient path, where there is none."""
-    return values.masked_fill(~rows, 0.0).sum() / rows.sum().clamp(min=1)
+    def settle(
+        self,
+        model: TaskModel,
+        schema: Schema,
+        truth: np.ndarray,
+        outputs: Callable[[Callable[[TaskModel, dict], Tensor] | None], np.ndarray],
+    ) -> str:
+        """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
+        standard errors."""
+        plain = {s.kind for s in schema.slots} <= {"number", "category", "vector"}
+        if not plain or not model.head.linear:
+            return ""
+        whole, straight = self.finish(outputs(None)), self.finish(outputs(lambda m, batch: m.straight(batch)))
+        gain = self.loss_rows(truth, straight) - self.loss_rows(truth, whole)
+        if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
+            return ""
+        with torch.no_grad():
+            model.head.quiet()
+        return "the linear part alone is as good on the validation rows: it answers"

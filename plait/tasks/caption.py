@@ -20,7 +20,7 @@ from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
 from plait.parts.generation import beam, generate
-from plait.tasks.base import Common, Pace
+from plait.tasks.base import MISSING, BadTargets, Objective, Pace, Task, TaskModel, TextOptions
 from plait.tasks.bind import Bound
 
 ANSWERS = np.dtype([("text", object), ("probability", np.float64), ("loss", np.float64)])
@@ -28,16 +28,16 @@ SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
 PENALTY = 0.6  # of the length, by which beams compare
 
 
-class Captioner(nn.Module):
-    """Batches in, texts out; in training, batch and generator in, the cross-entropy of every next token out.
+class Captioner(TaskModel):
+    """Texts, and the cross-entropy of every next token.
 
     most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are followed at once, 0
     for the likeliest token each time.
     """
 
     def __init__(self, bound: Bound, most: int, beam: int = 0):
-        super().__init__()
-        self.bound, self.most, self.beam = bound, most, beam
+        super().__init__(bound)
+        self.most, self.beam = most, beam
 
     def read(self, batch: dict) -> tuple[dict, Tensor]:
         """The batch as the system reads it, and (B,) bool: which rows have anything to write about."""
@@ -88,7 +88,7 @@ class Captioner(nn.Module):
         return {"loss": loss / (true >= 0).sum().clamp(min=1)}
 
 
-class Caption(Common):
+class Caption(Task):
     """A text per row. text: what the tokenizer learnt (as `TextKind.fit`). common: the commonest text of the training
     rows, its share.
 
@@ -97,20 +97,21 @@ class Caption(Common):
     them back: the learnt one knows no capitals.
     """
 
-    name = "caption"
+    name = choice = "caption"
+    noun = "captions"
+    roles = ("generator",)
     dtype = np.int64
     of_text = True
     auto = "git"
+    beams = True
 
     def __init__(self, target: str, text: dict, common: tuple[str, float]):
         self.target, self.text, self.common = target, text, tuple(common)
 
     @classmethod
-    def learn(
-        cls, table: Table, schema: Schema, rows: np.ndarray, length: int = 256, tokenizer: str | None = None
-    ) -> Caption:
-        """The tokens of the training rows' texts, at most `length` of them each; tokenizer: a published tokenizer.json
-        instead."""
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Caption:
+        """The tokens of the training rows' texts, or a published tokenizer's."""
+        length, _, tokenizer = options
         (target,) = schema.targets
         if [s.kind for s in schema.slots] != ["image"]:
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
@@ -134,10 +135,6 @@ class Caption(Common):
         task.common = usual, count / len(texts)
         return task
 
-    @classmethod
-    def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
-        return {"length": length, "tokenizer": tokenizer}
-
     def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
         return super().pace(rows, system, True)
 
@@ -154,14 +151,14 @@ class Caption(Common):
     def decode(self, ids: list[int]) -> str:
         return tokenizer_of(self.text["tokenizer"]).decode(ids, skip_special_tokens=True).strip()
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         most, bad = self.text["max_tokens"], []
         truth = np.full((len(table), most), -100, np.int64)
         texts = _texts(table, self.target)
         found = tokenizer_of(self.text["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False)
         for i, (text, ids) in enumerate(zip(texts, (e.ids for e in found))):
             if not ids:
-                bad.append((i, "target missing" if table.column(self.target)[i].as_py() is None else "empty text", ""))
+                bad.append((i, MISSING if table.column(self.target)[i].as_py() is None else "empty text", ""))
                 continue
             if len(ids) > most - 2:
                 bad.append((i, f"more than {most} tokens, cut there", text))
@@ -169,7 +166,7 @@ class Caption(Common):
             truth[i, : len(row)] = row
         return truth, bad
 
-    def model(self, bound: Bound) -> Captioner:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Captioner:
         return Captioner(bound, self.text["max_tokens"] - 1)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
@@ -184,7 +181,7 @@ class Caption(Common):
     def _written(self, truth: np.ndarray) -> list[str]:
         return [self.decode(row[row >= 0].tolist()) for row in truth]
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         tokens = (truth[:, 1:] >= 0).sum(1)
         return captions.captions(self._written(truth), answers["text"].tolist(), answers["loss"], tokens)
 
@@ -193,7 +190,7 @@ class Caption(Common):
         found = {s.name: s.value for s in self.scores(truth, answers)}
         return found["chrF"] - 0.02 * float(np.log(found.get("perplexity", 1.0)))
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         usual = np.empty(len(truth), ANSWERS)
         usual[:] = (*self.common, np.nan)
         return self.scores(truth, usual)
@@ -202,14 +199,8 @@ class Caption(Common):
         """Each row's own chrF."""
         return captions.chrf_rows(self._written(truth), answers["text"].tolist())
 
-    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        return 1 - self.per_row(truth, answers)
-
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         return {self.target: answers["text"].tolist(), "probability": answers["probability"]}
-
-    def picture(self, truth: np.ndarray, answers: np.ndarray) -> None:
-        """None: the report's examples show pictures, truth and what is written."""
 
     def describe(self) -> str:
         kind = f"texts of at most {self.text['max_tokens']} of {self.text['vocab']:,} tokens"

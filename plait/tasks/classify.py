@@ -15,8 +15,8 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.answer import Answer
-from plait.tasks.base import Common
+from plait.tasks.answer import Answer, AnswerTask
+from plait.tasks.base import MISSING, BadTargets, Objective, Task, TextOptions
 from plait.tasks.bind import Bound
 
 
@@ -24,10 +24,11 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(outputs, target, ignore_index=-100, reduction="none")
 
 
-class Classify(Common):
+class Classify(AnswerTask):
     """One label per row. classes: their values as in the table; counts: how often each occurs in the training rows."""
 
-    name = "classify"
+    name = choice = "classify"
+    noun = "classification"
     dtype = np.int64
 
     def __init__(self, target: str, classes: list, counts: list[int]):
@@ -35,7 +36,13 @@ class Classify(Common):
         self._index = {str(c): i for i, c in enumerate(classes)}
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Classify:
+    def variant(cls, schema: Schema, table: Table) -> type[Task]:
+        """One label, or several: a column each, or a column of lists."""
+        many = len(schema.targets) > 1 or (schema.targets and pa.types.is_list(table.column(schema.targets[0]).type))
+        return ClassifyMany if many else super().variant(schema, table)
+
+    @classmethod
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Classify:
         """The classes among the training `rows` of the target column."""
         (target,) = schema.targets
         values = table.column(target)
@@ -58,20 +65,20 @@ class Classify(Common):
         count = dict(zip(counts[0].tolist(), counts[1].tolist()))
         return cls(target, [kinds[k] for k in order], [count[k] for k in order])
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         """Class numbers (n,), -100 where there is none; and (row, reason, value) of each cell that cannot be a
         target."""
         truth, bad = np.full(len(table), -100, np.int64), []
         for i, v in enumerate(table.column(self.target).to_pylist()):
             if not _real(v):
-                bad.append((i, "target missing", ""))
+                bad.append((i, MISSING, ""))
             elif str(v) in self._index:
                 truth[i] = self._index[str(v)]
             else:
                 bad.append((i, "class not in the training rows", str(v)))
         return truth, bad
 
-    def model(self, bound: Bound) -> Answer:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, torch.tensor(np.log(self.frequencies)), cross_entropy)
 
     @property
@@ -84,14 +91,14 @@ class Classify(Common):
         z = np.exp(outputs - outputs.max(1, keepdims=True))
         return z / z.sum(1, keepdims=True)
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.classification(truth, answers)
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
         """What early stopping looks at: accuracy, and the log loss where that is the same."""
         return float(metrics.correct_rows(truth, answers).mean() - 0.05 * metrics.log_loss_rows(truth, answers).mean())
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return self.scores(truth, np.tile(self.frequencies, (len(truth), 1)))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -135,17 +142,19 @@ def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
     return (loss * known).sum(1) / known.sum(1).clamp(min=1)
 
 
-class ClassifyMany(Common):
+class ClassifyMany(AnswerTask):
     """Several labels per row: a boolean column each, or one column of lists."""
 
     name = "classify_many"
+    choice = "classify"
+    noun = "classification"
     dtype = np.int64
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> ClassifyMany:
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> ClassifyMany:
         target = schema.targets if len(schema.targets) > 1 else schema.targets[0]
         truth, labels = _many(target, table, None)
         seen = truth[rows]
@@ -154,25 +163,25 @@ class ClassifyMany(Common):
             raise DataError(f"the target {target!r} has no label in the training rows")
         return cls(target, labels, rates)
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         """(n, K) of 1, 0 and -100 = unknown; and the rows that know nothing."""
         truth, _ = _many(self.target, table, self.labels)
-        return truth, [(int(i), "target missing", "") for i in np.flatnonzero((truth == -100).all(1))]
+        return truth, [(int(i), MISSING, "") for i in np.flatnonzero((truth == -100).all(1))]
 
-    def model(self, bound: Bound) -> Answer:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         rates = np.asarray(self.rates)
         return Answer(bound, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-np.clip(outputs, -60, 60)))
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.multilabel(truth, answers)
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
         return metrics.multilabel(truth, answers)[0].value
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return self.scores(truth, np.tile(self.rates, (len(truth), 1)))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:

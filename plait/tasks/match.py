@@ -17,25 +17,40 @@ from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive
-from plait.tasks.answer import Answer, Loss, known_rows, mean_over
-from plait.tasks.base import Common
+from plait.tasks.answer import Answer, AnswerTask, Loss
+from plait.tasks.base import MISSING, BadTargets, Objective, TextOptions
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy, flags
+from plait.tasks.known import known_rows, mean_over
 
 MATCH = "match"  # the target's name where the table holds only true pairs
 
 
-class Match(Common):
+class Match(AnswerTask):
     """True or not, per row. rate: the share of true pairs in the training rows."""
 
-    name = "match"
+    name = choice = "match"
+    noun = "matching"
+    roles = ("fuser", "embedder")
+    needs_target = False
     dtype = np.int64
 
     def __init__(self, target: str, rate: float):
         self.target, self.rate = target, rate
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Match:
+    def extend(
+        cls, table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int
+    ) -> tuple[Table, dict[str, np.ndarray]]:
+        """Where all pairs are true, as many false ones are drawn."""
+        if schema.targets:
+            return table, splits
+        table, splits = with_mismatches(table, schema, splits, seed)
+        schema.columns = [*schema.columns, *Schema.guess(table, inputs=schema.inputs, target=MATCH).used("target")]
+        return table, splits
+
+    @classmethod
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Match:
         (target,) = schema.targets
         truth = flags(table.column(target), target)[rows]
         known = truth[truth != -100]
@@ -45,12 +60,12 @@ class Match(Common):
             )
         return cls(target, float(known.mean()))
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         """1, 0, or -100 where it is not known, (n,); and the rows that do not know."""
         truth = flags(table.column(self.target), self.target)
-        return truth, [(int(i), "target missing", "") for i in np.flatnonzero(truth == -100)]
+        return truth, [(int(i), MISSING, "") for i in np.flatnonzero(truth == -100)]
 
-    def model(self, bound: Bound) -> Answer:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         prior = torch.tensor([np.log(self.rate / (1 - self.rate))])
         model = Agreement if hasattr(bound.system, "embed") else Answer
         return model(bound, prior, _loss, drop=0.0)
@@ -59,13 +74,13 @@ class Match(Common):
         """Outputs (n, 1) -> probabilities (n,)."""
         return 1 / (1 + np.exp(-np.clip(outputs[:, 0], -60, 60)))
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.matching(truth, answers)
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
         return metrics.matching(truth, answers)[0].value
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return self.scores(truth, np.full(len(truth), self.rate))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:

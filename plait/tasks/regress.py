@@ -13,8 +13,8 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.answer import Answer
-from plait.tasks.base import Common
+from plait.tasks.answer import Answer, AnswerTask
+from plait.tasks.base import MISSING, BadTargets, Objective, TextOptions
 from plait.tasks.bind import Bound
 
 
@@ -22,17 +22,18 @@ def squared_error(outputs: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(outputs[:, 0], target.nan_to_num().to(outputs.dtype), reduction="none")
 
 
-class Regress(Common):
+class Regress(AnswerTask):
     """One number per row, standardised inside by the training rows' mean and spread (std)."""
 
-    name = "regress"
+    name = choice = "regress"
+    noun = "regression"
     dtype = np.float32
 
     def __init__(self, target: str, mean: float, std: float):
         self.target, self.mean, self.std = target, mean, std
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Regress:
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Regress:
         (target,) = schema.targets
         numbers, _ = _numbers(table.column(target))
         seen = numbers[rows]
@@ -46,12 +47,12 @@ class Regress(Common):
             raise DataError(f"the target {target!r} is {seen[0]:g} in every training row: there is nothing to learn")
         return cls(target, float(seen.mean()), std)
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         """Standardised numbers (n,) float32, NaN where there is none; and (row, reason, value) of what is no number."""
         numbers, bad = _numbers(table.column(self.target))
         return ((numbers - self.mean) / self.std).astype(np.float32), bad
 
-    def model(self, bound: Bound) -> Answer:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, torch.zeros(1), squared_error)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
@@ -62,13 +63,13 @@ class Regress(Common):
         known = np.isfinite(truth)
         return truth[known].astype(np.float64) * self.std + self.mean, answers[known]
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.regression(*self._known(truth, answers))
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
         return -float(metrics.squared_error_rows(*self._known(truth, answers)).mean()) / self.std**2
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return self.scores(truth, np.full(len(truth), self.mean))
 
     def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -97,7 +98,7 @@ class Regress(Common):
         return cls(state["target"], state["mean"], state["std"])
 
 
-def _numbers(values: pa.ChunkedArray) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+def _numbers(values: pa.ChunkedArray) -> tuple[np.ndarray, BadTargets]:
     out, bad = np.full(len(values), np.nan), []
     for i, v in enumerate(values.to_pylist()):
         try:
@@ -105,8 +106,6 @@ def _numbers(values: pa.ChunkedArray) -> tuple[np.ndarray, list[tuple[int, str, 
         except (TypeError, ValueError):
             pass
         if not np.isfinite(out[i]):
-            bad.append(
-                (i, "target missing" if v is None else "target not a finite number", "" if v is None else str(v)[:200])
-            )
+            bad.append((i, MISSING if v is None else "target not a finite number", "" if v is None else str(v)[:200]))
             out[i] = np.nan
     return out, bad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,26 +14,39 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
+from plait.evaluate import pictures
 from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
+from plait.evaluate.report import Section
 from plait.parts.objectives.contrastive import contrastive
-from plait.tasks.base import Common, Pace
+from plait.tasks.base import BadTargets, Objective, Pace, Task, TaskModel, TextOptions
 from plait.tasks.bind import Bound
+from plait.tasks.examples import picture_of
 
-Objective = Callable[[nn.Module, dict, nn.Module | None, torch.Generator], dict[str, Tensor]]
 
-
-class Pairs(nn.Module):
+class Pairs(TaskModel):
     """Two slots of an embedder, drawn together where they belong together.
 
-    objective: a system's own (model, batch, state, generator) -> losses; None means the symmetric contrastive loss.
-    `state` is what the trainer keeps for it (a momentum teacher, a queue).
+    objective: a system's own; None means the symmetric contrastive loss.
     """
 
     def __init__(self, bound: Bound, sides: tuple[str, str], objective: Objective | None = None):
-        super().__init__()
-        self.bound, self.sides, self.objective = bound, sides, objective
-        self.state: list[nn.Module] = []  # a list, so that it is no part of this model's weights
+        super().__init__(bound)
+        self.sides, self.objective = sides, objective
+        self._state: list[nn.Module] = []  # a list, so that it is no part of this model's weights
+
+    @property
+    def state(self) -> nn.Module | None:
+        return self._state[0] if self._state else None
+
+    def before_training(self, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> None:
+        """What the system's own objective remembers starts here."""
+        if self.objective is not None and self.objective.make_state is not None:
+            self._state = [self.objective.make_state(self.bound.system, seed)]
+
+    def after_step(self) -> None:
+        if self.objective is not None and self.objective.after_step is not None and self.state is not None:
+            self.objective.after_step(self.bound.system, self.state)
 
     def answer(self, batch: dict) -> Tensor:
         """(B, 2, E) unit vectors of both sides; zeros where a side is absent."""
@@ -48,14 +61,14 @@ class Pairs(nn.Module):
             ready = self.bound.prepared(batch) | {
                 "same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))
             }
-            return self.objective(self.bound.system, ready, self.state[0] if self.state else None, generator)
+            return self.objective.losses(self.bound.system, ready, self.state, generator)
         vectors = self.bound.vectors(batch)
         a, b = (vectors[s][whole] for s in self.sides)
         group = ids[whole, 0]
         return contrastive(a, b, self.bound.system.logit_scale, group[:, None] == group)
 
 
-class Retrieve(Common):
+class Retrieve(Task):
     """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that
     is missing is negative, and a row without either is -100.
 
@@ -63,25 +76,28 @@ class Retrieve(Common):
     others.
     """
 
-    name = "retrieve"
+    name = choice = "retrieve"
+    noun = "retrieval"
+    roles = ("embedder",)
     dtype = np.int64
+    needs_target = False
+    verb = "search"
+    floor = "chance"
+    answers_rows = False
 
     def __init__(self, sides: tuple[str, str], names: tuple[str, str]):
         self.sides, self.names = tuple(sides), tuple(names)
-
-    @property
-    def target(self) -> str:
-        return self.names[0]
+        self.target = self.names[0]
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray) -> Retrieve:
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Retrieve:
         order = sorted(schema.slots, key=lambda s: s.kind != "text")  # texts ask first
         if len(order) != 2 or any(len(s.columns) != 1 for s in order):
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
             raise DataError(f"retrieval pairs two input columns, got {found}: choose two with --inputs A,B")
         return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order))
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         left, right = (_numbers(cell_digests(table, schema, name)) for name in self.names)
         truth = np.stack([_groups(left, right), left, right], 1)
         truth[(left < 0) & (right < 0)] = -100
@@ -132,7 +148,7 @@ class Retrieve(Common):
         """Mean average precision of both directions."""
         return float(np.mean([s.value for s in self.scores(truth, answers) if s.name.endswith("average precision")]))
 
-    def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None):
+    def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None) -> Iterator[tuple]:
         """Per direction: (asking side, replying side), one row per different query, one per different item, and the
         groups of both."""
         there = (truth[:, 1:] >= 0) & (np.abs(answers).sum(2) > 0)  # (n, 2)
@@ -148,6 +164,30 @@ class Retrieve(Common):
 
     def describe(self) -> str:
         return f"{self.names[0]} with {self.names[1]}"
+
+    def title(self) -> str:
+        return self.describe()
+
+    def headline(self, scores: list[Score]) -> list[Score]:
+        return [s for s in scores if "recall" in s.name]
+
+    def leading(self, scores: list[Score]) -> list[Score]:
+        return self.headline(scores)
+
+    def sections(self, rows: Rows, index: np.ndarray, truth: np.ndarray, answers: np.ndarray) -> list[Section]:
+        """For some of the asking texts, the first answers."""
+        (ask, reply), asking, items, _ = next(iter(self._directions(truth, answers, None)))
+        some = asking[np.unique(np.linspace(0, len(asking) - 1, min(8, len(asking))).astype(int))]
+        sheet = []
+        for q in some:
+            best = items[np.argsort(-(answers[items, reply] @ answers[q, ask]), kind="stable")[:8]]
+            cells = [
+                (picture_of(rows, self.names[reply], int(index[i])), "", bool(truth[i, 0] == truth[q, 0])) for i in best
+            ]
+            title = rows.table.column(self.names[ask])[int(index[q])].as_py()
+            sheet.append((title if isinstance(title, str) else self.names[ask], cells))
+        caption = "each row: a query and its nearest answers, the right ones framed blue"
+        return [Section("What is found", "picture", (pictures.retrieval_sheet(sheet), caption))]
 
     def to_json(self) -> dict:
         return {"task": self.name, "sides": list(self.sides), "names": list(self.names)}

@@ -17,9 +17,9 @@ from plait.errors import DataError
 from plait.evaluate import transcripts
 from plait.evaluate.intervals import Score
 from plait.parts.objectives.ctc import ctc_rows, greedy, prefix_beam
-from plait.tasks.answer import mean_over
-from plait.tasks.base import Common, Pace
+from plait.tasks.base import MISSING, BadTargets, Objective, Pace, Task, TaskModel, TextOptions
 from plait.tasks.bind import Bound
+from plait.tasks.known import mean_over
 from plait.tasks.spelling import Spelling, tidy
 
 ANSWERS = np.dtype([("text", object), ("probability", np.float64)])
@@ -27,15 +27,15 @@ SHOWN = 12  # transcripts in the picture
 TOO_LONG = "text too long for its sound, not learnt from"
 
 
-class Transcriber(nn.Module):
-    """Batches in, labels out; in training, batch and generator in, the CTC loss out.
+class Transcriber(TaskModel):
+    """Labels, and the CTC loss.
 
     frames: the most frames of any row. beam: prefixes kept a frame, 0 for the likeliest label of each frame.
     """
 
     def __init__(self, bound: Bound, frames: int, beam: int = 0):
-        super().__init__()
-        self.bound, self.frames, self.beam = bound, frames, beam
+        super().__init__(bound)
+        self.frames, self.beam = frames, beam
 
     def logits(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, V) logits, (B,) lengths, (B,) bool whether there is a sound."""
@@ -73,26 +73,29 @@ def _beam(logits: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(labels).to(logits.device), torch.from_numpy(scores).to(logits.device)
 
 
-class Transcribe(Common):
+class Transcribe(Task):
     """A text per row. spelling: what its labels stand for. common: the commonest transcript of the training rows, and
     its share.
 
     truth (n, U): labels, -100 after the last and in rows without a text.
     """
 
-    name = "transcribe"
+    name = choice = "transcribe"
+    noun = "transcription"
+    roles = ("transcriber",)
     dtype = np.int64
     of_text = True
     auto = "zipformer"
     longest = 1.0  # a sound that is cut no longer says what its text says
     whole = True
+    beams = True
 
     def __init__(self, target: str, spelling: Spelling, common: tuple[str, float], samples: int):
         self.target, self.spelling, self.common, self.samples = target, spelling, tuple(common), samples
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, pieces: int | None = None) -> Transcribe:
-        """Characters of the training rows' texts, or about `pieces` pieces of words."""
+    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Transcribe:
+        """Characters of the training rows' texts, or about `options.pieces` pieces of words."""
         (target,) = schema.targets
         if [s.kind for s in schema.slots] != ["audio"] or len(schema.slots[0].columns) != 1:
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
@@ -104,14 +107,10 @@ class Transcribe(Common):
         usual, count = min(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
         return cls(
             target,
-            Spelling.learn(texts, pieces),
+            Spelling.learn(texts, options.pieces),
             (usual, count / len(texts)),
             schema.shape(schema.slots[0].name)["samples"],
         )
-
-    @classmethod
-    def options(cls, length: int, pieces: int | None, tokenizer: str | None) -> dict:
-        return {"pieces": pieces}
 
     def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
         """Each frame teaches: fewer rows a step, larger steps. It is silent for long before it says its first word."""
@@ -123,12 +122,12 @@ class Transcribe(Common):
         """How many outputs a frame has: the blank, and one for each piece."""
         return {"labels": len(self.spelling) + 1}
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, list[tuple[int, str, str]]]:
+    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
         found, bad = [], []
         for i, text in enumerate(_texts(table, self.target)):
             found.append(self.spelling.encode(text) if text else [])
             if not text:
-                bad.append((i, "target missing" if table.column(self.target)[i].as_py() is None else "empty text", ""))
+                bad.append((i, MISSING if table.column(self.target)[i].as_py() is None else "empty text", ""))
             elif self.spelling.unknown in found[-1]:
                 bad.append((i, "a character that no training row has (counted as an error)", text))
         truth = np.full((len(table), max((len(f) for f in found), default=0) or 1), -100, np.int64)
@@ -163,7 +162,7 @@ class Transcribe(Common):
         sizes = (truth >= 0).sum(1)
         return sizes + ((truth[:, 1:] >= 0) & (truth[:, 1:] == truth[:, :-1])).sum(1) > frames
 
-    def model(self, bound: Bound) -> Transcriber:
+    def model(self, bound: Bound, objective: Objective | None = None) -> Transcriber:
         return Transcriber(bound, bound.system.frames(self.samples))
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
@@ -179,7 +178,7 @@ class Transcribe(Common):
     def _written(self, truth: np.ndarray) -> list[str]:
         return [self.spelling.decode(row.tolist()) for row in truth]
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray) -> list[Score]:
+    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         return transcripts.transcription(self._written(truth), answers["text"].tolist())
 
     def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
@@ -188,7 +187,7 @@ class Transcribe(Common):
         words, letters = transcripts.word_rows(written, said).sum(0), transcripts.character_rows(written, said).sum(0)
         return -float(words[0] / words[1] + 0.1 * letters[0] / letters[1])
 
-    def baseline(self, truth: np.ndarray) -> list[Score]:
+    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
         usual = np.empty(len(truth), ANSWERS)
         usual[:] = self.common
         return self.scores(truth, usual)
@@ -197,9 +196,6 @@ class Transcribe(Common):
         """1 less the row's own word error rate."""
         words = transcripts.word_rows(self._written(truth), answers["text"].tolist())
         return 1 - words[:, 0] / np.maximum(words[:, 1], 1)
-
-    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        return 1 - self.per_row(truth, answers)
 
     def columns(self, answers: np.ndarray) -> dict[str, list]:
         return {self.target: answers["text"].tolist(), "probability": answers["probability"]}

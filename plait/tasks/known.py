@@ -1,0 +1,23 @@
+"""Which rows have a target: NaN and -100 are none, and of several labels one known is enough."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+
+def known_targets(truth: np.ndarray) -> np.ndarray:
+    """(n,) bool of truth (n, ...)."""
+    known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
+    return known if known.ndim == 1 else known.any(1)
+
+
+def known_rows(target: Tensor) -> Tensor:
+    """(B,) bool of target (B,) or (B, K)."""
+    known = ~target.isnan() if target.is_floating_point() else target != -100
+    return known & (target != -100) if known.dim() == 1 else (known & (target != -100)).any(1)
+
+
+def mean_over(values: Tensor, rows: Tensor) -> Tensor:
+    """The mean of `values` (B,) over the True `rows`; 0, with a gradient path, where there is none."""
+    return values.masked_fill(~rows, 0.0).sum() / rows.sum().clamp(min=1)
