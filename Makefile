@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test test-changed parity lint clean
 
 demo: .venv/plait
 	$(BIN)/plait demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2
+
+# what differs from main, committed or not, can reach no more than this
+test-changed: .venv/test
+	$(BIN)/python -m pytest -n 2 --changed
 
 parity: .venv/test
 	$(BIN)/python -m tests.parity

@@ -1,5 +1,5 @@
-"""One step of every system's toy in two processes; run as `python -m tests.contract.parallel RANK STORE`, once for each
-rank.
+"""One step of systems' toys in two processes; run as `python -m tests.contract.parallel RANK STORE SYSTEM...`, once for
+each rank.
 
 Each rank's batch lacks other modalities. Prints a JSON object from rank 0: for each system the loss that a single
 process has after a step on both batches, and the losses of each rank after the same step under DDP and under FSDP2, on
@@ -19,8 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from plait.core.block import Block
-from plait.core.catalog import System
-from tests.contract.examples import SYSTEMS, example, flatten, toy
+from plait.core.catalog import System, systems
+from tests.contract.examples import example, flatten, toy
 
 RATE = 1e-3
 
@@ -61,11 +61,11 @@ def everywhere(number: Tensor) -> list[float]:
     return [float(f) for f in found]
 
 
-def main(rank: int, store: str) -> None:
+def main(rank: int, store: str, *chosen: str) -> None:
     torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh, rows = init_device_mesh("cpu", (2,)), {}
-    for system in SYSTEMS:
+    for system in (systems()[name] for name in chosen):
         single = toy(system).eval()  # eval: dropout would differ
         both, known = [lacking(single, r) for r in range(2)], example(single, seed=7)
         ddp, fsdp = copy.deepcopy(single), copy.deepcopy(single)
@@ -89,4 +89,4 @@ def main(rank: int, store: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])

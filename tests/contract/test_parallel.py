@@ -15,14 +15,17 @@ from tests.contract.examples import SYSTEMS
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> dict[str, dict]:
-    """What `parallel.py` measured: one pair of processes for all systems."""
+def rows(request, tmp_path_factory) -> dict[str, dict]:
+    """What `parallel.py` measured: one pair of processes for all systems whose cases run."""
+    chosen = [item.callspec.params["system"] for item in request.session.items if item.module is request.module]
     folder = tmp_path_factory.mktemp("parallel")
     where = dict(cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
     logs = [(folder / f"rank{rank}.log").open("w+") for rank in range(2)]
     command = [sys.executable, "-m", "tests.contract.parallel"]
     pair = [
-        subprocess.Popen([*command, str(r), str(folder / "store")], stdout=subprocess.PIPE, stderr=logs[r], **where)
+        subprocess.Popen(
+            [*command, str(r), str(folder / "store"), *chosen], stdout=subprocess.PIPE, stderr=logs[r], **where
+        )
         for r in range(2)
     ]
     try:
