@@ -10,7 +10,9 @@ import sys
 import pytest
 
 import plait
-from plait.core.catalog import ROLE_TASKS, SYSTEMS, ModelInfo, _read, systems
+from plait.core.catalog import SYSTEMS, ModelInfo, _read, systems
+from plait.core.roles import ROLES
+from plait.tasks import tasks_of
 
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
@@ -28,7 +30,7 @@ def test_what_is_read_as_text_is_what_the_module_says(system):
 def test_a_system_is_declared_whole(system):
     assert {"toy", system.default} <= set(system.sizes) and system.default != "toy"
     assert set(system.weights) <= set(system.sizes)
-    assert set(system.roles) <= set(ROLE_TASKS) and system.tasks
+    assert set(system.roles) <= set(ROLES) and tasks_of(plait.model_info(system.name))
     assert "New here:" in system.summary and re.search(r"\b20\d\d\. ?(arXiv:\d{4}\.\d{5}\.)?$", system.title), (
         system.title
     )
@@ -72,7 +74,7 @@ def test_a_list_can_be_narrowed():
     both = plait.list_models(takes={"image", "text"})
     assert {"clip_nano", "albef_nano", "auto_small"} <= set(both) and not {"vit_nano", "bert_nano"} & set(both)
     assert plait.list_models(takes="text") == plait.list_models(takes=["text"])
-    assert all("retrieve" in plait.model_info(n).tasks for n in plait.list_models(task="retrieve"))
+    assert all("retrieve" in tasks_of(plait.model_info(n)) for n in plait.list_models(task="retrieve"))
     assert "vit_nano" not in plait.list_models(task="match") and "vilt_nano" not in plait.list_models(task="retrieve")
     assert plait.list_models("vit_*", takes="image", task="classify") == plait.list_models("vit_*")
 
@@ -93,7 +95,7 @@ def test_every_listed_name_is_known_and_gives_its_own_facts():
     assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {
         "timm": "vit_tiny_patch16_224"
     }
-    assert info.tasks == ("classify", "regress") and info.takes == ("image",)
+    assert tasks_of(info) == ("classify", "regress") and info.takes == ("image",)
 
 
 def test_a_system_alone_means_its_default_size():

@@ -53,8 +53,8 @@ def check(
     from plait.data.schema import Schema
     from plait.data.table import read_table
     from plait.runs.console import Console
-    from plait.tasks import TASKS, guess_task
     from plait.tasks.base import MISSING, TextOptions
+    from plait.tasks.registry import TASKS, guess_task
 
     data = read_table(table)
     schema = Schema.guess(

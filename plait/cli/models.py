@@ -27,28 +27,24 @@ def models(
 
     $ plait models 'vit_*' --takes image --task classify
     """
-    from plait.core.catalog import ROLE_TASKS, list_models, model_info, systems
+    from plait.core.catalog import model_info, systems
+    from plait.tasks import list_models, tasks_of
 
-    kinds, tasks = (
-        sorted({t for s in systems().values() for t in s.takes}),
-        sorted({t for ts in ROLE_TASKS.values() for t in ts}),
-    )
+    kinds = sorted({t for s in systems().values() for t in s.takes})
     for wanted in names(takes):
         if wanted not in kinds:
             raise UsageError(f"no model takes {wanted!r}. {nearest(wanted, kinds)}")
-    if task is not None and task not in tasks:
-        raise UsageError(f"unknown task {task!r}. {nearest(task, tasks)}")
     glob = pattern or "*"
     glob = glob if set("*?[") & set(glob) else f"*{glob}*"
     found = [model_info(name) for name in list_models(glob, takes=names(takes), task=task)]
     if not json and found:
         cells = [
-            (i.name, ",".join(i.takes), ",".join(i.tasks), "published" if i.weights.get("hub") else "", _short(i))
+            (i.name, ",".join(i.takes), ",".join(tasks_of(i)), "published" if i.weights.get("hub") else "", _short(i))
             for i in found
         ]
         lines(("name", "takes", "tasks", "weights", "paper"), cells)
     rows = [
-        {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": i.tasks, "title": i.system.title}
+        {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": tasks_of(i), "title": i.system.title}
         for i in found
     ]
     rows = [row | {"weights": i.weights.get("hub")} for row, i in zip(rows, found)]

@@ -24,6 +24,7 @@ def show(
     """
     from plait.core.catalog import model_info
     from plait.core.methods import methods
+    from plait.tasks import tasks_of
 
     if name in methods():
         return _method(methods()[name], json)
@@ -35,8 +36,8 @@ def show(
         "size": info.size,
         "summary": system.summary,
         "takes": info.takes,
-        "roles": system.roles,
-        "tasks": info.tasks,
+        "roles": info.roles,
+        "tasks": tasks_of(info),
         "sizes": [s for s in system.sizes if s != "toy"],
         "default": system.default,
         "arguments": info.arguments,
@@ -52,8 +53,8 @@ def show(
     for label, text in (
         ("model", info.name),
         ("takes", ", ".join(info.takes)),
-        ("roles", ", ".join(system.roles)),
-        ("tasks", ", ".join(info.tasks)),
+        ("roles", ", ".join(info.roles)),
+        ("tasks", ", ".join(tasks_of(info))),
         ("sizes", sizes),
         (
             "arguments",

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 SYSTEMS = Path(__file__).parent.parent / "systems"
 
-# Which tasks can use which role.
-ROLE_TASKS = {
-    "backbone": ("classify", "regress"),
-    "embedder": ("classify", "regress", "retrieve", "match"),
-    "fuser": ("classify", "regress", "match"),
-    "transcriber": ("transcribe",),
-    "generator": ("caption",),
-}
-TASKS = ("classify", "regress", "retrieve", "match", "transcribe", "caption")
-
 
 @dataclass(frozen=True)
 class System:
@@ -51,10 +41,6 @@ class System:
     def title(self) -> str:
         return title(self.summary)
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(t for t in TASKS if any(t in ROLE_TASKS[r] for r in self.roles))
-
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -69,8 +55,9 @@ class ModelInfo:
         return self.system.takes
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.system.tasks
+    def roles(self) -> tuple[str, ...]:
+        """What it can be asked for, see `plait.core.roles`."""
+        return self.system.roles
 
     @property
     def arguments(self) -> dict:
@@ -95,17 +82,17 @@ class ModelInfo:
 
 
 def list_models(
-    pattern: str = "*", *, takes: Iterable[str] | None = None, task: str | None = None, toys: bool = False
+    pattern: str = "*", *, takes: Iterable[str] | None = None, roles: Iterable[str] | None = None, toys: bool = False
 ) -> list[str]:
-    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can
-    do `task`."""
+    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and have
+    one of `roles`."""
     wanted = {takes} if isinstance(takes, str) else set(takes or ())
     return [
         f"{s.name}_{size}"
         for s in systems().values()
         for size in s.sizes
-        if (toys or size != "toy") and wanted <= set(s.takes) and (task is None or task in s.tasks)
-        if fnmatch.fnmatch(f"{s.name}_{size}", pattern)
+        if (toys or size != "toy") and wanted <= set(s.takes) and fnmatch.fnmatch(f"{s.name}_{size}", pattern)
+        if roles is None or set(roles) & set(ModelInfo(f"{s.name}_{size}", size, s).roles)
     ]
 
 
@@ -163,13 +150,7 @@ def title(summary: str) -> str:
 
 def _read(path: Path) -> System:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    names: dict = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
-            try:
-                names[node.targets[0].id] = _literal(node.value, names)
-            except _NotLiteral:  # RULES and other constants that need the module's code
-                continue
+    names = literals(tree)
     needed = ("TAKES", "ROLES", "DEFAULT", "SIZES", "WEIGHTS")
     if missing := [n for n in needed if n not in names]:
         raise ValueError(f"{path} is no system file: it has no literal {', '.join(missing)}")
@@ -183,6 +164,18 @@ def _read(path: Path) -> System:
         sizes=names["SIZES"],
         weights=names["WEIGHTS"],
     )
+
+
+def literals(tree: ast.Module) -> dict:
+    """{NAME: value} of a module's constants that are literals; others need its code."""
+    names: dict = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            try:
+                names[node.targets[0].id] = _literal(node.value, names)
+            except _NotLiteral:
+                continue
+    return names
 
 
 class _NotLiteral(Exception):

@@ -10,15 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from plait.core.catalog import ModelInfo, System, model_info, systems
+from plait.core.catalog import ModelInfo, model_info, systems
 from plait.core.create import create_model
 from plait.data.schema import Schema
 from plait.errors import UsageError
-from plait.tasks import Task
-from plait.tasks.base import Objective
-from plait.tasks.bind import Bound
+from plait.tasks.base import Objective, Task
+from plait.tasks.bind import HALF, Bound, bind
 
-HALF = (0.5, 0.5, 0.5)
 MOST_CATEGORIES = 2000  # that a linear model reads one by one
 
 
@@ -35,7 +33,7 @@ class Recipe:
 
     def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
         system = create_model(self.name, seed=seed, pretrained=pretrained, **self.arguments)
-        return Bound(system, self.role, self.mean, self.std, self.tables)
+        return bind(system, self.role, self.mean, self.std, self.tables)
 
 
 def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
@@ -46,13 +44,13 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
     free = "slots" in _signature(info)
     doubled = sorted({k for k in kinds if kinds.count(k) > 1})
     fits = set(kinds) <= set(info.takes) and (free or not doubled)
-    if not fits or role_for(task, info.system) is None:
+    if not fits or role_for(task, info) is None:
         why = (
             f"it cannot {task.choice}"
-            if role_for(task, info.system) is None
+            if role_for(task, info) is None
             else f"it reads {', '.join(info.takes)}, each once, and the inputs are {', '.join(kinds)}"
         )
-        others = [s.name for s in systems().values() if set(kinds) <= set(s.takes) and role_for(task, s)]
+        others = [n for n, s in systems().items() if set(kinds) <= set(s.takes) and role_for(task, model_info(n))]
         others = [o for o in others if not doubled or "slots" in _signature(model_info(o))]
         raise UsageError(
             f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}."
@@ -62,9 +60,9 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
     return info
 
 
-def role_for(task: type[Task], system: System) -> str | None:
-    """The role of the system that serves the task best; None where none does."""
-    return next((r for r in task.roles if r in system.roles), None)
+def role_for(task: type[Task], info: ModelInfo) -> str | None:
+    """The role of the model that serves the task best; None where none does."""
+    return next((r for r in task.roles if r in info.roles), None)
 
 
 def reads(info: ModelInfo) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def recipe(
     if "labels" in signature:
         arguments["labels"] = labels
     arguments |= _words(info, words, signature, pretrained) if words else {}
-    role = role_for(task, info.system)
+    role = role_for(task, info)
     tables = {
         s: shape.get("sizes") or shape["width"]
         for s, shape in shapes.items()

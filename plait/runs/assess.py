@@ -12,7 +12,7 @@ from plait.data.schema import Schema
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
 from plait.runs.predict import outputs
-from plait.tasks import Task
+from plait.tasks.base import Task
 from plait.tasks.known import known_targets
 
 

@@ -13,8 +13,7 @@ from torch import nn
 from plait.data.augment import augment
 from plait.runs.predict import outputs
 from plait.runs.prepare import Prepared
-from plait.tasks import Task
-from plait.tasks.base import TaskModel
+from plait.tasks.base import Task, TaskModel
 
 
 class TableJob:

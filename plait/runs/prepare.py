@@ -21,9 +21,9 @@ from plait.errors import DataError
 from plait.runs.assemble import choose, reads, recipe
 from plait.runs.console import Console
 from plait.runs.settings import Settings
-from plait.tasks import TASKS, Task, guess_task
-from plait.tasks.base import MISSING, TextOptions
+from plait.tasks.base import MISSING, Task, TextOptions
 from plait.tasks.known import known_targets
+from plait.tasks.registry import TASKS, guess_task
 
 
 @dataclass

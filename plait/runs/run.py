@@ -26,7 +26,8 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import Recipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.predict import outputs
-from plait.tasks import TASKS, Task, nouns
+from plait.tasks.base import Task
+from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
 
 MODEL = "model.safetensors"

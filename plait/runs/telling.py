@@ -7,7 +7,7 @@ from plait.runs.assemble import Recipe
 from plait.runs.assess import Assessment
 from plait.runs.console import Console, clock
 from plait.runs.prepare import Prepared
-from plait.tasks import Task
+from plait.tasks.base import Task
 from plait.train.loop import Plan
 
 

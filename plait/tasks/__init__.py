@@ -1,40 +1,46 @@
 """Tasks: what a table's columns ask of a model. Each owns its head, loss, metrics and picture.
 
-A new one is a file here, a class under `base.Task` that says what it must and where it differs, and a line in TASKS.
+A new one is a file here, whose name is what `--task` calls it, and a line in CHOICES. The file declares ROLES (which it
+can use, the best first) and TASKS (its classes, each a `base.Task`). What is asked of no table is answered here, from
+the files' text, so that listing needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 
-from plait.data.schema import Schema
-from plait.errors import UsageError
-from plait.tasks.base import Task
-from plait.tasks.caption import Caption
-from plait.tasks.classify import Classify, ClassifyMany
-from plait.tasks.match import Match
-from plait.tasks.regress import Regress
-from plait.tasks.retrieve import Retrieve
-from plait.tasks.transcribe import Transcribe
+from plait.core import catalog
+from plait.errors import UsageError, nearest
 
-TASKS: dict[str, type[Task]] = {
-    t.name: t for t in (Classify, ClassifyMany, Regress, Retrieve, Match, Transcribe, Caption)
-}
-CHOICES = tuple(dict.fromkeys(t.choice for t in TASKS.values()))  # what --task can name
-
-
-def guess_task(schema: Schema) -> str:
-    """The task that the target's kind asks for."""
-    if not schema.targets:
-        alone = " or ".join(f"--task {t.name}" for t in TASKS.values() if not t.needs_target)
-        raise UsageError(f"no target: name the column to predict with --target, or pair two columns with {alone}")
-    number = schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1
-    return Regress.name if number else Classify.name
+CHOICES = (
+    "classify",
+    "regress",
+    "retrieve",
+    "match",
+    "transcribe",
+    "caption",
+)
 
 
-def nouns(wanted: Callable[[type[Task]], bool]) -> str:
-    """What the tasks that are `wanted` are called, as in "transcription and captions"."""
-    return " and ".join(dict.fromkeys(t.noun for t in TASKS.values() if wanted(t)))
+@cache
+def roles_for(task: str) -> tuple[str, ...]:
+    """The roles that a task can use. Raises UsageError for one that does not exist."""
+    if task not in CHOICES:
+        raise UsageError(f"unknown task {task!r}. {nearest(task, CHOICES)}")
+    return catalog.literals(ast.parse((Path(__file__).parent / f"{task}.py").read_text(encoding="utf-8")))["ROLES"]
 
 
-__all__ = ["CHOICES", "TASKS", "Task", "guess_task", "nouns"]
+def tasks_of(info: catalog.ModelInfo) -> tuple[str, ...]:
+    """The tasks that a model can do."""
+    return tuple(task for task in CHOICES if set(roles_for(task)) & set(info.roles))
+
+
+def list_models(
+    pattern: str = "*", *, takes: Iterable[str] | None = None, task: str | None = None, toys: bool = False
+) -> list[str]:
+    """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can
+    do `task`. Raises UsageError for a task that does not exist."""
+    return catalog.list_models(pattern, takes=takes, roles=None if task is None else roles_for(task), toys=toys)

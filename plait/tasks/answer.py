@@ -64,8 +64,6 @@ class Answer(TaskModel):
 class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
-    roles = ("fuser", "backbone", "embedder")
-
     def settle(
         self,
         model: TaskModel,

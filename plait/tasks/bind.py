@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.roles import Backbone, Embedder, Fuser, Model
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
 from plait.parts.presence import visible
 
+HALF = (0.5, 0.5, 0.5)
+
 
 class Bound(nn.Module):
-    """`system` bound through its role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`.
+    """`system` bound through a role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`.
 
     tables: {slot: sizes or width} of the slots that a linear model can read as they are: ids per category column, or
-    numbers.
+    numbers. This class itself binds what only writes, and has no features.
     """
 
     def __init__(
-        self, system: nn.Module, role: str, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), tables: dict | None = None
+        self, system: Model, mean: Sequence[float] = HALF, std: Sequence[float] = HALF, tables: dict | None = None
     ):
         super().__init__()
-        self.system, self.role, self.tables = system, role, tables or {}
+        self.system, self.tables = system, tables or {}
         self.takes = tuple(system.takes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
     def width(self) -> int:
-        if self.role == "embedder":
-            return self.system.embed_width * (len(self.takes) + 1)
+        """Of the fused vector in `features`."""
         return self.system.width
 
     @property
     def part_widths(self) -> dict[str, int]:
-        return dict(getattr(self.system, "part_widths", {})) if self.role == "fuser" else {}
+        """Of the parts in `features`."""
+        return {}
+
+    def features(self, batch: dict) -> Features:
+        """fused (B, width), parts, present. Raises UsageError for a system that only writes."""
+        raise UsageError(
+            "this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it"
+        )
+
+    def vectors(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, E) unit vectors}. Raises UsageError for a system that is bound as no embedder."""
+        raise UsageError("this model has no space that its inputs share: train one with --task retrieve")
 
     @property
     def raw_widths(self) -> dict[str, int]:
@@ -71,30 +86,68 @@ class Bound(nn.Module):
         ready["keep"] = {slot: k for slot, k in batch.get("keep", {}).items() if slot in self.takes}
         return ready | ({"visible": batch["visible"]} if "visible" in batch else {})
 
+
+class BackboneBound(Bound):
+    """The pooled vector of the one slot."""
+
+    system: Backbone
+
     def features(self, batch: dict) -> Features:
-        """fused (B, width), parts, present. Raises UsageError for a system that only writes."""
-        if self.role in ("generator", "transcriber"):
-            raise UsageError(
-                "this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it"
-            )
         ready = self.prepared(batch)
-        present = ready["present"]
-        if self.role == "fuser":
-            out = self.system.fuse(ready)
-            return Features(
-                out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), visible(ready, present)
-            )
-        if self.role == "embedder":
-            vectors = self.system.embed(ready)
-            product = torch.stack(list(vectors.values())).prod(0)  # says how they agree
-            return Features(torch.cat([*vectors.values(), product], -1), {}, {}, present, vectors)
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
-        return Features(self.system.pool(t), {}, {}, present)
+        return Features(self.system.pool(t), {}, {}, ready["present"])
+
+
+class FuserBound(Bound):
+    """What the system fuses, its parts, and the raw inputs of the slots in `tables`."""
+
+    system: Fuser
+
+    @property
+    def part_widths(self) -> dict[str, int]:
+        return dict(self.system.part_widths)
+
+    def features(self, batch: dict) -> Features:
+        ready = self.prepared(batch)
+        present, out = ready["present"], self.system.fuse(ready)
+        seen = visible(ready, present)
+        return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), seen)
+
+
+class EmbedderBound(Bound):
+    """The vectors side by side, and their product, which says how they agree."""
+
+    system: Embedder
+
+    @property
+    def width(self) -> int:
+        return self.system.embed_width * (len(self.takes) + 1)
+
+    def features(self, batch: dict) -> Features:
+        ready = self.prepared(batch)
+        vectors = self.system.embed(ready)
+        product = torch.stack(list(vectors.values())).prod(0)
+        return Features(torch.cat([*vectors.values(), product], -1), {}, {}, ready["present"], vectors)
 
     def vectors(self, batch: dict) -> dict[str, Tensor]:
-        """{slot: (B, E) unit vectors}; only an embedder has them."""
         return self.system.embed(self.prepared(batch))
+
+
+BINDERS: dict[str, type[Bound]] = {
+    "backbone": BackboneBound,
+    "embedder": EmbedderBound,
+    "fuser": FuserBound,
+    "transcriber": Bound,
+    "generator": Bound,
+}
+
+
+def bind(
+    system: Model, role: str, mean: Sequence[float] = HALF, std: Sequence[float] = HALF, tables: dict | None = None
+) -> Bound:
+    """`system` bound through `role`, which must be one of its own."""
+    return BINDERS[role](system, mean, std, tables)
 
 
 def drop_modalities(present: dict[str, Tensor], rate: float, generator: torch.Generator) -> dict[str, Tensor]:

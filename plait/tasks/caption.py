@@ -23,6 +23,8 @@ from plait.parts.generation import beam, generate
 from plait.tasks.base import MISSING, BadTargets, Objective, Pace, Task, TaskModel, TextOptions
 from plait.tasks.bind import Bound
 
+ROLES = ("generator",)
+
 ANSWERS = np.dtype([("text", object), ("probability", np.float64), ("loss", np.float64)])
 SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
 PENALTY = 0.6  # of the length, by which beams compare
@@ -99,7 +101,7 @@ class Caption(Task):
 
     name = choice = "caption"
     noun = "captions"
-    roles = ("generator",)
+    roles = ROLES
     dtype = np.int64
     of_text = True
     auto = "git"
@@ -218,3 +220,6 @@ def _texts(table: Table, target: str, rows: np.ndarray | None = None) -> list[st
     """Texts of the target, "" where there is none or nothing but space."""
     cells = table.column(target).to_pylist()
     return ["" if c is None else as_text(c).strip() for c in (cells if rows is None else (cells[i] for i in rows))]
+
+
+TASKS = (Caption,)

@@ -19,6 +19,8 @@ from plait.tasks.answer import Answer, AnswerTask
 from plait.tasks.base import MISSING, BadTargets, Objective, Task, TextOptions
 from plait.tasks.bind import Bound
 
+ROLES = ("fuser", "backbone", "embedder")
+
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(outputs, target, ignore_index=-100, reduction="none")
@@ -29,6 +31,7 @@ class Classify(AnswerTask):
 
     name = choice = "classify"
     noun = "classification"
+    roles = ROLES
     dtype = np.int64
 
     def __init__(self, target: str, classes: list, counts: list[int]):
@@ -148,6 +151,7 @@ class ClassifyMany(AnswerTask):
     name = "classify_many"
     choice = "classify"
     noun = "classification"
+    roles = ROLES
     dtype = np.int64
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
@@ -244,3 +248,6 @@ def flags(values: pa.ChunkedArray, name: str) -> np.ndarray:
         elif v is not None and word not in ("", "nan"):
             raise DataError(f"the target {name!r} holds {v!r}: several labels need columns of true and false")
     return out
+
+
+TASKS = (Classify, ClassifyMany)

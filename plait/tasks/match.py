@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from plait.core.roles import Embedder
 from plait.data.digest import cell_digests
 from plait.data.schema import Schema
 from plait.data.table import Table
@@ -23,6 +24,8 @@ from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy, flags
 from plait.tasks.known import known_rows, mean_over
 
+ROLES = ("fuser", "embedder")
+
 MATCH = "match"  # the target's name where the table holds only true pairs
 
 
@@ -31,7 +34,7 @@ class Match(AnswerTask):
 
     name = choice = "match"
     noun = "matching"
-    roles = ("fuser", "embedder")
+    roles = ROLES
     needs_target = False
     dtype = np.int64
 
@@ -67,7 +70,7 @@ class Match(AnswerTask):
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         prior = torch.tensor([np.log(self.rate / (1 - self.rate))])
-        model = Agreement if hasattr(bound.system, "embed") else Answer
+        model = Agreement if isinstance(bound.system, Embedder) else Answer
         return model(bound, prior, _loss, drop=0.0)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
@@ -196,3 +199,6 @@ def with_mismatches(
     doubled = {name: np.concatenate([rows, place[rows[real[rows]]]]) for name, rows in splits.items()}
     truth = np.concatenate([np.ones(len(table), bool), np.zeros(int(real.sum()), bool)])
     return Table(both, table.root, table.source).with_column(MATCH, truth), doubled
+
+
+TASKS = (Match,)

@@ -17,6 +17,8 @@ from plait.tasks.answer import Answer, AnswerTask
 from plait.tasks.base import MISSING, BadTargets, Objective, TextOptions
 from plait.tasks.bind import Bound
 
+ROLES = ("fuser", "backbone", "embedder")
+
 
 def squared_error(outputs: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(outputs[:, 0], target.nan_to_num().to(outputs.dtype), reduction="none")
@@ -27,6 +29,7 @@ class Regress(AnswerTask):
 
     name = choice = "regress"
     noun = "regression"
+    roles = ROLES
     dtype = np.float32
 
     def __init__(self, target: str, mean: float, std: float):
@@ -109,3 +112,6 @@ def _numbers(values: pa.ChunkedArray) -> tuple[np.ndarray, BadTargets]:
             bad.append((i, MISSING if v is None else "target not a finite number", "" if v is None else str(v)[:200]))
             out[i] = np.nan
     return out, bad
+
+
+TASKS = (Regress,)

@@ -23,6 +23,8 @@ from plait.tasks.base import BadTargets, Objective, Pace, Task, TaskModel, TextO
 from plait.tasks.bind import Bound
 from plait.tasks.examples import picture_of
 
+ROLES = ("embedder",)
+
 
 class Pairs(TaskModel):
     """Two slots of an embedder, drawn together where they belong together.
@@ -78,7 +80,7 @@ class Retrieve(Task):
 
     name = choice = "retrieve"
     noun = "retrieval"
-    roles = ("embedder",)
+    roles = ROLES
     dtype = np.int64
     needs_target = False
     verb = "search"
@@ -226,3 +228,6 @@ def _groups(left: np.ndarray, right: np.ndarray) -> np.ndarray:
                 a, b = root(i), root(first.setdefault(value, i))
                 parent[max(a, b)] = min(a, b)
     return np.asarray([root(i) for i in range(len(left))], np.int64)
+
+
+TASKS = (Retrieve,)

@@ -22,6 +22,8 @@ from plait.tasks.bind import Bound
 from plait.tasks.known import mean_over
 from plait.tasks.spelling import Spelling, tidy
 
+ROLES = ("transcriber",)
+
 ANSWERS = np.dtype([("text", object), ("probability", np.float64)])
 SHOWN = 12  # transcripts in the picture
 TOO_LONG = "text too long for its sound, not learnt from"
@@ -82,7 +84,7 @@ class Transcribe(Task):
 
     name = choice = "transcribe"
     noun = "transcription"
-    roles = ("transcriber",)
+    roles = ROLES
     dtype = np.int64
     of_text = True
     auto = "zipformer"
@@ -225,3 +227,6 @@ def _texts(table: Table, target: str, rows: np.ndarray | None = None) -> list[st
     """Tidy texts of the target, "" where there is none."""
     cells = table.column(target).to_pylist()
     return ["" if c is None else tidy(as_text(c)) for c in (cells if rows is None else (cells[i] for i in rows))]
+
+
+TASKS = (Transcribe,)

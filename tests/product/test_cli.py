@@ -535,7 +535,7 @@ def test_data_errors(words, message, wine, home):
 
 
 def test_a_defect_is_called_one(monkeypatch, capfd):
-    monkeypatch.setattr("plait.core.catalog.list_models", lambda *a, **k: [][0])
+    monkeypatch.setattr("plait.tasks.list_models", lambda *a, **k: [][0])
     result = plait("models")
     assert result.code == 1 and result.out == ""
     assert result.err.startswith("plait: this is a defect: IndexError: list index out of range at plait/cli/models.py:")
@@ -549,7 +549,7 @@ def test_interrupted_before_training(monkeypatch):
     def stop(*_: object, **__: object):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("plait.core.catalog.list_models", stop)
+    monkeypatch.setattr("plait.tasks.list_models", stop)
     assert plait("models") == (130, "", "plait: interrupted\n")
 
 

@@ -17,10 +17,13 @@ from plait.core.catalog import systems
 from plait.data.table import Table, read_table
 from plait.runs.console import Console
 from plait.runs.run import Run
+from plait.tasks import tasks_of
 
 INPUTS = ("photo", "word", "ink", "colour")
 PAIRS = [
-    name for name, system in systems().items() if {"image", "text"} <= set(system.takes) and "classify" in system.tasks
+    name
+    for name, system in systems().items()
+    if {"image", "text"} <= set(system.takes) and "classify" in tasks_of(plait.model_info(name))
 ]
 
 

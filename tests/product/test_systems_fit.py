@@ -24,6 +24,7 @@ import plait
 from plait.core.catalog import System, systems
 from plait.evaluate.intervals import Score
 from plait.runs.console import Console
+from plait.tasks import tasks_of
 
 SCRIPTS = ("GREEK", "CYRILLIC", "ARMENIAN", "HEBREW")
 SPOKEN = Path(__file__).parents[3] / "shared" / "data" / "spoken_digits" / "train.parquet"
@@ -126,7 +127,7 @@ SAMPLES = [
 
 
 def samples(system: System) -> list[Sample]:
-    fits = [s for s in SAMPLES if s.task in system.tasks and s.takes <= set(system.takes)]
+    fits = [s for s in SAMPLES if s.task in tasks_of(plait.model_info(system.name)) and s.takes <= set(system.takes)]
     return [s for s in fits if not s.exact or s.takes == set(system.takes)]
 
 

@@ -1,0 +1,116 @@
+"""What a model can be asked for: a protocol for each role. A system names its roles in `ROLES`, and its model has their
+methods; a task names the roles that it can use and binds to one of them, never to a system.
+
+B batch, N tokens, D width, E width of an embedding, S samples, T frames, K classes, V vocabulary. `keep` is bool, True =
+real; None: all real. A batch is a dict of tensors by slot, with "keep" and "present" beside them (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from plait.core.tokens import Tokens
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every system has. takes: the slots that it reads."""
+
+    takes: tuple[str, ...]
+
+
+@runtime_checkable
+class Backbone(Model, Protocol):
+    """Reads one modality. width: D of what `pool` gives."""
+
+    width: int
+
+    def forward(self, x: Tensor, /, keep: Tensor | None = None) -> Tensor:
+        """(B, K): the answers of its own classifier; the pooled features where it has none."""
+        ...
+
+    def tokens(self, x: Tensor, /, keep: Tensor | None = None) -> Tokens:
+        """Pictures (B, 3, H, W), ids (B, N) or sounds (B, S) -> tokens."""
+        ...
+
+    def pool(self, t: Tokens, /) -> Tensor:
+        """(B, D): one vector a row."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Model, Protocol):
+    """Puts several modalities into one space. embed_width: E. logit_scale (1,): the logarithm of the factor of a
+    cosine."""
+
+    embed_width: int
+    logit_scale: Tensor
+
+    def embed(self, batch: dict, /) -> dict[str, Tensor]:
+        """{slot: (B, E)} unit vectors; zeros in rows where the slot is absent."""
+        ...
+
+
+@runtime_checkable
+class Fuser(Model, Protocol):
+    """Reads several modalities together. width: D of the fused vector; part_widths: D of each part, empty where the
+    system has none."""
+
+    width: int
+    part_widths: dict[str, int]
+
+    def fuse(self, batch: dict, /) -> dict:
+        """{"fused": (B, D), "parts": {slot: (B, D_slot)}}, and "vectors" {slot: (B, E)} of one that is an embedder
+        too."""
+        ...
+
+
+@runtime_checkable
+class Transcriber(Model, Protocol):
+    """Hears a sound and says a label for each frame. Built with `labels=V`, of which 0 is CTC's blank."""
+
+    width: int
+
+    def transcribe(self, x: Tensor, /, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sounds (B, S) -> logits (B, T, V), in time, zeros beyond the end, and lengths (B,)."""
+        ...
+
+    def frames(self, samples: int, /) -> int:
+        """How many frames a sound of so many samples has."""
+        ...
+
+    def tokens(self, x: Tensor, /, keep: Tensor | None = None) -> Tokens:
+        """As a backbone's."""
+        ...
+
+    def pool(self, t: Tokens, /) -> Tensor:
+        """As a backbone's."""
+        ...
+
+
+@runtime_checkable
+class Generator(Model, Protocol):
+    """Writes a text, word by word. begin, end: ids; length: the most words. A cache is a pytree of tensors, B first."""
+
+    begin: int
+    end: int
+    length: int
+
+    def prefill(self, batch: dict, /) -> Any:
+        """The cache of what there is to read, and of the text so far."""
+        ...
+
+    def step(self, tokens: Tensor, cache: Any, keep: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Words (B, N) -> logits (B, N, V) of the word after each, and the cache with these words read."""
+        ...
+
+
+ROLES: dict[str, type] = {
+    "backbone": Backbone,
+    "embedder": Embedder,
+    "fuser": Fuser,
+    "transcriber": Transcriber,
+    "generator": Generator,
+}
