@@ -85,7 +85,7 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
         if media or column.kind == "text":
             if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
                 said = _names_answer(name, cells.to_pylist(), target, texts, media)
-        elif column.kind != "vector":
+        elif not KINDS[column.kind].own_slot:
             said = _copies(name, cells, target, texts) or _correlates(
                 name, cells, column, schema.column(target), answer
             )

@@ -117,7 +117,7 @@ class Rows:
         total, done = len(self) * len(self.schema.inputs), 0
         room = self.cache_bytes
         for slot in sorted(self.schema.slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
-            if slot.kind in ("number", "category"):
+            if not KINDS[slot.kind].own_slot:
                 self._encode_shared(slot.name, slot.columns)
                 done += len(self) * len(slot.columns)
                 if progress:
@@ -173,7 +173,7 @@ class Rows:
             kind = KINDS[column.kind]
             width = kind.width(column.params)
             if name in self.absent:
-                parts.append(np.zeros((len(self), width), np.int64 if slot_is_ids(kind.slot) else np.float32))
+                parts.append(np.zeros((len(self), width), kind.dtype))
                 reals.append(np.zeros((len(self), width), bool))
                 continue
             cells = self.table.column(name)
@@ -284,8 +284,3 @@ class _Steps:
     def __call__(self, cells: int) -> None:
         self.done += cells
         self.progress(self.done, self.total)
-
-
-def slot_is_ids(slot: str) -> bool:
-    """Whether a shared slot holds ids (int64) rather than numbers (float32)."""
-    return slot == "category"

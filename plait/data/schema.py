@@ -179,12 +179,7 @@ class Schema:
         """
         found = self.slot(slot)
         columns = [self.column(name) for name in found.columns]
-        if found.kind == "number":
-            names = [f for c in columns for f in _feature_names(c)]
-            return {"width": len(names), "features": names}
-        if found.kind == "category":
-            return {"sizes": [len(c.params["values"]) + 1 for c in columns]}
-        return {k: v for k, v in columns[0].params.items() if k not in ("tokenizer", "mean", "std")}
+        return KINDS[found.kind].shape({feature: c.params for c in columns for feature in _feature_names(c)})
 
     def rename_slots(self, names: dict[str, str]) -> Schema:
         """Rename slots, for systems that call them differently: {"image_0": "image"}. Returns itself."""
@@ -360,12 +355,8 @@ def _slots(columns: Iterable[Column]) -> list[Slot]:
             own.append(Slot(f"{kind.slot}_{number}", kind.slot, [column.name]))
         else:
             shared.setdefault(kind.slot, Slot(kind.slot, kind.slot, [])).columns.append(column.name)
-    return own + [shared[name] for name in ("number", "category") if name in shared]
+    return own + [shared[name] for name in KINDS if name in shared]
 
 
 def _feature_names(column: Column) -> list[str]:
-    kind = KINDS[column.kind]
-    width = kind.width(column.params)
-    if width == 1:
-        return [column.name]
-    return [f"{column.name}.{part}" for part in kind.features]
+    return [f"{column.name}.{part}" for part in KINDS[column.kind].features] or [column.name]

@@ -12,12 +12,11 @@ from torch import nn
 
 from plait.core.catalog import ModelInfo, model_info, systems
 from plait.core.create import create_model
+from plait.data.kinds import KINDS
 from plait.data.schema import Schema
 from plait.errors import UsageError
 from plait.tasks.base import Objective, Task
 from plait.tasks.bind import HALF, Bound, bind
-
-MOST_CATEGORIES = 2000  # that a linear model reads one by one
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,11 @@ class Recipe:
     role: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    tables: dict  # slots that a linear model can read: sizes of category columns, or a width
+    slots: dict  # {slot: {"kind": its kind, and what that kind is told of it}}
 
     def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
         system = create_model(self.name, seed=seed, pretrained=pretrained, **self.arguments)
-        return bind(system, self.role, self.mean, self.std, self.tables)
+        return bind(system, self.role, self.slots, self.mean, self.std)
 
 
 def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
@@ -90,9 +89,10 @@ def recipe(
     vocab, begin, end."""
     signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
     kind_of = {s.name: s.kind for s in schema.slots}
+    slots = {slot: {"kind": kind_of[slot]} | KINDS[kind_of[slot]].arguments(shape) for slot, shape in shapes.items()}
     arguments: dict = {}
     if "slots" in signature:
-        arguments["slots"] = {slot: _slot(kind_of[slot], shape) for slot, shape in shapes.items()}
+        arguments["slots"] = slots
     for slot, shape in shapes.items():
         if kind_of[slot] == "image" and "image" in signature:
             arguments["image"] = tuple(shape["size"])
@@ -108,17 +108,8 @@ def recipe(
         arguments["labels"] = labels
     arguments |= _words(info, words, signature, pretrained) if words else {}
     role = role_for(task, info)
-    tables = {
-        s: shape.get("sizes") or shape["width"]
-        for s, shape in shapes.items()
-        if kind_of[s] in ("number", "category", "vector")
-    }
-    if sum(shapes["category"]["sizes"] if "category" in shapes else ()) > MOST_CATEGORIES:
-        tables.pop("category", None)
-    tables = tables if role == "fuser" else {}
-    return Recipe(
-        info.name, arguments, role, tuple(info.weights.get("mean", HALF)), tuple(info.weights.get("std", HALF)), tables
-    )
+    mean, std = (tuple(info.weights.get(name, HALF)) for name in ("mean", "std"))
+    return Recipe(info.name, arguments, role, mean, std, slots)
 
 
 def _words(info: ModelInfo, words: dict, signature: dict, pretrained: bool) -> dict:
@@ -139,20 +130,6 @@ def objective(info: ModelInfo) -> Objective | None:
     if not hasattr(module, "objective"):
         return None
     return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
-
-
-def _slot(kind: str, shape: dict) -> dict:
-    match kind:
-        case "image":
-            return {"size": tuple(shape["size"])}
-        case "text":
-            return {"vocab": shape["vocab"]}
-        case "audio":
-            return {"rate": shape["rate"]}
-        case "category":
-            return {"sizes": tuple(shape["sizes"])}
-        case _:
-            return {"features": shape["width"]}
 
 
 def _module(info: ModelInfo) -> ModuleType:

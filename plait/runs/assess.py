@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.evaluate.intervals import Score
@@ -46,7 +47,7 @@ class Assessment:
 def modalities(schema: Schema) -> dict[str, list[str]]:
     """{label: slots}: each media or vector column by its name, all numbers and categories together as "table"."""
     found: dict[str, list[str]] = {}
-    plain = [s for s in schema.slots if s.kind in ("number", "category")]
+    plain = [s for s in schema.slots if not KINDS[s.kind].own_slot]
     for slot in schema.slots:
         if slot not in plain:
             found[slot.columns[0]] = [slot.name]

@@ -13,6 +13,7 @@ import pyarrow as pa
 from plait.core.catalog import ModelInfo, build
 from plait.data.check import check_table
 from plait.data.digest import row_digests
+from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
@@ -132,7 +133,7 @@ def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
         return settings.system
     if task.auto:
         return task.auto
-    return "auto_tiny" if all(s.kind in ("number", "category", "vector") for s in schema.slots) else "auto_small"
+    return "auto_tiny" if all(KINDS[s.kind].straight for s in schema.slots) else "auto_small"
 
 
 def _gather(source, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
@@ -168,12 +169,7 @@ def _rooted(data: pa.Table, table: Table, first: Table) -> pa.Table:
     """Media paths of a table in another folder, rewritten relative to the first table's."""
     schema = Schema.guess(table)
     for column in schema.columns:
-        if (
-            column.kind in ("image", "audio")
-            and pa.types.is_string(data.column(column.name).type)
-            and table.root
-            and first.root
-        ):
+        if KINDS[column.kind].media and pa.types.is_string(data.column(column.name).type) and table.root and first.root:
             moved = [p and str((table.root / p).resolve()) for p in data.column(column.name).to_pylist()]
             data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plait.data.kinds import KINDS
 from plait.evaluate.intervals import number
 from plait.runs.assemble import Recipe
 from plait.runs.assess import Assessment
@@ -41,11 +42,11 @@ def column_lines(data: Prepared) -> list[str]:
     for c in data.schema.used("input"):
         bad = sum(data.rows.bad.by_reason(c.name).values())
         nulls = data.table.column(c.name).null_count
-        if not nulls and not bad and c.kind in ("number", "category", "boolean", "datetime"):
+        own = KINDS[c.kind].own_slot
+        if not nulls and not bad and not own:
             whole.setdefault(c.kind, []).append(c.name)
             continue
-        media = c.kind in ("image", "audio", "text", "vector")
-        fine = int(there[slot_of[c.name]].sum()) if media else len(data.table) - nulls - bad
+        fine = int(there[slot_of[c.name]].sum()) if own else len(data.table) - nulls - bad
         more = [f"{nulls:,} missing"] * (nulls > 0) + [f"{bad:,} bad (bad_rows.parquet)"] * (bad > 0)
         more += [f"{n:,} {remark}" for remark, n in data.rows.notes.get(c.name, {}).items()]
         lines.append(", ".join([f"{c.name} {c.kind} {fine:,} ok", *more]))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.parts.heads.parts import SumOfParts
@@ -73,7 +74,7 @@ class AnswerTask(Task):
     ) -> str:
         """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
         standard errors."""
-        plain = {s.kind for s in schema.slots} <= {"number", "category", "vector"}
+        plain = all(KINDS[s.kind].straight for s in schema.slots)
         if not plain or not model.head.linear:
             return ""
         whole, straight = self.finish(outputs(None)), self.finish(outputs(lambda m, batch: m.straight(batch)))

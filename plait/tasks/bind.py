@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.roles import Backbone, Embedder, Fuser, Model
+from plait.data.kinds import KINDS
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
 from plait.parts.presence import visible
@@ -17,20 +17,21 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class Bound(nn.Module):
-    """`system` bound through a role. Pictures arrive in [0, 1] and are normalised here by `mean` and `std`.
+    """`system` bound through a role. `mean` and `std`: what the system's pictures are normalised by.
 
-    tables: {slot: sizes or width} of the slots that a linear model can read as they are: ids per category column, or
-    numbers. This class itself binds what only writes, and has no features.
+    slots: {slot: {"kind": its kind, and what that kind is told of it}}, as `Kind.arguments` gives it. This class itself
+    binds what only writes, and has no features.
     """
 
     def __init__(
-        self, system: Model, mean: Sequence[float] = HALF, std: Sequence[float] = HALF, tables: dict | None = None
+        self, system: Model, slots: dict[str, dict], mean: Sequence[float] = HALF, std: Sequence[float] = HALF
     ):
         super().__init__()
-        self.system, self.tables = system, tables or {}
-        self.takes = tuple(system.takes)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.system, self.takes = system, tuple(system.takes)
+        self.kinds = {slot: KINDS[spec["kind"]] for slot, spec in slots.items()}
+        self.told = {slot: {k: v for k, v in spec.items() if k != "kind"} for slot, spec in slots.items()}
+        late = {slot: kind for slot, kind in self.kinds.items() if kind.late}
+        self.preprocess = nn.ModuleDict({s: kind.preprocess({"mean": mean, "std": std}) for s, kind in late.items()})
 
     @property
     def width(self) -> int:
@@ -54,29 +55,19 @@ class Bound(nn.Module):
 
     @property
     def raw_widths(self) -> dict[str, int]:
-        """{slot: F} of what `raw` gives."""
-        widths = {slot: sum(size) if isinstance(size, (list, tuple)) else size for slot, size in self.tables.items()}
-        return {slot: 2 * w if slot == "number" else w for slot, w in widths.items()}
+        """{slot: F} of the raw inputs in `features`."""
+        return {}
 
     def raw(self, ready: dict) -> dict[str, Tensor]:
         """{slot: (B, F)}: numbers beside flags of what is missing, categories one-hot (nothing for missing ones),
         vectors as they are."""
-        out = {}
-        for slot, size in self.tables.items():
-            x, keep = ready[slot], ready["keep"].get(slot)
-            if slot == "category":
-                hot = [F.one_hot(x[:, i].clamp(0, n - 1), n)[:, 1:].float() for i, n in enumerate(size)]
-                x = torch.cat([F.pad(h, (1, 0)) for h in hot], 1)
-            elif slot == "number":
-                keep = torch.ones_like(x, dtype=torch.bool) if keep is None else keep
-                x = torch.cat([x.masked_fill(~keep, 0.0), (~keep).float()], 1)
-            out[slot] = x
-        return out
+        keep = ready["keep"]
+        return {s: self.kinds[s].raw(ready[s], keep.get(s), **self.told[s]) for s in self.raw_widths}
 
     def prepared(self, batch: dict) -> dict:
-        """The batch with normalised pictures; blanks of absent pictures stay zero."""
+        """The batch as the system reads it, such as with normalised pictures."""
         ready = {slot: batch[slot] for slot in self.takes if slot in batch}
-        ready |= {slot: (x - self.mean) / self.std for slot, x in ready.items() if slot.split("_")[0] == "image"}
+        ready |= {slot: scale(ready[slot]) for slot, scale in self.preprocess.items() if slot in ready}
         rows = next(iter(ready.values()))
         there = batch.get("present", {})
         ready["present"] = {
@@ -100,13 +91,19 @@ class BackboneBound(Bound):
 
 
 class FuserBound(Bound):
-    """What the system fuses, its parts, and the raw inputs of the slots in `tables`."""
+    """What the system fuses, its parts, and the raw inputs of the slots that a linear model can read."""
 
     system: Fuser
 
     @property
     def part_widths(self) -> dict[str, int]:
         return dict(self.system.part_widths)
+
+    @property
+    def raw_widths(self) -> dict[str, int]:
+        """Of the slots that a linear model can read as they are."""
+        widths = {slot: kind.raw_width(**self.told[slot]) for slot, kind in self.kinds.items() if kind.straight}
+        return {slot: width for slot, width in widths.items() if width}
 
     def features(self, batch: dict) -> Features:
         ready = self.prepared(batch)
@@ -144,10 +141,10 @@ BINDERS: dict[str, type[Bound]] = {
 
 
 def bind(
-    system: Model, role: str, mean: Sequence[float] = HALF, std: Sequence[float] = HALF, tables: dict | None = None
+    system: Model, role: str, slots: dict[str, dict], mean: Sequence[float] = HALF, std: Sequence[float] = HALF
 ) -> Bound:
     """`system` bound through `role`, which must be one of its own."""
-    return BINDERS[role](system, mean, std, tables)
+    return BINDERS[role](system, slots, mean, std)
 
 
 def drop_modalities(present: dict[str, Tensor], rate: float, generator: torch.Generator) -> dict[str, Tensor]:

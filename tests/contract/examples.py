@@ -15,8 +15,12 @@ def toy(system: System, seed: int = 0) -> nn.Module:
     return plait.create_model(f"{system.name}_toy", seed=seed)
 
 
+KINDS = {slot: spec["kind"] for s in SYSTEMS for slot, spec in s.sizes["toy"].get("slots", {}).items()}
+
+
 def kind(slot: str) -> str:
-    return slot.split("_")[0]
+    """The kind of a toy's slot, as its system says; a system without slots of its own calls them by their kind."""
+    return KINDS.get(slot, slot)
 
 
 def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:

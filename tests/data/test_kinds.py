@@ -15,7 +15,6 @@ from PIL import Image
 
 from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.base import FitOptions, Glance
-from plait.data.kinds.number import undo
 from plait.data.kinds.text import tokenizer_of
 from tests.data.maker import bomb
 
@@ -240,7 +239,7 @@ def test_numbers_are_standardised_and_outliers_do_not_explode() -> None:
     assert made.values[1000:, 0].tolist() == [10, 0, 0, 0]
     assert made.real[1000:].tolist() == [True, False, False, False]
     assert [row for row, _ in made.bad] == [1002, 1003]
-    assert np.allclose(undo(values, params), x, atol=1e-4)
+    assert np.allclose(KINDS["number"].undo(values, params), x, atol=1e-4)
 
 
 def test_heavy_tails_use_a_logarithm() -> None:
@@ -249,7 +248,7 @@ def test_heavy_tails_use_a_logarithm() -> None:
     values = KINDS["number"].encode_column(column(x.tolist()), params, HERE).values[:, 0]
     assert params["log"] is not None
     assert np.corrcoef(np.argsort(np.argsort(x)), values)[0, 1] > 0.8 and len(np.unique(values)) == 1000
-    assert np.allclose(undo(values, params), x, rtol=1e-3, atol=1e-3)
+    assert np.allclose(KINDS["number"].undo(values, params), x, rtol=1e-3, atol=1e-3)
 
 
 @settings(max_examples=100, deadline=None)
@@ -273,7 +272,7 @@ def test_any_numbers_stay_within_ten(cells: list) -> None:
 def test_written_numbers(cells: list[str], wanted: list[float]) -> None:
     params = fitted("number", cells)
     made = KINDS["number"].encode_column(column([*cells, "many"]), params, HERE)
-    assert np.allclose(undo(made.values[:3, 0], params), wanted, rtol=1e-4)
+    assert np.allclose(KINDS["number"].undo(made.values[:3, 0], params), wanted, rtol=1e-4)
     assert made.bad == [(3, "not a number")]
 
 

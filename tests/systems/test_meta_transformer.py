@@ -47,14 +47,18 @@ def test_the_published_encoder_loads_alone(tmp_path):
 def test_pretrained_reads_the_part_that_is_published(tmp_path):
     official = published(32, 2, 2)
     torch.save(official.state_dict(), tmp_path / "encoder.pth")
-    small = dict(slots={"number": {"features": 4}}, width=32, depth=2, heads=2)
+    small = dict(slots={"number": {"kind": "number", "features": 4}}, width=32, depth=2, heads=2)
     model = plait.create_model("meta_transformer_b16", pretrained=tmp_path / "encoder.pth", **small)
     x = torch.randn(1, 5, 32)
     torch.testing.assert_close(model.eval().encoder(Tokens(x)).x, official(x))
 
 
 def test_slots_of_one_kind_and_what_each_says_alone():
-    slots = {"image_0": {"size": (30, 50)}, "image_1": {"size": (32, 32)}, "text_0": {"vocab": 64}}
+    slots = {
+        "image_0": {"kind": "image", "size": (30, 50)},
+        "image_1": {"kind": "image", "size": (32, 32)},
+        "text_0": {"kind": "text", "vocab": 64},
+    }
     model = toy(slots=slots).eval()
     batch = {
         "image_0": torch.rand(2, 3, 30, 50),
@@ -67,5 +71,5 @@ def test_slots_of_one_kind_and_what_each_says_alone():
     alone = model.fuse({"text_0": batch["text_0"]})
     torch.testing.assert_close(alone["parts"]["text_0"], out["parts"]["text_0"])
     torch.testing.assert_close(alone["fused"], alone["parts"]["text_0"])
-    with pytest.raises(ValueError, match="video_0"):
-        toy(slots={"video_0": {}})
+    with pytest.raises(ValueError, match="'video'"):
+        toy(slots={"video_0": {"kind": "video"}})

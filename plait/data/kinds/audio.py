@@ -12,11 +12,17 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 import soxr
+import torch
+from torch import Tensor, nn
 
+from plait.core.tokens import Tokens
 from plait.data.folder import AUDIO_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.image import head_bytes
 from plait.data.stores import Ragged
+from plait.parts.presence import Blank
+from plait.parts.tokenizers.spectrogram import LogMel
+from plait.parts.tokenizers.stems import SpectrogramStem, sinusoids
 
 MAGIC = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"FORM", b".snd")
 MOST_SECONDS = 30.0
@@ -26,7 +32,7 @@ MOST_RATE = 16_000
 class AudioKind(Kind):
     """Channels are averaged; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
 
-    name, slot, own_slot, media = "audio", "audio", True, True
+    name, slot, own_slot, media, suffix = "audio", "audio", True, True, ".wav"
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
@@ -86,6 +92,57 @@ class AudioKind(Kind):
     def store(self, rows: int, params: dict) -> Ragged:
         return Ragged(rows, np.int16, step=max(1, params["rate"] // 10), most=params["samples"], scale=1 / 32767)
 
+    def write(self, value: np.ndarray, params: dict) -> bytes:
+        """int16 (S,), or float32 in [-1, 1], as WAV of 16 bits."""
+        out, value = io.BytesIO(), np.asarray(value)
+        if value.dtype.kind == "i":
+            value = value.astype(np.float32) / 32767
+        value = np.clip(np.round(value * 32768), -32768, 32767).astype(np.int16)  # a file's full scale is 32768
+        soundfile.write(out, value, params["rate"], format="WAV", subtype="PCM_16")
+        return out.getvalue()
+
+    def arguments(self, shape: dict) -> dict:
+        return {"rate": shape["rate"]}
+
+    def tokens(self, width: int, rate: int) -> nn.Module:
+        return Sound(width, rate)
+
+    def blank(self, rate: int) -> Blank:
+        return (rate // 10,), torch.float32
+
+    def augment(
+        self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
+    ) -> Tensor:
+        return augment_sounds(x, keep, generator, strength, shift=0.0 if whole else 0.05)
+
+
+class Sound(nn.Module):
+    """(B, S) waveform -> Tokens, four spectrogram frames each.
+
+    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it
+    hides speech from the first layers, and a recording's volume says more of the microphone than of the sound.
+    """
+
+    def __init__(self, width: int, rate: int, bands: int = 64):
+        super().__init__()
+        self.mel = LogMel(rate, bands)
+        self.stem = SpectrogramStem(width, bands)
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        x, keep = self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep)
+        t = self.stem(standard(x, keep), keep)
+        return t.replace(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
+
+
+def standard(x: Tensor, keep: Tensor) -> Tensor:
+    """Spectrograms (B, T, F), keep (B, T) -> with mean 0 and spread 1 over each one's real frames; one without any
+    detail stays flat."""
+    keep = keep[..., None]
+    count = (keep.sum((1, 2), keepdim=True) * x.shape[2]).clamp(min=1)
+    x = x - x.masked_fill(~keep, 0.0).sum((1, 2), keepdim=True) / count
+    variance = x.masked_fill(~keep, 0.0).square().sum((1, 2), keepdim=True) / count
+    return x * (variance + 1e-4).rsqrt()
+
 
 def looks_like_audio(head: bytes) -> bool:
     """Whether bytes start like a sound file."""
@@ -124,3 +181,22 @@ def _whole_wav(source: bytes | Path) -> None:
                     raise Bad("truncated sound")
                 return
             at += 8 + length + (length & 1)
+
+
+def augment_sounds(x: Tensor, keep: Tensor, generator: torch.Generator, strength: float, shift: float = 0.05) -> Tensor:
+    """(B, S) in [-1, 1] -> the same shape and range; what is shifted in is silence, and nothing is written into the
+    padding.
+
+    shift: the largest share of its length that a sound is moved at strength 1."""
+    b, s = x.shape
+    spread = (2 * torch.rand((b, 2), generator=generator) - 1).to(x)
+    noise = torch.randn((b, s), generator=generator).to(x)
+    level = torch.rand((b, 1), generator=generator).to(x)
+    length = keep.sum(1)
+    away = (spread[:, 0] * shift * strength * length).round().to(torch.int64)
+    source = torch.arange(s, device=x.device)[None, :] - away[:, None]  # (B, S)
+    real = (source >= 0) & (source < length[:, None])
+    moved = torch.where(real, x.gather(1, source.clamp(0, s - 1)), 0.0)
+    loud = (moved.square().sum(1, keepdim=True) / length.clamp(min=1)[:, None]).sqrt()
+    changed = moved * torch.exp(0.4 * strength * spread[:, 1:]) + 0.05 * strength * level * loud * noise
+    return torch.where(keep, changed, 0.0).clamp(-1, 1)

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
 
 from plait.data.stores import Fixed, Ragged
+from plait.parts.presence import Blank
 
 
 class Bad(ValueError):
@@ -140,16 +143,26 @@ class Encoded:
 
 
 class Kind:
-    """One kind of column. A new kind is a file with a subclass of this and a line in `KINDS`.
+    """One kind of column: from cells to tokens, and from answers to cells. A new kind is a file with a subclass of this
+    and a line in `KINDS`.
 
     Kinds with `own_slot` get a slot per column, are decoded cell by cell by `encode`, and stack through `store`.
-    The others share the slot named `slot`, are encoded by the column, and stack side by side.
+    The others share the slot named `slot`, are encoded by the column, and stack side by side; that slot's kind is the
+    one of its name, which then speaks for all its columns.
+
+    straight: a linear model can read it as it is, through `raw`. late: what `encode` gives is kept small, and
+    `preprocess` is left to the model, batch by batch; the other kinds pass their cells through it in `encode`.
+    suffix: of the files that answers are written to, where `write` gives bytes.
     """
 
     name: str = ""
     slot: str = ""
     own_slot: bool = True
     media: bool = False
+    straight: bool = False
+    late: bool = False
+    dtype: type = np.float32  # of the encoded cells of a shared slot
+    suffix: str = ""
     features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
 
     def guess(self, glance: Glance) -> str | None:
@@ -175,6 +188,48 @@ class Kind:
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """All cells of a column. Only kinds that share a slot."""
         raise NotImplementedError
+
+    def write(self, value: np.ndarray, params: dict) -> Any:
+        """The cell that `encode` reads as `value`, as far as encoding keeps it."""
+        raise NotImplementedError
+
+    def preprocess(self, params: dict) -> nn.Module | None:
+        """From decoded values to what a model reads, and by `inverse` back; None where they are the same."""
+        return None
+
+    def shape(self, columns: dict[str, dict]) -> dict:
+        """What a model must know of a slot that is fed by `columns`, {name: params}."""
+        (params,) = columns.values()
+        return dict(params)
+
+    def arguments(self, shape: dict) -> dict:
+        """What `tokens`, `blank` and `raw` are told of the slot, beside its name: plain literals out of its `shape`."""
+        return {"features": shape["width"]}
+
+    def tokens(self, width: int, **arguments) -> nn.Module:
+        """A module that makes values (B, ...) and their keep (or None) Tokens (B, N, width)."""
+        raise NotImplementedError
+
+    def blank(self, **arguments) -> Blank:
+        """What stands for an absent value: the shape of a row and its dtype."""
+        return (arguments["features"],), torch.float32
+
+    def raw(self, x: Tensor, keep: Tensor | None, **arguments) -> Tensor:
+        """(B, F) float32 for a linear model. Only `straight` kinds."""
+        return x
+
+    def raw_width(self, **arguments) -> int:
+        """The number of features that `raw` gives, 0 where a linear model is to leave them alone."""
+        return arguments["features"] if self.straight else 0
+
+    def augment(
+        self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
+    ) -> Tensor:
+        """Values (B, ...) as they might have been just as well; the generator is on the CPU and decides alone.
+
+        whole: nothing that might be asked for is taken away.
+        """
+        return x
 
 
 def cells_of(column: pa.ChunkedArray, most: int = 0) -> list:

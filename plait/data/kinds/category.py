@@ -7,18 +7,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from plait.data.arrow import as_text
 from plait.data.kinds.base import Encoded, FitOptions, Glance, Kind, Place
+from plait.parts.presence import Blank
+from plait.parts.tokenizers.features import CategoryTokens
 
 MOST = 10_000
+MOST_STRAIGHT = 2000  # ids that a linear model reads one by one
 
 
 class CategoryKind(Kind):
     """Values are compared as text; whole decimals as whole numbers (3.0 is 3), so that a column may change its type
     between tables."""
 
-    name, slot, own_slot = "category", "category", False
+    name, slot, own_slot, straight, dtype = "category", "category", False, True, np.int64
 
     def guess(self, glance: Glance) -> str | None:
         if not (glance.is_text or pa.types.is_boolean(glance.column.type)):
@@ -34,9 +40,31 @@ class CategoryKind(Kind):
     def width(self, params: dict) -> int:
         return 1
 
-    def sizes(self, params: dict) -> int:
-        """The number of ids, 0 included."""
-        return len(params["values"]) + 1
+    def shape(self, columns: dict[str, dict]) -> dict:
+        """`sizes`: the number of ids of each column, 0 included."""
+        return {"sizes": [len(params["values"]) + 1 for params in columns.values()]}
+
+    def arguments(self, shape: dict) -> dict:
+        return {"sizes": tuple(shape["sizes"])}
+
+    def tokens(self, width: int, sizes: tuple[int, ...]) -> nn.Module:
+        """One token each."""
+        return CategoryTokens(sizes, width)
+
+    def blank(self, sizes: tuple[int, ...]) -> Blank:
+        return (len(sizes),), torch.int64
+
+    def raw(self, x: Tensor, keep: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+        """One-hot, nothing for missing ones."""
+        hot = [F.one_hot(x[:, i].clamp(0, n - 1), n)[:, 1:].float() for i, n in enumerate(sizes)]
+        return torch.cat([F.pad(h, (1, 0)) for h in hot], 1)
+
+    def raw_width(self, sizes: tuple[int, ...]) -> int:
+        return sum(sizes) if sum(sizes) <= MOST_STRAIGHT else 0
+
+    def write(self, value: np.ndarray, params: dict) -> Any:
+        at = int(np.asarray(value).item())
+        return params["values"][at - 1] if at > 0 else None
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
         return self.encode_column(pa.chunked_array([pa.array([cell])]), params, place).values[0]

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import nn
 
 from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, cells_of, counted
+from plait.parts.scaling import Standardise
 
 FEATURES = ("year", "month_sin", "month_cos", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos", "days")
 DAYS = (
@@ -77,29 +80,41 @@ class DatetimeKind(Kind):
         return len(FEATURES)
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
-        return expand(np.asarray([parse_cell(cell, params["format"])]), params)[0]
+        return self.standardise(np.asarray([parse_cell(cell, params["format"])]), params)[0]
 
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 8) float32, 0 where missing."""
         seconds, real, bad = parse_column(column, params["format"])
-        return Encoded(np.where(real[:, None], expand(seconds, params), 0).astype(np.float32), real, bad)
+        return Encoded(np.where(real[:, None], self.standardise(seconds, params), 0).astype(np.float32), real, bad)
+
+    def preprocess(self, params: dict) -> nn.Module:
+        """Of the eight features (..., 8)."""
+        mean, std = [params["year_mean"], *[0.0] * 7], [params["year_std"], *[1.0] * 6, params["days_std"]]
+        return Standardise(mean, std)
+
+    def standardise(self, seconds: np.ndarray, params: dict) -> np.ndarray:
+        """Seconds since 1970 (n,) -> float32 (n, 8)."""
+        return self.preprocess(params)(torch.from_numpy(expand(seconds, params["median"]))).numpy()
+
+    def write(self, value: np.ndarray, params: dict) -> str:
+        """The moment in ISO's form, to the minute: float32 keeps one among decades no finer."""
+        days = self.preprocess(params).inverse(torch.from_numpy(np.asarray(value)))[-1].item()
+        return str(np.datetime64(60 * round((params["median"] + days * 86400) / 60), "s"))
 
 
 def years_of(seconds: np.ndarray) -> np.ndarray:
     return seconds.astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970.0
 
 
-def expand(seconds: np.ndarray, params: dict) -> np.ndarray:
-    """Seconds since 1970 (n,) -> float32 (n, 8), in the order of FEATURES."""
+def expand(seconds: np.ndarray, median: float) -> np.ndarray:
+    """Seconds since 1970 (n,) -> float64 (n, 8), in the order of FEATURES; days since `median`."""
     whole = np.floor(seconds).astype(np.int64)
     month = whole.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64) % 12
     weekday = (whole // 86400 + 3) % 7  # 1 January 1970 was a Thursday; Monday is 0
     hour = (whole % 86400) / 3600
     turns = np.stack([month / 12, weekday / 7, hour / 24], 1) * 2 * np.pi  # (n, 3)
-    year = np.clip((years_of(whole) - params["year_mean"]) / params["year_std"], -10, 10)
-    days = np.clip((seconds - params["median"]) / 86400 / params["days_std"], -10, 10)
     waves = np.stack([np.sin(turns), np.cos(turns)], 2).reshape(len(seconds), 6)
-    return np.concatenate([year[:, None], waves, days[:, None]], 1).astype(np.float32)
+    return np.concatenate([years_of(whole)[:, None], waves, (seconds - median)[:, None] / 86400], 1)
 
 
 def parse_column(column: pa.ChunkedArray, form: str | None) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:

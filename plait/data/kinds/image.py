@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from collections.abc import Iterator
@@ -12,24 +13,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
+from torch import Tensor, nn
 
+from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.stores import Fixed
+from plait.parts.positions.learned import GridPositions
+from plait.parts.presence import Blank
+from plait.parts.scaling import Normalise
+from plait.parts.tokenizers.stems import ImageStem
 
 # no formats that run other programs (EPS) or are no pictures
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "MPO", "TGA")
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 PNG_END = b"IEND\xaeB`\x82"
 GRAY = 128
+PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
 
 class ImageKind(Kind):
     """Letterboxing keeps the aspect and fills the rest with gray. Transparent pictures are laid on white; EXIF
     orientation is respected."""
 
-    name, slot, own_slot, media = "image", "image", True, True
+    name, slot, own_slot, media, late, suffix = "image", "image", True, True, True, ".png"
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
@@ -87,6 +97,44 @@ class ImageKind(Kind):
 
     def store(self, rows: int, params: dict) -> Fixed:
         return Fixed(rows, (3, *params["size"]), np.uint8, scale=1 / 255)
+
+    def write(self, value: np.ndarray, params: dict) -> bytes:
+        """uint8 (3, H, W), or float32 in [0, 1], as PNG."""
+        out, value = io.BytesIO(), np.asarray(value)
+        if value.dtype.kind == "f":
+            value = np.round(np.clip(value, 0, 1) * 255).astype(np.uint8)
+        Image.fromarray(np.ascontiguousarray(value.transpose(1, 2, 0))).save(out, "PNG")
+        return out.getvalue()
+
+    def preprocess(self, params: dict) -> nn.Module:
+        """By the `mean` and `std` that the system was made for."""
+        return Normalise(params["mean"], params["std"])
+
+    def arguments(self, shape: dict) -> dict:
+        return {"size": tuple(shape["size"])}
+
+    def tokens(self, width: int, size: tuple[int, int]) -> nn.Module:
+        return Picture(width, size)
+
+    def blank(self, size: tuple[int, int]) -> Blank:
+        return (3, *size), torch.float32
+
+    def augment(
+        self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
+    ) -> Tensor:
+        return augment_images(x, generator, strength, mirror=min(x.shape[-2:]) > PHOTO)
+
+
+class Picture(nn.Module):
+    """(B, 3, H, W) -> Tokens: a convolutional stem and learned positions."""
+
+    def __init__(self, width: int, size: tuple[int, int]):
+        super().__init__()
+        self.stem = ImageStem(width, size)
+        self.positions = GridPositions(self.stem.grid, width)
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        return self.positions(self.stem(x))
 
 
 def _open(cell: Any, place: Place) -> Image.Image:
@@ -185,3 +233,37 @@ def looks_like_image(head: bytes) -> bool:
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or head[4:12] in (b"ftypavif", b"ftypavis")
     )
+
+
+def augment_images(x: Tensor, generator: torch.Generator, strength: float, mirror: bool) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> the same shape and range."""
+    b, _, h, w = x.shape
+
+    def spread(*shape: int) -> Tensor:  # uniform in [-1, 1]
+        return (2 * torch.rand(shape, generator=generator) - 1).to(x)
+
+    angle = spread(b) * math.radians(10) * strength
+    zoom = torch.exp(spread(b) * 0.12 * strength)
+    stretch = torch.exp(spread(b) * 0.1 * strength)  # wider and lower, or the reverse
+    shift = spread(b, 2) * 0.08 * strength
+    flip = torch.where(spread(b) < 0, -1.0, 1.0) if mirror else torch.ones_like(angle)
+    cos, sin, aspect = torch.cos(angle) / zoom, torch.sin(angle) / zoom, h / w
+    across = torch.stack([cos * flip, -sin * aspect], 1) / stretch[:, None]
+    down = torch.stack([sin / aspect * flip, cos], 1) * stretch[:, None]
+    rows = [torch.cat([across, shift[:, :1]], 1), torch.cat([down, shift[:, 1:]], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    contrast = 1 + 0.2 * strength * spread(b, 1, 1, 1)
+    bright = 0.15 * strength * spread(b, 1, 1, 1)
+    tint = 0.05 * strength * spread(b, 3, 1, 1)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = ((x - mean) * contrast + mean + bright + tint).clamp(0, 1)
+    middle, side = (spread(b, 2) + 1) / 2, (spread(b, 2) + 1) * 0.125  # as shares of H and W
+    erased = (spread(b) + 1) / 2 < min(0.25 * strength, 0.5)
+    ys = (torch.arange(h).to(x) + 0.5) / h
+    xs = (torch.arange(w).to(x) + 0.5) / w
+    # (B, H, W)
+    within = ((ys - middle[:, :1]).abs() < side[:, :1])[:, :, None] & ((xs - middle[:, 1:]).abs() < side[:, 1:])[
+        :, None, :
+    ]
+    return torch.where((within & erased[:, None, None])[:, None], 0.5, x)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor, nn
 
 from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
+from plait.parts.scaling import HUGE, Standardise
+from plait.parts.tokenizers.features import NumberTokens
 
-CLIP = 10.0
-HUGE = 1e100  # beyond this everything is the same; keeps squares and quotients finite
 HEAVY = 50.0  # a value this many interquartile ranges away from the median makes the tails heavy
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?(\d+\.?\d*|\.\d+)")
@@ -24,7 +26,7 @@ class NumberKind(Kind):
     """Numeric columns, and text columns that are all numbers: 3.5, 1e3; or all like 1,234.5; or all like 12,5; or all
     like 12%."""
 
-    name, slot, own_slot = "number", "number", False
+    name, slot, own_slot, straight = "number", "number", False, True
 
     def guess(self, glance: Glance) -> str | None:
         kind = glance.column.type
@@ -70,14 +72,42 @@ class NumberKind(Kind):
         return 1
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
-        value = parse_cell(cell, params["style"])
-        return standardise(np.asarray([value]), params)
+        return self.standardise(np.asarray([parse_cell(cell, params["style"])]), params)
 
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 1) float32, 0 where missing."""
         values, real, bad = parse_column(column, params["style"])
-        out = np.where(real, standardise(values, params), 0).astype(np.float32)
+        out = np.where(real, self.standardise(values, params), 0).astype(np.float32)
         return Encoded(out[:, None], real, bad)
+
+    def preprocess(self, params: dict) -> nn.Module:
+        return Standardise(params["mean"], params["std"], params["log"], params.get("clip", 10))
+
+    def standardise(self, values: np.ndarray, params: dict) -> np.ndarray:
+        """float64 -> float32, zero mean and unit variance over the training rows, within +-10."""
+        return self.preprocess(params)(torch.from_numpy(values)).numpy()
+
+    def undo(self, values: np.ndarray, params: dict) -> np.ndarray:
+        """The inverse of `standardise` (where nothing was clipped), float64 in the column's own units."""
+        return self.preprocess(params).inverse(torch.from_numpy(np.asarray(values))).numpy()
+
+    def write(self, value: np.ndarray, params: dict) -> float:
+        return float(self.undo(value, params).item())
+
+    def shape(self, columns: dict[str, dict]) -> dict:
+        return {"width": len(columns), "features": list(columns)}
+
+    def tokens(self, width: int, features: int) -> nn.Module:
+        """One token each; missing ones are masked."""
+        return NumberTokens(features, width)
+
+    def raw(self, x: Tensor, keep: Tensor | None, features: int) -> Tensor:
+        """The numbers beside flags of what is missing."""
+        keep = torch.ones_like(x, dtype=torch.bool) if keep is None else keep
+        return torch.cat([x.masked_fill(~keep, 0.0), (~keep).float()], 1)
+
+    def raw_width(self, features: int) -> int:
+        return 2 * features
 
 
 def _is_numeric(column: pa.ChunkedArray) -> bool:
@@ -87,18 +117,6 @@ def _is_numeric(column: pa.ChunkedArray) -> bool:
 def signed_log(x: np.ndarray, scale: float | None) -> np.ndarray:
     """sign(x) log(1 + |x| / scale), or x itself where scale is None."""
     return x if scale is None else np.sign(x) * np.log1p(np.abs(x) / scale)
-
-
-def standardise(values: np.ndarray, params: dict) -> np.ndarray:
-    """float64 -> float32, zero mean and unit variance over the training rows, within +-10."""
-    y = signed_log(np.clip(values, -HUGE, HUGE), params["log"])
-    return np.clip((y - params["mean"]) / params["std"], -CLIP, CLIP).astype(np.float32)
-
-
-def undo(values: np.ndarray, params: dict) -> np.ndarray:
-    """The inverse of `standardise` (where nothing was clipped), in the column's own units."""
-    y = np.asarray(values, np.float64) * params["std"] + params["mean"]
-    return y if params["log"] is None else np.sign(y) * np.expm1(np.abs(y)) * params["log"]
 
 
 def parse_column(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:

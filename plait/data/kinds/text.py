@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
 
+from plait.core.tokens import Tokens
 from plait.data.arrow import as_text
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
 from plait.data.stores import Ragged
 from plait.errors import UsageError
+from plait.parts.presence import Blank
+from plait.parts.tokenizers.stems import sinusoids
+from plait.parts.tokenizers.words import WordTokens
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
 MOST_TOKENS = 512
@@ -95,6 +101,40 @@ class TextKind(Kind):
     def store(self, rows: int, params: dict) -> Ragged:
         return Ragged(rows, np.int32, step=8, most=params["max_tokens"], pad=params["pad"])
 
+    def write(self, value: np.ndarray, params: dict) -> str:
+        """The text of ids (N,), without the special ones; a learnt tokenizer knows no capitals."""
+        return tokenizer_of(params["tokenizer"]).decode([int(i) for i in value], skip_special_tokens=True).strip()
+
+    def shape(self, columns: dict[str, dict]) -> dict:
+        (params,) = columns.values()
+        return {k: v for k, v in params.items() if k != "tokenizer"}
+
+    def arguments(self, shape: dict) -> dict:
+        return {"vocab": shape["vocab"]}
+
+    def tokens(self, width: int, vocab: int) -> nn.Module:
+        return Words(width, vocab)
+
+    def blank(self, vocab: int) -> Blank:
+        return (8,), torch.int64
+
+    def augment(
+        self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
+    ) -> Tensor:
+        return drop_tokens(x, keep, shape, generator, strength)
+
+
+class Words(nn.Module):
+    """(B, N) token ids -> Tokens, with sinusoid positions: no length is too long."""
+
+    def __init__(self, width: int, vocab: int):
+        super().__init__()
+        self.words = WordTokens(vocab, width)
+
+    def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
+        t = self.words(ids, keep)
+        return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
+
 
 def train_bpe(texts: list[str], vocab: int) -> Tokenizer:
     """A byte-level BPE with at most `vocab` entries (the 256 bytes and the special ones come first). Deterministic."""
@@ -129,3 +169,16 @@ def _published(path: str | Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def drop_tokens(x: Tensor, keep: Tensor, shape: dict, generator: torch.Generator, strength: float) -> Tensor:
+    """(B, N) ids -> a tenth of the ordinary tokens become [MASK], or [UNK] where the tokenizer has no mask."""
+    blank = shape["mask"] if shape["mask"] is not None else shape["unk"]
+    if blank is None:
+        return x
+    ordinary = keep
+    for special in (shape["pad"], shape["cls"], shape["sep"]):
+        if special is not None:
+            ordinary = ordinary & (x != special)
+    chosen = (torch.rand(x.shape, generator=generator) < min(0.1 * strength, 0.5)).to(x.device)
+    return torch.where(chosen & ordinary, blank, x)

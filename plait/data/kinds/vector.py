@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import nn
 
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Place, cells_of, counted
 from plait.data.stores import Fixed
+from plait.parts.scaling import Standardise
+from plait.parts.tokenizers.features import VectorTokens
 
 
 class VectorKind(Kind):
     """The length is the most common one of the training rows; other lengths, and cells with NaN or infinity, are
     bad."""
 
-    name, slot, own_slot = "vector", "vector", True
+    name, slot, own_slot, straight = "vector", "vector", True, True
 
     def guess(self, glance: Glance) -> str | None:
         if pa.types.is_list(glance.column.type):
@@ -44,10 +48,24 @@ class VectorKind(Kind):
         value = read_vector(cell)
         if len(value) != params["width"]:
             raise Bad(f"a vector of another length than {params['width']}")
-        return np.clip((value - params["mean"]) / params["std"], -10, 10).astype(np.float32)
+        return self.preprocess(params)(torch.from_numpy(value)).numpy()
 
     def store(self, rows: int, params: dict) -> Fixed:
         return Fixed(rows, (params["width"],), np.float32)
+
+    def write(self, value: np.ndarray, params: dict) -> list[float]:
+        return self.preprocess(params).inverse(torch.from_numpy(np.asarray(value))).tolist()
+
+    def preprocess(self, params: dict) -> nn.Module:
+        return Standardise(params["mean"], params["std"])
+
+    def shape(self, columns: dict[str, dict]) -> dict:
+        (params,) = columns.values()
+        return {"width": params["width"]}
+
+    def tokens(self, width: int, features: int) -> nn.Module:
+        """One token for the whole."""
+        return VectorTokens(features, width)
 
 
 def read_vector(cell: Any) -> np.ndarray:

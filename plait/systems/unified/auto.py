@@ -16,114 +16,9 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, mean, prepend
-from plait.parts.positions.learned import GridPositions
+from plait.data.kinds import KINDS
 from plait.parts.presence import fill_absent, masked, visible
-from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
-from plait.parts.tokenizers.spectrogram import LogMel
-from plait.parts.tokenizers.stems import ImageStem, SpectrogramStem, sinusoids
-from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import pre_norm_blocks
-
-
-class Picture(nn.Module):
-    """(B, 3, H, W) -> Tokens: a convolutional stem and learned positions."""
-
-    def __init__(self, width: int, size: tuple[int, int]):
-        super().__init__()
-        self.stem = ImageStem(width, size)
-        self.positions = GridPositions(self.stem.grid, width)
-        self.blank = (3, *size), torch.float32
-
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        return self.positions(self.stem(x))
-
-
-class Words(nn.Module):
-    """(B, N) token ids -> Tokens, with sinusoid positions: no length is too long."""
-
-    def __init__(self, width: int, vocab: int):
-        super().__init__()
-        self.words = WordTokens(vocab, width)
-        self.blank = (8,), torch.int64
-
-    def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
-        t = self.words(ids, keep)
-        return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
-
-
-class Sound(nn.Module):
-    """(B, S) waveform -> Tokens, four spectrogram frames each.
-
-    Each recording's spectrogram has mean 0 and spread 1: as it comes, a constant far larger than what speech adds to it
-    hides speech from the first layers, and a recording's volume says more of the microphone than of the sound.
-    """
-
-    def __init__(self, width: int, rate: int, bands: int = 64):
-        super().__init__()
-        self.mel = LogMel(rate, bands)
-        self.stem = SpectrogramStem(width, bands)
-        self.blank = (rate // 10,), torch.float32
-
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        x, keep = self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep)
-        t = self.stem(standard(x, keep), keep)
-        return t.replace(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
-
-
-def standard(x: Tensor, keep: Tensor) -> Tensor:
-    """Spectrograms (B, T, F), keep (B, T) -> with mean 0 and spread 1 over each one's real frames; one without any
-    detail stays flat."""
-    keep = keep[..., None]
-    count = (keep.sum((1, 2), keepdim=True) * x.shape[2]).clamp(min=1)
-    x = x - x.masked_fill(~keep, 0.0).sum((1, 2), keepdim=True) / count
-    variance = x.masked_fill(~keep, 0.0).square().sum((1, 2), keepdim=True) / count
-    return x * (variance + 1e-4).rsqrt()
-
-
-class Numbers(nn.Module):
-    """(B, F) standardised numbers -> Tokens, one each; missing ones are masked."""
-
-    def __init__(self, width: int, features: int):
-        super().__init__()
-        self.tokens = NumberTokens(features, width)
-        self.blank = (features,), torch.float32
-
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        return self.tokens(x, keep)
-
-
-class Categories(nn.Module):
-    """(B, F) category ids -> Tokens, one each."""
-
-    def __init__(self, width: int, sizes: tuple[int, ...]):
-        super().__init__()
-        self.tokens = CategoryTokens(sizes, width)
-        self.blank = (len(sizes),), torch.int64
-
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        return self.tokens(x, keep)
-
-
-class Vectors(nn.Module):
-    """(B, F) a vector from elsewhere -> one token."""
-
-    def __init__(self, width: int, features: int):
-        super().__init__()
-        self.tokens = VectorTokens(features, width)
-        self.blank = (features,), torch.float32
-
-    def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
-        return self.tokens(x)
-
-
-READERS = {
-    "image": Picture,
-    "text": Words,
-    "audio": Sound,
-    "number": Numbers,
-    "category": Categories,
-    "vector": Vectors,
-}
 
 
 class Tower(nn.Module):
@@ -152,6 +47,11 @@ def summary(t: Tokens) -> Tensor:
     return t.x[:, 0] + mean(t)
 
 
+def told(spec: dict) -> dict:
+    """What a slot's kind is told of it."""
+    return {k: v for k, v in spec.items() if k != "kind"}
+
+
 def words(module: nn.Embedding) -> None:
     nn.init.normal_(module.weight, std=0.3)
 
@@ -159,8 +59,8 @@ def words(module: nn.Embedding) -> None:
 class Auto(nn.Module):
     """A tower per slot and a fusion over all their tokens.
 
-    slots: {"image_0": {"size": (H, W)}, "text_0": {"vocab": V}, "audio_0": {"rate": R}, "number": {"features": F},
-    "category": {"sizes": (...)}, "vector_0": {"features": F}}; a slot's kind is its name before "_".
+    slots: {"image_0": {"kind": "image", "size": (H, W)}, "number": {"kind": "number", "features": F}, ...}: any of the
+    kinds in `plait.data.kinds`, each any number of times, with what it is told (its `arguments`).
     """
 
     scheme = {nn.Embedding: words}
@@ -169,9 +69,10 @@ class Auto(nn.Module):
         super().__init__()
         self.takes, self.width, self.embed_width = tuple(slots), width, embed_width
         self.part_widths = dict.fromkeys(slots, width)
+        self.blanks = {s: KINDS[spec["kind"]].blank(**told(spec)) for s, spec in slots.items()}
         self.towers = nn.ModuleDict(
             {
-                s: Tower(READERS[s.split("_")[0]](width, **spec), width, depth, heads, drop_path)
+                s: Tower(KINDS[spec["kind"]].tokens(width, **told(spec)), width, depth, heads, drop_path)
                 for s, spec in slots.items()
             }
         )
@@ -189,7 +90,7 @@ class Auto(nn.Module):
 
     def read(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
         """Every slot's tokens (B, 1 + N, D), and whether it is there (B,)."""
-        s = fill_absent(batch, {slot: tower.read.blank for slot, tower in self.towers.items()})
+        s = fill_absent(batch, self.blanks)
         return {
             slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()
         }, s.present
@@ -230,13 +131,13 @@ TAKES = ("image", "text", "audio", "number", "category", "vector")
 ROLES = ("embedder", "fuser")
 DEFAULT = "small"
 TOY_SLOTS = {
-    "image_0": dict(size=(32, 32)),
-    "image_1": dict(size=(32, 32)),
-    "text_0": dict(vocab=64),
-    "audio_0": dict(rate=8000),
-    "number": dict(features=4),
-    "category": dict(sizes=(5, 5, 5)),
-    "vector_0": dict(features=6),
+    "image_0": dict(kind="image", size=(32, 32)),
+    "image_1": dict(kind="image", size=(32, 32)),
+    "text_0": dict(kind="text", vocab=64),
+    "audio_0": dict(kind="audio", rate=8000),
+    "number": dict(kind="number", features=4),
+    "category": dict(kind="category", sizes=(5, 5, 5)),
+    "vector_0": dict(kind="vector", features=6),
 }
 SIZES = {
     "toy": dict(slots=TOY_SLOTS, width=32, depth=1, heads=2, embed_width=16),

@@ -87,9 +87,9 @@ class Sounds(nn.Module):
         return t.replace(x=t.x + place.flatten(0, 1))
 
 
-def tokenizer(slot: str, width: int, patch: int, spec: dict) -> tuple[nn.Module, Blank]:
-    """What reads `slot`, whose kind is its name before "_", and what stands for it where it is absent."""
-    match slot.split("_")[0]:
+def tokenizer(width: int, patch: int, spec: dict) -> tuple[nn.Module, Blank]:
+    """What reads a slot of `spec["kind"]`, and what stands for it where it is absent."""
+    match spec["kind"]:
         case "image":
             return Pictures(width, spec["size"], patch), ((3, *spec["size"]), torch.float32)
         case "text":
@@ -102,7 +102,7 @@ def tokenizer(slot: str, width: int, patch: int, spec: dict) -> tuple[nn.Module,
             return CategoryTokens(spec["sizes"], width), ((len(spec["sizes"]),), torch.int64)
         case "vector":
             return VectorTokens(spec["features"], width), ((spec["features"],), torch.float32)
-    raise ValueError(f"slot {slot!r}: no tokenizer for this kind; expected names that begin with {', '.join(TAKES)}")
+    raise ValueError(f"got a slot of kind {spec['kind']!r}, expected one of {', '.join(TAKES)}")
 
 
 class Slot(nn.Module):
@@ -123,15 +123,16 @@ class Slot(nn.Module):
 class MetaTransformer(nn.Module):
     """A batch of any modalities -> a vector for each and their mean.
 
-    slots: {"image": {"size": (H, W)}, "text": {"vocab": V}, "audio": {"rate": Hz}, "number": {"features": F},
-    "category": {"sizes": (ids of each column, 0 included)}, "vector": {"features": F}}, any of them; several of a kind
-    are numbered ("image_0"). frozen: the encoder takes no gradient; gradients pass through it to the tokens.
+    slots: {name: {"kind": "image", "size": (H, W)}}, or {"kind": "text", "vocab": V}, {"kind": "audio", "rate": Hz},
+    {"kind": "number", "features": F}, {"kind": "category", "sizes": (ids of each column, 0 included)},
+    {"kind": "vector", "features": F}; any of them, of each kind any number. frozen: the encoder takes no gradient;
+    gradients pass through it to the tokens.
     """
 
     def __init__(self, *, slots, patch=16, width=768, depth=12, heads=12, frozen=True):
         super().__init__()
         self.takes, self.width, self.part_widths = tuple(slots), width, dict.fromkeys(slots, width)
-        made = {slot: tokenizer(slot, width, patch, spec) for slot, spec in slots.items()}
+        made = {slot: tokenizer(width, patch, spec) for slot, spec in slots.items()}
         self.blanks = {slot: blank for slot, (_, blank) in made.items()}
         self.slots = nn.ModuleDict({slot: Slot(read, width) for slot, (read, _) in made.items()})
         self.encoder = Encoder(width, depth, heads)
@@ -159,14 +160,18 @@ TAKES = ("image", "text", "audio", "number", "category", "vector")
 ROLES = ("fuser",)
 DEFAULT = "nano"
 TOY_SLOTS = {
-    "image": dict(size=(32, 32)),
-    "text": dict(vocab=64),
-    "audio": dict(rate=8000),
-    "number": dict(features=4),
-    "category": dict(sizes=(5, 5, 5)),
-    "vector": dict(features=6),
+    "image": dict(kind="image", size=(32, 32)),
+    "text": dict(kind="text", vocab=64),
+    "audio": dict(kind="audio", rate=8000),
+    "number": dict(kind="number", features=4),
+    "category": dict(kind="category", sizes=(5, 5, 5)),
+    "vector": dict(kind="vector", features=6),
 }
-SLOTS = {"image": dict(size=(224, 224)), "text": dict(vocab=49408), "audio": dict(rate=16000)}
+SLOTS = {
+    "image": dict(kind="image", size=(224, 224)),
+    "text": dict(kind="text", vocab=49408),
+    "audio": dict(kind="audio", rate=16000),
+}
 SIZES = {
     "toy": dict(slots=TOY_SLOTS, patch=8, width=32, depth=2, heads=2),
     "nano": dict(slots=TOY_SLOTS, patch=8, width=192, depth=6, heads=3, frozen=False),

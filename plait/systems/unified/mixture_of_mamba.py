@@ -195,7 +195,7 @@ class MixtureOfMamba(nn.Module):
     def __init__(self, *, slots, patch=16, width, depth, size=16):
         super().__init__()
         self.takes, self.width, self.part_widths = tuple(slots), width, {}
-        made = {slot: tokenizer(slot, width, patch, spec) for slot, spec in slots.items()}
+        made = {slot: tokenizer(width, patch, spec) for slot, spec in slots.items()}
         self.blanks = {slot: blank for slot, (_, blank) in made.items()}
         self.slots = nn.ModuleDict({slot: reader for slot, (reader, _) in made.items()})
 
@@ -242,20 +242,24 @@ TAKES = ("image", "text", "audio", "number", "category", "vector")
 ROLES = ("fuser",)
 DEFAULT = "nano"
 TOY_SLOTS = {
-    "number": dict(features=4),
-    "category": dict(sizes=(5, 5, 5)),
-    "vector": dict(features=6),
-    "image": dict(size=(32, 32)),
-    "audio": dict(rate=8000),
-    "text": dict(vocab=64),
+    "number": dict(kind="number", features=4),
+    "category": dict(kind="category", sizes=(5, 5, 5)),
+    "vector": dict(kind="vector", features=6),
+    "image": dict(kind="image", size=(32, 32)),
+    "audio": dict(kind="audio", rate=8000),
+    "text": dict(kind="text", vocab=64),
 }
-SLOTS = {"image": dict(size=(256, 256)), "audio": dict(rate=16000), "text": dict(vocab=65536)}
+SLOTS = {
+    "image": dict(kind="image", size=(256, 256)),
+    "audio": dict(kind="audio", rate=16000),
+    "text": dict(kind="text", vocab=65536),
+}
 SIZES = {
     "toy": dict(slots=TOY_SLOTS, patch=8, width=32, depth=1, size=4),
     "nano": dict(slots=TOY_SLOTS, patch=8, width=128, depth=2),
     "37m": dict(slots=SLOTS, width=256, depth=4),
     "94m": dict(slots=SLOTS, width=512, depth=8),
-    "163m": dict(slots=SLOTS | {"text": dict(vocab=32000)}, width=768, depth=16),
+    "163m": dict(slots=SLOTS | {"text": dict(kind="text", vocab=32000)}, width=768, depth=16),
     "443m": dict(slots=SLOTS, width=1024, depth=24),
     "880m": dict(slots=SLOTS, width=1536, depth=24),
     "1_5b": dict(slots=SLOTS, width=2048, depth=24),
