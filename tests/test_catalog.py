@@ -14,6 +14,7 @@ from plait.core.catalog import SYSTEMS, ModelInfo, _read, systems
 from plait.core.roles import ROLES
 from plait.tasks import tasks_of
 
+WORDS = {"tokenizer", "begin", "end"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
 
@@ -22,7 +23,8 @@ every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for
 def test_what_is_read_as_text_is_what_the_module_says(system):
     module = importlib.import_module(system.module)
     assert (module.TAKES, module.ROLES, module.DEFAULT) == (system.takes, system.roles, system.default)
-    assert module.SIZES == system.sizes and module.WEIGHTS == system.weights
+    assert module.SIZES == system.sizes and module.WEIGHTS.keys() == system.weights.keys()
+    assert all(row.items() <= system.weights[size].items() for size, row in module.WEIGHTS.items())
     assert " ".join(module.__doc__.split("\n\n")[0].split()) == system.title
 
 
@@ -55,7 +57,10 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
         if "image" in info.takes:
             assert len(row["mean"]) == len(row["std"]) == 3, info.name
             assert all(0 <= m < 1 and 0 < s <= 1 for m, s in zip(row["mean"], row["std"])), info.name
-        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part"}, info.name
+        if "text" in info.takes and "part" not in row:
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+/tokenizer.json|https://.+", row["tokenizer"]), info.name
+            assert row["begin"] != row["end"], info.name
+        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part", *WORDS}, info.name
         assert set(info.references) <= {"timm", "transformers", "open_clip", "official", "github"}, info.name
 
 

@@ -65,7 +65,8 @@ def fit(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of a text that the model reads.")] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A published tokenizer.json instead of a learnt one.")
+        str | None,
+        typer.Option(metavar="FILE", help="A published tokenizer.json; by default learnt, or that of the weights."),
     ] = None,
     pieces: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Spell transcripts in about so many pieces of words.")

@@ -66,8 +66,8 @@ class ModelInfo:
 
     @property
     def weights(self) -> dict:
-        """Where published weights lie: hub, file, source (their layout), licence, mean, std; empty where nobody
-        publishes any."""
+        """Where published weights lie: hub, file, source (their layout), licence, mean, std, and for texts tokenizer
+        ("owner/name/file" on the hub, or a URL), begin and end (ids); empty where nobody publishes any."""
         return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
 
     @property
@@ -162,7 +162,7 @@ def _read(path: Path) -> System:
         roles=names["ROLES"],
         default=names["DEFAULT"],
         sizes=names["SIZES"],
-        weights=names["WEIGHTS"],
+        weights={size: _whole(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
     )
 
 
@@ -176,6 +176,12 @@ def literals(tree: ast.Module) -> dict:
             except _NotLiteral:
                 continue
     return names
+
+
+def _whole(row: dict, takes: tuple[str, ...]) -> dict:
+    """A weights row with what follows from its own words: the tokenizer of a hub's text weights lies beside them."""
+    own = {"tokenizer": f"{row['hub']}/tokenizer.json"} if "hub" in row and "text" in takes else {}
+    return own | row
 
 
 class _NotLiteral(Exception):

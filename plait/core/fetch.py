@@ -14,16 +14,16 @@ import torch
 SILENCE = 30  # seconds without an answer before a server counts as out of reach
 
 
-def hub_file(hub: str, file: str) -> Path:
+def hub_file(hub: str, file: str, revision: str = "main") -> Path:
     """A file of a repository on the Hugging Face hub, from its cache or downloaded. Raises ValueError where it cannot
     be had."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
-        return Path(hf_hub_download(hub, file))
+        return Path(hf_hub_download(hub, file, revision=revision))
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise ValueError(_unreachable(f"https://huggingface.co/{hub}/resolve/main/{file}", error)) from error
+        raise ValueError(_unreachable(f"https://huggingface.co/{hub}/resolve/{revision}/{file}", error)) from error
 
 
 def url_file(url: str) -> Path:

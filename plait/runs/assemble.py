@@ -67,13 +67,14 @@ def role_for(task: type[Task], info: ModelInfo) -> str | None:
 def reads(info: ModelInfo) -> dict[str, Any]:
     """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves
     them open."""
+    return {key: value for key in ("image", "length") if (value := argument(info, key)) is not None}
+
+
+def argument(info: ModelInfo, name: str) -> Any:
+    """The value of one constructor argument in this size; None where it has none or the class no such argument."""
     signature = _signature(info)
-    found = {}
-    for key in ("image", "length"):
-        value = info.arguments.get(key, signature[key].default if key in signature else None)
-        if value is not None and value is not inspect.Parameter.empty:
-            found[key] = value
-    return found
+    value = info.arguments.get(name, signature[name].default if name in signature else None)
+    return None if value is inspect.Parameter.empty else value
 
 
 def recipe(
@@ -106,22 +107,11 @@ def recipe(
         arguments["num_classes"] = 0
     if "labels" in signature:
         arguments["labels"] = labels
-    arguments |= _words(info, words, signature, pretrained) if words else {}
+    if words and not pretrained:  # published weights have their own, which the tokenizer's were found to be
+        arguments |= words
     role = role_for(task, info)
     mean, std = (tuple(info.weights.get(name, HALF)) for name in ("mean", "std"))
     return Recipe(info.name, arguments, role, mean, std, slots)
-
-
-def _words(info: ModelInfo, words: dict, signature: dict, pretrained: bool) -> dict:
-    """A generator's vocabulary: the learnt one, or that of published weights, which must then be the tokenizer's."""
-    if not pretrained:
-        return words
-    own = {name: info.arguments.get(name, signature[name].default) for name in words}
-    if own != words:
-        raise UsageError(
-            f"the weights of {info.name} know {own}, and the tokenizer {words}: give the weights' own with --tokenizer FILE"
-        )
-    return {}
 
 
 def objective(info: ModelInfo) -> Objective | None:

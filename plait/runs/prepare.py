@@ -19,9 +19,10 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError
-from plait.runs.assemble import choose, reads, recipe
+from plait.runs.assemble import choose, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.settings import Settings
+from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import MISSING, Task, TextOptions
 from plait.tasks.known import known_targets
 from plait.tasks.registry import TASKS, guess_task
@@ -70,15 +71,23 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     info = choose(system_name(settings, schema, kind), schema, kind)
     fixed = reads(info)
     length = settings.max_tokens or fixed.get("length") or 256
+    tokenizer = settings.tokenizer
+    texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
+    if texts and settings.pretrained and not tokenizer:
+        tokenizer = published_tokenizer(info, settings.pretrained)
     schema.fit(
         table,
         splits["train"],
         image_size=settings.image_size or fixed.get("image"),
         max_tokens=length,
-        tokenizer_file=settings.tokenizer,
+        tokenizer_file=tokenizer,
         longest=kind.longest,
     )
-    task = kind.learn(table, schema, splits["train"], TextOptions(length, settings.pieces, settings.tokenizer))
+    task = kind.learn(table, schema, splits["train"], TextOptions(length, settings.pieces, tokenizer))
+    if texts and settings.pretrained and tokenizer:
+        read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
+        for words in [*read, *([task.needs["words"]] if "words" in task.needs else [])]:
+            check_vocabulary(info, words, tokenizer)
     truth, bad_targets = task.encode(table, schema)
     rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
     for row, reason, value in bad_targets:

@@ -21,7 +21,7 @@ class Settings:
     fractions: of train, val and test, where rows are drawn at random.
     minutes: a time budget. patience: epochs without improvement before stopping. ema: decay of a weight average.
     max_bad: stop when more than this share of the rows has a bad input cell.
-    image_size: pixels; max_tokens: per text; tokenizer: a published tokenizer.json.
+    image_size: pixels; max_tokens: per text; tokenizer: a published tokenizer.json (None: learnt, or that of the weights).
     pieces: transcripts are spelled in about so many pieces of words, learnt from them; None: in characters.
     pretrained: True (published weights from the hub), or a path or URL.
     """

@@ -64,11 +64,7 @@ class TextKind(Kind):
             if t.strip()
         ]
         tokenizer = _published(options.tokenizer_file) if options.tokenizer_file else train_bpe(texts, options.vocab)
-        ids = {
-            role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
-            for role, names in NAMES.items()
-        }
-        ids["pad"] = 0 if ids["pad"] is None else ids["pad"]
+        ids = special_ids(tokenizer)
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         limit = options.max_tokens or MOST_TOKENS
         if limit < ends + 1:
@@ -77,7 +73,8 @@ class TextKind(Kind):
             len(e.ids) + ends for e in tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)
         ] or [8]
         most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit)
-        return {"tokenizer": tokenizer.to_str(), "vocab": tokenizer.get_vocab_size(), "max_tokens": int(most), **ids}
+        vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+        return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
 
     def width(self, params: dict) -> int:
         return params["max_tokens"]
@@ -99,7 +96,28 @@ class TextKind(Kind):
         return np.asarray(first + ids[:room] + last, dtype=np.int32)
 
     def store(self, rows: int, params: dict) -> Ragged:
-        return Ragged(rows, np.int32, step=8, most=params["max_tokens"], pad=params["pad"])
+        # batches are padded with 0, whatever the tokenizer pads with: no model reads what `keep` hides
+        return Ragged(rows, np.int32, step=8, most=params["max_tokens"])
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """{role: id} of the roles in NAMES; None where the tokenizer has no such token.
+
+    cls and sep are what its own post-processor puts before and after a text; only where it has none do names decide.
+    Raises UsageError where it puts several tokens on one side.
+    """
+    ids = {
+        role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
+        for role, names in NAMES.items()
+    }
+    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    if bare != whole:
+        at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        first, last = whole[:at], whole[at + len(bare) :]
+        if max(len(first), len(last)) > 1:
+            raise UsageError(f"the tokenizer puts {first} before and {last} after a text: expected at most one each")
+        ids["cls"], ids["sep"] = (found[0] if found else None for found in (first, last))
+    return ids | {"pad": ids["pad"] or 0}
 
     def write(self, value: np.ndarray, params: dict) -> str:
         """The text of ids (N,), without the special ones; a learnt tokenizer knows no capitals."""

@@ -321,6 +321,9 @@ SIZES = {
     "base_384_refcoco": FINE,
 }  # fmt: skip
 SALESFORCE = dict(
+    tokenizer="google-bert/bert-base-uncased/tokenizer.json",
+    begin=101,
+    end=102,
     source="official",
     licence="bsd-3-clause",
     mean=(0.48145466, 0.4578275, 0.40821073),

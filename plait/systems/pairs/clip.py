@@ -133,11 +133,13 @@ SIZES = {
 }
 
 FILE = dict(file="open_clip_model.safetensors", source="open_clip")
+BPE = dict(begin=49406, end=49407)
+XLM_V = dict(begin=0, end=2)
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-MIT = FILE | SEEN | dict(licence="mit")
+MIT = FILE | SEEN | BPE | dict(licence="mit")
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-META = FILE | SEEN | dict(licence="cc-by-nc-4.0")
-APPLE = FILE | SEEN | dict(licence="apple-ascl", file="open_clip_pytorch_model.bin")
+META = FILE | SEEN | BPE | dict(licence="cc-by-nc-4.0")
+APPLE = FILE | SEEN | BPE | dict(licence="apple-ascl", file="open_clip_pytorch_model.bin")
 WEIGHTS = {
     "vit_b_32": dict(
         MIT,
@@ -187,12 +189,12 @@ WEIGHTS = {
     "vit_h_14_378_quickgelu": APPLE
     | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", references={"open_clip": "ViT-H-14-378-quickgelu"}),
     "vit_h_14_worldwide_quickgelu": dict(
-        META,
+        META | XLM_V,
         hub="timm/vit_huge_patch14_clip_224.metaclip2_worldwide",
         references={"open_clip": "ViT-H-14-worldwide-quickgelu"},
     ),
     "vit_h_14_worldwide_378": dict(
-        META,
+        META | XLM_V,
         hub="timm/vit_huge_patch14_clip_378.metaclip2_worldwide",
         references={"open_clip": "ViT-H-14-worldwide-378"},
     ),
@@ -210,12 +212,12 @@ WEIGHTS = {
         META, hub="timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b", references={"open_clip": "ViT-bigG-14-quickgelu"}
     ),
     "vit_bigg_14_worldwide": dict(
-        META,
+        META | XLM_V,
         hub="timm/vit_gigantic_patch14_clip_224.metaclip2_worldwide",
         references={"open_clip": "ViT-bigG-14-worldwide"},
     ),
     "vit_bigg_14_worldwide_378": dict(
-        META,
+        META | XLM_V,
         hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide",
         references={"open_clip": "ViT-bigG-14-worldwide-378"},
     ),

@@ -210,7 +210,7 @@ SIZES = {
 }  # fmt: skip
 
 MICROSOFT = dict(
-    file="pytorch_model.bin", source="transformers", licence="mit",
+    file="pytorch_model.bin", source="transformers", licence="mit", begin=101, end=102,
     mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711),
 )  # fmt: skip
 WEIGHTS = {

@@ -257,6 +257,9 @@ SIZES = {
 }
 
 APPLE = dict(
+    tokenizer="openai/clip-vit-base-patch32/tokenizer.json",
+    begin=49406,
+    end=49407,
     file="open_clip_model.safetensors",
     source="open_clip",
     licence="apple-amlr",

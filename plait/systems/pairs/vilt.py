@@ -219,6 +219,8 @@ SIZES = {
 }
 
 HALF = dict(
+    begin=101,
+    end=102,
     source="transformers_heads",
     file="pytorch_model.bin",
     licence="apache-2.0",

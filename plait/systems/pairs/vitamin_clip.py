@@ -104,6 +104,9 @@ SIZES = {
     "xl_384": XLARGE | T1152 | I384,
 }
 FILE = dict(
+    tokenizer="openai/clip-vit-base-patch32/tokenizer.json",
+    begin=49406,
+    end=49407,
     file="pytorch_model.bin",
     source="open_clip",
     licence="mit",

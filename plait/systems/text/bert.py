@@ -132,8 +132,8 @@ SIZES = {
     "l12_h768": H768 | dict(depth=12),
 }
 
-FILE = dict(source="google", licence="apache-2.0", file="model.safetensors")
-BIN = FILE | dict(file="pytorch_model.bin")
+FILE = dict(source="google", licence="apache-2.0", file="model.safetensors", begin=101, end=102)
+BIN = FILE | dict(file="pytorch_model.bin", tokenizer="google-bert/bert-base-uncased/tokenizer.json")
 WEIGHTS = {
     "base_uncased": FILE
     | dict(hub="google-bert/bert-base-uncased", references={"transformers": "google-bert/bert-base-uncased"}),

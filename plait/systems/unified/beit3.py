@@ -191,7 +191,10 @@ SIZES = {
     "base_patch16_480_captioning": BASE | I480 | WORDS,
     "large_patch16_480_captioning": LARGE | I480 | WORDS,
 }
-OFFICIAL = dict(source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+OFFICIAL = dict(
+    source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), begin=0, end=2,
+    tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm",
+)  # fmt: skip
 WEIGHTS = {
     "base_patch16_224_retrieval": OFFICIAL
     | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_itc_patch16_224.pth"),
