@@ -3,72 +3,98 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urljoin
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plait.core.catalog import ModelInfo, build, model_info
 from plait.core.fetch import hub_file, url_file
-from plait.core.init import initialise
-from plait.core.weights import State, convert, load_strict, read_state
+from plait.core.init import initialise, initialise_rest
+from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
+from plait.core.weights import State, assign, convert, converted, load_strict
 
 
 def create_model(
-    name: str, *, pretrained: bool | str | Path = False, seed: int = 0, device: str | torch.device = "cpu", **arguments
+    name: str,
+    *,
+    pretrained: bool | str | Path = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    mmap: bool = True,
+    **arguments,
 ) -> nn.Module:
-    """Build the model of `name` with its declared initialisation.
+    """Build the model of `name` with its declared initialisation, or with published weights.
 
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
     pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
-        size's weights row names, or in ours. Every key must fit; but where `num_classes` is given and the file's
-        classifier is for another number, or the file has none, the classifier starts anew.
+        size's weights row names, or in ours: safetensors, a pickle of tensors, or the `*.index.json` of several such
+        files beside it. Every key must fit; but where `num_classes` is given and the file's classifier is for another
+        number, or the file has none, the classifier starts anew, with the numbers that it has without a file.
+    dtype: of the weights and floating buffers, as after `model.to(dtype)`. Without it they are float32, whatever the
+        file holds.
+    mmap: weights that need no change stay in their file until they are used, as private maps: training never writes to
+        the file, which may be deleted or replaced but must not be overwritten in place. They lie as the file has them,
+        so that products on CPUs may round otherwise in the last bit. False copies them.
     arguments: constructor arguments that override the size's own, such as num_classes=10.
 
     Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had.
     """
     info = model_info(name)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
     try:
         model = build(name, **arguments)
     except TypeError as error:
         raise ValueError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
-    path = _find(info, pretrained) if pretrained else None  # before any memory is taken
-    initialise(model, seed=seed, device=device)
-    if path is not None:
-        heads = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
-        load_strict(*_published(info, model, read_state(path), heads))
-    return model
+    if pretrained:
+        anew = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
+        weights = _find(info, pretrained)
+        part, groups = _published(info, model, weights, anew)
+        assign(part, groups, anew=anew, release=weights.release, device=device, dtype=dtype, share=mmap)
+        initialise_rest(model, seed=seed, device=device)
+    else:
+        initialise(model, seed=seed, device=device)
+    return model if dtype is None else model.to(dtype)
 
 
-def _find(info: ModelInfo, source: bool | str | Path) -> Path:
-    """The file of a size's published weights (True), or that of a path or URL."""
-    if source is True:
-        row = info.weights
-        if "hub" in row:
-            return hub_file(row["hub"], row["file"])
-        if "url" not in row:
-            raise ValueError(f"{info.name} has no published weights: give pretrained= a path or a URL")
-        source = row["url"]
-    return url_file(str(source)) if str(source).startswith(("http://", "https://")) else Path(source)
+def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
+    """The published weights of a size (True), or those at a path or URL."""
+    row = info.weights
+    if source is True and "hub" in row:
+        file = hub_file(row["hub"], row["file"])
+        return (
+            read_shards(file, lambda name: hub_file(row["hub"], name))
+            if file.name.endswith(INDEX)
+            else read_weights(file)
+        )
+    if source is True and "url" not in row:
+        raise ValueError(f"{info.name} has no published weights: give pretrained= a path or a URL")
+    url = str(row["url"] if source is True else source)
+    if not url.startswith(("http://", "https://")):
+        return read_weights(url)
+    file = url_file(url)
+    return (
+        read_shards(file, lambda name: url_file(urljoin(url, name)))
+        if file.name.endswith(INDEX)
+        else read_weights(file)
+    )
 
 
-def _published(info: ModelInfo, model: nn.Module, state: State, heads: tuple[str, ...]) -> tuple[nn.Module, State]:
-    """The part of `model` that a file holds, and the file's tensors in our layout.
-
-    heads: the beginnings of the classifier's keys where the caller named its own number of classes. A classifier of
-    another shape, or none, is then left as `model` has it; everything else must fit.
-    """
-    own = model.state_dict()
-    body, said = ({k for k in keys if not k.startswith(heads)} for keys in (own, state))
-    part = model
-    if not (said <= body or said >= body):  # not our layout, not even with some keys too few or too many
-        part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
-        source = info.weights.get("source", "plait")
-        state = state if source == "plait" else convert(state, _rules(part, source))
-    ours, theirs = ({k: v.shape for k, v in tensors.items() if k.startswith(heads)} for tensors in (own, state))
-    if not ours or not theirs or ours.keys() == theirs.keys() and ours != theirs:
-        state = {k: v for k, v in state.items() if k not in theirs} | {k: own[k] for k in ours}
-    return part, state
+def _published(
+    info: ModelInfo, model: nn.Module, weights: State, anew: tuple[str, ...]
+) -> tuple[nn.Module, Iterable[tuple[list[Tensor], State]]]:
+    """The part of `model` that a file holds, and the file's tensors in our layout, as `assign` takes them."""
+    body, said = ({k for k in keys if not k.startswith(anew)} for keys in (model.state_dict(), weights))
+    source = info.weights.get("source", "plait")
+    ours = (([tensor], {key: tensor}) for key, tensor in weights.items())
+    if said <= body or said >= body:  # our layout, perhaps with some keys too few or too many
+        return model, ours
+    part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
+    return part, ours if source == "plait" else converted(weights, _rules(part, source))
 
 
 def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -59,7 +60,43 @@ def initialise(model: nn.Module, *, seed: int = 0, device: str | torch.device = 
     The global random state is left as it was.
     """
     model.to_empty(device=device)
-    _fill(list(model.named_modules()), getattr(model, "scheme", {}), seed, device)
+    with _seeded(seed, device):
+        for name, module in reversed(list(model.named_modules())):
+            _fill(name, module, getattr(model, "scheme", {}))
+    return model
+
+
+def initialise_rest(model: nn.Module, *, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:
+    """Fill what is still on meta of a model whose other weights were assigned; those stay as they are.
+
+    What is filled gets the numbers that `initialise` would have given it: modules that come before one that draws draw
+    too, for nothing. Buffers that are no part of the weights are computed and never drawn.
+    """
+    modules = list(reversed(list(model.named_modules())))
+    kept = {id(t) for t in [*model.parameters(), *model.buffers()] if not t.is_meta}
+    draws = [i for i, (_, m) in enumerate(modules) if any(t.is_meta for t in _tensors(m, persistent=True))]
+    for_nothing = max(draws, default=-1)
+    wanted = [
+        (name, module)
+        for i, (name, module) in enumerate(modules)
+        if i <= for_nothing or any(t.is_meta for t in _tensors(module))
+    ]
+    with _seeded(seed, device):
+        for name, module in wanted:
+            aside = [
+                (table, key, t)
+                for m in module.modules()  # a reset() may reach into its children
+                for table in (m._parameters, m._buffers)
+                for key, t in table.items()
+                if id(t) in kept
+            ]
+            for table, key, t in aside:
+                table[key] = _empty(t, device)
+            for table in (module._parameters, module._buffers):
+                table.update({key: _empty(t, device) for key, t in table.items() if t is not None and t.is_meta})
+            _fill(name, module, getattr(model, "scheme", {}))
+            for table, key, t in aside:
+                table[key] = t
     return model
 
 
@@ -70,29 +107,41 @@ def initialise_new(
     fresh = [(name, m) for name, m in model.named_modules() if (own := _tensors(m)) and all(t.is_meta for t in own)]
     for _, module in fresh:
         module.to_empty(device=device, recurse=False)
-    _fill(fresh, scheme, seed, device)
+    with _seeded(seed, device):
+        for name, module in reversed(fresh):
+            _fill(name, module, scheme)
     return model
 
 
-def _fill(
-    modules: list[tuple[str, nn.Module]], scheme: dict[type, Callable], seed: int, device: str | torch.device
-) -> None:
-    scheme = {**SCHEME, **scheme}
-    devices = [device] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
+@contextmanager
+def _seeded(seed: int, device: str | torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
-        for name, module in reversed(modules):
-            if hasattr(module, "reset"):
-                module.reset()
-            elif type(module) in scheme:
-                scheme[type(module)](module)
-            elif _tensors(module):
-                raise ValueError(
-                    f"{name or 'the model'} ({type(module).__name__}) owns weights but declares no initialisation: "
-                    "give it a reset() method or add its type to the model's scheme"
-                )
+        yield
 
 
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    """The parameters and buffers that are this module's own, not its children's."""
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+def _fill(name: str, module: nn.Module, scheme: dict[type, Callable]) -> None:
+    """Give this module's own tensors their first numbers."""
+    scheme = {**SCHEME, **scheme}
+    if hasattr(module, "reset"):
+        module.reset()
+    elif type(module) in scheme:
+        scheme[type(module)](module)
+    elif _tensors(module):
+        raise ValueError(
+            f"{name or 'the model'} ({type(module).__name__}) owns weights but declares no initialisation: "
+            "give it a reset() method or add its type to the model's scheme"
+        )
+
+
+def _empty(t: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """Room for `t` on `device`, of the same kind; whatever its type, a float32 is drawn."""
+    new = torch.empty_like(t, device=device, dtype=torch.float32 if t.is_floating_point() else t.dtype)
+    return nn.Parameter(new, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else new
+
+
+def _tensors(module: nn.Module, *, persistent: bool = False) -> list[torch.Tensor]:
+    """The parameters and buffers that are this module's own, not its children's. persistent: those it keeps."""
+    unkept = module._non_persistent_buffers_set if persistent else ()
+    buffers = [t for key, t in module.named_buffers(recurse=False) if key not in unkept]
+    return [*module.parameters(recurse=False), *buffers]

@@ -6,11 +6,9 @@ Rules are tried in order and each key is used once; a key that no rule knows rai
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +92,12 @@ def convert(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> St
 
     Raises ValueError for keys that no rule knows, for an incomplete group, and for two sources of one key.
     """
-    left, done = dict(state), {}
+    return {name: tensor for _, made in converted(state, rules, reverse=reverse) for name, tensor in made.items()}
+
+
+def converted(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> Iterator[tuple[list[Tensor], State]]:
+    """As `convert`, group by group as the rules find them: the tensors of `state`, and what they become."""
+    left, done = dict(state), set()
     for rule in rules:
         sources, targets, change = (rule.ours, rule.public, rule.back) if reverse else (rule.public, rule.ours, rule.to)
         if not sources:  # a dropped key: nothing of ours to turn back
@@ -105,15 +108,13 @@ def convert(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> St
             keys = [_fill(s, found) for s in sources]
             if missing := [k for k in keys if k not in left]:
                 raise ValueError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")
-            for name, tensor in zip(
-                [_fill(t, found) for t in targets], change([left.pop(k) for k in keys]), strict=bool(targets)
-            ):
-                if name in done:
-                    raise ValueError(f"two sources for {name}: the last was {key}")
-                done[name] = tensor
+            taken, names = [left.pop(k) for k in keys], [_fill(t, found) for t in targets]
+            if twice := done.intersection(names):
+                raise ValueError(f"two sources for {', '.join(twice)}: the last was {key}")
+            done.update(names)
+            yield taken, dict(zip(names, change(taken), strict=bool(targets)))
     if left:
         raise ValueError(f"{len(left)} keys that no rule knows: {_some(left)}. Is this the layout that `source` names?")
-    return done
 
 
 def _pattern(template: str) -> re.Pattern:
@@ -139,51 +140,75 @@ def _some(keys, count: int = 5) -> str:
 
 
 def load_strict(model: nn.Module, state: State) -> None:
-    """Load our layout into `model`; a missing, unknown or reshaped key raises ValueError and changes nothing."""
-    own = model.state_dict()
-    faults = []
-    if missing := own.keys() - state.keys():
-        faults.append(f"missing {_some(missing)}")
-    if unknown := state.keys() - own.keys():
-        faults.append(f"unknown {_some(unknown)}")
-    for key in sorted(own.keys() & state.keys()):
-        if own[key].shape != state[key].shape:
-            faults.append(f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
-    if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"the weights do not fit {type(model).__name__}: {'; '.join(faults[:5])}{more}")
+    """Copy our layout into `model`; a missing, unknown or reshaped key raises ValueError and changes nothing."""
+    refuse_misfit(model, {k: v.shape for k, v in state.items()})
     model.load_state_dict(state)
 
 
-def read_state(path: str | Path) -> State:
-    """Tensors of a file: safetensors, or a pickle of which only tensors and plain containers are read, so that no code
-    runs.
+def refuse_misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError unless tensors of these names and shapes are all that `model` keeps."""
+    own = model.state_dict()
+    faults = []
+    if missing := own.keys() - shapes.keys():
+        faults.append(f"missing {_some(missing)}")
+    if unknown := shapes.keys() - own.keys():
+        faults.append(f"unknown {_some(unknown)}")
+    for key in sorted(own.keys() & shapes.keys()):
+        if own[key].shape != tuple(shapes[key]):
+            faults.append(f"{key} has shape {tuple(shapes[key])}, expected {tuple(own[key].shape)}")
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"the weights do not fit {type(model).__name__}: {'; '.join(faults[:5])}{more}")
 
-    Raises ValueError for a file that is not there, is damaged, or holds anything else.
+
+def assign(
+    model: nn.Module,
+    groups: Iterable[tuple[list[Tensor], State]],
+    *,
+    anew: tuple[str, ...] = (),
+    release: Callable[[list[Tensor]], None] = lambda _: None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    share: bool = False,
+) -> None:
+    """Make the tensors of `groups` (as `converted` gives them) those of `model`, which is on meta; each is moved and
+    cast as it comes, and floating ones are of `dtype`, else of the type that the model declares.
+
+    anew: the beginnings of keys that may be for another shape, or missing: these are then left on meta.
+    release: called with what a group was made of, when nothing more is read of it.
+    share: a tensor that needs no change is not copied either.
+    Raises ValueError where a key is missing, unknown or reshaped; `model` is then to be thrown away.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    own, shapes, aside, seen = model.state_dict(), {}, {}, set()
 
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file, or not a whole one: {error}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}"
-        ) from error
-    for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(
-            f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'"
-        )
-    return state
+    def put(name: str, tensor: Tensor) -> None:
+        like = own[name]
+        new = tensor.detach().to(device, dtype if dtype is not None and like.is_floating_point() else like.dtype)
+        storage = new.untyped_storage()
+        if new.data_ptr() == tensor.data_ptr() and not (
+            share and new.is_contiguous() and storage.nbytes() == new.nbytes and storage.data_ptr() not in seen
+        ):
+            new = new.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+        place, _, last = name.rpartition(".")
+        module = model.get_submodule(place)
+        if (old := module._parameters.get(last)) is not None:
+            module._parameters[last] = nn.Parameter(new, requires_grad=old.requires_grad)
+        else:
+            module._buffers[last] = new
+
+    for taken, made in groups:
+        for name, tensor in made.items():
+            shapes[name] = tensor.shape
+            if name.startswith(anew):
+                aside[name] = tensor
+            elif name in own and own[name].shape == tensor.shape:
+                put(name, tensor)
+        release(taken)
+    ours = {k: v.shape for k, v in own.items() if k.startswith(anew)}
+    theirs = {k: shapes[k] for k in aside}
+    if not ours or not theirs or ours.keys() == theirs.keys() and ours != theirs:
+        shapes, aside = {k: v for k, v in shapes.items() if k not in theirs} | ours, {}
+    refuse_misfit(model, shapes)
+    for name, tensor in aside.items():
+        put(name, tensor)

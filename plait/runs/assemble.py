@@ -31,7 +31,7 @@ class Recipe:
     slots: dict  # {slot: {"kind": its kind, and what that kind is told of it}}
 
     def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
-        system = create_model(self.name, seed=seed, pretrained=pretrained, **self.arguments)
+        system = create_model(self.name, seed=seed, pretrained=pretrained, mmap=False, **self.arguments)
         return bind(system, self.role, self.slots, self.mean, self.std)
 
 

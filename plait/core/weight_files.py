@@ -1,0 +1,145 @@
+"""Files of weights as dicts of tensors that lie in the files: nothing is read before it is used.
+
+Tensors of safetensors files, and of pickles in torch's zip format, are private maps: what is written to them never
+reaches the file, and a file that is deleted or replaced by another (`os.replace`) lives on behind them. One that is
+overwritten in place does not: copy the tensors first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plait.core.weights import State
+
+INDEX = ".index.json"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Weights(State):
+    """The tensors of one or more files, by name. `release` takes pages that were read out of memory again."""
+
+    def __init__(self, tensors: State | None = None, maps: Iterable[mmap.mmap] = ()):
+        super().__init__(tensors or {})
+        self.maps = [(torch.frombuffer(m, dtype=torch.uint8).data_ptr(), m) for m in maps]
+
+    def release(self, tensors: Iterable[Tensor]) -> None:
+        """Forget what was read of `tensors`, none of which may have been written to; it is read again when used."""
+        for t in tensors:
+            for base, m in self.maps if hasattr(mmap, "MADV_DONTNEED") else ():
+                if base <= (begin := t.data_ptr()) < base + len(m):
+                    first = (begin - base) // mmap.PAGESIZE * mmap.PAGESIZE
+                    m.madvise(mmap.MADV_DONTNEED, first, begin - base + t.nbytes - first)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """All tensors that `path` names: a file, or the index (`*.index.json`) of the files beside it.
+
+    Of a pickle only tensors and plain containers are read, so that no code runs. Raises ValueError for a file that is
+    not there, is damaged, or holds anything else, and for an index that does not tell what its files hold.
+    """
+    path = Path(path)
+    return read_shards(path, lambda name: path.parent / name) if path.name.endswith(INDEX) else _read(path)
+
+
+def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
+    """The tensors of all files that `index` names, each of which lies at `find(its name)`."""
+    if not index.is_file():
+        raise ValueError(f"no weights file at {index}")
+    try:
+        told = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(told.values()))
+        if not files or any(Path(name).name != name for name in files):
+            raise ValueError("its files must lie beside it")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
+    found = Weights()
+    for name in files:
+        part = _read(find(name))
+        if part.keys() != (want := {key for key, file in told.items() if file == name}):
+            odd = sorted(part.keys() ^ want)
+            raise ValueError(f"{name} does not hold what {index.name} says: {', '.join(odd[:5])} ({len(odd)} in all)")
+        found.update(part)
+        found.maps += part.maps
+    return found
+
+
+def _read(path: Path) -> Weights:
+    if not path.is_file():
+        raise ValueError(f"no weights file at {path}")
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+
+
+def _safetensors(path: Path) -> Weights:
+    """The file's tensors. Its layout: the header's length (8 bytes), the header (JSON), the numbers."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if size < 8 or 8 + length > size:
+                raise ValueError(f"its header needs {8 + length:,} bytes, and it has {size:,}")
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            rows = {k: (DTYPES[v["dtype"]], v["shape"], *v["data_offsets"]) for k, v in header.items()}
+            end = 0
+            for key, (dtype, shape, begin, stop) in sorted(rows.items(), key=lambda row: row[1][2:]):
+                if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
+                    raise ValueError(f"{key} lies at {begin:,} to {stop:,}, which does not fit its shape {shape}")
+                end = stop
+            if 8 + length + end != size:
+                raise ValueError(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is no safetensors file, or not a whole one: {type(error).__name__}: {error}"
+            ) from error
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return Weights({k: _tensor(mapped, d, s, 8 + length + at) for k, (d, s, at, _) in rows.items()}, [mapped])
+
+
+def _tensor(mapped: mmap.mmap, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
+    if not (count := math.prod(shape)):
+        return torch.empty(shape, dtype=dtype)
+    if offset % dtype.itemsize:  # no rule of the format keeps a tensor from lying askew
+        return torch.frombuffer(bytearray(mapped[offset : offset + count * dtype.itemsize]), dtype=dtype).view(shape)
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def _pickle(path: Path) -> Weights:
+    try:
+        with path.open("rb") as file:  # only the zip format can be mapped
+            zipped = file.read(4) == b"PK\x03\x04"
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}"
+        ) from error
+    for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'"
+        )
+    return Weights(state)
