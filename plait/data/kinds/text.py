@@ -99,26 +99,6 @@ class TextKind(Kind):
         # batches are padded with 0, whatever the tokenizer pads with: no model reads what `keep` hides
         return Ragged(rows, np.int32, step=8, most=params["max_tokens"])
 
-
-def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    """{role: id} of the roles in NAMES; None where the tokenizer has no such token.
-
-    cls and sep are what its own post-processor puts before and after a text; only where it has none do names decide.
-    Raises UsageError where it puts several tokens on one side.
-    """
-    ids = {
-        role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
-        for role, names in NAMES.items()
-    }
-    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
-    if bare != whole:
-        at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        first, last = whole[:at], whole[at + len(bare) :]
-        if max(len(first), len(last)) > 1:
-            raise UsageError(f"the tokenizer puts {first} before and {last} after a text: expected at most one each")
-        ids["cls"], ids["sep"] = (found[0] if found else None for found in (first, last))
-    return ids | {"pad": ids["pad"] or 0}
-
     def write(self, value: np.ndarray, params: dict) -> str:
         """The text of ids (N,), without the special ones; a learnt tokenizer knows no capitals."""
         return tokenizer_of(params["tokenizer"]).decode([int(i) for i in value], skip_special_tokens=True).strip()
@@ -140,6 +120,26 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
         self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
     ) -> Tensor:
         return drop_tokens(x, keep, shape, generator, strength)
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """{role: id} of the roles in NAMES; None where the tokenizer has no such token.
+
+    cls and sep are what its own post-processor puts before and after a text; only where it has none do names decide.
+    Raises UsageError where it puts several tokens on one side.
+    """
+    ids = {
+        role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
+        for role, names in NAMES.items()
+    }
+    bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    if bare != whole:
+        at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        first, last = whole[:at], whole[at + len(bare) :]
+        if max(len(first), len(last)) > 1:
+            raise UsageError(f"the tokenizer puts {first} before and {last} after a text: expected at most one each")
+        ids["cls"], ids["sep"] = (found[0] if found else None for found in (first, last))
+    return ids | {"pad": ids["pad"] or 0}
 
 
 class Words(nn.Module):
