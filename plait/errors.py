@@ -1,4 +1,5 @@
-"""The two errors that a user can mend. Both are ValueErrors; the command line turns them into exit codes."""
+"""What plait raises on purpose: each says what was got, what was expected and how to mend it. All are ValueErrors; the
+command line turns them into exit codes, and calls every other error a defect."""
 
 from __future__ import annotations
 
@@ -6,11 +7,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class DataError(ValueError):
+class PlaitError(ValueError):
+    """What was asked of a function or a model does not fit it (exit code 2)."""
+
+
+class DataError(PlaitError):
     """The user's data cannot be used as it is (exit code 3)."""
 
 
-class UsageError(ValueError):
+class UsageError(PlaitError):
     """The user asked for something that does not exist or does not fit together (exit code 2)."""
 
 

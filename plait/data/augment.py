@@ -6,6 +6,7 @@ import torch
 
 from plait.data.kinds import KINDS
 from plait.data.schema import Schema
+from plait.errors import PlaitError
 
 
 def augment(
@@ -22,7 +23,7 @@ def augment(
         whole: sounds are not shifted, so that nothing said at either end is lost.
     """
     if strength < 0:
-        raise ValueError(f"strength must be >= 0, got {strength}.")
+        raise PlaitError(f"strength must be >= 0, got {strength}.")
     out = dict(batch)
     if strength == 0:
         return out

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, bootstrap, bounded, draw_sums, proportion
 
 LETTERS, WORDS = 6, 4  # the longest n-grams of chrF and of BLEU
@@ -30,7 +31,7 @@ def captions(
     Raises ValueError where there is no text to compare with.
     """
     if not len(truth) or not any(map(str.strip, truth)):
-        raise ValueError(
+        raise PlaitError(
             f"got {len(truth)} texts without a letter: there is nothing to compare with; give rows that have a text"
         )
     n, letters, words = len(truth), letter_rows(truth, answers), word_rows(truth, answers)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plait.errors import PlaitError
+
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 DRAWS = 1000
 MOST_UNITS = 20_000  # rows (or groups of rows) that a bootstrap draws from
@@ -53,11 +55,11 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
     The lower end is exactly 0 when hits = 0, the upper end exactly 1 when hits = n.
     Raises ValueError for n = 0 and for hits outside 0..n."""
     if n <= 0:
-        raise ValueError(
+        raise PlaitError(
             f"got n = {n}: an interval needs at least one row; evaluate on a table with rows that have a target"
         )
     if not 0 <= hits <= n:
-        raise ValueError(f"got {hits} successes in {n} trials, expected 0 to {n}")
+        raise PlaitError(f"got {hits} successes in {n} trials, expected 0 to {n}")
     share, weight = hits / n, Z * Z / n
     middle = (share + weight / 2) / (1 + weight)
     half = Z / (1 + weight) * np.sqrt(share * (1 - share) / n + weight / (4 * n))
@@ -178,7 +180,7 @@ def paired_permutation_p(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = finite(a, "the first model's rows"), finite(b, "the second model's rows")
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(
+        raise PlaitError(
             f"got rows of shapes {a.shape} and {b.shape}, expected the same rows (n,) twice; score both models on one table"
         )
     return a - b
@@ -188,10 +190,10 @@ def finite(values: np.ndarray, what: str) -> np.ndarray:
     """`values` as float64; raises ValueError with the count where some are NaN or infinite, or where there are none."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
-        raise ValueError(f"got no values as {what}, expected at least one row; evaluate on rows that have a target")
+        raise PlaitError(f"got no values as {what}, expected at least one row; evaluate on rows that have a target")
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
-        raise ValueError(
+        raise PlaitError(
             f"got {bad} NaN or infinite values of {values.size} in {what}, expected finite numbers; "
             "a lower learning rate or float32 usually mends it"
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import (
     MOST_UNITS,
     Score,
@@ -199,11 +200,11 @@ def majority(truth: np.ndarray, K: int, train: np.ndarray | None = None) -> list
         return multilabel(truth, np.tile(rates, (len(truth), 1)))
     source = source[source != IGNORED].astype(np.int64)
     if len(source) == 0:
-        raise ValueError(
+        raise PlaitError(
             "got no target other than -100, expected at least one; the class frequencies need rows with a target"
         )
     if source.min() < 0 or source.max() >= K:
-        raise ValueError(f"got classes {source.min()} to {source.max()}, expected 0 to {K - 1}")
+        raise PlaitError(f"got classes {source.min()} to {source.max()}, expected 0 to {K - 1}")
     rates = np.bincount(source, minlength=K) / len(source)
     return classification(truth, np.tile(rates, (len(truth), 1)))
 
@@ -356,15 +357,15 @@ def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Score:
 def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     truth, probs = np.asarray(truth), np.asarray(probs)
     if truth.ndim != 1 or probs.ndim != 2 or len(truth) != len(probs) or probs.shape[1] < 2:
-        raise ValueError(f"got truth {truth.shape} and probs {probs.shape}, expected (n,) and (n, K) with K >= 2")
+        raise PlaitError(f"got truth {truth.shape} and probs {probs.shape}, expected (n,) and (n, K) with K >= 2")
     kept = truth != IGNORED
     truth, probs = finite(truth[kept], "the truth").astype(np.int64), finite(probs[kept], "the probabilities")
     K = probs.shape[1]
     if truth.min() < 0 or truth.max() >= K:
-        raise ValueError(f"got classes {truth.min()} to {truth.max()}, expected 0 to {K - 1} (or -100 for ignored)")
+        raise PlaitError(f"got classes {truth.min()} to {truth.max()}, expected 0 to {K - 1} (or -100 for ignored)")
     wrong = int(np.count_nonzero((np.abs(probs.sum(1) - 1) > 0.02) | (probs.min(1) < -1e-6)))
     if wrong:
-        raise ValueError(
+        raise PlaitError(
             f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; "
             "apply a softmax first"
         )
@@ -374,7 +375,7 @@ def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _labels(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     truth, probs = np.asarray(truth), np.asarray(probs)
     if truth.ndim != 2 or truth.shape != probs.shape:
-        raise ValueError(f"got truth {truth.shape} and probs {probs.shape}, expected (n, K) twice")
+        raise PlaitError(f"got truth {truth.shape} and probs {probs.shape}, expected (n, K) twice")
     kept = (truth != IGNORED).any(1)
     truth, probs = finite(truth[kept], "the truth"), finite(probs[kept], "the probabilities")
     _zero_one(truth, probs)
@@ -384,7 +385,7 @@ def _labels(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _pairs(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     truth, score = np.asarray(truth), np.asarray(score)
     if truth.ndim != 1 or truth.shape != score.shape:
-        raise ValueError(f"got truth {truth.shape} and score {score.shape}, expected (n,) twice")
+        raise PlaitError(f"got truth {truth.shape} and score {score.shape}, expected (n,) twice")
     kept = truth != IGNORED
     truth, score = finite(truth[kept], "the truth"), finite(score[kept], "the scores")
     _zero_one(truth, score)
@@ -394,9 +395,9 @@ def _pairs(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _zero_one(truth: np.ndarray, probs: np.ndarray) -> None:
     strange = np.setdiff1d(truth, [0, 1, IGNORED])
     if len(strange):
-        raise ValueError(f"got truth {strange[:5]}, expected 0, 1 or -100")
+        raise PlaitError(f"got truth {strange[:5]}, expected 0, 1 or -100")
     if probs.min() < 0 or probs.max() > 1:
-        raise ValueError(
+        raise PlaitError(
             f"got probabilities from {probs.min():g} to {probs.max():g}, expected 0 to 1; apply a sigmoid first"
         )
 
@@ -404,5 +405,5 @@ def _zero_one(truth: np.ndarray, probs: np.ndarray) -> None:
 def _numbers(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape:
-        raise ValueError(f"got truth {truth.shape} and predicted {predicted.shape}, expected (n,) twice")
+        raise PlaitError(f"got truth {truth.shape} and predicted {predicted.shape}, expected (n,) twice")
     return finite(truth, "the truth"), finite(predicted, "the predictions")

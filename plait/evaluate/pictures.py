@@ -22,6 +22,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, finite, number
 from plait.evaluate.metrics import IGNORED, precision_influence
 
@@ -80,7 +81,7 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     fit = truth.shape == answer.shape and bool(kept.any())
     truth, answer = (truth[kept], answer[kept]) if fit else (truth, answer)
     if not fit or max(truth.max(), answer.max()) >= len(names) or min(truth.min(), answer.min()) < 0:
-        raise ValueError(
+        raise PlaitError(
             f"got {len(truth)} targets and {len(answer)} answers for {len(names)} names, "
             "expected as many of both (at least one), each 0 to K-1"
         )
@@ -182,7 +183,7 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
     """One bar with its 95% interval per (label, score), the full model first; `baseline` (label, value) is drawn as a
     dotted line."""
     if not rows:
-        raise ValueError("got no scores to draw, expected at least one (label, Score)")
+        raise PlaitError("got no scores to draw, expected at least one (label, Score)")
     figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None)), layout="constrained")
     axes = figure.add_subplot()
     ends = [s.high for _, s in rows] + [s.low for _, s in rows] + [0.0] + ([baseline[1]] if baseline else [])
@@ -228,12 +229,12 @@ def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> byt
     for name, truth, score in parts:
         truth, score = np.asarray(truth), np.asarray(score)
         if truth.shape != score.shape:
-            raise ValueError(f"got truth {truth.shape} and score {score.shape} for {name}, expected (n,) twice")
+            raise PlaitError(f"got truth {truth.shape} and score {score.shape} for {name}, expected (n,) twice")
         positive, score = truth[truth != IGNORED] == 1, np.asarray(score[truth != IGNORED], np.float64)
         if positive.any():
             drawn.append((name, positive, finite(score, f"the scores of {name}")))
     if not drawn:
-        raise ValueError("got no positive row, expected at least one; precision and recall need something to find")
+        raise PlaitError("got no positive row, expected at least one; precision and recall need something to find")
     drawn = sorted(drawn, key=lambda part: -int(part[1].sum()))[: len(LINES)]
     figure = Figure(figsize=(6.4, 4.4 + 0.12 * len(drawn)), layout="constrained")
     axes = figure.add_subplot()
@@ -271,7 +272,7 @@ def retrieval_sheet(rows: Sequence[tuple[str, Sequence[Cell]]]) -> bytes:
 def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: float) -> bytes:
     """One drawing in units of a picture's side: titles in a left margin, or in a head above each row."""
     if not rows:
-        raise ValueError("got no rows to draw, expected at least one (title, cells)")
+        raise PlaitError("got no rows to draw, expected at least one (title, cells)")
     columns, step, pitch = max(1, max(len(cells) for _, cells in rows)), 1.14, 1.3 + head
     width, height = margin + columns * step + 0.1, len(rows) * pitch + 0.1
     inch = float(np.clip(9.5 / width, 0.8, 1.45))
@@ -364,7 +365,7 @@ def thumbnail(image: object) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.size == 0 or not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
-        raise ValueError(f"got an image of shape {pixels.shape}, expected (H, W), (H, W, 3 or 4) or (3, H, W)")
+        raise PlaitError(f"got an image of shape {pixels.shape}, expected (H, W), (H, W, 3 or 4) or (3, H, W)")
     if pixels.dtype != np.uint8:
         pixels = (np.clip(finite(pixels, "the image"), 0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, Z, finite, mean_score, proportion
 
 KS = (1, 5, 10)
@@ -33,14 +34,14 @@ def retrieval_rows(
     pair = isinstance(scores, (tuple, list))
     shape = (len(scores[0]), len(scores[1])) if pair else np.shape(scores)
     if shape != (len(query_ids), len(item_ids)):
-        raise ValueError(
+        raise PlaitError(
             f"got scores for (queries, items) = {tuple(shape)} and {len(query_ids)} query ids, {len(item_ids)} item ids; "
             "expected one id for each query and each item"
         )
     if pair:
         queries, items = (_float32(part, what) for part, what in zip(scores, ("the query vectors", "the item vectors")))
         if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
-            raise ValueError(f"got vectors {queries.shape} and {items.shape}, expected (queries, D) and (items, D)")
+            raise PlaitError(f"got vectors {queries.shape} and {items.shape}, expected (queries, D) and (items, D)")
     order = np.argsort(item_ids, kind="stable")
     starts, ends = (np.searchsorted(item_ids[order], query_ids, side) for side in ("left", "right"))
     Q, count = shape
@@ -117,12 +118,12 @@ def _ids(positives: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarr
     query_ids, item_ids = (np.asarray(ids) for ids in positives)
     for ids, what in ((query_ids, "query"), (item_ids, "item")):
         if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(
+            raise PlaitError(
                 f"got {what} ids of shape {ids.shape} and type {ids.dtype}, expected integers (n,) with n >= 1"
             )
     lost = int(np.count_nonzero(~np.isin(query_ids, item_ids)))
     if lost:
-        raise ValueError(
+        raise PlaitError(
             f"got {lost} of {len(query_ids)} queries without a right item, expected at least one each; "
             "leave these queries out"
         )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plait.core.files import write_whole
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, number
 
 FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline"}
@@ -67,13 +68,13 @@ def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> 
     JPEG."""
     unknown = sorted(set(facts) - FACTS)
     if unknown or "title" not in facts:
-        raise ValueError(
+        raise PlaitError(
             f"got facts {sorted(facts)}, expected 'title' and any of {sorted(FACTS - {'title'})}; "
             f"{'move ' + ', '.join(unknown) + ' to a section' if unknown else 'add a title'}"
         )
     strange = [section.kind for section in sections if section.kind not in DRAW]
     if strange:
-        raise ValueError(f"got a section of kind {strange[0]!r}, expected one of {', '.join(DRAW)}")
+        raise PlaitError(f"got a section of kind {strange[0]!r}, expected one of {', '.join(DRAW)}")
     parts = [f"<section><h2>{_text(s.title)}</h2>{DRAW[s.kind](s.body)}</section>" for s in sections]
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -155,7 +156,7 @@ def _table(body: Table) -> str:
     columns, rows = body
     uneven = [len(row) for row in rows if len(row) != len(columns)]
     if uneven:
-        raise ValueError(
+        raise PlaitError(
             f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}"
         )
     cells = [[_cell(value) for value in row] for row in rows]
@@ -168,7 +169,7 @@ def _examples(body: Examples) -> str:
     out = []
     for cells, truth, answer, probability, right in rows:
         if len(cells) != len(columns):
-            raise ValueError(
+            raise PlaitError(
                 f"got an example of {len(cells)} cells, expected {len(columns)}, one for each of "
                 f"{', '.join(map(str, columns))}"
             )
@@ -183,7 +184,7 @@ def _examples(body: Examples) -> str:
 def _image(data: bytes, label: str) -> str:
     kind = "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else "jpeg" if data[:3] == b"\xff\xd8\xff" else None
     if kind is None:
-        raise ValueError(f"got {len(data)} bytes that begin with {bytes(data[:8])!r}, expected a PNG or a JPEG")
+        raise PlaitError(f"got {len(data)} bytes that begin with {bytes(data[:8])!r}, expected a PNG or a JPEG")
     return f'<img alt="{_text(label)}" src="data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}">'
 
 
@@ -201,7 +202,7 @@ def _paragraphs(body: str) -> str:
 
 def _lines(body: Sequence[str]) -> str:
     if isinstance(body, str):
-        raise ValueError("got one text as lines, expected a list of them; use kind 'text' or splitlines()")
+        raise PlaitError("got one text as lines, expected a list of them; use kind 'text' or splitlines()")
     return f'<pre tabindex="0">{_text(chr(10).join(map(str, body)))}</pre>'
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, bootstrap, proportion, wilson
 from plait.evaluate.pictures import BLACK, GREY, ORANGE, PURPLE, _png, shorten
 
@@ -84,7 +85,7 @@ def transcription(truth: Sequence[str], answers: Sequence[str]) -> list[Score]:
     """
     words, characters = word_rows(truth, answers), character_rows(truth, answers)
     if not len(words) or not words[:, 1].sum():
-        raise ValueError(
+        raise PlaitError(
             f"got {len(words)} transcripts without a word: there is nothing to compare with; give rows that have a text"
         )
     return [
@@ -104,7 +105,7 @@ def edited(rows: Sequence[tuple[str, str]], most: int = 12) -> bytes:
     """PNG of (truth, answer) pairs, one below the other, word under word; S substituted, D deleted, I inserted, in
     colour and letter."""
     if not rows:
-        raise ValueError("got no transcripts to draw, expected at least one (truth, answer)")
+        raise PlaitError("got no transcripts to draw, expected at least one (truth, answer)")
     rows, width, line = list(rows)[:most], 96, 0.17
     blocks = [
         part for truth, answer in rows for part in (*_lines(alignment(truth.split(), answer.split()), width), None)

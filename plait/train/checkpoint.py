@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plait.core.files import refusal
-from plait.errors import DataError
+from plait.errors import DataError, PlaitError
 
 HOME = "checkpoints"
 SEAL = "files.json"
@@ -85,7 +85,7 @@ def load(folder: str | Path) -> Checkpoint | None:
             warnings.warn(f"{'; '.join(faults)}. Going on from the checkpoint before it, {found.folder}.", stacklevel=2)
         return found
     if faults:
-        raise ValueError(f"no checkpoint of {folder} can be read: {'; '.join(faults)}. Start again without resuming.")
+        raise PlaitError(f"no checkpoint of {folder} can be read: {'; '.join(faults)}. Start again without resuming.")
     return None
 
 
@@ -103,19 +103,19 @@ def _read(folder: Path) -> Checkpoint:
         read = json.loads(path.read_text(encoding="utf-8"))
         seal, own = read["files"], read["crc32"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is missing or damaged") from error
+        raise PlaitError(f"{path} is missing or damaged") from error
     if own != _checksum(seal):
-        raise ValueError(f"{path} is damaged: its checksum is not the one it was written with")
+        raise PlaitError(f"{path} is damaged: its checksum is not the one it was written with")
     tensors, state = {}, {}
     for name, (size, checksum) in ((n, (e["bytes"], e["crc32"])) for n, e in seal.items()):
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing")
+            raise PlaitError(f"{path} is missing")
         data = path.read_bytes()
         if len(data) != size:
-            raise ValueError(f"{path} is damaged: it has {len(data):,} bytes, expected {size:,}")
+            raise PlaitError(f"{path} is damaged: it has {len(data):,} bytes, expected {size:,}")
         if zlib.crc32(data) != checksum:
-            raise ValueError(f"{path} is damaged: its checksum is not the one it was written with")
+            raise PlaitError(f"{path} is damaged: its checksum is not the one it was written with")
         if name == "state.json":
             state = json.loads(data)
         else:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from plait.core.files import refusal, write_whole
 from plait.core.weights import load_strict
-from plait.errors import DataError, UsageError
+from plait.errors import DataError, PlaitError, UsageError
 from plait.train import checkpoint, optim
 from plait.train.memory import peak_memory
 from plait.train.parallel import Team
@@ -183,7 +183,7 @@ class Trainer:
         if done < spe and not late:
             for batch in job.batches(self.epoch, done):
                 if done == spe:
-                    raise ValueError(f"epoch {self.epoch}: got more batches than steps_per_epoch, {spe}")
+                    raise PlaitError(f"epoch {self.epoch}: got more batches than steps_per_epoch, {spe}")
                 elapsed, asked, due = self._step(batch)
                 done += 1
                 late = self._late(elapsed)
@@ -195,7 +195,7 @@ class Trainer:
                 if due:
                     self._save()
             if done < spe and not late:
-                raise ValueError(f"epoch {self.epoch}: got {done} batches, expected steps_per_epoch, {spe}")
+                raise PlaitError(f"epoch {self.epoch}: got {done} batches, expected steps_per_epoch, {spe}")
         if not (self.rows and self.rows[-1]["step"] == self.step):
             self._score(done == spe)
         if done == spe:
@@ -280,7 +280,7 @@ class Trainer:
         )
         row |= dict(losses=losses, lr=self.lr, complete=complete)
         if taken := row.keys() & notes.keys():
-            raise ValueError(
+            raise PlaitError(
                 f"score() returned {', '.join(sorted(taken))}, which the trainer writes itself: give them other names"
             )
         row = _plain(row | notes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from plait.errors import PlaitError
 from plait.train.parallel import to_device
 
 # Layers that multiply by their weight. All else (norms, biases, positions, special tokens, lookups, scales) is not
@@ -44,7 +45,7 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     visit(model, "", 1.0)
     if not found:
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} has no parameter to train: all are frozen; unfreeze some, or give it a head"
         )
     return list(found.values())
@@ -119,7 +120,7 @@ def load_flat(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None
             if fields:
                 own["state"][index] = {f: v.clone() if v.dim() == 0 else placed_like(v, p) for f, v in fields.items()}
     if by_name:
-        raise ValueError(
+        raise PlaitError(
             f"the optimizer's state knows {len(by_name)} parameters that the model does not train, such as {min(by_name)}"
         )
     optimizer.load_state_dict(own)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from plait.errors import PlaitError
+
 FIRST = (10, 20, 40)  # steps at which the usual norm of the gradients is estimated early, twice as generously
 
 
@@ -37,7 +39,7 @@ class ScaledAdam(Optimizer):
         period: int = 4,
     ):
         if not lr > 0 or not scalar > 0 or period < 1 or window < 1:
-            raise ValueError(
+            raise PlaitError(
                 f"got lr={lr}, scalar={scalar}, period={period}, window={window}: expected positive numbers"
             )
         bounds = dict(eps=1e-8, smallest=1e-5, largest=3.0, bound=10.0)
@@ -131,7 +133,7 @@ class ScaledAdam(Optimizer):
             usual = first["norms"].sort()[0][-step if early else 0 :]
             median = usual[min(len(usual) - 1, len(usual) // 4 * 2)]
             if not bool(median.isfinite()):
-                raise ValueError(
+                raise PlaitError(
                     "half of the last gradients are not finite: lower the learning rate, or train in float32"
                 )
             first["threshold"].fill_(group["clipping"] * median * (2.0 if early else 1.0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from plait.core.block import Block
+from plait.errors import PlaitError
 
 
 class Team:
@@ -94,7 +95,7 @@ def count_rows(batch: dict) -> int:
             return value.shape[0]
         if isinstance(value, dict) and value:
             return count_rows(value)
-    raise ValueError("a batch without any tensor: expected a dict of tensors with the rows first")
+    raise PlaitError("a batch without any tensor: expected a dict of tensors with the rows first")
 
 
 def to_device(value: Any, device: torch.device) -> Any:
