@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Json, Outside, Quiet, names, pairs, writable
+from plait.cli.options import Json, Quiet, option, read_settings, writable
 from plait.cli.output import Answer, clean, counted, grid
 
 LONG = "too long"
@@ -16,18 +16,12 @@ def check(
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of media.")
     ],
-    target: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Also look for columns that give it away.")
-    ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Take a column for this kind, such as photo=image.")
-    ] = None,
-    inputs: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMNS", help="Only these inputs, by comma or repetition.")
-    ] = None,
+    target: list[str] | None = option("target", help="Also look for columns that give it away."),
+    kind: list[str] | None = option("kind"),
+    inputs: list[str] | None = option("inputs"),
     max_tokens: Annotated[int, typer.Option(min=4, help="Texts with more tokens count as too long.")] = 256,
-    allow_outside: Outside = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures and sounds.")] = 2,
+    allow_outside: bool = option("allow_outside"),
+    workers: int = option("workers", min=1),
     out: Annotated[
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")
     ] = None,
@@ -42,7 +36,7 @@ def check(
     $ plait check pets.csv --target speed --kind photo=image
     """
     place = writable(out, (".parquet", ".pq")) if out else None
-    kinds = pairs(kind, "--kind")
+    given = read_settings({"kind": kind, "inputs": inputs, "target": target})
 
     import sys
 
@@ -57,9 +51,7 @@ def check(
     from plait.tasks.registry import TASKS, guess_task
 
     data = read_table(table)
-    schema = Schema.guess(
-        data, kinds=kinds, inputs=names(inputs) or None, target=names(target) or None, allow_outside=allow_outside
-    )
+    schema = Schema.guess(data, allow_outside=allow_outside, **given)
     everything = np.arange(len(data))
     schema.fit(data, everything, max_tokens=max_tokens)
     rows = Rows(data, schema, allow_outside=allow_outside, workers=workers)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Device, Json, Outside, Quiet, RunFolder, writable
+from plait.cli.options import Json, Quiet, RunFolder, option, writable
 from plait.cli.output import Answer, bad_cells, counted
 
 
@@ -16,8 +16,8 @@ def embed(
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="FILE", help="Where the vectors go: .parquet, .csv or .jsonl.")
     ],
-    device: Device = "auto",
-    allow_outside: Outside = False,
+    device: str = option("device"),
+    allow_outside: bool = option("allow_outside"),
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:

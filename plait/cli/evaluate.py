@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Device, Json, Outside, Quiet, RunFolder, writable
+from plait.cli.options import Json, Quiet, RunFolder, option, writable
 from plait.cli.output import Answer, bad_cells, grid
 from plait.errors import UsageError, nearest
 
@@ -29,8 +29,8 @@ def evaluate(
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")
     ] = None,
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
-    device: Device = "auto",
-    allow_outside: Outside = False,
+    device: str = option("device"),
+    allow_outside: bool = option("allow_outside"),
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:

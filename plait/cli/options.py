@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from plait.errors import UsageError
+from plait.runs.settings import Settings
 
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 WRITTEN = (".parquet", ".pq", ".csv", ".jsonl", ".ndjson")
 
 Json = Annotated[
@@ -18,11 +22,65 @@ Json = Annotated[
     typer.Option("--json", help="Print one JSON object on standard output, and everything else on standard error."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no lines and no progress.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps...")]
-Outside = Annotated[
-    bool, typer.Option("--allow-outside", help="Let the table name media files outside its own folder.")
-]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder that plait fit wrote, such as runs/pets.")]
+
+TYPES = get_type_hints(Settings)
+FIELDS = {f.metadata.get("option", f.name): f for f in fields(Settings) if not f.metadata.get("hidden")}
+
+
+def option(name: str, **more: Any) -> Any:
+    """The option of a setting, as a command's parameter: its name, its help and its default. more: what is told
+    otherwise there."""
+    field = FIELDS[name]
+    flags = [f"--{name.replace('_', '-')}", *(f"-{s}" for s in field.metadata.get("short", ""))]
+    default = None if field.default is MISSING else field.default
+    told = {"default": default, "help": field.metadata["help"], "metavar": field.metadata.get("metavar")} | more
+    return typer.Option(told.pop("default"), *flags, **told)
+
+
+def from_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose `**options` are the settings: an option for each, None (a flag: False) where it was not given."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    made = []
+    for name, field in FIELDS.items():
+        kind = str if "read" in field.metadata else list[str] if _repeated(field) else TYPES[field.name]
+        kind, default = (bool, False) if kind is bool else (kind | None, None)
+        made.append(inspect.Parameter(name, KEYWORD_ONLY, annotation=kind, default=option(name, default=default)))
+    first = [p for p in own if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    parameters = [*first, *made, *(p for p in own if p.kind is KEYWORD_ONLY)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def read_settings(texts: dict[str, Any]) -> dict[str, Any]:
+    """{field: value} of the options that were given, from what the parser made of each."""
+    out = {}
+    for name, text in texts.items():
+        field = FIELDS[name]
+        if text is None or text is False or text == []:
+            continue
+        try:
+            out[field.name] = _value(field, text)
+        except UsageError as error:
+            raise UsageError(f"--{name.replace('_', '-')} {error}") from None
+    return given(**out)  # auto is as good as nothing
+
+
+def _value(field: Field, text: Any) -> Any:
+    if "read" in field.metadata:
+        return field.metadata["read"](text)
+    if get_origin(TYPES[field.name]) is dict:
+        return pairs(text)
+    if not _repeated(field):
+        return text
+    found = names(text)
+    return found[0] if len(found) == 1 and str in get_args(TYPES[field.name]) else found
+
+
+def _repeated(field: Field) -> bool:
+    kind = TYPES[field.name]
+    return any(get_origin(k) in (list, dict) for k in (kind, *get_args(kind)))
 
 
 def names(texts: Iterable[str] | None) -> list[str]:
@@ -31,25 +89,15 @@ def names(texts: Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in found if part.strip()))
 
 
-def pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
-    """`NAME=VALUE` by comma or repetition. Raises UsageError for anything else."""
+def pairs(texts: Iterable[str] | None) -> dict[str, str]:
+    """`COLUMN=KIND` by comma or repetition. Raises UsageError for anything else."""
     out = {}
     for text in names(texts):
         name, mark, value = text.rpartition("=")
         if not mark or not name or not value:
-            raise UsageError(f"{option} got {text!r}, expected COLUMN=KIND, such as photo=image")
+            raise UsageError(f"got {text!r}, expected COLUMN=KIND, such as photo=image")
         out[name.strip()] = value.strip()
     return out
-
-
-def whole(text: str | None, option: str) -> int | None:
-    """A whole number, or None for nothing or `auto`."""
-    if text is None or text.lower() == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option} got {text!r}, expected a whole number or auto") from None
 
 
 def given(**options: object) -> dict:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Device, Json, Outside, Quiet, RunFolder, writable
+from plait.cli.options import Json, Quiet, RunFolder, option, writable
 from plait.cli.output import Answer, bad_cells, counted
 
 
@@ -19,8 +19,8 @@ def predict(
         str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")
     ],
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
-    device: Device = "auto",
-    allow_outside: Outside = False,
+    device: str = option("device"),
+    allow_outside: bool = option("allow_outside"),
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.options import Device, Json, Outside, Quiet, RunFolder, given, writable
+from plait.cli.options import Json, Quiet, RunFolder, given, option, writable
 from plait.cli.output import Answer, grid
 from plait.errors import UsageError
 
@@ -21,8 +21,8 @@ def search(
     audio: Annotated[str | None, typer.Option(metavar="FILE", help="Search by this sound.")] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many hits.")] = 10,
     show: Annotated[str | None, typer.Option(metavar="PNG", help="Write a picture of the hits.")] = None,
-    device: Device = "auto",
-    allow_outside: Outside = False,
+    device: str = option("device"),
+    allow_outside: bool = option("allow_outside"),
     json: Json = False,
     quiet: Quiet = False,
 ) -> Answer:

@@ -1,61 +1,85 @@
-"""Everything that `fit` can be told, in one plain record that goes into the run folder."""
+"""Everything that `fit` can be told, in one plain record that goes into the run folder; the command line's options are
+made of the same fields."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from plait.errors import UsageError, nearest
 from plait.tasks import CHOICES
 
 
+def setting(help: str, default: Any = None, **how: Any) -> Any:
+    """A field with what is said of it. how: of its option, where it has another name (`option`), names its value
+    (`metavar`), has a short form (`short`), is read from a text (`read`), or is none (`hidden`)."""
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**made, metadata={"help": help, **how})
+
+
+def whole(text: str) -> int | None:
+    """A whole number; None for auto."""
+    try:
+        return None if text.lower() == "auto" else int(text)
+    except ValueError:
+        raise UsageError(f"got {text!r}, expected a whole number or auto") from None
+
+
+def share(text: str) -> float:
+    """ "1%" or "0.01" -> 0.01."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", text)
+    if not found:
+        raise UsageError(f"got {text!r}, expected a share such as 1% or 0.01")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
 @dataclass
 class Settings:
     """The options of a run; defaults suit a table of a few thousand rows on a laptop. None means: decided from the
-    data.
+    data."""
 
-    inputs, target: column names; target may be several (several labels). kinds: {column: kind}, over the guess.
-    task: classify, regress, retrieve, match, transcribe or caption. system: a model's name or a system's.
-    val, test: tables of their own; split: a column that names the split; group: a column whose rows stay together.
-    fractions: of train, val and test, where rows are drawn at random.
-    minutes: a time budget. patience: epochs without improvement before stopping. ema: decay of a weight average.
-    max_bad: stop when more than this share of the rows has a bad input cell.
-    image_size: pixels; max_tokens: per text; tokenizer: a published tokenizer.json (None: learnt, or that of the weights).
-    pieces: transcripts are spelled in about so many pieces of words, learnt from them; None: in characters.
-    pretrained: True (published weights from the hub), or a path or URL.
-    """
-
-    inputs: list[str] | None = None
-    target: str | list[str] | None = None
-    task: str | None = None
-    system: str = "auto"
-    kinds: dict[str, str] = field(default_factory=dict)
-    val: str | None = None
-    test: str | None = None
-    split: str | None = None
-    group: str | None = None
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    weight_decay: float = 0.05
-    minutes: float | None = None
-    patience: int | None = None
-    ema: float | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    seed: int = 0
-    augment: float = 1.0
-    max_bad: float = 1.0
-    image_size: int | None = None
-    max_tokens: int | None = None
-    tokenizer: str | None = None
-    pieces: int | None = None
-    pretrained: bool | str = False
-    allow_outside: bool = False
-    workers: int = 2
-    checkpoint_seconds: float = 60.0
+    target: str | list[str] | None = setting(
+        "What to predict; several for several labels.", metavar="COLUMN", short="t"
+    )
+    task: str | None = setting(f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}; else by target.")
+    system: str = setting("A model of `plait models`; by default plait's own, which reads anything.", "auto")
+    kinds: dict[str, str] = setting(
+        "Take a column for this kind, such as photo=image.", dict, option="kind", metavar="COLUMN=KIND"
+    )
+    inputs: list[str] | None = setting("Only these inputs, by comma or repetition.", metavar="COLUMNS")
+    val: str | None = setting("Rows that watch the training, instead of a tenth.", metavar="TABLE")
+    test: str | None = setting("Rows for the report, instead of a tenth.", metavar="TABLE")
+    split: str | None = setting("The column that says train, val or test.", metavar="COLUMN")
+    group: str | None = setting("Rows with the same value here stay on one side.", metavar="COLUMN")
+    fractions: tuple[float, float, float] = setting(
+        "Of train, val and test, where rows are drawn at random.", (0.8, 0.1, 0.1), hidden=True
+    )
+    epochs: int | None = setting("Passes over the rows; by default by their number.")
+    batch_size: int | None = setting("Rows per step, or auto.", read=whole)
+    lr: float | None = setting("Learning rate.")
+    weight_decay: float = setting("Weight decay.", 0.05)
+    minutes: float | None = setting("A time budget for training.")
+    patience: int | None = setting("Epochs without a better score before stopping.")
+    ema: float | None = setting("Average the weights with this decay, such as 0.999.")
+    augment: float = setting("Strength of augmentation; 0 is none, 1 the usual.", 1.0)
+    precision: str = setting("auto, fp32 or bf16.", "auto")
+    device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
+    seed: int = setting("The seed of splits, weights and batches.", 0)
+    max_bad: float = setting("Stop where more of the rows are bad, such as 1%.", 1.0, metavar="SHARE", read=share)
+    image_size: int | None = setting("Side of the pictures that the model reads.", metavar="PIXELS")
+    max_tokens: int | None = setting("The most tokens of a text that the model reads.")
+    tokenizer: str | None = setting(
+        "A published tokenizer.json; by default learnt, or that of the weights.", metavar="FILE"
+    )
+    pieces: int | None = setting("Spell transcripts in about so many pieces of words.", metavar="NUMBER")
+    pretrained: bool | str = setting(
+        "Start from the published weights (the hub is asked), or a path or URL.", False, hidden=True
+    )
+    allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
+    workers: int = setting("Threads that decode pictures and sounds.", 2)
+    checkpoint_seconds: float = setting("How often a checkpoint is written.", 60.0, hidden=True)
 
     def __post_init__(self):
         if self.task is not None and self.task not in CHOICES:
@@ -80,9 +104,6 @@ class Settings:
         return cls(**{k: v for k, v in data.items() if k in {f.name for f in fields(cls)}})
 
 
-def share(text: str | float) -> float:
-    """ "1%" or "0.01" -> 0.01."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", str(text))
-    if not found:
-        raise UsageError(f"got {text!r}, expected a share such as 1% or 0.01")
-    return float(found[1]) / (100 if found[2] else 1)
+Settings.__doc__ = "\n".join(
+    [Settings.__doc__ or "", "", *(f"    {f.name}: {f.metadata['help']}" for f in fields(Settings))]
+)

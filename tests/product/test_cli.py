@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,13 @@ import torch
 import typer
 from PIL import Image
 from sklearn.datasets import load_wine
+from typer.main import get_command
 
 from plait.cli import main, options, output
 from plait.cli.evaluate import parse
 from plait.cli.shell import application
 from plait.errors import UsageError
+from plait.runs.settings import Settings, share, whole
 
 COMMAND = [sys.executable, "-m", "plait.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -564,12 +567,25 @@ def test_a_reader_that_leaves_ends_it_quietly():
 
 def test_lists_pairs_numbers_and_bounds():
     assert options.names(["a,b", 'c, "d, e"', "a"]) == ["a", "b", "c", "d, e"] and options.names(None) == []
-    assert options.pairs(["photo=image,x=y=number"], "--kind") == {"photo": "image", "x=y": "number"}
-    assert options.whole("auto", "--n") is None and options.whole("12", "--n") == 12
+    assert options.pairs(["photo=image,x=y=number"]) == {"photo": "image", "x=y": "number"}
+    assert whole("auto") is None and whole("12") == 12 and share("1%") == share("0.01") == 0.01
     assert parse("accuracy>=90%") == ("accuracy", ">=", 0.9) and parse("title to photo, recall@1 > .5")[2] == 0.5
     for text in ("accuracy", "accuracy>=", ">=0.5", "accuracy>=1.2.3"):
         with pytest.raises(UsageError, match="expected a score and a bound"):
             parse(text)
+
+
+def test_an_option_is_what_its_setting_says():
+    known = {o: p for p in get_command(application()).commands["fit"].params for o in p.opts}
+    shown = {f.metadata.get("option", f.name).replace("_", "-"): f for f in fields(Settings)}
+    for name, field in shown.items():
+        if not field.metadata.get("hidden"):
+            assert known[f"--{name}"].help.startswith(field.metadata["help"]), name
+        assert f"{field.name}: {field.metadata['help']}" in Settings.__doc__
+    texts = {"kind": ["a=image"], "target": ["x", "y"], "inputs": [], "batch_size": "auto", "max_bad": "5%", "seed": 0}
+    found = {"kinds": {"a": "image"}, "target": ["x", "y"], "max_bad": 0.05, "seed": 0}
+    assert options.read_settings(texts | {"allow_outside": False, "lr": None}) == found
+    assert options.read_settings({"target": ["x"], "inputs": ["a,b"]}) == {"target": "x", "inputs": ["a", "b"]}
 
 
 def test_json_is_strict():
