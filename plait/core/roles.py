@@ -16,9 +16,12 @@ from plait.core.tokens import Tokens
 
 @runtime_checkable
 class Model(Protocol):
-    """What every system has. takes: the slots that it reads."""
+    """What every system has. takes: the slots that it reads. fits: the arguments of its constructor that follow from the
+    data: image (H, W), rate (samples a second), vocab and mask (of the tokenizer), or slots, whatever there is to read.
+    """
 
     takes: tuple[str, ...]
+    fits: tuple[str, ...]
 
 
 @runtime_checkable

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
 from plait.core.catalog import ModelInfo, model_info, systems
 from plait.core.create import create_model
+from plait.core.roles import Model
 from plait.data.kinds import KINDS
 from plait.data.schema import Schema
 from plait.errors import UsageError
@@ -40,7 +39,7 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
     systems that do."""
     info = model_info(name)
     kinds = [s.kind for s in schema.slots]
-    free = "slots" in _signature(info)
+    free = "slots" in model_class(info).fits
     doubled = sorted({k for k in kinds if kinds.count(k) > 1})
     fits = set(kinds) <= set(info.takes) and (free or not doubled)
     if not fits or role_for(task, info) is None:
@@ -50,7 +49,7 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
             else f"it reads {', '.join(info.takes)}, each once, and the inputs are {', '.join(kinds)}"
         )
         others = [n for n, s in systems().items() if set(kinds) <= set(s.takes) and role_for(task, model_info(n))]
-        others = [o for o in others if not doubled or "slots" in _signature(model_info(o))]
+        others = [o for o in others if not doubled or "slots" in model_class(model_info(o)).fits]
         raise UsageError(
             f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}."
         )
@@ -67,13 +66,15 @@ def role_for(task: type[Task], info: ModelInfo) -> str | None:
 def reads(info: ModelInfo) -> dict[str, Any]:
     """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves
     them open."""
-    return {key: value for key in ("image", "length") if (value := argument(info, key)) is not None}
+    model = model_class(info)
+    fixed = ["image"] * ("image" in model.fits) + ["length"] * ("text" in info.takes and "slots" not in model.fits)
+    return {name: argument(info, name) for name in fixed}
 
 
 def argument(info: ModelInfo, name: str) -> Any:
-    """The value of one constructor argument in this size; None where it has none or the class no such argument."""
-    signature = _signature(info)
-    value = info.arguments.get(name, signature[name].default if name in signature else None)
+    """The value of one constructor argument in this size, its row's or the class's own; None where it has none."""
+    own = inspect.signature(model_class(info)).parameters.get(name)
+    value = info.arguments.get(name, None if own is None else own.default)
     return None if value is inspect.Parameter.empty else value
 
 
@@ -83,35 +84,43 @@ def recipe(
     task: type[Task],
     *,
     pretrained: bool = False,
-    labels: int = 0,
+    labels: int | None = None,
     words: dict | None = None,
 ) -> Recipe:
     """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a generator's
     vocab, begin, end."""
-    signature, shapes = _signature(info), {s.name: schema.shape(s.name) for s in schema.slots}
-    kind_of = {s.name: s.kind for s in schema.slots}
-    slots = {slot: {"kind": kind_of[slot]} | KINDS[kind_of[slot]].arguments(shape) for slot, shape in shapes.items()}
-    arguments: dict = {}
-    if "slots" in signature:
-        arguments["slots"] = slots
-    for slot, shape in shapes.items():
-        if kind_of[slot] == "image" and "image" in signature:
-            arguments["image"] = tuple(shape["size"])
-        if kind_of[slot] == "audio" and "rate" in signature:
-            arguments["rate"] = shape["rate"]
-        if kind_of[slot] == "text" and "vocab" in signature and not pretrained:
-            arguments["vocab"] = shape["vocab"]
-            if "mask" in signature and shape["mask"] is not None:
-                arguments["mask"] = shape["mask"]
-    if "num_classes" in signature:
-        arguments["num_classes"] = 0
-    if "labels" in signature:
+    shapes = {s.name: {"kind": s.kind} | schema.shape(s.name) for s in schema.slots}
+    slots = {slot: {"kind": s["kind"]} | KINDS[s["kind"]].arguments(s) for slot, s in shapes.items()}
+    arguments = fitted(model_class(info), shapes, slots, pretrained)
+    if "backbone" in info.roles:
+        arguments["num_classes"] = 0  # the task has a head of its own
+    if labels is not None:
         arguments["labels"] = labels
     if words and not pretrained:  # published weights have their own, which the tokenizer's were found to be
         arguments |= words
     role = role_for(task, info)
     mean, std = (tuple(info.weights.get(name, HALF)) for name in ("mean", "std"))
     return Recipe(info.name, arguments, role, mean, std, slots)
+
+
+# What a constructor's argument is called in the shape of which kind of slot.
+FITTED = {"image": ("image", "size"), "rate": ("audio", "rate"), "vocab": ("text", "vocab"), "mask": ("text", "mask")}
+WORDS = ("vocab", "mask")  # published weights have their own
+
+
+def fitted(model: type[Model], shapes: dict[str, dict], slots: dict[str, dict], pretrained: bool) -> dict[str, Any]:
+    """The constructor's arguments in `model.fits`, from the shapes of the slots; those of a tokenizer are left alone
+    where the weights are published."""
+    found: dict[str, Any] = {}
+    for name in model.fits:
+        if name == "slots":
+            found[name] = slots
+        elif not (pretrained and name in WORDS):
+            kind, key = FITTED[name]
+            for shape in shapes.values():
+                if shape["kind"] == kind and shape[key] is not None:
+                    found[name] = tuple(shape[key]) if name == "image" else shape[key]
+    return found
 
 
 def objective(info: ModelInfo) -> Objective | None:
@@ -122,10 +131,10 @@ def objective(info: ModelInfo) -> Objective | None:
     return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
 
 
+def model_class(info: ModelInfo) -> type[Model]:
+    """The class of the system's models."""
+    return _module(info).MODEL
+
+
 def _module(info: ModelInfo) -> ModuleType:
     return importlib.import_module(info.system.module)
-
-
-def _signature(info: ModelInfo) -> dict[str, inspect.Parameter]:
-    model: type[nn.Module] = _module(info).MODEL
-    return dict(inspect.signature(model.__init__).parameters)

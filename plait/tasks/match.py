@@ -70,7 +70,8 @@ class Match(AnswerTask):
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         prior = torch.tensor([np.log(self.rate / (1 - self.rate))])
-        model = Agreement if isinstance(bound.system, Embedder) else Answer
+        system = bound.system
+        model = Agreement if isinstance(system, Embedder) and system.logit_scale is not None else Answer
         return model(bound, prior, _loss, drop=0.0)
 
     def finish(self, outputs: np.ndarray) -> np.ndarray:
@@ -129,6 +130,11 @@ class Agreement(Answer):
         self.gain = nn.Parameter(torch.ones(len(self.others)))
         self.offset = nn.Parameter(torch.zeros(len(self.others)))
 
+    def features(self, batch: dict) -> Features:
+        """As bound, with the sides' vectors: a fuser that is an embedder too may give them apart."""
+        f = self.bound.features(batch)
+        return f if f.vectors is not None else f._replace(vectors=self.bound.system.embed(self.bound.prepared(batch)))
+
     def agreement(self, f: Features) -> Tensor:
         """(B, 1): log-odds by the vectors; 0 where one side is absent."""
         a = torch.stack([f.vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
@@ -141,11 +147,11 @@ class Agreement(Answer):
         return self.bound.system.logit_scale.float().clamp(max=math.log(100))
 
     def answer(self, batch: dict) -> Tensor:
-        f = self.bound.features(batch)
+        f = self.features(batch)
         return self.head(f)[0].float() + self.agreement(f)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        f, target = self.bound.features(batch), batch["target"]
+        f, target = self.features(batch), batch["target"]
         outputs = self.head(f)[0].float() + self.agreement(f)
         losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
         last = f.vectors[self.last]

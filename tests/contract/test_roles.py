@@ -64,7 +64,7 @@ def test_the_model_keeps_the_protocols_of_its_roles(system, role):
 
 def test_a_model_that_does_not_is_found_out():
     class Wrong(nn.Module):
-        takes, width = ("image",), 8
+        takes, fits, width = ("image",), (), 8
 
         def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
             return x

@@ -14,6 +14,7 @@ class Backbone(nn.Module):
     """
 
     takes = ("image",)
+    fits: tuple[str, ...] = ()
     classifier = ("head.",)
     multiple: int | None = None
 

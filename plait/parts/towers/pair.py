@@ -21,6 +21,7 @@ class TwoTowers(nn.Module):
     """
 
     takes = ("image", "text")
+    fits = ("image", "vocab")
 
     def __init__(self, eyes: nn.Module, reader: nn.Module, image: tuple[int, int], embed: int):
         super().__init__()

@@ -69,6 +69,7 @@ class ALBEF(nn.Module):
     """
 
     takes = ("image", "text")
+    fits = ("image", "vocab", "mask")
     scheme = {nn.Conv2d: torch_default}
 
     def __init__(

@@ -85,6 +85,7 @@ class GIT(nn.Module):
     """
 
     takes = ("image", "text")
+    fits = ("image", "vocab")
     scheme = {nn.Conv2d: torch_default, nn.ParameterList: lambda frames: [nn.init.zeros_(p) for p in frames]}
 
     def __init__(

@@ -85,6 +85,7 @@ class ViLT(nn.Module):
     """
 
     takes = ("image", "text")
+    fits = ("image", "vocab", "mask")
 
     def __init__(
         self,

@@ -237,6 +237,7 @@ class Zipformer(nn.Module):
     """
 
     takes = ("audio",)
+    fits = ("rate",)
     classifier = ("head.", "speak.")
     scheme = {nn.Linear: torch_default, nn.Conv1d: torch_default, nn.Conv2d: torch_default}
 

@@ -36,6 +36,7 @@ class BERT(nn.Module):
     """
 
     takes = ("text",)
+    fits = ("vocab",)
     classifier = ("head.",)
 
     def __init__(

@@ -71,6 +71,7 @@ class FNet(nn.Module):
     """
 
     takes = ("text",)
+    fits = ("vocab",)
     classifier = ("head.",)
     attends = False
 

@@ -64,6 +64,7 @@ class Auto(nn.Module):
     """
 
     scheme = {nn.Embedding: words}
+    fits = ("slots",)
 
     def __init__(self, *, slots, width=128, depth=3, heads=4, fusion_depth=1, embed_width=128, drop_path=0.1):
         super().__init__()

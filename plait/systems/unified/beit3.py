@@ -78,6 +78,7 @@ class BEiT3(nn.Module):
     """
 
     takes = ("image", "text")
+    fits = ("image", "vocab")
     scheme = {nn.Embedding: words}
 
     def __init__(

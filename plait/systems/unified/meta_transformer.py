@@ -129,6 +129,8 @@ class MetaTransformer(nn.Module):
     gradients pass through it to the tokens.
     """
 
+    fits = ("slots",)
+
     def __init__(self, *, slots, patch=16, width=768, depth=12, heads=12, frozen=True):
         super().__init__()
         self.takes, self.width, self.part_widths = tuple(slots), width, dict.fromkeys(slots, width)

@@ -190,6 +190,7 @@ class MixtureOfMamba(nn.Module):
     """
 
     attends = False
+    fits = ("slots",)
     scheme = {nn.Linear: torch_default}
 
     def __init__(self, *, slots, patch=16, width, depth, size=16):

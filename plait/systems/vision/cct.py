@@ -65,6 +65,7 @@ class CCT(Backbone):
     `image`, else fixed."""
 
     multiple = 1
+    fits = ("image",)
 
     def __init__(
         self,

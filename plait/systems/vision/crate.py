@@ -98,6 +98,7 @@ class CRATE(Backbone):
 
     # with larger ones each token, whose key is its query, begins by seeing itself alone
     scheme = {nn.Linear: torch_default}
+    fits = ("image",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=12, heads, num_classes=1000):
         super().__init__()

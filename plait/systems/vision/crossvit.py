@@ -99,6 +99,7 @@ class CrossViT(nn.Module):
     """
 
     takes = ("image",)
+    fits = ("image",)
     classifier = ("heads.",)
 
     def __init__(

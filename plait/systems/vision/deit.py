@@ -49,6 +49,7 @@ class DeiT(nn.Module):
     """
 
     takes = ("image",)
+    fits = ("image",)
     classifier = ("votes.0.head.", "votes.1.head.")  # the tokens that they read are not for given classes
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, votes=2, num_classes=1000, drop_path=0.0):

@@ -27,6 +27,8 @@ class DeiT3(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer
     scale starts."""
 
+    fits = ("image",)
+
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, scale=1e-6, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch

@@ -48,6 +48,8 @@ class DINOv2(Backbone):
     layer scale starts.
     """
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

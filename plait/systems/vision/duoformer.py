@@ -118,6 +118,8 @@ class DuoFormer(Backbone):
     many of its maps are read, from the coarsest on. depth: how many local layers there are, and how many global ones.
     """
 
+    fits = ("image",)
+
     def __init__(
         self, *, image=(224, 224), widths, depths, bottleneck=1, scales, width, depth, heads, num_classes=1000
     ):

@@ -157,6 +157,7 @@ class FcaFormer(Pyramid):
     convolutions."""
 
     multiple = None
+    fits = ("image",)
 
     def __init__(self, *, image=(224, 224), widths, depths, heads, num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))

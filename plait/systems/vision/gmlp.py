@@ -63,6 +63,7 @@ class GMLP(Backbone):
     """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K)."""
 
     attends = False
+    fits = ("image",)
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()

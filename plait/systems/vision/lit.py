@@ -117,6 +117,8 @@ class LIT(Pyramid):
     stage answers; all norms but the first have then the eps 1e-6.
     """
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

@@ -62,6 +62,8 @@ class MAFormer(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K). image: the (H, W) that the coarse tokens are made for.
     stride: of the stem."""
 
+    fits = ("image",)
+
     def __init__(self, *, image=(224, 224), stride=4, widths, depths, heads, window=7, num_classes=1000, drop_path=0.0):
         rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, grid = [], tuple(-(-side // stride) for side in image)

@@ -86,6 +86,8 @@ class PVT(Pyramid):
     much the sides of what is asked are reduced in each stage. hidden: the feed-forward widths in widths.
     """
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

@@ -94,6 +94,7 @@ class SpectFormer(Pyramid):
     """
 
     classifier = ("head.", "aux.")
+    fits = ("image",)
 
     def __init__(
         self,

@@ -92,6 +92,8 @@ class SReT(Pyramid):
     feed-forward widths in widths, in blocks and between.
     """
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

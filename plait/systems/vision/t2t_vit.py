@@ -115,6 +115,7 @@ class T2TViT(Backbone):
     with ordinary attention there; hidden: the feed-forward's width."""
 
     multiple = 16
+    fits = ("image",)
 
     def __init__(
         self, *, image=(224, 224), thin=64, exact=False, width, depth, heads, hidden, num_classes=1000, drop_path=0.0

@@ -92,6 +92,8 @@ class TNT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). inner: the words' width; width: the patches'; legacy: see the file's
     head."""
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

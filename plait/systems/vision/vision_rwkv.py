@@ -140,6 +140,7 @@ class VisionRWKV(Backbone):
     them, without. norm: also norm what was mixed. hidden: the head's hidden width, 0 for a linear one."""
 
     attends = False
+    fits = ("image",)
 
     def __init__(
         self, *, image=(224, 224), patch=16, width, depth=12, scale=None, norm=False, hidden=0, num_classes=1000, drop_path=0.0

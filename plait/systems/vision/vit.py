@@ -31,6 +31,8 @@ class ViT(Backbone):
     the patch are resampled. `hidden` is the feed-forward width, 4 D unless given; with `num_classes=0` the logits are
     the pooled features."""
 
+    fits = ("image",)
+
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch

@@ -57,6 +57,8 @@ class ViTBEiT3(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; hidden: the
     feed-forward's width, 4 D unless given."""
 
+    fits = ("image",)
+
     def __init__(
         self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0
     ):

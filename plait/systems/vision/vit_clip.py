@@ -23,6 +23,8 @@ class ViTCLIP(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
     the patch are resampled. With `num_classes=0` the logits are the pooled features."""
 
+    fits = ("image",)
+
     def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch

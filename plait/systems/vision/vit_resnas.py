@@ -96,6 +96,8 @@ class ViTRes(Backbone):
     is left out, its number stays.
     """
 
+    fits = ("image",)
+
     def __init__(
         self,
         *,

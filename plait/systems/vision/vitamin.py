@@ -88,6 +88,7 @@ class ViTamin(Backbone):
     """
 
     multiple = 1
+    fits = ("image",)
 
     def __init__(
         self,

@@ -1,0 +1,45 @@
+"""Small tables of every kind, in which the target can be told from each input."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+from PIL import Image
+
+WORDS = ("red", "green", "blue")
+COLUMNS = {"image": "photo", "text": "note", "audio": "sound", "number": "size", "category": "mark", "vector": "point"}
+TARGETS = {"classify": "label", "regress": "amount", "match": "true", "transcribe": "said", "caption": "said"}
+
+
+def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
+    """A column for each of `kinds`, and the targets of all tasks."""
+    rng = np.random.default_rng(seed)
+    c = rng.integers(0, 3, rows)
+    make = {
+        "image": lambda: [_png(rng, i) for i in c],
+        "text": lambda: [f"{WORDS[i]} thing {j} of them" for j, i in enumerate(c)],
+        "audio": lambda: [_wav(rng, i) for i in c],
+        "number": lambda: (c + rng.normal(0, 0.1, rows)).tolist(),
+        "category": lambda: [f"m{i}" for i in c],
+        "vector": lambda: np.eye(3)[c] + rng.normal(0, 0.1, (rows, 3)),
+    }
+    columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
+    columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
+    truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
+    return pa.table({**columns, **truth, "true": rng.integers(0, 2, rows) == 1, "said": [WORDS[i] for i in c]})
+
+
+def _png(rng: np.random.Generator, i: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray((60 * i + rng.integers(0, 60, (16, 16, 3))).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _wav(rng: np.random.Generator, i: int) -> bytes:
+    out = io.BytesIO()
+    wave = np.sin(np.arange(4000) * (0.1 + 0.1 * i)) * 0.3 + rng.normal(0, 0.01, 4000)
+    soundfile.write(out, wave, 8000, format="WAV")
+    return out.getvalue()

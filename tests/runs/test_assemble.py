@@ -1,0 +1,105 @@
+"""From columns to a model: whatever `plait models` lists can be built for its tasks, and takes a step."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from plait.core.catalog import build, model_info, systems
+from plait.data.schema import Schema
+from plait.data.table import read_table
+from plait.errors import UsageError
+from plait.runs.assemble import FITTED, choose, model_class, objective, reads, recipe
+from plait.runs.console import Console
+from plait.runs.prepare import prepare
+from plait.runs.settings import Settings
+from plait.tasks import tasks_of
+from plait.tasks.bind import bind
+from plait.tasks.registry import TASKS
+from tests.runs.tables import COLUMNS, TARGETS, table
+
+SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
+PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
+
+
+def inputs(takes: tuple[str, ...], task: str) -> list[str]:
+    """Columns that the system reads, as many as the task can use."""
+    if task == "caption":
+        return [COLUMNS["image"]]
+    return [COLUMNS[kind] for kind in (("image", "text") if task in ("retrieve", "match") else takes)]
+
+
+@cache
+def fitted(takes: tuple[str, ...], image, length: int) -> str:
+    """A schema of such columns, as JSON text would keep it apart from others."""
+    data = read_table(table(takes, rows=12))
+    schema = Schema.guess(data, inputs=[COLUMNS[k] for k in takes], target="label")
+    return schema.fit(data, np.arange(12), image_size=image, max_tokens=length).to_json()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
+    for size in system.sizes:
+        info = model_info(f"{system.name}_{size}")
+        fixed = reads(info)
+        assert tasks_of(info) and fixed.keys() <= {"image", "length"}
+        roles = set()
+        for choice in tasks_of(info):
+            task = TASKS[choice]
+            schema = Schema.from_json(fitted(system.takes, fixed.get("image"), fixed.get("length") or 256))
+            assert choose(info.name, schema, task) == info
+            words = {"vocab": 70, "begin": 1, "end": 2} if "generator" in task.roles else None
+            labels = 5 if "transcriber" in task.roles else None
+            made = recipe(info, schema, task, labels=labels, words=words)
+            assert made.role in info.roles and made.role in task.roles
+            if made.role in roles:
+                continue
+            roles.add(made.role)
+            model = build(info.name, **made.arguments)
+            assert set(model.takes) == {s.name for s in schema.slots}
+            if made.role != "generator":
+                assert bind(model, made.role, made.slots).width > 0
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_class_says_which_of_its_arguments_are_fitted(system):
+    model = model_class(model_info(system.name))
+    known = inspect.signature(model).parameters
+    assert set(model.fits) <= set(known) and set(model.fits) <= {"slots", *FITTED}
+    assert not (set(FITTED) | {"slots"}) & set(known) - set(model.fits)
+
+
+@pytest.mark.parametrize("name, choice", PAIRS, ids=[f"{n}-{t}" for n, t in PAIRS])
+def test_a_step_is_taken_for_each_task(name, choice):
+    takes = model_info(name).takes
+    options = {"target": TARGETS.get(choice), "task": choice, "inputs": inputs(takes, choice)}
+    length = 16 if "text" in takes else None
+    settings = Settings(system=name, image_size=32, max_tokens=length, **options)
+    data = prepare(table(takes), settings, Console(quiet=True))
+    made = recipe(data.info, data.schema, type(data.task), **data.task.needs)
+    model = data.task.model(made.build(), objective(data.info))
+    model.before_training(data.rows, data.truth, data.splits["train"], 0)
+    some = data.splits["train"][:8]
+    batch = data.rows.batch(some) | {"target": torch.from_numpy(data.truth[some])}
+    losses = model.train()(batch, torch.Generator().manual_seed(0))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    model.after_step()
+    with torch.inference_mode():
+        outputs = model.eval().answer(batch).numpy()
+    answers = data.task.finish(outputs)
+    assert len(answers) == 8 and data.task.scores(data.truth[some], answers)
+    assert all(len(column) == 8 for column in data.task.columns(answers).values())
+
+
+def test_what_does_not_fit_is_refused_and_others_are_named():
+    schema = Schema.from_json(fitted(("image", "text"), None, 16))
+    with pytest.raises(UsageError, match="vit_nano does not fit: it reads image, each once, .*These would: .*vilt"):
+        choose("vit", schema, TASKS["classify"])
+    with pytest.raises(UsageError, match="vilt_nano does not fit: it cannot retrieve. These would: .*clip"):
+        choose("vilt", schema, TASKS["retrieve"])
