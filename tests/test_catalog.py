@@ -10,11 +10,11 @@ import sys
 import pytest
 
 import plait
-from plait.core.catalog import SYSTEMS, ModelInfo, _read, systems
+from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, systems
 from plait.core.roles import ROLES
 from plait.tasks import tasks_of
 
-WORDS = {"tokenizer", "begin", "end"}
+WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"crop_pct", "crop_mode", "interpolation"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
 
@@ -23,8 +23,8 @@ every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for
 def test_what_is_read_as_text_is_what_the_module_says(system):
     module = importlib.import_module(system.module)
     assert (module.TAKES, module.ROLES, module.DEFAULT) == (system.takes, system.roles, system.default)
-    assert module.SIZES == system.sizes and module.WEIGHTS.keys() == system.weights.keys()
-    assert all(row.items() <= system.weights[size].items() for size, row in module.WEIGHTS.items())
+    assert module.SIZES == system.sizes
+    assert {size: _complete(row, system.takes) for size, row in module.WEIGHTS.items()} == system.weights
     assert " ".join(module.__doc__.split("\n\n")[0].split()) == system.title
 
 
@@ -60,8 +60,99 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
         if "text" in info.takes and "part" not in row:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+/tokenizer.json|https://.+", row["tokenizer"]), info.name
             assert row["begin"] != row["end"], info.name
-        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part", *WORDS}, info.name
+        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part", *WORDS, *PICTURES}, (
+            info.name
+        )
         assert set(info.references) <= {"timm", "transformers", "open_clip", "official", "github"}, info.name
+
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CENTER, SQUASH = (
+    dict(crop_mode=mode, interpolation="bicubic", crop_pct=1.0, file="open_clip_model.safetensors", source="open_clip")
+    for mode in ("center", "squash")
+)
+
+
+@pytest.mark.parametrize(
+    "name, references, row",
+    [
+        (
+            "deit_tiny_patch16_224",
+            {"timm": "deit_tiny_patch16_224"},
+            IMAGENET
+            | dict(hub="timm/deit_tiny_patch16_224.fb_in1k", file="model.safetensors", source="timm")
+            | dict(licence="apache-2.0", crop_pct=0.9, crop_mode="center", interpolation="bicubic"),
+        ),
+        (
+            "maxvit_base_tf_224_in21k",
+            {"timm": "maxvit_base_tf_224.in21k"},
+            HALF
+            | dict(hub="timm/maxvit_base_tf_224.in21k", file="model.safetensors", source="timm")
+            | dict(licence="apache-2.0", crop_pct=0.95, crop_mode="center", interpolation="bicubic"),
+        ),
+        ("davit_huge", {"timm": "davit_huge"}, {}),
+        (
+            "bert_large_cased",
+            {"transformers": "google-bert/bert-large-cased"},
+            dict(hub="google-bert/bert-large-cased", file="model.safetensors", source="google", licence="apache-2.0")
+            | dict(tokenizer="google-bert/bert-large-cased/tokenizer.json", begin=101, end=102),
+        ),
+        (
+            "bert_l2_h128",
+            {"transformers": "google/bert_uncased_L-2_H-128_A-2"},
+            dict(hub="google/bert_uncased_L-2_H-128_A-2", file="pytorch_model.bin", source="google")
+            | dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102, licence="apache-2.0"),
+        ),
+        (
+            "clip_vit_l_14",
+            {"open_clip": "ViT-L-14", "transformers": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"},
+            HALF
+            | CENTER
+            | dict(hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K", licence="mit", begin=49406, end=49407)
+            | dict(tokenizer="laion/CLIP-ViT-L-14-laion2B-s32B-b82K/tokenizer.json"),
+        ),
+        (
+            "clip_vit_b_32_quickgelu",
+            {"open_clip": "ViT-B-32-quickgelu", "transformers": "openai/clip-vit-base-patch32"},
+            SEEN
+            | CENTER
+            | dict(hub="timm/vit_base_patch32_clip_224.openai", licence="mit", begin=49406, end=49407)
+            | dict(tokenizer="timm/vit_base_patch32_clip_224.openai/tokenizer.json"),
+        ),
+        (
+            "clip_vit_bigg_14_worldwide_378",
+            {"open_clip": "ViT-bigG-14-worldwide-378"},
+            SEEN
+            | SQUASH
+            | dict(hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide", licence="cc-by-nc-4.0", begin=0, end=2)
+            | dict(tokenizer="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide/tokenizer.json"),
+        ),
+        (
+            "git_base_vatex",
+            {"transformers": "microsoft/git-base-vatex"},
+            SEEN
+            | dict(hub="microsoft/git-base-vatex", file="pytorch_model.bin", source="transformers", licence="mit")
+            | dict(tokenizer="microsoft/git-base-vatex/tokenizer.json", begin=101, end=102),
+        ),
+        (
+            "hornet_base_gf_img384",
+            {"github": "raoyongming/HorNet hornet_base_gf_img384"},
+            IMAGENET
+            | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash", interpolation="bicubic"),
+        ),
+        (
+            "univitar_0.3b",
+            {},
+            IMAGENET
+            | dict(hub="MM-MVR/UniViTAR-0.3B", file="pytorch_model.bin", source="official", licence="apache-2.0"),
+        ),
+    ],
+)
+def test_what_follows_from_a_row_is_not_spelt_and_is_there(name, references, row):
+    info = plait.model_info(name)
+    assert (info.references, info.weights) == (references, row)
 
 
 def test_no_two_sizes_claim_one_file_or_one_peer():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 SYSTEMS = Path(__file__).parent.parent / "systems"
+PEERS = ("open_clip", "timm", "transformers", "official", "github")  # who else may have a variant: keys of a weights row
+FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,13 @@ class ModelInfo:
 
     @property
     def weights(self) -> dict:
-        """Where published weights lie: hub, file, source (their layout), licence, mean, std, and for texts tokenizer
-        ("owner/name/file" on the hub, or a URL), begin and end (ids); empty where nobody publishes any."""
+        """What using published weights needs; empty where nobody publishes any.
+
+        Where they lie: hub, revision and file, or url. source: their layout; part: the submodule that is published.
+        licence. Of pictures mean and std, and as in timm crop_pct, crop_mode ("center", "squash", "border") and
+        interpolation, where they are known. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end
+        (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
+        """
         return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
 
     @property
@@ -162,7 +169,7 @@ def _read(path: Path) -> System:
         roles=names["ROLES"],
         default=names["DEFAULT"],
         sizes=names["SIZES"],
-        weights={size: _whole(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
+        weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
     )
 
 
@@ -178,10 +185,24 @@ def literals(tree: ast.Module) -> dict:
     return names
 
 
-def _whole(row: dict, takes: tuple[str, ...]) -> dict:
-    """A weights row with what follows from its own words: the tokenizer of a hub's text weights lies beside them."""
-    own = {"tokenizer": f"{row['hub']}/tokenizer.json"} if "hub" in row and "text" in takes else {}
-    return own | row
+def _complete(row: dict, takes: tuple[str, ...]) -> dict:
+    """A weights row with what its own words say: where `transformers=True`, the hub's name is the peer's too, and so on.
+
+    A repository of timm's holds timm's layout, under the name before the dot. Each layout has its usual file. The
+    tokenizer of text weights lies beside them. Pictures are cropped in the middle, resized bicubically.
+    """
+    row = dict(row)
+    hub = row.get("hub", "")
+    if hub.startswith("timm/") and "source" not in row:
+        row = {"source": "timm", "timm": hub.removeprefix("timm/").split(".")[0]} | row
+    if hub:
+        row = {"file": FILES.get(row["source"], "pytorch_model.bin")} | row
+        if "text" in takes and "part" not in row:
+            row = {"tokenizer": f"{hub}/tokenizer.json"} | row
+    if "crop_pct" in row:
+        row = {"crop_mode": "center", "interpolation": "bicubic"} | row
+    peers = {peer: row.pop(peer) for peer in PEERS if peer in row}
+    return row | {"references": {peer: hub if name is True else name for peer, name in peers.items()}}
 
 
 class _NotLiteral(Exception):
@@ -189,7 +210,7 @@ class _NotLiteral(Exception):
 
 
 def _literal(node: ast.expr, names: dict):
-    """The value of a literal, where dict(...), {**A}, A | B, -1 and earlier constants count as literals."""
+    """The value of a literal, where dict(...), {**A}, A | B, A + B, -1 and earlier constants count as literals."""
     match node:
         case ast.Constant():
             return node.value
@@ -201,6 +222,8 @@ def _literal(node: ast.expr, names: dict):
             return [_literal(e, names) for e in node.elts]
         case ast.UnaryOp(op=ast.USub()):
             return -_literal(node.operand, names)
+        case ast.BinOp(op=ast.Add()):
+            return _literal(node.left, names) + _literal(node.right, names)
         case ast.BinOp(op=ast.BitOr()):
             return _literal(node.left, names) | _literal(node.right, names)
         case ast.Dict():

@@ -321,20 +321,15 @@ SIZES = {
     "base_384_coco": FINE,
     "base_384_refcoco": FINE,
 }  # fmt: skip
-SALESFORCE = dict(
-    tokenizer="google-bert/bert-base-uncased/tokenizer.json",
-    begin=101,
-    end=102,
-    source="official",
-    licence="bsd-3-clause",
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-TUNED = SALESFORCE | dict(source="official_retrieval")
+URL = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
+WORDS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102)
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+SALESFORCE = WORDS | SEEN | dict(source="official_retrieval", licence="bsd-3-clause", crop_pct=1.0, crop_mode="squash")
+OFFICIAL = SALESFORCE | dict(source="official")
 WEIGHTS = {
-    "base": SALESFORCE | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth"),
-    "base_4m": SALESFORCE | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF_4M.pth"),
-    "base_384_flickr30k": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/flickr30k.pth"),
-    "base_384_coco": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/mscoco.pth"),
-    "base_384_refcoco": TUNED | dict(url="https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/refcoco.pth"),
+    "base": OFFICIAL | dict(url=URL + "ALBEF.pth"),
+    "base_4m": OFFICIAL | dict(url=URL + "ALBEF_4M.pth"),
+    "base_384_flickr30k": SALESFORCE | dict(url=URL + "flickr30k.pth"),
+    "base_384_coco": SALESFORCE | dict(url=URL + "mscoco.pth"),
+    "base_384_refcoco": SALESFORCE | dict(url=URL + "refcoco.pth"),
 }

@@ -132,95 +132,43 @@ SIZES = {
     "vit_bigg_14_worldwide_378": GIGANTIC | XLM | I378,
 }
 
-FILE = dict(file="open_clip_model.safetensors", source="open_clip")
-BPE = dict(begin=49406, end=49407)
-XLM_V = dict(begin=0, end=2)
-SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-MIT = FILE | SEEN | BPE | dict(licence="mit")
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), crop_pct=1.0)
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-META = FILE | SEEN | BPE | dict(licence="cc-by-nc-4.0")
-APPLE = FILE | SEEN | BPE | dict(licence="apple-ascl", file="open_clip_pytorch_model.bin")
+SQUASH = dict(crop_mode="squash")
+FILE = SEEN | dict(source="open_clip", licence="mit", begin=49406, end=49407)
+LAION = FILE | dict(transformers=True)
+APPLE = FILE | SQUASH | dict(licence="apple-ascl", file="open_clip_pytorch_model.bin")
+META = FILE | dict(licence="cc-by-nc-4.0")
+META_2 = META | dict(begin=0, end=2)
+B_32 = FILE | dict(hub="timm/vit_base_patch32_clip_224.openai", transformers="openai/clip-vit-base-patch32")
+B_16 = FILE | dict(hub="timm/vit_base_patch16_clip_224.openai", transformers="openai/clip-vit-base-patch16")
+L_14 = FILE | dict(hub="timm/vit_large_patch14_clip_224.openai", transformers="openai/clip-vit-large-patch14")
+L_336 = FILE | dict(hub="timm/vit_large_patch14_clip_336.openai", transformers="openai/clip-vit-large-patch14-336")
+H = "timm/vit_huge_patch14_clip_"
+BIGG = "timm/vit_gigantic_patch14_clip_"
+PLUS = "timm/vit_base_patch16_plus_clip_240.laion400m_e32"
+WIDE_224 = "224.metaclip2_worldwide"
+WIDE_378 = "378.metaclip2_worldwide"
 WEIGHTS = {
-    "vit_b_32": dict(
-        MIT,
-        hub="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-        references={"open_clip": "ViT-B-32", "transformers": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"},
-    ),
-    "vit_b_32_256": MIT
-    | dict(hub="laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", references={"open_clip": "ViT-B-32-256"}),
-    "vit_b_32_quickgelu": dict(
-        MIT,
-        hub="timm/vit_base_patch32_clip_224.openai",
-        references={"open_clip": "ViT-B-32-quickgelu", "transformers": "openai/clip-vit-base-patch32"},
-    ),
-    "vit_b_16": dict(
-        MIT,
-        hub="laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
-        references={"open_clip": "ViT-B-16", "transformers": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"},
-    ),
-    "vit_b_16_quickgelu": dict(
-        MIT,
-        hub="timm/vit_base_patch16_clip_224.openai",
-        references={"open_clip": "ViT-B-16-quickgelu", "transformers": "openai/clip-vit-base-patch16"},
-    ),
-    "vit_b_16_plus_240": MIT
-    | dict(hub="timm/vit_base_patch16_plus_clip_240.laion400m_e32", references={"open_clip": "ViT-B-16-plus-240"}),
-    "vit_l_14": dict(
-        MIT | HALF,
-        hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
-        references={"open_clip": "ViT-L-14", "transformers": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"},
-    ),
-    "vit_l_14_quickgelu": dict(
-        MIT,
-        hub="timm/vit_large_patch14_clip_224.openai",
-        references={"open_clip": "ViT-L-14-quickgelu", "transformers": "openai/clip-vit-large-patch14"},
-    ),
-    "vit_l_14_336_quickgelu": dict(
-        MIT,
-        hub="timm/vit_large_patch14_clip_336.openai",
-        references={"open_clip": "ViT-L-14-336-quickgelu", "transformers": "openai/clip-vit-large-patch14-336"},
-    ),
-    "vit_h_14": dict(
-        MIT,
-        hub="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        references={"open_clip": "ViT-H-14", "transformers": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"},
-    ),
-    "vit_h_14_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14", references={"open_clip": "ViT-H-14-quickgelu"}),
-    "vit_h_14_378_quickgelu": APPLE
-    | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", references={"open_clip": "ViT-H-14-378-quickgelu"}),
-    "vit_h_14_worldwide_quickgelu": dict(
-        META | XLM_V,
-        hub="timm/vit_huge_patch14_clip_224.metaclip2_worldwide",
-        references={"open_clip": "ViT-H-14-worldwide-quickgelu"},
-    ),
-    "vit_h_14_worldwide_378": dict(
-        META | XLM_V,
-        hub="timm/vit_huge_patch14_clip_378.metaclip2_worldwide",
-        references={"open_clip": "ViT-H-14-worldwide-378"},
-    ),
-    "vit_g_14": dict(
-        MIT,
-        hub="laion/CLIP-ViT-g-14-laion2B-s34B-b88K",
-        references={"open_clip": "ViT-g-14", "transformers": "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"},
-    ),
-    "vit_bigg_14": dict(
-        MIT,
-        hub="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
-        references={"open_clip": "ViT-bigG-14", "transformers": "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"},
-    ),
-    "vit_bigg_14_quickgelu": dict(
-        META, hub="timm/vit_gigantic_patch14_clip_224.metaclip_2pt5b", references={"open_clip": "ViT-bigG-14-quickgelu"}
-    ),
-    "vit_bigg_14_worldwide": dict(
-        META | XLM_V,
-        hub="timm/vit_gigantic_patch14_clip_224.metaclip2_worldwide",
-        references={"open_clip": "ViT-bigG-14-worldwide"},
-    ),
-    "vit_bigg_14_worldwide_378": dict(
-        META | XLM_V,
-        hub="timm/vit_gigantic_patch14_clip_378.metaclip2_worldwide",
-        references={"open_clip": "ViT-bigG-14-worldwide-378"},
-    ),
+    "vit_b_32": LAION | dict(hub="laion/CLIP-ViT-B-32-laion2B-s34B-b79K", open_clip="ViT-B-32"),
+    "vit_b_32_256": FILE | dict(hub="laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", open_clip="ViT-B-32-256"),
+    "vit_b_32_quickgelu": B_32 | dict(open_clip="ViT-B-32-quickgelu"),
+    "vit_b_16": LAION | dict(hub="laion/CLIP-ViT-B-16-laion2B-s34B-b88K", open_clip="ViT-B-16"),
+    "vit_b_16_quickgelu": B_16 | dict(open_clip="ViT-B-16-quickgelu"),
+    "vit_b_16_plus_240": FILE | dict(hub=PLUS, open_clip="ViT-B-16-plus-240"),
+    "vit_l_14": LAION | HALF | dict(hub="laion/CLIP-ViT-L-14-laion2B-s32B-b82K", open_clip="ViT-L-14"),
+    "vit_l_14_quickgelu": L_14 | dict(open_clip="ViT-L-14-quickgelu"),
+    "vit_l_14_336_quickgelu": L_336 | dict(open_clip="ViT-L-14-336-quickgelu"),
+    "vit_h_14": LAION | dict(hub="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", open_clip="ViT-H-14"),
+    "vit_h_14_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14", open_clip="ViT-H-14-quickgelu"),
+    "vit_h_14_378_quickgelu": APPLE | dict(hub="apple/DFN5B-CLIP-ViT-H-14-378", open_clip="ViT-H-14-378-quickgelu"),
+    "vit_h_14_worldwide_quickgelu": META_2 | dict(hub=H + WIDE_224, open_clip="ViT-H-14-worldwide-quickgelu"),
+    "vit_h_14_worldwide_378": META_2 | SQUASH | dict(hub=H + WIDE_378, open_clip="ViT-H-14-worldwide-378"),
+    "vit_g_14": LAION | dict(hub="laion/CLIP-ViT-g-14-laion2B-s34B-b88K", open_clip="ViT-g-14"),
+    "vit_bigg_14": LAION | dict(hub="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", open_clip="ViT-bigG-14"),
+    "vit_bigg_14_quickgelu": META | dict(hub=BIGG + "224.metaclip_2pt5b", open_clip="ViT-bigG-14-quickgelu"),
+    "vit_bigg_14_worldwide": META_2 | dict(hub=BIGG + WIDE_224, open_clip="ViT-bigG-14-worldwide"),
+    "vit_bigg_14_worldwide_378": META_2 | SQUASH | dict(hub=BIGG + WIDE_378, open_clip="ViT-bigG-14-worldwide-378"),
 }
 
 

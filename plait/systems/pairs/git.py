@@ -210,43 +210,27 @@ SIZES = {
     "large_r_textcaps": LARGE,
 }  # fmt: skip
 
-MICROSOFT = dict(
-    file="pytorch_model.bin", source="transformers", licence="mit", begin=101, end=102,
-    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711),
-)  # fmt: skip
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+MICROSOFT = SEEN | dict(source="transformers", licence="mit", begin=101, end=102, transformers=True)
+WHOLE = MICROSOFT | dict(crop_pct=1.0)
 WEIGHTS = {
-    "base": MICROSOFT | dict(hub="microsoft/git-base", references={"transformers": "microsoft/git-base"}),
-    "base_coco": MICROSOFT
-    | dict(hub="microsoft/git-base-coco", references={"transformers": "microsoft/git-base-coco"}),
-    "base_textcaps": MICROSOFT
-    | dict(hub="microsoft/git-base-textcaps", references={"transformers": "microsoft/git-base-textcaps"}),
-    "base_vqav2": MICROSOFT
-    | dict(hub="microsoft/git-base-vqav2", references={"transformers": "microsoft/git-base-vqav2"}),
-    "base_textvqa": MICROSOFT
-    | dict(hub="microsoft/git-base-textvqa", references={"transformers": "microsoft/git-base-textvqa"}),
-    "base_vatex": MICROSOFT
-    | dict(hub="microsoft/git-base-vatex", references={"transformers": "microsoft/git-base-vatex"}),
-    "base_msrvtt_qa": MICROSOFT
-    | dict(hub="microsoft/git-base-msrvtt-qa", references={"transformers": "microsoft/git-base-msrvtt-qa"}),
-    "large": MICROSOFT | dict(hub="microsoft/git-large", references={"transformers": "microsoft/git-large"}),
-    "large_coco": MICROSOFT
-    | dict(hub="microsoft/git-large-coco", references={"transformers": "microsoft/git-large-coco"}),
-    "large_textcaps": MICROSOFT
-    | dict(hub="microsoft/git-large-textcaps", references={"transformers": "microsoft/git-large-textcaps"}),
-    "large_vqav2": MICROSOFT
-    | dict(hub="microsoft/git-large-vqav2", references={"transformers": "microsoft/git-large-vqav2"}),
-    "large_textvqa": MICROSOFT
-    | dict(hub="microsoft/git-large-textvqa", references={"transformers": "microsoft/git-large-textvqa"}),
-    "large_vatex": MICROSOFT
-    | dict(hub="microsoft/git-large-vatex", references={"transformers": "microsoft/git-large-vatex"}),
-    "large_msrvtt_qa": MICROSOFT
-    | dict(hub="microsoft/git-large-msrvtt-qa", references={"transformers": "microsoft/git-large-msrvtt-qa"}),
-    "large_r": MICROSOFT | dict(hub="microsoft/git-large-r", references={"transformers": "microsoft/git-large-r"}),
-    "large_r_coco": MICROSOFT
-    | dict(hub="microsoft/git-large-r-coco", references={"transformers": "microsoft/git-large-r-coco"}),
-    "large_r_textcaps": dict(
-        MICROSOFT, hub="microsoft/git-large-r-textcaps", references={"transformers": "microsoft/git-large-r-textcaps"}
-    ),
+    "base": WHOLE | dict(hub="microsoft/git-base"),
+    "base_coco": WHOLE | dict(hub="microsoft/git-base-coco"),
+    "base_textcaps": WHOLE | dict(hub="microsoft/git-base-textcaps"),
+    "base_vqav2": WHOLE | dict(hub="microsoft/git-base-vqav2"),
+    "base_textvqa": WHOLE | dict(hub="microsoft/git-base-textvqa"),
+    "base_vatex": MICROSOFT | dict(hub="microsoft/git-base-vatex"),
+    "base_msrvtt_qa": MICROSOFT | dict(hub="microsoft/git-base-msrvtt-qa"),
+    "large": WHOLE | dict(hub="microsoft/git-large"),
+    "large_coco": WHOLE | dict(hub="microsoft/git-large-coco"),
+    "large_textcaps": WHOLE | dict(hub="microsoft/git-large-textcaps"),
+    "large_vqav2": WHOLE | dict(hub="microsoft/git-large-vqav2"),
+    "large_textvqa": WHOLE | dict(hub="microsoft/git-large-textvqa"),
+    "large_vatex": MICROSOFT | dict(hub="microsoft/git-large-vatex"),
+    "large_msrvtt_qa": MICROSOFT | dict(hub="microsoft/git-large-msrvtt-qa"),
+    "large_r": WHOLE | dict(hub="microsoft/git-large-r"),
+    "large_r_coco": WHOLE | dict(hub="microsoft/git-large-r-coco"),
+    "large_r_textcaps": WHOLE | dict(hub="microsoft/git-large-r-textcaps"),
 }
 
 EYE = "git.image_encoder.vision_model"

@@ -256,23 +256,16 @@ SIZES = {
     "2_b": B,
 }
 
-APPLE = dict(
-    tokenizer="openai/clip-vit-base-patch32/tokenizer.json",
-    begin=49406,
-    end=49407,
-    file="open_clip_model.safetensors",
-    source="open_clip",
-    licence="apple-amlr",
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-)
+WORDS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
+RAW = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0, interpolation="bilinear")
+APPLE = WORDS | RAW | dict(source="open_clip", licence="apple-amlr")
 WEIGHTS = {
-    "s1": APPLE | dict(hub="apple/MobileCLIP-S1-OpenCLIP", references={"open_clip": "MobileCLIP-S1"}),
-    "s2": APPLE | dict(hub="apple/MobileCLIP-S2-OpenCLIP", references={"open_clip": "MobileCLIP-S2"}),
-    "b": APPLE | dict(hub="apple/MobileCLIP-B-OpenCLIP", references={"open_clip": "MobileCLIP-B"}),
-    "2_s0": APPLE | dict(hub="timm/MobileCLIP2-S0-OpenCLIP", references={"open_clip": "MobileCLIP2-S0"}),
-    "2_s2": APPLE | dict(hub="timm/MobileCLIP2-S2-OpenCLIP", references={"open_clip": "MobileCLIP2-S2"}),
-    "2_b": APPLE | dict(hub="timm/MobileCLIP2-B-OpenCLIP", references={"open_clip": "MobileCLIP2-B"}),
+    "s1": APPLE | dict(hub="apple/MobileCLIP-S1-OpenCLIP", open_clip="MobileCLIP-S1"),
+    "s2": APPLE | dict(hub="apple/MobileCLIP-S2-OpenCLIP", open_clip="MobileCLIP-S2"),
+    "b": APPLE | dict(hub="apple/MobileCLIP-B-OpenCLIP", open_clip="MobileCLIP-B"),
+    "2_s0": APPLE | dict(hub="timm/MobileCLIP2-S0-OpenCLIP", open_clip="MobileCLIP2-S0"),
+    "2_s2": APPLE | dict(hub="timm/MobileCLIP2-S2-OpenCLIP", open_clip="MobileCLIP2-S2"),
+    "2_b": APPLE | dict(hub="timm/MobileCLIP2-B-OpenCLIP", open_clip="MobileCLIP2-B"),
 }
 
 

@@ -219,29 +219,12 @@ SIZES = {
     "b_32_vqa": dict(answers=3129),
 }
 
-HALF = dict(
-    begin=101,
-    end=102,
-    source="transformers_heads",
-    file="pytorch_model.bin",
-    licence="apache-2.0",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+DANDELIN = HALF | dict(source="transformers_heads", licence="apache-2.0", begin=101, end=102, transformers=True)
+MLM = DANDELIN | dict(source="transformers_words")
 WEIGHTS = {
-    "b_32": dict(
-        HALF,
-        source="transformers_words",
-        hub="dandelin/vilt-b32-mlm",
-        references={"transformers": "dandelin/vilt-b32-mlm"},
-    ),
-    "b_32_coco": HALF
-    | dict(hub="dandelin/vilt-b32-finetuned-coco", references={"transformers": "dandelin/vilt-b32-finetuned-coco"}),
-    "b_32_flickr30k": HALF
-    | dict(
-        hub="dandelin/vilt-b32-finetuned-flickr30k",
-        references={"transformers": "dandelin/vilt-b32-finetuned-flickr30k"},
-    ),
-    "b_32_vqa": HALF
-    | dict(hub="dandelin/vilt-b32-finetuned-vqa", references={"transformers": "dandelin/vilt-b32-finetuned-vqa"}),
+    "b_32": MLM | dict(hub="dandelin/vilt-b32-mlm"),
+    "b_32_coco": DANDELIN | dict(hub="dandelin/vilt-b32-finetuned-coco"),
+    "b_32_flickr30k": DANDELIN | dict(hub="dandelin/vilt-b32-finetuned-flickr30k"),
+    "b_32_vqa": DANDELIN | dict(hub="dandelin/vilt-b32-finetuned-vqa"),
 }

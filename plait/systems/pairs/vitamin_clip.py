@@ -103,32 +103,25 @@ SIZES = {
     "xl_336": XLARGE | T1152 | I336,
     "xl_384": XLARGE | T1152 | I384,
 }
-FILE = dict(
-    tokenizer="openai/clip-vit-base-patch32/tokenizer.json",
-    begin=49406,
-    end=49407,
-    file="pytorch_model.bin",
-    source="open_clip",
-    licence="mit",
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
+WORDS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+JHU = WORDS | SEEN | dict(source="open_clip", file="pytorch_model.bin", licence="mit", crop_pct=1.0)
 WEIGHTS = {
-    "s": FILE | dict(hub="jienengchen/ViTamin-S", references={"open_clip": "ViTamin-S"}),
-    "s_ltt": FILE | dict(hub="jienengchen/ViTamin-S-LTT", references={"open_clip": "ViTamin-S-LTT"}),
-    "b": FILE | dict(hub="jienengchen/ViTamin-B", references={"open_clip": "ViTamin-B"}),
-    "b_ltt": FILE | dict(hub="jienengchen/ViTamin-B-LTT", references={"open_clip": "ViTamin-B-LTT"}),
-    "l": FILE | dict(hub="jienengchen/ViTamin-L-224px", references={"open_clip": "ViTamin-L"}),
-    "l_256": FILE | dict(hub="jienengchen/ViTamin-L-256px", references={"open_clip": "ViTamin-L-256"}),
-    "l_336": FILE | dict(hub="jienengchen/ViTamin-L-336px", references={"open_clip": "ViTamin-L-336"}),
-    "l_384": FILE | dict(hub="jienengchen/ViTamin-L-384px", references={"open_clip": "ViTamin-L-384"}),
-    "l2": FILE | dict(hub="jienengchen/ViTamin-L2-224px", references={"open_clip": "ViTamin-L2"}),
-    "l2_256": FILE | dict(hub="jienengchen/ViTamin-L2-256px", references={"open_clip": "ViTamin-L2-256"}),
-    "l2_336": FILE | dict(hub="jienengchen/ViTamin-L2-336px", references={"open_clip": "ViTamin-L2-336"}),
-    "l2_384": FILE | dict(hub="jienengchen/ViTamin-L2-384px", references={"open_clip": "ViTamin-L2-384"}),
-    "xl_256": FILE | dict(hub="jienengchen/ViTamin-XL-256px", references={"open_clip": "ViTamin-XL-256"}),
-    "xl_336": FILE | dict(hub="jienengchen/ViTamin-XL-336px", references={"open_clip": "ViTamin-XL-336"}),
-    "xl_384": FILE | dict(hub="jienengchen/ViTamin-XL-384px", references={"open_clip": "ViTamin-XL-384"}),
+    "s": JHU | dict(hub="jienengchen/ViTamin-S", open_clip="ViTamin-S"),
+    "s_ltt": JHU | dict(hub="jienengchen/ViTamin-S-LTT", open_clip="ViTamin-S-LTT"),
+    "b": JHU | dict(hub="jienengchen/ViTamin-B", open_clip="ViTamin-B"),
+    "b_ltt": JHU | dict(hub="jienengchen/ViTamin-B-LTT", open_clip="ViTamin-B-LTT"),
+    "l": JHU | dict(hub="jienengchen/ViTamin-L-224px", open_clip="ViTamin-L"),
+    "l_256": JHU | dict(hub="jienengchen/ViTamin-L-256px", open_clip="ViTamin-L-256"),
+    "l_336": JHU | dict(hub="jienengchen/ViTamin-L-336px", open_clip="ViTamin-L-336"),
+    "l_384": JHU | dict(hub="jienengchen/ViTamin-L-384px", open_clip="ViTamin-L-384"),
+    "l2": JHU | dict(hub="jienengchen/ViTamin-L2-224px", open_clip="ViTamin-L2"),
+    "l2_256": JHU | dict(hub="jienengchen/ViTamin-L2-256px", open_clip="ViTamin-L2-256"),
+    "l2_336": JHU | dict(hub="jienengchen/ViTamin-L2-336px", open_clip="ViTamin-L2-336"),
+    "l2_384": JHU | dict(hub="jienengchen/ViTamin-L2-384px", open_clip="ViTamin-L2-384"),
+    "xl_256": JHU | dict(hub="jienengchen/ViTamin-XL-256px", open_clip="ViTamin-XL-256"),
+    "xl_336": JHU | dict(hub="jienengchen/ViTamin-XL-336px", open_clip="ViTamin-XL-336"),
+    "xl_384": JHU | dict(hub="jienengchen/ViTamin-XL-384px", open_clip="ViTamin-XL-384"),
 }
 IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {

@@ -133,91 +133,43 @@ SIZES = {
     "l12_h768": H768 | dict(depth=12),
 }
 
-FILE = dict(source="google", licence="apache-2.0", file="model.safetensors", begin=101, end=102)
-BIN = FILE | dict(file="pytorch_model.bin", tokenizer="google-bert/bert-base-uncased/tokenizer.json")
+GOOGLE = dict(source="google", licence="apache-2.0", begin=101, end=102, transformers=True)
+FIRST = GOOGLE | dict(file="model.safetensors")
+SMALL = GOOGLE | dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json")
 WEIGHTS = {
-    "base_uncased": FILE
-    | dict(hub="google-bert/bert-base-uncased", references={"transformers": "google-bert/bert-base-uncased"}),
-    "base_cased": FILE
-    | dict(hub="google-bert/bert-base-cased", references={"transformers": "google-bert/bert-base-cased"}),
-    "base_multilingual_uncased": dict(
-        FILE,
-        hub="google-bert/bert-base-multilingual-uncased",
-        references={"transformers": "google-bert/bert-base-multilingual-uncased"},
-    ),
-    "base_multilingual_cased": dict(
-        FILE,
-        hub="google-bert/bert-base-multilingual-cased",
-        references={"transformers": "google-bert/bert-base-multilingual-cased"},
-    ),
-    "base_chinese": FILE
-    | dict(hub="google-bert/bert-base-chinese", references={"transformers": "google-bert/bert-base-chinese"}),
-    "large_uncased": FILE
-    | dict(hub="google-bert/bert-large-uncased", references={"transformers": "google-bert/bert-large-uncased"}),
-    "large_cased": FILE
-    | dict(hub="google-bert/bert-large-cased", references={"transformers": "google-bert/bert-large-cased"}),
-    "large_uncased_whole_word": dict(
-        FILE,
-        hub="google-bert/bert-large-uncased-whole-word-masking",
-        references={"transformers": "google-bert/bert-large-uncased-whole-word-masking"},
-    ),
-    "large_cased_whole_word": dict(
-        FILE,
-        hub="google-bert/bert-large-cased-whole-word-masking",
-        references={"transformers": "google-bert/bert-large-cased-whole-word-masking"},
-    ),
-    "l2_h128": BIN
-    | dict(hub="google/bert_uncased_L-2_H-128_A-2", references={"transformers": "google/bert_uncased_L-2_H-128_A-2"}),
-    "l2_h256": BIN
-    | dict(hub="google/bert_uncased_L-2_H-256_A-4", references={"transformers": "google/bert_uncased_L-2_H-256_A-4"}),
-    "l2_h512": BIN
-    | dict(hub="google/bert_uncased_L-2_H-512_A-8", references={"transformers": "google/bert_uncased_L-2_H-512_A-8"}),
-    "l2_h768": BIN
-    | dict(hub="google/bert_uncased_L-2_H-768_A-12", references={"transformers": "google/bert_uncased_L-2_H-768_A-12"}),
-    "l4_h128": BIN
-    | dict(hub="google/bert_uncased_L-4_H-128_A-2", references={"transformers": "google/bert_uncased_L-4_H-128_A-2"}),
-    "l4_h256": BIN
-    | dict(hub="google/bert_uncased_L-4_H-256_A-4", references={"transformers": "google/bert_uncased_L-4_H-256_A-4"}),
-    "l4_h512": BIN
-    | dict(hub="google/bert_uncased_L-4_H-512_A-8", references={"transformers": "google/bert_uncased_L-4_H-512_A-8"}),
-    "l4_h768": BIN
-    | dict(hub="google/bert_uncased_L-4_H-768_A-12", references={"transformers": "google/bert_uncased_L-4_H-768_A-12"}),
-    "l6_h128": BIN
-    | dict(hub="google/bert_uncased_L-6_H-128_A-2", references={"transformers": "google/bert_uncased_L-6_H-128_A-2"}),
-    "l6_h256": BIN
-    | dict(hub="google/bert_uncased_L-6_H-256_A-4", references={"transformers": "google/bert_uncased_L-6_H-256_A-4"}),
-    "l6_h512": BIN
-    | dict(hub="google/bert_uncased_L-6_H-512_A-8", references={"transformers": "google/bert_uncased_L-6_H-512_A-8"}),
-    "l6_h768": BIN
-    | dict(hub="google/bert_uncased_L-6_H-768_A-12", references={"transformers": "google/bert_uncased_L-6_H-768_A-12"}),
-    "l8_h128": BIN
-    | dict(hub="google/bert_uncased_L-8_H-128_A-2", references={"transformers": "google/bert_uncased_L-8_H-128_A-2"}),
-    "l8_h256": BIN
-    | dict(hub="google/bert_uncased_L-8_H-256_A-4", references={"transformers": "google/bert_uncased_L-8_H-256_A-4"}),
-    "l8_h512": BIN
-    | dict(hub="google/bert_uncased_L-8_H-512_A-8", references={"transformers": "google/bert_uncased_L-8_H-512_A-8"}),
-    "l8_h768": BIN
-    | dict(hub="google/bert_uncased_L-8_H-768_A-12", references={"transformers": "google/bert_uncased_L-8_H-768_A-12"}),
-    "l10_h128": BIN
-    | dict(hub="google/bert_uncased_L-10_H-128_A-2", references={"transformers": "google/bert_uncased_L-10_H-128_A-2"}),
-    "l10_h256": BIN
-    | dict(hub="google/bert_uncased_L-10_H-256_A-4", references={"transformers": "google/bert_uncased_L-10_H-256_A-4"}),
-    "l10_h512": BIN
-    | dict(hub="google/bert_uncased_L-10_H-512_A-8", references={"transformers": "google/bert_uncased_L-10_H-512_A-8"}),
-    "l10_h768": BIN
-    | dict(
-        hub="google/bert_uncased_L-10_H-768_A-12", references={"transformers": "google/bert_uncased_L-10_H-768_A-12"}
-    ),
-    "l12_h128": BIN
-    | dict(hub="google/bert_uncased_L-12_H-128_A-2", references={"transformers": "google/bert_uncased_L-12_H-128_A-2"}),
-    "l12_h256": BIN
-    | dict(hub="google/bert_uncased_L-12_H-256_A-4", references={"transformers": "google/bert_uncased_L-12_H-256_A-4"}),
-    "l12_h512": BIN
-    | dict(hub="google/bert_uncased_L-12_H-512_A-8", references={"transformers": "google/bert_uncased_L-12_H-512_A-8"}),
-    "l12_h768": BIN
-    | dict(
-        hub="google/bert_uncased_L-12_H-768_A-12", references={"transformers": "google/bert_uncased_L-12_H-768_A-12"}
-    ),
+    "base_uncased": FIRST | dict(hub="google-bert/bert-base-uncased"),
+    "base_cased": FIRST | dict(hub="google-bert/bert-base-cased"),
+    "base_multilingual_uncased": FIRST | dict(hub="google-bert/bert-base-multilingual-uncased"),
+    "base_multilingual_cased": FIRST | dict(hub="google-bert/bert-base-multilingual-cased"),
+    "base_chinese": FIRST | dict(hub="google-bert/bert-base-chinese"),
+    "large_uncased": FIRST | dict(hub="google-bert/bert-large-uncased"),
+    "large_cased": FIRST | dict(hub="google-bert/bert-large-cased"),
+    "large_uncased_whole_word": FIRST | dict(hub="google-bert/bert-large-uncased-whole-word-masking"),
+    "large_cased_whole_word": FIRST | dict(hub="google-bert/bert-large-cased-whole-word-masking"),
+    "l2_h128": SMALL | dict(hub="google/bert_uncased_L-2_H-128_A-2"),
+    "l2_h256": SMALL | dict(hub="google/bert_uncased_L-2_H-256_A-4"),
+    "l2_h512": SMALL | dict(hub="google/bert_uncased_L-2_H-512_A-8"),
+    "l2_h768": SMALL | dict(hub="google/bert_uncased_L-2_H-768_A-12"),
+    "l4_h128": SMALL | dict(hub="google/bert_uncased_L-4_H-128_A-2"),
+    "l4_h256": SMALL | dict(hub="google/bert_uncased_L-4_H-256_A-4"),
+    "l4_h512": SMALL | dict(hub="google/bert_uncased_L-4_H-512_A-8"),
+    "l4_h768": SMALL | dict(hub="google/bert_uncased_L-4_H-768_A-12"),
+    "l6_h128": SMALL | dict(hub="google/bert_uncased_L-6_H-128_A-2"),
+    "l6_h256": SMALL | dict(hub="google/bert_uncased_L-6_H-256_A-4"),
+    "l6_h512": SMALL | dict(hub="google/bert_uncased_L-6_H-512_A-8"),
+    "l6_h768": SMALL | dict(hub="google/bert_uncased_L-6_H-768_A-12"),
+    "l8_h128": SMALL | dict(hub="google/bert_uncased_L-8_H-128_A-2"),
+    "l8_h256": SMALL | dict(hub="google/bert_uncased_L-8_H-256_A-4"),
+    "l8_h512": SMALL | dict(hub="google/bert_uncased_L-8_H-512_A-8"),
+    "l8_h768": SMALL | dict(hub="google/bert_uncased_L-8_H-768_A-12"),
+    "l10_h128": SMALL | dict(hub="google/bert_uncased_L-10_H-128_A-2"),
+    "l10_h256": SMALL | dict(hub="google/bert_uncased_L-10_H-256_A-4"),
+    "l10_h512": SMALL | dict(hub="google/bert_uncased_L-10_H-512_A-8"),
+    "l10_h768": SMALL | dict(hub="google/bert_uncased_L-10_H-768_A-12"),
+    "l12_h128": SMALL | dict(hub="google/bert_uncased_L-12_H-128_A-2"),
+    "l12_h256": SMALL | dict(hub="google/bert_uncased_L-12_H-256_A-4"),
+    "l12_h512": SMALL | dict(hub="google/bert_uncased_L-12_H-512_A-8"),
+    "l12_h768": SMALL | dict(hub="google/bert_uncased_L-12_H-768_A-12"),
 }
 
 

@@ -115,10 +115,10 @@ SIZES = {
     "base": dict(width=768, depth=12),
     "large": dict(width=1024, depth=24),
 }
-FILE = dict(source="transformers_pretraining", licence="apache-2.0", file="pytorch_model.bin", begin=4, end=5)
+GOOGLE = dict(source="transformers_pretraining", licence="apache-2.0", begin=4, end=5, transformers=True)
 WEIGHTS = {
-    "base": FILE | dict(hub="google/fnet-base", references={"transformers": "google/fnet-base"}),
-    "large": FILE | dict(hub="google/fnet-large", references={"transformers": "google/fnet-large"}),
+    "base": GOOGLE | dict(hub="google/fnet-base"),
+    "large": GOOGLE | dict(hub="google/fnet-large"),
 }
 
 

@@ -192,29 +192,19 @@ SIZES = {
     "base_patch16_480_captioning": BASE | I480 | WORDS,
     "large_patch16_480_captioning": LARGE | I480 | WORDS,
 }
-OFFICIAL = dict(
-    source="official", licence="mit", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), begin=0, end=2,
-    tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm",
-)  # fmt: skip
+URL = "https://github.com/addf400/files/releases/download/beit3/"
+WORDS = dict(tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm", begin=0, end=2)
+HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+OFFICIAL = WORDS | HALF | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
-    "base_patch16_224_retrieval": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_itc_patch16_224.pth"),
-    "base_patch16_384_retrieval": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_384_coco_retrieval.pth"),
-    "large_patch16_384_retrieval": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_384_coco_retrieval.pth"),
-    "base_patch16_480_vqav2": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_indomain_patch16_480_vqa.pth"),
-    "large_patch16_480_vqav2": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_480_vqa.pth"),
-    "large_patch16_768_vqav2": OFFICIAL
-    | dict(
-        url="https://github.com/addf400/files/releases/download/beit3/beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"
-    ),
-    "base_patch16_480_captioning": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_base_patch16_480_coco_captioning.pth"),
-    "large_patch16_480_captioning": OFFICIAL
-    | dict(url="https://github.com/addf400/files/releases/download/beit3/beit3_large_patch16_480_coco_captioning.pth"),
+    "base_patch16_224_retrieval": OFFICIAL | dict(url=URL + "beit3_base_itc_patch16_224.pth"),
+    "base_patch16_384_retrieval": OFFICIAL | dict(url=URL + "beit3_base_patch16_384_coco_retrieval.pth"),
+    "large_patch16_384_retrieval": OFFICIAL | dict(url=URL + "beit3_large_patch16_384_coco_retrieval.pth"),
+    "base_patch16_480_vqav2": OFFICIAL | dict(url=URL + "beit3_base_indomain_patch16_480_vqa.pth"),
+    "large_patch16_480_vqav2": OFFICIAL | dict(url=URL + "beit3_large_indomain_patch16_480_vqa.pth"),
+    "large_patch16_768_vqav2": OFFICIAL | dict(url=URL + "beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"),
+    "base_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_base_patch16_480_coco_captioning.pth"),
+    "large_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_large_patch16_480_coco_captioning.pth"),
 }
 
 

@@ -181,20 +181,12 @@ SIZES = {
     "l14": dict(slots=SLOTS, patch=14, width=1024, depth=24, heads=16),
 }
 
-OFFICIAL = dict(
-    source="official", part="encoder", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+URL = "https://download.openxlab.org.cn/models/zhangyiyuan/MetaTransformer/weight//"
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = IMAGENET | dict(source="official", licence="apache-2.0", part="encoder")
 WEIGHTS = {
-    "b16": OFFICIAL
-    | dict(
-        references={"official": "Meta-Transformer-B16"},
-        url="https://download.openxlab.org.cn/models/zhangyiyuan/MetaTransformer/weight//Meta-Transformer_base_patch16_encoder",
-    ),
-    "l14": OFFICIAL
-    | dict(
-        references={"official": "Meta-Transformer-L14"},
-        url="https://download.openxlab.org.cn/models/zhangyiyuan/MetaTransformer/weight//Meta-Transformer_large_patch14_encoder",
-    ),
+    "b16": OFFICIAL | dict(url=URL + "Meta-Transformer_base_patch16_encoder", official="Meta-Transformer-B16"),
+    "l14": OFFICIAL | dict(url=URL + "Meta-Transformer_large_patch14_encoder", official="Meta-Transformer-L14"),
 }
 RULES = {
     "official": [

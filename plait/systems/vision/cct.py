@@ -145,25 +145,18 @@ SIZES = {
     "14_7x2_384": C7X2 | FOURTEEN | dict(image=(384, 384)),
     "14_7x2_384_fl": C7X2 | FOURTEEN | FLOWERS | dict(image=(384, 384)),
 }
+URL = "https://shi-labs.com/projects/cct/checkpoints/"
 CIFAR = dict(source="official", licence="apache-2.0", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
-IMAGENET = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = CIFAR | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "7_3x1_32": CIFAR
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
-    "7_3x1_32_sine": CIFAR
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
-    "7_3x1_32_c100": CIFAR
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
-    "7_3x1_32_sine_c100": CIFAR
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_3x1_32_sine_cifar100_5000epochs.pth"),
-    "7_7x2_224_sine": IMAGENET
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_7_7x2_224_flowers102.pth"),
-    "14_7x2_224": IMAGENET
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/pretrained/cct_14_7x2_224_imagenet.pth"),
-    "14_7x2_384": IMAGENET
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_imagenet.pth"),
-    "14_7x2_384_fl": IMAGENET
-    | dict(url="https://shi-labs.com/projects/cct/checkpoints/finetuned/cct_14_7x2_384_flowers102.pth"),
+    "7_3x1_32": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
+    "7_3x1_32_sine": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
+    "7_3x1_32_c100": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
+    "7_3x1_32_sine_c100": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_sine_cifar100_5000epochs.pth"),
+    "7_7x2_224_sine": IMAGENET | dict(url=URL + "pretrained/cct_7_7x2_224_flowers102.pth"),
+    "14_7x2_224": IMAGENET | dict(url=URL + "pretrained/cct_14_7x2_224_imagenet.pth"),
+    "14_7x2_384": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_imagenet.pth"),
+    "14_7x2_384_fl": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_flowers102.pth"),
 }
 THEIRS, OURS = "classifier.blocks.{i}", "stack.blocks.{i}"
 RULES = {

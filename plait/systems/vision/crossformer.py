@@ -218,16 +218,16 @@ SIZES = {
     "pp_huge": WIDE | GROWING | dict(depths=(6, 6, 18, 2), drop_path=0.5),
 }
 
-ROW = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
 WEIGHTS = {
-    "tiny": ROW | dict(references={"github": "cheerss/CrossFormer cros_tiny_patch4_group7_224"}),
-    "small": ROW | dict(references={"github": "cheerss/CrossFormer cros_small_patch4_group7_224"}),
-    "base": ROW | dict(references={"github": "cheerss/CrossFormer cros_base_patch4_group7_224"}),
-    "large": ROW | dict(references={"github": "cheerss/CrossFormer cros_large_patch4_group7_224"}),
-    "pp_small": ROW | dict(references={"github": "cheerss/CrossFormer cros_pp_small_patch4_group_const_224"}),
-    "pp_base": ROW | dict(references={"github": "cheerss/CrossFormer cros_pp_base_patch4_group_const_224"}),
-    "pp_large": ROW | dict(references={"github": "cheerss/CrossFormer cros_pp_large_patch4_group_const_224"}),
-    "pp_huge": ROW | dict(references={"github": "cheerss/CrossFormer cros_pp_huge_patch4_group_const_224"}),
+    "tiny": OFFICIAL | dict(github="cheerss/CrossFormer cros_tiny_patch4_group7_224"),
+    "small": OFFICIAL | dict(github="cheerss/CrossFormer cros_small_patch4_group7_224"),
+    "base": OFFICIAL | dict(github="cheerss/CrossFormer cros_base_patch4_group7_224"),
+    "large": OFFICIAL | dict(github="cheerss/CrossFormer cros_large_patch4_group7_224"),
+    "pp_small": OFFICIAL | dict(github="cheerss/CrossFormer cros_pp_small_patch4_group_const_224"),
+    "pp_base": OFFICIAL | dict(github="cheerss/CrossFormer cros_pp_base_patch4_group_const_224"),
+    "pp_large": OFFICIAL | dict(github="cheerss/CrossFormer cros_pp_large_patch4_group_const_224"),
+    "pp_huge": OFFICIAL | dict(github="cheerss/CrossFormer cros_pp_huge_patch4_group_const_224"),
 }
 
 THEIRS, OURS = "layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"

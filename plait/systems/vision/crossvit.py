@@ -215,21 +215,20 @@ SIZES = {
     "18_dagger_408": EIGHTEEN | DAGGER | BIG,
 }
 
-ROW = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+WHOLE = TIMM | dict(crop_pct=1.0)
 WEIGHTS = {
-    "tiny": ROW | dict(hub="timm/crossvit_tiny_240.in1k", references={"timm": "crossvit_tiny_240"}),
-    "small": ROW | dict(hub="timm/crossvit_small_240.in1k", references={"timm": "crossvit_small_240"}),
-    "base": ROW | dict(hub="timm/crossvit_base_240.in1k", references={"timm": "crossvit_base_240"}),
-    "9": ROW | dict(hub="timm/crossvit_9_240.in1k", references={"timm": "crossvit_9_240"}),
-    "15": ROW | dict(hub="timm/crossvit_15_240.in1k", references={"timm": "crossvit_15_240"}),
-    "18": ROW | dict(hub="timm/crossvit_18_240.in1k", references={"timm": "crossvit_18_240"}),
-    "9_dagger": ROW | dict(hub="timm/crossvit_9_dagger_240.in1k", references={"timm": "crossvit_9_dagger_240"}),
-    "15_dagger": ROW | dict(hub="timm/crossvit_15_dagger_240.in1k", references={"timm": "crossvit_15_dagger_240"}),
-    "18_dagger": ROW | dict(hub="timm/crossvit_18_dagger_240.in1k", references={"timm": "crossvit_18_dagger_240"}),
-    "15_dagger_408": ROW | dict(hub="timm/crossvit_15_dagger_408.in1k", references={"timm": "crossvit_15_dagger_408"}),
-    "18_dagger_408": ROW | dict(hub="timm/crossvit_18_dagger_408.in1k", references={"timm": "crossvit_18_dagger_408"}),
+    "tiny": TIMM | dict(hub="timm/crossvit_tiny_240.in1k"),
+    "small": TIMM | dict(hub="timm/crossvit_small_240.in1k"),
+    "base": TIMM | dict(hub="timm/crossvit_base_240.in1k"),
+    "9": TIMM | dict(hub="timm/crossvit_9_240.in1k"),
+    "15": TIMM | dict(hub="timm/crossvit_15_240.in1k"),
+    "18": TIMM | dict(hub="timm/crossvit_18_240.in1k"),
+    "9_dagger": TIMM | dict(hub="timm/crossvit_9_dagger_240.in1k"),
+    "15_dagger": TIMM | dict(hub="timm/crossvit_15_dagger_240.in1k"),
+    "18_dagger": TIMM | dict(hub="timm/crossvit_18_dagger_240.in1k"),
+    "15_dagger_408": WHOLE | dict(hub="timm/crossvit_15_dagger_408.in1k"),
+    "18_dagger_408": WHOLE | dict(hub="timm/crossvit_18_dagger_408.in1k"),
 }
 RULES = {
     "timm": [

@@ -139,20 +139,15 @@ SIZES = {
     "w24_384": W24,
 }
 
-MICROSOFT = dict(
-    file="pytorch_model.bin",
-    source="transformers",
-    licence="apache-2.0",
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+MICROSOFT = IMAGENET | dict(source="transformers", licence="apache-2.0", crop_pct=0.875, transformers=True)
+SQUASH = MICROSOFT | dict(crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
-    "13": MICROSOFT | dict(hub="microsoft/cvt-13", references={"transformers": "microsoft/cvt-13"}),
-    "13_384": MICROSOFT | dict(hub="microsoft/cvt-13-384", references={"transformers": "microsoft/cvt-13-384"}),
-    "21": MICROSOFT | dict(hub="microsoft/cvt-21", references={"transformers": "microsoft/cvt-21"}),
-    "21_384": MICROSOFT | dict(hub="microsoft/cvt-21-384", references={"transformers": "microsoft/cvt-21-384"}),
-    "w24_384": MICROSOFT
-    | dict(hub="microsoft/cvt-w24-384-22k", references={"transformers": "microsoft/cvt-w24-384-22k"}),
+    "13": MICROSOFT | dict(hub="microsoft/cvt-13"),
+    "13_384": SQUASH | dict(hub="microsoft/cvt-13-384"),
+    "21": MICROSOFT | dict(hub="microsoft/cvt-21"),
+    "21_384": SQUASH | dict(hub="microsoft/cvt-21-384"),
+    "w24_384": SQUASH | dict(hub="microsoft/cvt-w24-384-22k"),
 }
 
 

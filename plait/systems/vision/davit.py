@@ -139,18 +139,16 @@ SIZES = {
     "huge_fl": HUGE | NINE | FLORENCE,
 }
 
-ROW = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
 WEIGHTS = {
-    "tiny": ROW | dict(hub="timm/davit_tiny.msft_in1k", references={"timm": "davit_tiny"}),
-    "small": ROW | dict(hub="timm/davit_small.msft_in1k", references={"timm": "davit_small"}),
-    "base": ROW | dict(hub="timm/davit_base.msft_in1k", references={"timm": "davit_base"}),
-    "large": dict(references={"timm": "davit_large"}),
-    "huge": dict(references={"timm": "davit_huge"}),
-    "giant": dict(references={"timm": "davit_giant"}),
-    "base_fl": dict(references={"timm": "davit_base_fl"}),
-    "huge_fl": dict(references={"timm": "davit_huge_fl"}),
+    "tiny": TIMM | dict(hub="timm/davit_tiny.msft_in1k"),
+    "small": TIMM | dict(hub="timm/davit_small.msft_in1k"),
+    "base": TIMM | dict(hub="timm/davit_base.msft_in1k"),
+    "large": dict(timm="davit_large"),
+    "huge": dict(timm="davit_huge"),
+    "giant": dict(timm="davit_giant"),
+    "base_fl": dict(timm="davit_base_fl"),
+    "huge_fl": dict(timm="davit_huge_fl"),
 }
 
 

@@ -101,38 +101,17 @@ SIZES = {
     "base_distilled_patch16_384": BASE | BIG,
 }
 
-IMAGENET = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+WHOLE = TIMM | dict(crop_pct=1.0)
 WEIGHTS = {
-    "tiny_patch16_224": IMAGENET
-    | dict(hub="timm/deit_tiny_patch16_224.fb_in1k", references={"timm": "deit_tiny_patch16_224"}),
-    "small_patch16_224": IMAGENET
-    | dict(hub="timm/deit_small_patch16_224.fb_in1k", references={"timm": "deit_small_patch16_224"}),
-    "base_patch16_224": IMAGENET
-    | dict(hub="timm/deit_base_patch16_224.fb_in1k", references={"timm": "deit_base_patch16_224"}),
-    "base_patch16_384": IMAGENET
-    | dict(hub="timm/deit_base_patch16_384.fb_in1k", references={"timm": "deit_base_patch16_384"}),
-    "tiny_distilled_patch16_224": dict(
-        IMAGENET,
-        hub="timm/deit_tiny_distilled_patch16_224.fb_in1k",
-        references={"timm": "deit_tiny_distilled_patch16_224"},
-    ),
-    "small_distilled_patch16_224": dict(
-        IMAGENET,
-        hub="timm/deit_small_distilled_patch16_224.fb_in1k",
-        references={"timm": "deit_small_distilled_patch16_224"},
-    ),
-    "base_distilled_patch16_224": dict(
-        IMAGENET,
-        hub="timm/deit_base_distilled_patch16_224.fb_in1k",
-        references={"timm": "deit_base_distilled_patch16_224"},
-    ),
-    "base_distilled_patch16_384": dict(
-        IMAGENET,
-        hub="timm/deit_base_distilled_patch16_384.fb_in1k",
-        references={"timm": "deit_base_distilled_patch16_384"},
-    ),
+    "tiny_patch16_224": TIMM | dict(hub="timm/deit_tiny_patch16_224.fb_in1k"),
+    "small_patch16_224": TIMM | dict(hub="timm/deit_small_patch16_224.fb_in1k"),
+    "base_patch16_224": TIMM | dict(hub="timm/deit_base_patch16_224.fb_in1k"),
+    "base_patch16_384": WHOLE | dict(hub="timm/deit_base_patch16_384.fb_in1k"),
+    "tiny_distilled_patch16_224": TIMM | dict(hub="timm/deit_tiny_distilled_patch16_224.fb_in1k"),
+    "small_distilled_patch16_224": TIMM | dict(hub="timm/deit_small_distilled_patch16_224.fb_in1k"),
+    "base_distilled_patch16_224": TIMM | dict(hub="timm/deit_base_distilled_patch16_224.fb_in1k"),
+    "base_distilled_patch16_384": WHOLE | dict(hub="timm/deit_base_distilled_patch16_384.fb_in1k"),
 }
 RULES = {
     "timm": [

@@ -77,25 +77,16 @@ SIZES = {
     "huge_patch14_224": HUGE,
 }
 
-IMAGENET = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+WHOLE = TIMM | dict(crop_pct=1.0)
 WEIGHTS = {
-    "small_patch16_224": IMAGENET
-    | dict(hub="timm/deit3_small_patch16_224.fb_in1k", references={"timm": "deit3_small_patch16_224"}),
-    "small_patch16_384": IMAGENET
-    | dict(hub="timm/deit3_small_patch16_384.fb_in1k", references={"timm": "deit3_small_patch16_384"}),
-    "medium_patch16_224": IMAGENET
-    | dict(hub="timm/deit3_medium_patch16_224.fb_in1k", references={"timm": "deit3_medium_patch16_224"}),
-    "base_patch16_224": IMAGENET
-    | dict(hub="timm/deit3_base_patch16_224.fb_in1k", references={"timm": "deit3_base_patch16_224"}),
-    "base_patch16_384": IMAGENET
-    | dict(hub="timm/deit3_base_patch16_384.fb_in1k", references={"timm": "deit3_base_patch16_384"}),
-    "large_patch16_224": IMAGENET
-    | dict(hub="timm/deit3_large_patch16_224.fb_in1k", references={"timm": "deit3_large_patch16_224"}),
-    "large_patch16_384": IMAGENET
-    | dict(hub="timm/deit3_large_patch16_384.fb_in1k", references={"timm": "deit3_large_patch16_384"}),
-    "huge_patch14_224": IMAGENET
-    | dict(hub="timm/deit3_huge_patch14_224.fb_in1k", references={"timm": "deit3_huge_patch14_224"}),
+    "small_patch16_224": TIMM | dict(hub="timm/deit3_small_patch16_224.fb_in1k"),
+    "small_patch16_384": WHOLE | dict(hub="timm/deit3_small_patch16_384.fb_in1k"),
+    "medium_patch16_224": TIMM | dict(hub="timm/deit3_medium_patch16_224.fb_in1k"),
+    "base_patch16_224": TIMM | dict(hub="timm/deit3_base_patch16_224.fb_in1k"),
+    "base_patch16_384": WHOLE | dict(hub="timm/deit3_base_patch16_384.fb_in1k"),
+    "large_patch16_224": TIMM | dict(hub="timm/deit3_large_patch16_224.fb_in1k"),
+    "large_patch16_384": WHOLE | dict(hub="timm/deit3_large_patch16_384.fb_in1k"),
+    "huge_patch14_224": TIMM | dict(hub="timm/deit3_huge_patch14_224.fb_in1k"),
 }
 RULES = {"timm": timm_vit(patch_embed="")}

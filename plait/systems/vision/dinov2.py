@@ -120,29 +120,15 @@ SIZES = {
     "giant_patch14_reg4": GIANT | REG4,
 }
 
-IMAGENET = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=1.0)
 WEIGHTS = {
-    "small_patch14": IMAGENET
-    | dict(hub="timm/vit_small_patch14_dinov2.lvd142m", references={"timm": "vit_small_patch14_dinov2"}),
-    "base_patch14": IMAGENET
-    | dict(hub="timm/vit_base_patch14_dinov2.lvd142m", references={"timm": "vit_base_patch14_dinov2"}),
-    "large_patch14": IMAGENET
-    | dict(hub="timm/vit_large_patch14_dinov2.lvd142m", references={"timm": "vit_large_patch14_dinov2"}),
-    "giant_patch14": IMAGENET
-    | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m", references={"timm": "vit_giant_patch14_dinov2"}),
-    "small_patch14_reg4": dict(
-        IMAGENET, hub="timm/vit_small_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_small_patch14_reg4_dinov2"}
-    ),
-    "base_patch14_reg4": dict(
-        IMAGENET, hub="timm/vit_base_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_base_patch14_reg4_dinov2"}
-    ),
-    "large_patch14_reg4": dict(
-        IMAGENET, hub="timm/vit_large_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_large_patch14_reg4_dinov2"}
-    ),
-    "giant_patch14_reg4": dict(
-        IMAGENET, hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m", references={"timm": "vit_giant_patch14_reg4_dinov2"}
-    ),
+    "small_patch14": TIMM | dict(hub="timm/vit_small_patch14_dinov2.lvd142m"),
+    "base_patch14": TIMM | dict(hub="timm/vit_base_patch14_dinov2.lvd142m"),
+    "large_patch14": TIMM | dict(hub="timm/vit_large_patch14_dinov2.lvd142m"),
+    "giant_patch14": TIMM | dict(hub="timm/vit_giant_patch14_dinov2.lvd142m"),
+    "small_patch14_reg4": TIMM | dict(hub="timm/vit_small_patch14_reg4_dinov2.lvd142m"),
+    "base_patch14_reg4": TIMM | dict(hub="timm/vit_base_patch14_reg4_dinov2.lvd142m"),
+    "large_patch14_reg4": TIMM | dict(hub="timm/vit_large_patch14_reg4_dinov2.lvd142m"),
+    "giant_patch14_reg4": TIMM | dict(hub="timm/vit_giant_patch14_reg4_dinov2.lvd142m"),
 }
 RULES = {"timm": [*timm_vit(patch_embed=""), Rename("reg_token", "registers")]}

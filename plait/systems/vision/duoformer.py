@@ -163,13 +163,13 @@ SIZES = {
     "r50_4": R50 | dict(scales=4),
 }
 
-ROW = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "r18_2": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet18, 2 scales"}),
-    "r18_4": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet18, 4 scales"}),
-    "r50_2": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 2 scales"}),
-    "r50_3": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 3 scales"}),
-    "r50_4": ROW | dict(references={"github": "AliSerwat/Refactored-DuoFormer resnet50, 4 scales"}),
+    "r18_2": OFFICIAL | dict(github="AliSerwat/Refactored-DuoFormer resnet18, 2 scales"),
+    "r18_4": OFFICIAL | dict(github="AliSerwat/Refactored-DuoFormer resnet18, 4 scales"),
+    "r50_2": OFFICIAL | dict(github="AliSerwat/Refactored-DuoFormer resnet50, 2 scales"),
+    "r50_3": OFFICIAL | dict(github="AliSerwat/Refactored-DuoFormer resnet50, 3 scales"),
+    "r50_4": OFFICIAL | dict(github="AliSerwat/Refactored-DuoFormer resnet50, 4 scales"),
 }
 
 

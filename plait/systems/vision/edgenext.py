@@ -177,15 +177,14 @@ SIZES = {
     "base": dict(widths=(80, 160, 288, 584), depths=(3, 3, 9, 3), heads=8),
 }
 
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+CROP_95 = TIMM | dict(crop_pct=0.95)
 WEIGHTS = {
-    "xx_small": TIMM | dict(hub="timm/edgenext_xx_small.in1k", references={"timm": "edgenext_xx_small"}),
-    "x_small": TIMM | dict(hub="timm/edgenext_x_small.in1k", references={"timm": "edgenext_x_small"}),
-    "small": TIMM | dict(hub="timm/edgenext_small.usi_in1k", references={"timm": "edgenext_small"}),
-    "small_rw": TIMM | dict(hub="timm/edgenext_small_rw.sw_in1k", references={"timm": "edgenext_small_rw"}),
-    "base": TIMM | dict(hub="timm/edgenext_base.in21k_ft_in1k", references={"timm": "edgenext_base"}),
+    "xx_small": TIMM | dict(hub="timm/edgenext_xx_small.in1k"),
+    "x_small": TIMM | dict(hub="timm/edgenext_x_small.in1k"),
+    "small": CROP_95 | dict(hub="timm/edgenext_small.usi_in1k"),
+    "small_rw": TIMM | dict(hub="timm/edgenext_small_rw.sw_in1k"),
+    "base": CROP_95 | dict(hub="timm/edgenext_base.in21k_ft_in1k"),
 }
 THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.1.f.{i}"
 RULES = {

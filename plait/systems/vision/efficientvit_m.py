@@ -115,16 +115,14 @@ SIZES = {
     "m5": I224 | dict(widths=(192, 288, 384), depths=(1, 3, 4), heads=(3, 3, 4)),
 }
 
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
 WEIGHTS = {
-    "m0": TIMM | dict(hub="timm/efficientvit_m0.r224_in1k", references={"timm": "efficientvit_m0"}),
-    "m1": TIMM | dict(hub="timm/efficientvit_m1.r224_in1k", references={"timm": "efficientvit_m1"}),
-    "m2": TIMM | dict(hub="timm/efficientvit_m2.r224_in1k", references={"timm": "efficientvit_m2"}),
-    "m3": TIMM | dict(hub="timm/efficientvit_m3.r224_in1k", references={"timm": "efficientvit_m3"}),
-    "m4": TIMM | dict(hub="timm/efficientvit_m4.r224_in1k", references={"timm": "efficientvit_m4"}),
-    "m5": TIMM | dict(hub="timm/efficientvit_m5.r224_in1k", references={"timm": "efficientvit_m5"}),
+    "m0": TIMM | dict(hub="timm/efficientvit_m0.r224_in1k"),
+    "m1": TIMM | dict(hub="timm/efficientvit_m1.r224_in1k"),
+    "m2": TIMM | dict(hub="timm/efficientvit_m2.r224_in1k"),
+    "m3": TIMM | dict(hub="timm/efficientvit_m3.r224_in1k"),
+    "m4": TIMM | dict(hub="timm/efficientvit_m4.r224_in1k"),
+    "m5": TIMM | dict(hub="timm/efficientvit_m5.r224_in1k"),
 }
 
 

@@ -194,10 +194,10 @@ SIZES = {
 }
 
 WEIGHTS = {
-    "l1": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l1"}),
-    "l2": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l2"}),
-    "l3": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l3"}),
-    "l4": dict(references={"github": "hkzhang-git/FcaFormer fcaformer_l4"}),
+    "l1": dict(github="hkzhang-git/FcaFormer fcaformer_l1"),
+    "l2": dict(github="hkzhang-git/FcaFormer fcaformer_l2"),
+    "l3": dict(github="hkzhang-git/FcaFormer fcaformer_l3"),
+    "l4": dict(github="hkzhang-git/FcaFormer fcaformer_l4"),
 }
 
 

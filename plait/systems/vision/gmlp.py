@@ -105,11 +105,11 @@ SIZES = {
     "s16_224": dict(width=256),
     "b16_224": dict(width=512),
 }
-TIMM = dict(source="timm", file="model.safetensors", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TIMM = dict(licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.875)
 WEIGHTS = {
-    "ti16_224": dict(references={"timm": "gmlp_ti16_224"}),
-    "s16_224": TIMM | dict(hub="timm/gmlp_s16_224.ra3_in1k", references={"timm": "gmlp_s16_224"}),
-    "b16_224": dict(references={"timm": "gmlp_b16_224"}),
+    "ti16_224": dict(timm="gmlp_ti16_224"),
+    "s16_224": TIMM | dict(hub="timm/gmlp_s16_224.ra3_in1k"),
+    "b16_224": dict(timm="gmlp_b16_224"),
 }
 RULES = {
     "timm": [

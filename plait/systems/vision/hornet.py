@@ -152,18 +152,19 @@ SIZES = {
     "large_gf_img384": LARGE | GF384,
 }
 
-OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+SQUASH = OFFICIAL | dict(crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
-    "tiny_7x7": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_tiny_7x7"}),
-    "tiny_gf": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_tiny_gf"}),
-    "small_7x7": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_small_7x7"}),
-    "small_gf": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_small_gf"}),
-    "base_7x7": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_base_7x7"}),
-    "base_gf": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_base_gf"}),
-    "base_gf_img384": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_base_gf_img384"}),
-    "large_7x7": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_large_7x7"}),
-    "large_gf": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_large_gf"}),
-    "large_gf_img384": OFFICIAL | dict(references={"github": "raoyongming/HorNet hornet_large_gf_img384"}),
+    "tiny_7x7": OFFICIAL | dict(github="raoyongming/HorNet hornet_tiny_7x7"),
+    "tiny_gf": OFFICIAL | dict(github="raoyongming/HorNet hornet_tiny_gf"),
+    "small_7x7": OFFICIAL | dict(github="raoyongming/HorNet hornet_small_7x7"),
+    "small_gf": OFFICIAL | dict(github="raoyongming/HorNet hornet_small_gf"),
+    "base_7x7": OFFICIAL | dict(github="raoyongming/HorNet hornet_base_7x7"),
+    "base_gf": OFFICIAL | dict(github="raoyongming/HorNet hornet_base_gf"),
+    "base_gf_img384": SQUASH | dict(github="raoyongming/HorNet hornet_base_gf_img384"),
+    "large_7x7": OFFICIAL | dict(github="raoyongming/HorNet hornet_large_7x7"),
+    "large_gf": OFFICIAL | dict(github="raoyongming/HorNet hornet_large_gf"),
+    "large_gf_img384": SQUASH | dict(github="raoyongming/HorNet hornet_large_gf_img384"),
 }
 
 

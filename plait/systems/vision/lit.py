@@ -191,12 +191,13 @@ SIZES = {
     "base": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(0, 0, 16, 32), drop_path=0.5),
 }
 
-ROW = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = IMAGENET | dict(source="official", licence="apache-2.0", crop_pct=0.875)
 WEIGHTS = {
-    "ti": ROW | dict(references={"github": "ziplab/LIT lit_ti"}),
-    "small": ROW | dict(references={"github": "ziplab/LIT lit_small"}),
-    "medium": ROW | dict(references={"github": "ziplab/LIT lit_medium"}),
-    "base": ROW | dict(references={"github": "ziplab/LIT lit_base"}),
+    "ti": OFFICIAL | dict(github="ziplab/LIT lit_ti"),
+    "small": OFFICIAL | dict(github="ziplab/LIT lit_small"),
+    "medium": OFFICIAL | dict(github="ziplab/LIT lit_medium"),
+    "base": OFFICIAL | dict(github="ziplab/LIT lit_base"),
 }
 
 

@@ -158,34 +158,27 @@ SIZES = {
     "xlarge_tf_512": XLARGE | W16,
 }
 
-ROW = dict(file="model.safetensors", source="timm", licence="apache-2.0")
-IMAGENET = ROW | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-HALF = ROW | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
+HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0, crop_mode="squash")
+HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 WEIGHTS = {
-    "tiny_tf_224": IMAGENET | dict(hub="timm/maxvit_tiny_tf_224.in1k", references={"timm": "maxvit_tiny_tf_224"}),
-    "tiny_tf_384": HALF | dict(hub="timm/maxvit_tiny_tf_384.in1k", references={"timm": "maxvit_tiny_tf_384"}),
-    "tiny_tf_512": HALF | dict(hub="timm/maxvit_tiny_tf_512.in1k", references={"timm": "maxvit_tiny_tf_512"}),
-    "small_tf_224": IMAGENET | dict(hub="timm/maxvit_small_tf_224.in1k", references={"timm": "maxvit_small_tf_224"}),
-    "small_tf_384": HALF | dict(hub="timm/maxvit_small_tf_384.in1k", references={"timm": "maxvit_small_tf_384"}),
-    "small_tf_512": HALF | dict(hub="timm/maxvit_small_tf_512.in1k", references={"timm": "maxvit_small_tf_512"}),
-    "base_tf_224": IMAGENET | dict(hub="timm/maxvit_base_tf_224.in1k", references={"timm": "maxvit_base_tf_224"}),
-    "base_tf_224_in21k": HALF
-    | dict(hub="timm/maxvit_base_tf_224.in21k", references={"timm": "maxvit_base_tf_224.in21k"}),
-    "base_tf_384": HALF | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k", references={"timm": "maxvit_base_tf_384"}),
-    "base_tf_512": HALF | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k", references={"timm": "maxvit_base_tf_512"}),
-    "large_tf_224": IMAGENET | dict(hub="timm/maxvit_large_tf_224.in1k", references={"timm": "maxvit_large_tf_224"}),
-    "large_tf_224_in21k": HALF
-    | dict(hub="timm/maxvit_large_tf_224.in21k", references={"timm": "maxvit_large_tf_224.in21k"}),
-    "large_tf_384": HALF
-    | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k", references={"timm": "maxvit_large_tf_384"}),
-    "large_tf_512": HALF
-    | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k", references={"timm": "maxvit_large_tf_512"}),
-    "xlarge_tf_224_in21k": HALF
-    | dict(hub="timm/maxvit_xlarge_tf_224.in21k", references={"timm": "maxvit_xlarge_tf_224"}),
-    "xlarge_tf_384": HALF
-    | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_384"}),
-    "xlarge_tf_512": HALF
-    | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k", references={"timm": "maxvit_xlarge_tf_512"}),
+    "tiny_tf_224": TIMM | dict(hub="timm/maxvit_tiny_tf_224.in1k"),
+    "tiny_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_tiny_tf_384.in1k"),
+    "tiny_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_tiny_tf_512.in1k"),
+    "small_tf_224": TIMM | dict(hub="timm/maxvit_small_tf_224.in1k"),
+    "small_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_small_tf_384.in1k"),
+    "small_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_small_tf_512.in1k"),
+    "base_tf_224": TIMM | dict(hub="timm/maxvit_base_tf_224.in1k"),
+    "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", timm="maxvit_base_tf_224.in21k"),
+    "base_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k"),
+    "base_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k"),
+    "large_tf_224": TIMM | dict(hub="timm/maxvit_large_tf_224.in1k"),
+    "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", timm="maxvit_large_tf_224.in21k"),
+    "large_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k"),
+    "large_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k"),
+    "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k"),
+    "xlarge_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k"),
+    "xlarge_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k"),
 }
 
 

@@ -197,21 +197,15 @@ SIZES = {
     "large_384": LARGE,
 }
 
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
+WHOLE = TIMM | dict(crop_pct=1.0)
 WEIGHTS = {
-    "small": TIMM
-    | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", references={"timm": "nextvit_small.bd_ssld_6m_in1k"}),
-    "small_384": TIMM
-    | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", references={"timm": "nextvit_small.bd_ssld_6m_in1k_384"}),
-    "base": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k", references={"timm": "nextvit_base.bd_ssld_6m_in1k"}),
-    "base_384": TIMM
-    | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", references={"timm": "nextvit_base.bd_ssld_6m_in1k_384"}),
-    "large": TIMM
-    | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", references={"timm": "nextvit_large.bd_ssld_6m_in1k"}),
-    "large_384": TIMM
-    | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", references={"timm": "nextvit_large.bd_ssld_6m_in1k_384"}),
+    "small": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", timm="nextvit_small.bd_ssld_6m_in1k"),
+    "small_384": WHOLE | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", timm="nextvit_small.bd_ssld_6m_in1k_384"),
+    "base": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k", timm="nextvit_base.bd_ssld_6m_in1k"),
+    "base_384": WHOLE | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", timm="nextvit_base.bd_ssld_6m_in1k_384"),
+    "large": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", timm="nextvit_large.bd_ssld_6m_in1k"),
+    "large_384": WHOLE | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", timm="nextvit_large.bd_ssld_6m_in1k_384"),
 }
 
 

@@ -155,18 +155,13 @@ SIZES = {
     "large_224": dict(depths=(3, 8, 27, 3)),
 }
 
-ROW = dict(
-    file="pytorch_model.bin",
-    source="transformers",
-    licence="apache-2.0",
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ZETATECH = IMAGENET | dict(source="transformers", licence="apache-2.0", transformers=True)
 WEIGHTS = {
-    "tiny_224": ROW | dict(hub="Zetatech/pvt-tiny-224", references={"transformers": "Zetatech/pvt-tiny-224"}),
-    "small_224": ROW | dict(hub="Zetatech/pvt-small-224", references={"transformers": "Zetatech/pvt-small-224"}),
-    "medium_224": ROW | dict(hub="Zetatech/pvt-medium-224", references={"transformers": "Zetatech/pvt-medium-224"}),
-    "large_224": ROW | dict(hub="Zetatech/pvt-large-224", references={"transformers": "Zetatech/pvt-large-224"}),
+    "tiny_224": ZETATECH | dict(hub="Zetatech/pvt-tiny-224"),
+    "small_224": ZETATECH | dict(hub="Zetatech/pvt-small-224"),
+    "medium_224": ZETATECH | dict(hub="Zetatech/pvt-medium-224"),
+    "large_224": ZETATECH | dict(hub="Zetatech/pvt-large-224"),
 }
 
 THEIRS, OURS = "pvt.encoder.block.{s}.{i}", "stages.{s}.stack.blocks.{i}"

@@ -117,9 +117,9 @@ SIZES = {
 
 OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "tiny": OFFICIAL | dict(references={"github": "microsoft/Cream AutoFormerV2 S3-T"}),
-    "small": OFFICIAL | dict(references={"github": "microsoft/Cream AutoFormerV2 S3-S"}),
-    "base": OFFICIAL | dict(references={"github": "microsoft/Cream AutoFormerV2 S3-B"}),
+    "tiny": OFFICIAL | dict(github="microsoft/Cream AutoFormerV2 S3-T"),
+    "small": OFFICIAL | dict(github="microsoft/Cream AutoFormerV2 S3-S"),
+    "base": OFFICIAL | dict(github="microsoft/Cream AutoFormerV2 S3-B"),
 }
 
 THEIRS, OURS = "layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"

@@ -116,13 +116,11 @@ SIZES = {
     "m": dict(depths=(4, 3, 14, 3)),
     "l": dict(depths=(8, 8, 16, 4)),
 }
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
 WEIGHTS = {
-    "s": TIMM | dict(hub="timm/sequencer2d_s.in1k", references={"timm": "sequencer2d_s"}),
-    "m": TIMM | dict(hub="timm/sequencer2d_m.in1k", references={"timm": "sequencer2d_m"}),
-    "l": TIMM | dict(hub="timm/sequencer2d_l.in1k", references={"timm": "sequencer2d_l"}),
+    "s": TIMM | dict(hub="timm/sequencer2d_s.in1k"),
+    "m": TIMM | dict(hub="timm/sequencer2d_m.in1k"),
+    "l": TIMM | dict(hub="timm/sequencer2d_l.in1k"),
 }
 RULES = {
     "timm": [

@@ -155,10 +155,10 @@ SIZES = {
 
 OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "t": OFFICIAL | dict(references={"github": "AFeng-x/SMT smt_t"}),
-    "s": OFFICIAL | dict(references={"github": "AFeng-x/SMT smt_s"}),
-    "b": OFFICIAL | dict(references={"github": "AFeng-x/SMT smt_b"}),
-    "l": OFFICIAL | dict(references={"github": "AFeng-x/SMT smt_l"}),
+    "t": OFFICIAL | dict(github="AFeng-x/SMT smt_t"),
+    "s": OFFICIAL | dict(github="AFeng-x/SMT smt_s"),
+    "b": OFFICIAL | dict(github="AFeng-x/SMT smt_b"),
+    "l": OFFICIAL | dict(github="AFeng-x/SMT smt_l"),
 }
 
 

@@ -201,13 +201,13 @@ SIZES = {
 }
 
 WEIGHTS = {
-    "ti": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-ti"}),
-    "xs": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-xs"}),
-    "s": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-s"}),
-    "b": dict(references={"github": "badripatro/SpectFormers vanilla spectformer-b"}),
-    "h_s": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_s"}),
-    "h_b": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_b"}),
-    "h_l": dict(references={"github": "badripatro/SpectFormers hierarchical spectformer_l"}),
+    "ti": dict(github="badripatro/SpectFormers vanilla spectformer-ti"),
+    "xs": dict(github="badripatro/SpectFormers vanilla spectformer-xs"),
+    "s": dict(github="badripatro/SpectFormers vanilla spectformer-s"),
+    "b": dict(github="badripatro/SpectFormers vanilla spectformer-b"),
+    "h_s": dict(github="badripatro/SpectFormers hierarchical spectformer_s"),
+    "h_b": dict(github="badripatro/SpectFormers hierarchical spectformer_b"),
+    "h_l": dict(github="badripatro/SpectFormers hierarchical spectformer_l"),
 }
 
 FILTERED = {"filter.complex_weight": "0.filter"}

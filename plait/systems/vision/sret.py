@@ -164,16 +164,16 @@ SIZES = {
 
 OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "t": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_T"}),
-    "lt": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_LT"}),
-    "lt_16_14": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_LT [16-14-1,1-1-1]"}),
-    "s": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_S"}),
-    "t_whole": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_T_wo_slice"}),
-    "lt_whole": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_LT_wo_slice"}),
-    "s_whole": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_S_wo_slice"}),
-    "t_whole_384": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_T_wo_slice, 384"}),
-    "s_whole_384": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_S_wo_slice_finetune_384"}),
-    "s_whole_512": OFFICIAL | dict(references={"github": "szq0214/SReT SReT_S_wo_slice, 512"}),
+    "t": OFFICIAL | dict(github="szq0214/SReT SReT_T"),
+    "lt": OFFICIAL | dict(github="szq0214/SReT SReT_LT"),
+    "lt_16_14": OFFICIAL | dict(github="szq0214/SReT SReT_LT [16-14-1,1-1-1]"),
+    "s": OFFICIAL | dict(github="szq0214/SReT SReT_S"),
+    "t_whole": OFFICIAL | dict(github="szq0214/SReT SReT_T_wo_slice"),
+    "lt_whole": OFFICIAL | dict(github="szq0214/SReT SReT_LT_wo_slice"),
+    "s_whole": OFFICIAL | dict(github="szq0214/SReT SReT_S_wo_slice"),
+    "t_whole_384": OFFICIAL | dict(github="szq0214/SReT SReT_T_wo_slice, 384"),
+    "s_whole_384": OFFICIAL | dict(github="szq0214/SReT SReT_S_wo_slice_finetune_384"),
+    "s_whole_512": OFFICIAL | dict(github="szq0214/SReT SReT_S_wo_slice, 512"),
 }
 
 

@@ -164,35 +164,15 @@ SIZES = {
     "large_patch4_window12_384": LARGE | dict(window=12),
 }
 
-ROW = dict(
-    file="model.safetensors", source="timm", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+WHOLE = TIMM | dict(crop_pct=1.0)
 WEIGHTS = {
-    "tiny_patch4_window7_224": ROW
-    | dict(
-        hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_tiny_patch4_window7_224"}
-    ),
-    "small_patch4_window7_224": ROW
-    | dict(
-        hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_small_patch4_window7_224"}
-    ),
-    "base_patch4_window7_224": ROW
-    | dict(
-        hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window7_224"}
-    ),
-    "base_patch4_window12_384": ROW
-    | dict(
-        hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k", references={"timm": "swin_base_patch4_window12_384"}
-    ),
-    "large_patch4_window7_224": ROW
-    | dict(
-        hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k", references={"timm": "swin_large_patch4_window7_224"}
-    ),
-    "large_patch4_window12_384": ROW
-    | dict(
-        hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k",
-        references={"timm": "swin_large_patch4_window12_384"},
-    ),
+    "tiny_patch4_window7_224": TIMM | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"),
+    "small_patch4_window7_224": TIMM | dict(hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k"),
+    "base_patch4_window7_224": TIMM | dict(hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k"),
+    "base_patch4_window12_384": WHOLE | dict(hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k"),
+    "large_patch4_window7_224": TIMM | dict(hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k"),
+    "large_patch4_window12_384": WHOLE | dict(hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k"),
 }
 
 THEIRS, OURS = "swin.encoder.layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"

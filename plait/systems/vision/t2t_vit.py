@@ -168,25 +168,19 @@ SIZES = {
     "14_resnext": B14 | dict(heads=32),
     "14_wide": dict(width=768, depth=4, heads=12, hidden=2304),
 }
-RELEASE = dict(source="published", licence="bsd-3-clause-clear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+URL = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+RELEASE = IMAGENET | dict(source="published", licence="bsd-3-clause-clear", crop_pct=0.9)
 WEIGHTS = {
-    "7": RELEASE | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/71.7_T2T_ViT_7.pth.tar"),
-    "10": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/75.2_T2T_ViT_10.pth.tar"),
-    "12": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/76.5_T2T_ViT_12.pth.tar"),
-    "14": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.5_T2T_ViT_14.pth.tar"),
-    "19": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.9_T2T_ViT_19.pth.tar"),
-    "24": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.3_T2T_ViT_24.pth.tar"),
-    "t_14": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/81.7_T2T_ViTt_14.pth.tar"),
-    "t_19": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.4_T2T_ViTt_19.pth.tar"),
-    "t_24": RELEASE
-    | dict(url="https://github.com/yitu-opensource/T2T-ViT/releases/download/main/82.6_T2T_ViTt_24.pth.tar"),
+    "7": RELEASE | dict(url=URL + "71.7_T2T_ViT_7.pth.tar"),
+    "10": RELEASE | dict(url=URL + "75.2_T2T_ViT_10.pth.tar"),
+    "12": RELEASE | dict(url=URL + "76.5_T2T_ViT_12.pth.tar"),
+    "14": RELEASE | dict(url=URL + "81.5_T2T_ViT_14.pth.tar"),
+    "19": RELEASE | dict(url=URL + "81.9_T2T_ViT_19.pth.tar"),
+    "24": RELEASE | dict(url=URL + "82.3_T2T_ViT_24.pth.tar"),
+    "t_14": RELEASE | dict(url=URL + "81.7_T2T_ViTt_14.pth.tar"),
+    "t_19": RELEASE | dict(url=URL + "82.4_T2T_ViTt_19.pth.tar"),
+    "t_24": RELEASE | dict(url=URL + "82.6_T2T_ViTt_24.pth.tar"),
 }
 
 

@@ -159,22 +159,18 @@ SIZES = {
     "21m_512": M21 | I512,
 }
 
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
+WHOLE = TIMM | dict(crop_pct=1.0)
+SQUASH = TIMM | dict(crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
-    "5m_224": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_5m_224.in1k"}),
-    "5m_224_22k": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k", references={"timm": "tiny_vit_5m_224.dist_in22k"}),
-    "11m_224": TIMM
-    | dict(hub="timm/tiny_vit_11m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_11m_224.in1k"}),
-    "11m_224_22k": TIMM
-    | dict(hub="timm/tiny_vit_11m_224.dist_in22k", references={"timm": "tiny_vit_11m_224.dist_in22k"}),
-    "21m_224": TIMM
-    | dict(hub="timm/tiny_vit_21m_224.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_224.in1k"}),
-    "21m_224_22k": TIMM
-    | dict(hub="timm/tiny_vit_21m_224.dist_in22k", references={"timm": "tiny_vit_21m_224.dist_in22k"}),
-    "21m_384": TIMM | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_384"}),
-    "21m_512": TIMM | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k", references={"timm": "tiny_vit_21m_512"}),
+    "5m_224": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k_ft_in1k", timm="tiny_vit_5m_224.in1k"),
+    "5m_224_22k": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k", timm="tiny_vit_5m_224.dist_in22k"),
+    "11m_224": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k_ft_in1k", timm="tiny_vit_11m_224.in1k"),
+    "11m_224_22k": TIMM | dict(hub="timm/tiny_vit_11m_224.dist_in22k", timm="tiny_vit_11m_224.dist_in22k"),
+    "21m_224": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k_ft_in1k", timm="tiny_vit_21m_224.in1k"),
+    "21m_224_22k": TIMM | dict(hub="timm/tiny_vit_21m_224.dist_in22k", timm="tiny_vit_21m_224.dist_in22k"),
+    "21m_384": WHOLE | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k"),
+    "21m_512": SQUASH | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k"),
 }
 RULES = {
     "timm": [

@@ -163,12 +163,11 @@ SIZES = {
     "b_patch16_224": dict(inner=40, width=640, heads=10),
     "s_legacy_patch16_224": dict(inner=24, width=384, heads=6, legacy=True),
 }
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TIMM = dict(licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
 WEIGHTS = {
-    "s_patch16_224": TIMM | dict(hub="timm/tnt_s_patch16_224.in1k", references={"timm": "tnt_s_patch16_224"}),
-    "b_patch16_224": TIMM | dict(hub="timm/tnt_b_patch16_224.in1k", references={"timm": "tnt_b_patch16_224"}),
-    "s_legacy_patch16_224": TIMM
-    | dict(hub="timm/tnt_s_legacy_patch16_224.in1k", references={"timm": "tnt_s_legacy_patch16_224"}),
+    "s_patch16_224": TIMM | dict(hub="timm/tnt_s_patch16_224.in1k"),
+    "b_patch16_224": TIMM | dict(hub="timm/tnt_b_patch16_224.in1k"),
+    "s_legacy_patch16_224": TIMM | dict(hub="timm/tnt_s_legacy_patch16_224.in1k"),
 }
 
 

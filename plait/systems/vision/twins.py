@@ -91,16 +91,14 @@ SIZES = {
     "svt_large": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=7),
 }
 
-ROW = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
 WEIGHTS = {
-    "pcpvt_small": ROW | dict(hub="timm/twins_pcpvt_small.in1k", references={"timm": "twins_pcpvt_small"}),
-    "pcpvt_base": ROW | dict(hub="timm/twins_pcpvt_base.in1k", references={"timm": "twins_pcpvt_base"}),
-    "pcpvt_large": ROW | dict(hub="timm/twins_pcpvt_large.in1k", references={"timm": "twins_pcpvt_large"}),
-    "svt_small": ROW | dict(hub="timm/twins_svt_small.in1k", references={"timm": "twins_svt_small"}),
-    "svt_base": ROW | dict(hub="timm/twins_svt_base.in1k", references={"timm": "twins_svt_base"}),
-    "svt_large": ROW | dict(hub="timm/twins_svt_large.in1k", references={"timm": "twins_svt_large"}),
+    "pcpvt_small": TIMM | dict(hub="timm/twins_pcpvt_small.in1k"),
+    "pcpvt_base": TIMM | dict(hub="timm/twins_pcpvt_base.in1k"),
+    "pcpvt_large": TIMM | dict(hub="timm/twins_pcpvt_large.in1k"),
+    "svt_small": TIMM | dict(hub="timm/twins_svt_small.in1k"),
+    "svt_base": TIMM | dict(hub="timm/twins_svt_base.in1k"),
+    "svt_large": TIMM | dict(hub="timm/twins_svt_large.in1k"),
 }
 
 THEIRS, OURS = "blocks.{s}.{i}", "stages.{s}.1.f.blocks.{i}"

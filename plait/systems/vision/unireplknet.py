@@ -162,15 +162,15 @@ SIZES = {
 
 OFFICIAL = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "a": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_a"}),
-    "f": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_f"}),
-    "p": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_p"}),
-    "n": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_n"}),
-    "t": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_t"}),
-    "s": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_s"}),
-    "b": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_b"}),
-    "l": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_l"}),
-    "xl": OFFICIAL | dict(references={"github": "AILab-CVC/UniRepLKNet unireplknet_xl"}),
+    "a": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_a"),
+    "f": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_f"),
+    "p": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_p"),
+    "n": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_n"),
+    "t": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_t"),
+    "s": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_s"),
+    "b": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_b"),
+    "l": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_l"),
+    "xl": OFFICIAL | dict(github="AILab-CVC/UniRepLKNet unireplknet_xl"),
 }
 THEIRS, OURS = "stages.{s}.{i}", "stages.{s}.1.{i}"
 RULES = {

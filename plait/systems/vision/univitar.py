@@ -151,13 +151,7 @@ SIZES = {
     "0.6b": dict(width=1280, depth=32, heads=16, hidden=3456),
     "1b": dict(width=1920, depth=32, heads=24, hidden=5120),
 }
-OFFICIAL = dict(
-    file="pytorch_model.bin",
-    source="official",
-    licence="apache-2.0",
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
+OFFICIAL = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B"),
     "0.6b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.6B"),

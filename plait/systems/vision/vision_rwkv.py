@@ -194,12 +194,13 @@ SIZES = {
     "base": dict(width=768, scale=1e-5, drop_path=0.5),
     "large": dict(image=(192, 192), width=1024, depth=24, scale=1e-5, norm=True, hidden=3072, drop_path=0.1),
 }
-FILE = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+URL = "https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/"
+OFFICIAL = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "tiny": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_t_in1k_224.pth"),
-    "small": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_s_in1k_224.pth"),
-    "base": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_b_in1k_224.pth"),
-    "large": FILE | dict(url="https://huggingface.co/OpenGVLab/Vision-RWKV/resolve/main/vrwkv_l_22kto1k_384.pth"),
+    "tiny": OFFICIAL | dict(url=URL + "vrwkv_t_in1k_224.pth"),
+    "small": OFFICIAL | dict(url=URL + "vrwkv_s_in1k_224.pth"),
+    "base": OFFICIAL | dict(url=URL + "vrwkv_b_in1k_224.pth"),
+    "large": OFFICIAL | dict(url=URL + "vrwkv_l_22kto1k_384.pth"),
 }
 LAYER, OURS = "backbone.layers.{i}", "stack.blocks.{i}"
 NAMES = {

@@ -91,46 +91,29 @@ SIZES = {
     "gigantic_patch14_224": P14 | dict(width=1664, depth=48, heads=16, hidden=8192),
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0")
-HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TIMM = dict(licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
+WHOLE = TIMM | dict(crop_pct=1.0)
 IMAGENET = TIMM | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "tiny_patch16_224": HALF
-    | dict(hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_224"}),
-    "tiny_patch16_384": HALF
-    | dict(hub="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_tiny_patch16_384"}),
-    "small_patch32_224": HALF
-    | dict(hub="timm/vit_small_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_224"}),
-    "small_patch32_384": HALF
-    | dict(hub="timm/vit_small_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch32_384"}),
-    "small_patch16_224": HALF
-    | dict(hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_224"}),
-    "small_patch16_384": HALF
-    | dict(hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_small_patch16_384"}),
-    "small_patch8_224": IMAGENET
-    | dict(hub="timm/vit_small_patch8_224.dino", references={"timm": "vit_small_patch8_224"}),
-    "base_patch32_224": HALF
-    | dict(hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_224"}),
-    "base_patch32_384": HALF
-    | dict(hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch32_384"}),
-    "base_patch16_224": HALF
-    | dict(hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch16_224"}),
-    "base_patch16_384": HALF
-    | dict(hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_base_patch16_384"}),
-    "base_patch8_224": HALF
-    | dict(hub="timm/vit_base_patch8_224.augreg2_in21k_ft_in1k", references={"timm": "vit_base_patch8_224"}),
-    "large_patch32_224": HALF
-    | dict(hub="timm/vit_large_patch32_224.orig_in21k", references={"timm": "vit_large_patch32_224"}),
-    "large_patch32_384": HALF
-    | dict(hub="timm/vit_large_patch32_384.orig_in21k_ft_in1k", references={"timm": "vit_large_patch32_384"}),
-    "large_patch16_224": HALF
-    | dict(hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_224"}),
-    "large_patch16_384": HALF
-    | dict(hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k", references={"timm": "vit_large_patch16_384"}),
-    "large_patch14_224": dict(references={"timm": "vit_large_patch14_224"}),
-    "huge_patch14_224": HALF
-    | dict(hub="timm/vit_huge_patch14_224.orig_in21k", references={"timm": "vit_huge_patch14_224"}),
-    "giant_patch14_224": dict(references={"timm": "vit_giant_patch14_224"}),
-    "gigantic_patch14_224": dict(references={"timm": "vit_gigantic_patch14_224"}),
+    "tiny_patch16_224": TIMM | dict(hub="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+    "tiny_patch16_384": WHOLE | dict(hub="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k"),
+    "small_patch32_224": TIMM | dict(hub="timm/vit_small_patch32_224.augreg_in21k_ft_in1k"),
+    "small_patch32_384": WHOLE | dict(hub="timm/vit_small_patch32_384.augreg_in21k_ft_in1k"),
+    "small_patch16_224": TIMM | dict(hub="timm/vit_small_patch16_224.augreg_in21k_ft_in1k"),
+    "small_patch16_384": WHOLE | dict(hub="timm/vit_small_patch16_384.augreg_in21k_ft_in1k"),
+    "small_patch8_224": IMAGENET | dict(hub="timm/vit_small_patch8_224.dino"),
+    "base_patch32_224": TIMM | dict(hub="timm/vit_base_patch32_224.augreg_in21k_ft_in1k"),
+    "base_patch32_384": WHOLE | dict(hub="timm/vit_base_patch32_384.augreg_in21k_ft_in1k"),
+    "base_patch16_224": TIMM | dict(hub="timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"),
+    "base_patch16_384": WHOLE | dict(hub="timm/vit_base_patch16_384.augreg_in21k_ft_in1k"),
+    "base_patch8_224": TIMM | dict(hub="timm/vit_base_patch8_224.augreg2_in21k_ft_in1k"),
+    "large_patch32_224": TIMM | dict(hub="timm/vit_large_patch32_224.orig_in21k"),
+    "large_patch32_384": WHOLE | dict(hub="timm/vit_large_patch32_384.orig_in21k_ft_in1k"),
+    "large_patch16_224": TIMM | dict(hub="timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
+    "large_patch16_384": WHOLE | dict(hub="timm/vit_large_patch16_384.augreg_in21k_ft_in1k"),
+    "large_patch14_224": dict(timm="vit_large_patch14_224"),
+    "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_224.orig_in21k"),
+    "giant_patch14_224": dict(timm="vit_giant_patch14_224"),
+    "gigantic_patch14_224": dict(timm="vit_gigantic_patch14_224"),
 }
 RULES = {"timm": timm_vit()}

@@ -93,16 +93,12 @@ SIZES = {
     "giant_patch14_224": GIANT,
     "giant_patch14_336": GIANT | dict(image=(336, 336)),
 }
-TIMM = dict(
-    file="model.safetensors", source="timm", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=1.0)
 WEIGHTS = {
-    "base_patch16_224": TIMM
-    | dict(hub="timm/beit3_base_patch16_224.in22k_ft_in1k", references={"timm": "beit3_base_patch16_224"}),
-    "large_patch16_224": TIMM
-    | dict(hub="timm/beit3_large_patch16_224.in22k_ft_in1k", references={"timm": "beit3_large_patch16_224"}),
-    "giant_patch14_224": dict(references={"timm": "beit3_giant_patch14_224"}),
-    "giant_patch14_336": dict(references={"timm": "beit3_giant_patch14_336"}),
+    "base_patch16_224": TIMM | dict(hub="timm/beit3_base_patch16_224.in22k_ft_in1k"),
+    "large_patch16_224": TIMM | dict(hub="timm/beit3_large_patch16_224.in22k_ft_in1k"),
+    "giant_patch14_224": dict(timm="beit3_giant_patch14_224"),
+    "giant_patch14_336": dict(timm="beit3_giant_patch14_336"),
 }
 RULES = {
     "timm": [

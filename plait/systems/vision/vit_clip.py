@@ -72,54 +72,22 @@ SIZES = {
     "huge_patch14_336": H14 | S336,
 }
 
-TIMM = dict(file="model.safetensors", source="timm", licence="apache-2.0")
-CLIP = TIMM | dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+TIMM = SEEN | dict(licence="apache-2.0", crop_pct=1.0)
+CROP_90 = TIMM | dict(crop_pct=0.9)
+CROP_95 = TIMM | dict(crop_pct=0.95)
+SQUASH = TIMM | dict(crop_mode="squash")
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
 WEIGHTS = {
-    "base_patch32_224": dict(
-        CLIP,
-        hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_base_patch32_clip_224"},
-    ),
-    "base_patch32_384": dict(
-        CLIP,
-        hub="timm/vit_base_patch32_clip_384.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_base_patch32_clip_384"},
-    ),
-    "base_patch32_448": dict(
-        CLIP,
-        hub="timm/vit_base_patch32_clip_448.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_base_patch32_clip_448"},
-    ),
-    "base_patch16_224": dict(
-        CLIP,
-        hub="timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_base_patch16_clip_224"},
-    ),
-    "base_patch16_384": dict(
-        CLIP,
-        hub="timm/vit_base_patch16_clip_384.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_base_patch16_clip_384"},
-    ),
-    "large_patch14_224": dict(
-        HALF,
-        hub="timm/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_large_patch14_clip_224"},
-    ),
-    "large_patch14_336": dict(
-        HALF,
-        hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_large_patch14_clip_336"},
-    ),
-    "huge_patch14_224": dict(
-        CLIP,
-        hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_huge_patch14_clip_224"},
-    ),
-    "huge_patch14_336": dict(
-        CLIP,
-        hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k",
-        references={"timm": "vit_huge_patch14_clip_336"},
-    ),
+    "base_patch32_224": CROP_90 | dict(hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k"),
+    "base_patch32_384": TIMM | dict(hub="timm/vit_base_patch32_clip_384.laion2b_ft_in12k_in1k"),
+    "base_patch32_448": TIMM | dict(hub="timm/vit_base_patch32_clip_448.laion2b_ft_in12k_in1k"),
+    "base_patch16_224": CROP_95 | dict(hub="timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k"),
+    "base_patch16_384": SQUASH | dict(hub="timm/vit_base_patch16_clip_384.laion2b_ft_in12k_in1k"),
+    "large_patch14_224": HALF | dict(hub="timm/vit_large_patch14_clip_224.laion2b_ft_in12k_in1k"),
+    "large_patch14_336": HALF_SQUASH | dict(hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"),
+    "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k"),
+    "huge_patch14_336": SQUASH | dict(hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k"),
 }
 RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}

@@ -212,13 +212,13 @@ SIZES = {
 
 OFFICIAL = dict(source="official", licence="cc-by-nc-4.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
-    "res_tiny": OFFICIAL | dict(references={"github": "yilunliao/vit-search reference_net/tiny"}),
-    "tiny": OFFICIAL | dict(references={"github": "yilunliao/vit-search searched_net/tiny"}),
-    "small": OFFICIAL | dict(references={"github": "yilunliao/vit-search searched_net/small_mac@2.9G"}),
-    "medium": OFFICIAL | dict(references={"github": "yilunliao/vit-search searched_net/medium_mac@4.6G"}),
-    "medium_280": OFFICIAL | dict(references={"github": "yilunliao/vit-search finetune/medium_img-size@280"}),
-    "medium_336": OFFICIAL | dict(references={"github": "yilunliao/vit-search finetune/medium, 336"}),
-    "medium_392": OFFICIAL | dict(references={"github": "yilunliao/vit-search finetune/medium_img-size@392"}),
+    "res_tiny": OFFICIAL | dict(github="yilunliao/vit-search reference_net/tiny"),
+    "tiny": OFFICIAL | dict(github="yilunliao/vit-search searched_net/tiny"),
+    "small": OFFICIAL | dict(github="yilunliao/vit-search searched_net/small_mac@2.9G"),
+    "medium": OFFICIAL | dict(github="yilunliao/vit-search searched_net/medium_mac@4.6G"),
+    "medium_280": OFFICIAL | dict(github="yilunliao/vit-search finetune/medium_img-size@280"),
+    "medium_336": OFFICIAL | dict(github="yilunliao/vit-search finetune/medium, 336"),
+    "medium_392": OFFICIAL | dict(github="yilunliao/vit-search finetune/medium_img-size@392"),
 }
 
 RULES = {

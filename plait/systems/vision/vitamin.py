@@ -153,19 +153,19 @@ SIZES = {
 }
 # The published weights are those of whole pairs of towers: see vitamin_clip.
 WEIGHTS = {
-    "small_224": dict(references={"timm": "vitamin_small_224"}),
-    "base_224": dict(references={"timm": "vitamin_base_224"}),
-    "large_224": dict(references={"timm": "vitamin_large_224"}),
-    "large_256": dict(references={"timm": "vitamin_large_256"}),
-    "large_336": dict(references={"timm": "vitamin_large_336"}),
-    "large_384": dict(references={"timm": "vitamin_large_384"}),
-    "large2_224": dict(references={"timm": "vitamin_large2_224"}),
-    "large2_256": dict(references={"timm": "vitamin_large2_256"}),
-    "large2_336": dict(references={"timm": "vitamin_large2_336"}),
-    "large2_384": dict(references={"timm": "vitamin_large2_384"}),
-    "xlarge_256": dict(references={"timm": "vitamin_xlarge_256"}),
-    "xlarge_336": dict(references={"timm": "vitamin_xlarge_336"}),
-    "xlarge_384": dict(references={"timm": "vitamin_xlarge_384"}),
+    "small_224": dict(timm="vitamin_small_224"),
+    "base_224": dict(timm="vitamin_base_224"),
+    "large_224": dict(timm="vitamin_large_224"),
+    "large_256": dict(timm="vitamin_large_256"),
+    "large_336": dict(timm="vitamin_large_336"),
+    "large_384": dict(timm="vitamin_large_384"),
+    "large2_224": dict(timm="vitamin_large2_224"),
+    "large2_256": dict(timm="vitamin_large2_256"),
+    "large2_336": dict(timm="vitamin_large2_336"),
+    "large2_384": dict(timm="vitamin_large2_384"),
+    "xlarge_256": dict(timm="vitamin_xlarge_256"),
+    "xlarge_336": dict(timm="vitamin_xlarge_336"),
+    "xlarge_384": dict(timm="vitamin_xlarge_384"),
 }
 
 
