@@ -60,9 +60,21 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
         if "text" in info.takes and "part" not in row:
             assert re.fullmatch(r"[\w.-]+/[\w.-]+/tokenizer.json|https://.+", row["tokenizer"]), info.name
             assert row["begin"] != row["end"], info.name
-        assert set(row) <= {"hub", "file", "url", "source", "licence", "mean", "std", "part", *WORDS, *PICTURES}, (
-            info.name
-        )
+        assert set(row) <= {
+            "hub",
+            "revision",
+            "rate",
+            "pooling",
+            "file",
+            "url",
+            "source",
+            "licence",
+            "mean",
+            "std",
+            "part",
+            *WORDS,
+            *PICTURES,
+        }, info.name
         assert set(info.references) <= {"timm", "transformers", "open_clip", "official", "github"}, info.name
 
 

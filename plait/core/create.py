@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -65,12 +66,9 @@ def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
     """The published weights of a size (True), or those at a path or URL."""
     row = info.weights
     if source is True and "hub" in row:
-        file = hub_file(row["hub"], row["file"])
-        return (
-            read_shards(file, lambda name: hub_file(row["hub"], name))
-            if file.name.endswith(INDEX)
-            else read_weights(file)
-        )
+        fetch = partial(hub_file, row["hub"], revision=row.get("revision", "main"))
+        file = fetch(row["file"])
+        return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
     if source is True and "url" not in row:
         raise ValueError(f"{info.name} has no published weights: give pretrained= a path or a URL")
     url = str(row["url"] if source is True else source)

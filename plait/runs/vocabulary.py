@@ -23,8 +23,9 @@ def published_tokenizer(info: ModelInfo, pretrained: bool | str) -> Path | None:
         return None
     where = row.get("tokenizer", "")
     if pretrained is True and not where.startswith("https://"):
+        hub, file = hub_path(where)
         try:
-            return hub_file(*hub_path(where))
+            return hub_file(hub, file, row.get("revision", "main") if hub == row.get("hub") else "main")
         except ValueError as error:
             reason = str(error).split(": without a network")[0]
             raise UsageError(
