@@ -14,7 +14,7 @@ from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, systems
 from plait.core.roles import ROLES
 from plait.tasks import tasks_of
 
-WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"crop_pct", "crop_mode", "interpolation"}
+WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"image", "crop_pct", "crop_mode", "interpolation"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
 
@@ -101,7 +101,7 @@ CENTER, SQUASH = (
             "maxvit_base_tf_224_in21k",
             {"timm": "maxvit_base_tf_224.in21k"},
             HALF
-            | dict(hub="timm/maxvit_base_tf_224.in21k", file="model.safetensors", source="timm")
+            | dict(hub="timm/maxvit_base_tf_224.in21k", file="model.safetensors", source="timm", image=(224, 224))
             | dict(licence="apache-2.0", crop_pct=0.95, crop_mode="center", interpolation="bicubic"),
         ),
         ("davit_huge", {"timm": "davit_huge"}, {}),
@@ -152,7 +152,8 @@ CENTER, SQUASH = (
             "hornet_base_gf_img384",
             {"github": "raoyongming/HorNet hornet_base_gf_img384"},
             IMAGENET
-            | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash", interpolation="bicubic"),
+            | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash", interpolation="bicubic")
+            | dict(image=(384, 384)),
         ),
         (
             "univitar_0.3b",

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 SYSTEMS = Path(__file__).parent.parent / "systems"
-PEERS = ("open_clip", "timm", "transformers", "official", "github")  # who else may have a variant: keys of a weights row
+PEERS = (
+    "open_clip",
+    "timm",
+    "transformers",
+    "official",
+    "github",
+)  # who else may have a variant: keys of a weights row
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
@@ -71,8 +77,8 @@ class ModelInfo:
         """What using published weights needs; empty where nobody publishes any.
 
         Where they lie: hub, revision and file, or url. source: their layout; part: the submodule that is published.
-        licence. Of pictures mean and std, and as in timm crop_pct, crop_mode ("center", "squash", "border") and
-        interpolation, where they are known. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end
+        licence. Of pictures mean and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation,
+        where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end
         (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
         """
         return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}

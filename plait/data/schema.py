@@ -130,6 +130,7 @@ class Schema:
         rows: np.ndarray,
         *,
         image_size: int | list[int] | None = None,
+        crop: dict | None = None,
         max_tokens: int | None = None,
         vocab: int = 8000,
         tokenizer_file: str | Path | None = None,
@@ -139,6 +140,7 @@ class Schema:
 
         Args:
             image_size: pixels, one number for squares or [H, W]; None lets the pictures decide.
+            crop: how pictures are resized and cropped, the arguments of `plait.data.kinds.crop.crop`; None letterboxes.
             max_tokens: the most tokens per text, special ones included. vocab: the size of a learnt vocabulary.
             tokenizer_file: a published tokenizer.json to use instead of learning one.
             longest: the share of the sounds that are to be read whole.
@@ -157,6 +159,7 @@ class Schema:
             vocab,
             str(tokenizer_file) if tokenizer_file else None,
             longest,
+            crop,
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:

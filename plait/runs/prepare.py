@@ -27,6 +27,8 @@ from plait.tasks.base import MISSING, Task, TextOptions
 from plait.tasks.known import known_targets
 from plait.tasks.registry import TASKS, guess_task
 
+CROP = ("crop_pct", "crop_mode", "interpolation")  # of a weights row
+
 
 @dataclass
 class Prepared:
@@ -75,10 +77,12 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
     if texts and settings.pretrained and not tokenizer:
         tokenizer = published_tokenizer(info, settings.pretrained)
+    published = info.weights if settings.pretrained else {}
     schema.fit(
         table,
         splits["train"],
-        image_size=settings.image_size or fixed.get("image"),
+        image_size=settings.image_size or fixed.get("image") or published.get("image"),
+        crop={name: published[name] for name in CROP} if "crop_pct" in published else None,
         max_tokens=length,
         tokenizer_file=tokenizer,
         longest=kind.longest,

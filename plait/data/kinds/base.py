@@ -86,6 +86,7 @@ class FitOptions:
     vocab: int = 8000
     tokenizer_file: str | None = None
     longest: float = 0.99  # the share of the sounds that are read whole
+    crop: dict | None = None  # of pictures: crop_pct, crop_mode and interpolation, where weights are published
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Pictures: a path, bytes or {bytes, path} -> uint8 (3, H, W), letterboxed on gray."""
+"""Pictures: a path, bytes or {bytes, path} -> uint8 (3, H, W), letterboxed on gray, or cropped as published weights ask."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.crop import crop
 from plait.data.stores import Fixed
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import Blank
@@ -57,10 +58,11 @@ class ImageKind(Kind):
         """`size` [H, W]: as given, else a box for the training pictures.
 
         The long side is the median long side rounded up to a multiple of 8 (32 to 224); the other side is shorter where
-        nine tenths of the pictures are (a table of 400 x 100 pictures gets [56, 224]).
+        nine tenths of the pictures are (a table of 400 x 100 pictures gets [56, 224]). `crop`: as given.
         """
+        own = {} if options.crop is None else {"crop": options.crop}
         if options.image_size is not None:
-            return {"size": [int(s) for s in options.image_size]}
+            return {"size": [int(s) for s in options.image_size]} | own
         sides = []
         with no_pillow_warnings():
             for cell in cells_of(column, 500):
@@ -70,12 +72,12 @@ class ImageKind(Kind):
                 except (Bad, Missing):
                     continue
         if not sides:
-            return {"size": [32, 32]}
+            return {"size": [32, 32]} | own
         sides = np.asarray(sides, dtype=np.float64)
         long = min(max(float(np.median(sides.max(1))), 32.0), 224.0)
         shape = np.quantile(sides / sides.max(1, keepdims=True), 0.9, axis=0)  # share of the long side, for H and W
         shape = shape / shape.max()
-        return {"size": [int(max(32, -(-round(long * s, 6) // 8) * 8)) for s in shape]}
+        return {"size": [int(max(32, -(-round(long * s, 6) // 8) * 8)) for s in shape]} | own
 
     def width(self, params: dict) -> int:
         return 3 * params["size"][0] * params["size"][1]
@@ -86,10 +88,14 @@ class ImageKind(Kind):
             try:
                 if picture.format == "PNG" and not _ends(picture.fp):
                     raise Bad("broken picture (cut off)")
-                picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
+                if "crop" not in params:
+                    picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
                 picture.load()
                 picture = ImageOps.exif_transpose(picture)
-                return letterbox(to_rgb(picture), high, wide)
+                picture = to_rgb(picture)
+                return (
+                    crop(picture, high, wide, **params["crop"]) if "crop" in params else letterbox(picture, high, wide)
+                )
             except Bad:
                 raise
             except Exception as error:  # Pillow raises a dozen types on broken files; the reason goes into the report

@@ -218,7 +218,8 @@ SIZES = {
     "pp_huge": WIDE | GROWING | dict(depths=(6, 6, 18, 2), drop_path=0.5),
 }
 
-OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+CROP = dict(image=(224, 224), crop_pct=0.875)
+OFFICIAL = CROP | dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "tiny": OFFICIAL | dict(github="cheerss/CrossFormer cros_tiny_patch4_group7_224"),
     "small": OFFICIAL | dict(github="cheerss/CrossFormer cros_small_patch4_group7_224"),

@@ -140,8 +140,9 @@ SIZES = {
 }
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-MICROSOFT = IMAGENET | dict(source="transformers", licence="apache-2.0", crop_pct=0.875, transformers=True)
-SQUASH = MICROSOFT | dict(crop_pct=1.0, crop_mode="squash")
+CROP = dict(image=(224, 224), crop_pct=0.875)
+MICROSOFT = CROP | IMAGENET | dict(source="transformers", licence="apache-2.0", transformers=True)
+SQUASH = MICROSOFT | dict(image=(384, 384), crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
     "13": MICROSOFT | dict(hub="microsoft/cvt-13"),
     "13_384": SQUASH | dict(hub="microsoft/cvt-13-384"),

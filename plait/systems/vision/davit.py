@@ -139,7 +139,8 @@ SIZES = {
     "huge_fl": HUGE | NINE | FLORENCE,
 }
 
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
+CROP = dict(image=(224, 224), crop_pct=0.95)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "tiny": TIMM | dict(hub="timm/davit_tiny.msft_in1k"),
     "small": TIMM | dict(hub="timm/davit_small.msft_in1k"),

@@ -177,7 +177,8 @@ SIZES = {
     "base": dict(widths=(80, 160, 288, 584), depths=(3, 3, 9, 3), heads=8),
 }
 
-TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+CROP = dict(image=(256, 256), crop_pct=0.9)
+TIMM = CROP | dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CROP_95 = TIMM | dict(crop_pct=0.95)
 WEIGHTS = {
     "xx_small": TIMM | dict(hub="timm/edgenext_xx_small.in1k"),

@@ -115,7 +115,8 @@ SIZES = {
     "m5": I224 | dict(widths=(192, 288, 384), depths=(1, 3, 4), heads=(3, 3, 4)),
 }
 
-TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+CROP = dict(image=(224, 224), crop_pct=0.875)
+TIMM = CROP | dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "m0": TIMM | dict(hub="timm/efficientvit_m0.r224_in1k"),
     "m1": TIMM | dict(hub="timm/efficientvit_m1.r224_in1k"),

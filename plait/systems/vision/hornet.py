@@ -152,8 +152,9 @@ SIZES = {
     "large_gf_img384": LARGE | GF384,
 }
 
-OFFICIAL = dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
-SQUASH = OFFICIAL | dict(crop_pct=1.0, crop_mode="squash")
+CROP = dict(image=(224, 224), crop_pct=0.875)
+OFFICIAL = CROP | dict(source="official", licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SQUASH = OFFICIAL | dict(image=(384, 384), crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
     "tiny_7x7": OFFICIAL | dict(github="raoyongming/HorNet hornet_tiny_7x7"),
     "tiny_gf": OFFICIAL | dict(github="raoyongming/HorNet hornet_tiny_gf"),

@@ -158,27 +158,29 @@ SIZES = {
     "xlarge_tf_512": XLARGE | W16,
 }
 
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
-HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=1.0, crop_mode="squash")
+CROP = dict(image=(224, 224), crop_pct=0.95)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TF_384 = HALF | dict(image=(384, 384), crop_pct=1.0, crop_mode="squash")
+TF_512 = TF_384 | dict(image=(512, 512))
 WEIGHTS = {
     "tiny_tf_224": TIMM | dict(hub="timm/maxvit_tiny_tf_224.in1k"),
-    "tiny_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_tiny_tf_384.in1k"),
-    "tiny_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_tiny_tf_512.in1k"),
+    "tiny_tf_384": TF_384 | dict(hub="timm/maxvit_tiny_tf_384.in1k"),
+    "tiny_tf_512": TF_512 | dict(hub="timm/maxvit_tiny_tf_512.in1k"),
     "small_tf_224": TIMM | dict(hub="timm/maxvit_small_tf_224.in1k"),
-    "small_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_small_tf_384.in1k"),
-    "small_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_small_tf_512.in1k"),
+    "small_tf_384": TF_384 | dict(hub="timm/maxvit_small_tf_384.in1k"),
+    "small_tf_512": TF_512 | dict(hub="timm/maxvit_small_tf_512.in1k"),
     "base_tf_224": TIMM | dict(hub="timm/maxvit_base_tf_224.in1k"),
     "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", timm="maxvit_base_tf_224.in21k"),
-    "base_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k"),
-    "base_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k"),
+    "base_tf_384": TF_384 | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k"),
+    "base_tf_512": TF_512 | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k"),
     "large_tf_224": TIMM | dict(hub="timm/maxvit_large_tf_224.in1k"),
     "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", timm="maxvit_large_tf_224.in21k"),
-    "large_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k"),
-    "large_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k"),
+    "large_tf_384": TF_384 | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k"),
+    "large_tf_512": TF_512 | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k"),
     "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k"),
-    "xlarge_tf_384": HALF_SQUASH | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k"),
-    "xlarge_tf_512": HALF_SQUASH | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k"),
+    "xlarge_tf_384": TF_384 | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k"),
+    "xlarge_tf_512": TF_512 | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k"),
 }
 
 

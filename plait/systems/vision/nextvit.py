@@ -197,8 +197,9 @@ SIZES = {
     "large_384": LARGE,
 }
 
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
-WHOLE = TIMM | dict(crop_pct=1.0)
+CROP = dict(image=(224, 224), crop_pct=0.95)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WHOLE = TIMM | dict(image=(384, 384), crop_pct=1.0)
 WEIGHTS = {
     "small": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", timm="nextvit_small.bd_ssld_6m_in1k"),
     "small_384": WHOLE | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", timm="nextvit_small.bd_ssld_6m_in1k_384"),

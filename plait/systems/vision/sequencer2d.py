@@ -116,7 +116,8 @@ SIZES = {
     "m": dict(depths=(4, 3, 14, 3)),
     "l": dict(depths=(8, 8, 16, 4)),
 }
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875)
+CROP = dict(image=(224, 224), crop_pct=0.875)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "s": TIMM | dict(hub="timm/sequencer2d_s.in1k"),
     "m": TIMM | dict(hub="timm/sequencer2d_m.in1k"),

@@ -164,8 +164,9 @@ SIZES = {
     "large_patch4_window12_384": LARGE | dict(window=12),
 }
 
-TIMM = dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
-WHOLE = TIMM | dict(crop_pct=1.0)
+CROP = dict(image=(224, 224), crop_pct=0.9)
+TIMM = CROP | dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WHOLE = TIMM | dict(image=(384, 384), crop_pct=1.0)
 WEIGHTS = {
     "tiny_patch4_window7_224": TIMM | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"),
     "small_patch4_window7_224": TIMM | dict(hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k"),

@@ -159,9 +159,10 @@ SIZES = {
     "21m_512": M21 | I512,
 }
 
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.95)
-WHOLE = TIMM | dict(crop_pct=1.0)
-SQUASH = TIMM | dict(crop_pct=1.0, crop_mode="squash")
+CROP = dict(image=(224, 224), crop_pct=0.95)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WHOLE = TIMM | dict(image=(384, 384), crop_pct=1.0)
+SQUASH = TIMM | dict(image=(512, 512), crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
     "5m_224": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k_ft_in1k", timm="tiny_vit_5m_224.in1k"),
     "5m_224_22k": TIMM | dict(hub="timm/tiny_vit_5m_224.dist_in22k", timm="tiny_vit_5m_224.dist_in22k"),

@@ -91,7 +91,8 @@ SIZES = {
     "svt_large": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=7),
 }
 
-TIMM = dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+CROP = dict(image=(224, 224), crop_pct=0.9)
+TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
     "pcpvt_small": TIMM | dict(hub="timm/twins_pcpvt_small.in1k"),
     "pcpvt_base": TIMM | dict(hub="timm/twins_pcpvt_base.in1k"),
