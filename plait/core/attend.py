@@ -1,53 +1,175 @@
-"""Attention, computed in one place; a switch changes the backend of every model at once.
+"""Attention, computed in one place: `Attend`, the weightless module that stands between projections and their merging.
+
+All that can happen between scores and values happens there and nowhere else: masks, weights of tokens, packed rows,
+memories, backends, recorded maps, and the methods that put another `Attend` in its place.
 
 "sdpa"   torch's fused kernels, the default.
 "eager"  plain products, scores in float32: slow, and the truth that the others are tested against.
 "flex"   torch's flex_attention: one kernel even for packed rows where the model is compiled, plain products where it is
-not.
-         It has no dropout, and no gradients on the CPU: both raise.
+         not. It has no dropout, and no gradients on the CPU: both raise.
+
+A model computes with another backend, or shows its maps, as a twin: its own modules over the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.core.packing import check, each
+from plait.core.tokens import Tokens, unpacked
 
 BACKENDS = ("sdpa", "eager", "flex")
-_backend = "sdpa"
-_record: list[Tensor] | None = None
 
 
-@contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Compute all attention inside with `name`, one of `BACKENDS`."""
-    global _backend
+class Attend(nn.Module):
+    """softmax(q k^T * scale + bias) v over the tokens that may be attended to, of queries, keys and values in heads.
+
+    causal: a token sees those before it and itself, unless the context's "allow" says who may attend to whom. dropout:
+    of the attention weights, while training. cross: the queries are not of the tokens that are attended to.
+    Methods subclass it: `maps` for other weights, `mix` for what has none, `forward` for what needs the tokens.
+    """
+
+    backends = BACKENDS  # which of them it can honour
+
+    def __init__(self, *, causal: bool = False, dropout: float = 0.0, cross: bool = False):
+        super().__init__()
+        self.causal, self.dropout, self.cross, self.backend = causal, dropout, cross, "sdpa"
+        self.tape: list[Tensor] | None = None
+
+    def forward(
+        self,
+        t: Tokens,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        to: Tokens | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tokens:
+        """q (B, H, N, E) of `t`; k (B, H, M, E) and v (B, H, M, F) of the tokens `to`, or of `t` itself -> `t` with x
+        (B, H, N, F).
+
+        H of keys and values may be a divisor of the queries'. What `to` says of its tokens is honoured here: keep,
+        weight, lengths; and of `t`: its memory, and context["allow"]. bias: additive, broadcastable to (B, H, N, M).
+        """
+        source, memory, lengths = t if to is None else to, t.memory, None
+        keep, causal = source.keep, self.causal
+        if source.weight is not None:
+            own = log_weight(source)
+            bias = own if bias is None else bias + own
+        if to is None:
+            lengths, allow = t.lengths, None if t.context is None else t.context.get("allow")
+            causal = causal and allow is None
+            if memory is not None:
+                if t.weight is not None or lengths is not None:
+                    raise ValueError("got weighed or packed tokens with a memory, expected one plain sequence a row")
+                k, v, memory = memory.extend(k, v)
+                keep = memory.visible(q.shape[2], causal)
+            elif allow is not None:
+                allow = allow if allow.dim() == 3 else allow[None]
+                keep = allow if keep is None else allow & keep[:, None]
+        else:
+            unpacked(t, to)
+        y = self.mix(q, k, v, keep=keep, bias=bias, scale=scale, lengths=lengths, causal=causal)
+        return t.replace(x=y, memory=memory)
+
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        keep: Tensor | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        lengths: tuple[int, ...] | None = None,
+        causal: bool | None = None,
+    ) -> Tensor:
+        """As the function `attend`, by `maps` where a subclass has its own or somebody looks at them. causal: as the
+        module is, unless given."""
+        causal = self.causal if causal is None else causal
+        own, dropout = type(self).maps is not Attend.maps, self.dropout if self.training else 0.0
+        if own or self.tape is not None:
+            if lengths is not None:
+                check(q, k, lengths, keep, bias)
+                return each(self.mix, q, k, v, lengths, keep=keep, bias=bias, scale=scale, causal=causal)
+            maps = self.weights(q, k, keep=keep, bias=bias, scale=scale, causal=causal)
+            if own:
+                return F.dropout(maps, dropout).to(v.dtype) @ repeated(v, q.shape[1])
+        how = dict(keep=keep, bias=bias, causal=causal, scale=scale, dropout=dropout, lengths=lengths)
+        return attend(q, k, v, **how, backend=self.backend)
+
+    def maps(
+        self,
+        q: Tensor,
+        k: Tensor,
+        *,
+        keep: Tensor | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """(B, H, N, M) float32: the weights themselves; of a query with nothing to attend to, zeros."""
+        return _maps(q, repeated(k, q.shape[1]), _past(q, k, _mask(keep), causal), bias, scale)
+
+    def weights(self, q: Tensor, k: Tensor, **how) -> Tensor:
+        """`maps`, which a recorder then sees: for modules that use the same weights several times."""
+        maps = self.maps(q, k, **how)
+        if self.tape is not None:
+            self.tape.append(maps)
+        return maps
+
+    def extra_repr(self) -> str:
+        return f"causal={self.causal}, dropout={self.dropout}, backend={self.backend}"
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Modules of its own over the same parameters and buffers: what is changed in the twin leaves `model` alone."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
+def with_backend(model: nn.Module, name: str) -> nn.Module:
+    """A twin of `model` that computes all attention with `name`, one of `BACKENDS`."""
     if name not in BACKENDS:
         raise ValueError(f"attention backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
-    before, _backend = _backend, name
-    try:
-        yield
-    finally:
-        _backend = before
+    model = twin(model)
+    for module in seams(model):
+        if name not in module.backends:
+            raise ValueError(f"{type(module).__name__} has no {name} backend: its own are {', '.join(module.backends)}")
+        module.backend = name
+    return model
 
 
-@contextmanager
-def record() -> Iterator[list[Tensor]]:
-    """Collect every attention map (B, H, N, M) computed inside, in call order, under any backend.
+def recorded(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
+    """A twin of `model`, and the list to which it adds every attention map (B, H, N, M) that it computes, in call order.
 
-    A packed row gives one map for each run of neighbouring sequences of one length, B being their number.
+    A packed row gives one map for each run of neighbouring sequences of one length, B being their number. Not to be
+    compiled.
     """
-    global _record
-    before, _record = _record, []
-    try:
-        yield _record
-    finally:
-        _record = before
+    model, maps = twin(model), []
+    for module in seams(model):
+        module.tape = maps
+    return model, maps
+
+
+def seams(model: nn.Module) -> list[Attend]:
+    """Every place of `model` where attention is computed."""
+    return [m for m in model.modules() if isinstance(m, Attend)]
+
+
+def log_weight(t: Tokens) -> Tensor | None:
+    """(B, 1, 1, N) additive bias log(weight): a token that stands for n source tokens is attended to n times."""
+    return None if t.weight is None else t.weight.clamp(min=1e-6).log()[:, None, None, :]
+
+
+def repeated(x: Tensor, heads: int) -> Tensor:
+    """Keys or values (B, G, M, E) for `heads` queries, each for the H / G neighbours that share it: (B, H, M, E)."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def attend(
@@ -61,33 +183,38 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
     lengths: tuple[int, ...] | None = None,
+    backend: str = "sdpa",
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v, over the keys that may be attended to.
 
     q (B, H, N, E), k (B, H, M, E), v (B, H, M, F) -> (B, H, N, F).
     keep: (B, M) or (B, N, M) bool, True = may attend. bias: additive, broadcastable to (B, H, N, M).
     causal: query n sees keys up to n + M - N. A query with nothing to attend to returns zeros.
+    k and v may have fewer heads, a divisor of H: each then serves H / G queries' heads, neighbours.
     lengths: the one row (B = 1) holds sequences of these lengths, each of which attends to itself only, at the cost of
     the sum of their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
-    Raises ValueError where the arguments do not fit each other, or the chosen backend cannot honour one.
+    Raises ValueError where the arguments do not fit each other, or the backend, one of `BACKENDS`, cannot honour one.
     """
+    if q.shape[1] != k.shape[1]:
+        if q.shape[1] % k.shape[1]:
+            raise ValueError(f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys, expected a multiple")
+        if lengths is None and not dropout and backend != "flex":
+            return _grouped(q, k, v, keep, bias, causal, scale, backend)
+        k, v = repeated(k, q.shape[1]), repeated(v, q.shape[1])
     if lengths is not None:
         check(q, k, lengths, keep, bias)
-    if lengths is not None and (_backend != "flex" or _record is not None):
-        return each(attend, q, k, v, lengths, keep=keep, bias=bias, causal=causal, scale=scale, dropout=dropout)
-    mask = None
-    if keep is not None:
-        mask = keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
-    if _record is not None:
-        _record.append(_maps(q, k, _past(q, k, mask, causal), bias, scale))
-    if _backend == "flex":
+        if backend != "flex":
+            how = dict(causal=causal, scale=scale, dropout=dropout, backend=backend)
+            return each(attend, q, k, v, lengths, keep=keep, bias=bias, **how)
+    mask = _mask(keep)
+    if backend == "flex":
         from plait.core.flex import flex
 
         return flex(q, k, v, mask, bias, causal, scale, dropout, lengths)
     n, m = q.shape[-2], k.shape[-2]
-    if causal and (mask is not None or bias is not None or n != m or _backend == "eager"):
+    if causal and (mask is not None or bias is not None or n != m or backend == "eager"):
         mask, causal = _past(q, k, mask, causal), False
-    if _backend == "eager":
+    if backend == "eager":
         return F.dropout(_maps(q, k, mask, bias, scale), dropout).to(v.dtype) @ v
     if _plain_is_faster(q, k, v, bias):
         return _plain(q, k, v, mask, bias, causal, scale, dropout)
@@ -102,22 +229,36 @@ def attend(
     return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
-def attention_weights(
-    q: Tensor, k: Tensor, *, keep: Tensor | None = None, bias: Tensor | None = None, scale: float | None = None
+def _mask(keep: Tensor | None) -> Tensor | None:
+    """(B, M) or (B, N, M) -> (B, 1, 1 or N, M)."""
+    return keep if keep is None else keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]
+
+
+def _grouped(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    backend: str,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias) itself, (B, H, N, M) float32, for modules that use the same weights several times.
-
-    Arguments as `attend`; there is one backend. A query with nothing to attend to has weights of zero.
-    """
-    mask = None if keep is None else keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]  # (B, 1, 1 or N, M)
-    return noted(_maps(q, k, mask, bias, scale))
-
-
-def noted(maps: Tensor) -> Tensor:
-    """`maps` (B, H, N, M) themselves, which `record` has then seen: for modules whose weights are no softmax."""
-    if _record is not None:
-        _record.append(maps)
-    return maps
+    """Attention whose keys and values several queries share: the queries of a group stand one after another, so that
+    nothing is copied for them."""
+    heads, n, m = k.shape[1], q.shape[2], k.shape[2]
+    share = q.shape[1] // heads
+    if causal and n > 1:
+        past = _past(q, k, _mask(keep), True)
+        keep = past[:, 0] if past.dim() == 4 else past[None]
+    if keep is not None and keep.dim() == 3:
+        keep = keep.repeat(1, share, 1)  # (B, share * N, M)
+    if bias is not None:
+        h = bias.shape[1]
+        bias = bias.expand(-1, h if h == 1 else q.shape[1], n, m)
+        bias = bias.repeat(1, 1, share, 1) if h == 1 else bias.unflatten(1, (heads, share)).flatten(2, 3)
+    y = attend(q.unflatten(1, (heads, share)).flatten(2, 3), k, v, keep=keep, bias=bias, scale=scale, backend=backend)
+    return y.unflatten(2, (share, n)).flatten(1, 2)
 
 
 SHORT = 384  # tokens
@@ -142,9 +283,9 @@ def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bo
 
 def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
     """`mask` without the keys that lie ahead of each query, if `causal`."""
-    if not causal:
-        return mask
     n, m = q.shape[-2], k.shape[-2]
+    if not causal or n == 1:
+        return mask
     past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
     return past if mask is None else mask & past
 

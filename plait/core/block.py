@@ -1,68 +1,132 @@
 """The unit of every tower: attention or another mixer, then a feed-forward step, each with its residual.
 
-`Block` is what FSDP wraps, what is checkpointed, compiled, frozen, tapped and pruned. Where the norm stands is a
+`Layer` is what FSDP wraps, what is checkpointed, compiled, frozen, tapped and pruned. Where the norm stands is a
 choice of wrapper (`Pre`, `Post`), not a flag; what mixes and what feeds are modules passed in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.tokens import Tokens, unpacked
+from plait.core.attend import Attend
+from plait.core.memory import Page
+from plait.core.tokens import Tokens, real, unpacked
+
+Make = Callable[..., nn.Module]
+
+
+class Layer(nn.Module):
+    """Tokens -> Tokens: the unit that is sharded, recomputed, compiled by region, tapped, pruned and left early.
+
+    All that leaves it is in the value that it returns. reads: names of the context that it looks at. grid: whether it
+    is bound to the grid, so that the number of its tokens must not change.
+    """
+
+    reads: tuple[str, ...] = ()
+    grid = False
+
+    def forward(self, t: Tokens) -> Tokens:
+        raise NotImplementedError(f"{type(self).__name__} has no forward(t: Tokens) -> Tokens")
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection: Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """Multi-head self-attention with one fused projection: Tokens (B, N, D) -> Tokens (B, N, D).
 
-    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True, causal: bool = False, dropout: float = 0.0):
-        super().__init__()
-        check_heads(width, heads)
-        self.heads, self.causal, self.dropout = heads, causal, dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, t: Tokens) -> Tokens:
-        q, k, v = self.project(t)
-        drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=t.keep, bias=log_weight(t), causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.replace(x=self.merge(y))
-
-    def project(self, t: Tokens) -> tuple[Tensor, ...]:
-        """Queries, keys and values of the tokens, each (B, H, N, E)."""
-        return heads_of(self.qkv(t.x), 3, self.heads)
-
-    def merge(self, y: Tensor) -> Tensor:
-        """What each head gathered, (B, H, N, E) -> (B, N, D)."""
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-class CrossAttention(nn.Module):
-    """Queries from one stream (B, N, D), keys and values from another (B, M, C): -> Tokens (B, N, D)."""
+    kv_heads: of keys and values, a divisor of `heads` (grouped queries). head_width: E, D / heads unless given.
+    qk_norm(E) makes a norm of each head's queries and one of its keys. rotary(q, k, t) turns them by where they stand.
+    """
 
     def __init__(
-        self, width: int, heads: int, *, context_width: int | None = None, qkv_bias: bool = True, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
+        qkv_bias: bool = True,
+        causal: bool = False,
+        dropout: float = 0.0,
+        qk_norm: Make | None = None,
+        rotary: nn.Module | None = None,
+    ):
+        super().__init__()
+        if head_width is None:
+            check_heads(width, heads)
+        e, self.heads, self.kv_heads = head_width or width // heads, heads, kv_heads or heads
+        check_heads(heads, self.kv_heads)
+        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * e, bias=qkv_bias)
+        self.q_norm, self.k_norm = (qk_norm(e), qk_norm(e)) if qk_norm else (None, None)
+        self.rotary = rotary
+        self.attend = Attend(causal=causal, dropout=dropout)
+        self.out = nn.Linear(heads * e, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        return self.merge(self.attend(t, *self.project(t)))
+
+    def project(self, t: Tokens) -> tuple[Tensor, ...]:
+        """Queries (B, H, N, E), keys and values (B, G, N, E) of the tokens."""
+        if self.kv_heads == self.heads:
+            q, k, v = split_heads(self.qkv(t.x), 3, self.heads)
+        else:
+            x = self.qkv(t.x).unflatten(2, (self.heads + 2 * self.kv_heads, -1)).transpose(1, 2)
+            q, k, v = x.split([self.heads, self.kv_heads, self.kv_heads], 1)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:
+            q, k = self.rotary(q, k, t)
+        return q, k, v
+
+    def merge(self, t: Tokens) -> Tokens:
+        """What each head gathered, x (B, H, N, E), as tokens (B, N, D)."""
+        return t.replace(x=self.out(merge_heads(t.x)))
+
+
+class CrossAttention(Layer):
+    """Queries from the tokens (B, N, D), keys and values from a stream of their context (B, M, C): -> Tokens (B, N, D).
+
+    stream: its name in the context. With a memory the stream is projected once and remembered.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        stream: str = "stream",
     ):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.stream, self.reads = heads, stream, (stream,)
         self.q = nn.Linear(width, width, bias=qkv_bias)
         self.kv = nn.Linear(context_width or width, 2 * width, bias=qkv_bias)
+        self.attend = Attend(dropout=dropout, cross=True)
         self.out = nn.Linear(width, width)
 
-    def forward(self, t: Tokens, context: Tokens) -> Tokens:
-        unpacked(t, context)
-        (q,) = heads_of(self.q(t.x), 1, self.heads)  # (B, H, N, E)
-        k, v = heads_of(self.kv(context.x), 2, self.heads)  # each (B, H, M, E)
-        drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=context.keep, bias=log_weight(context), dropout=drop)
-        return t.replace(x=self.out(y.transpose(1, 2).flatten(2)))
+    def forward(self, t: Tokens) -> Tokens:
+        other, page = t.read(self.stream), t.memory
+        unpacked(t, other)
+        (q,) = split_heads(self.q(t.x), 1, self.heads)  # (B, H, N, E)
+        pair = None if page is None else page.streams.get(self.stream)
+        k, v = split_heads(self.kv(other.x), 2, self.heads) if pair is None else pair  # each (B, H, M, E)
+        t = self.attend(t, q, k, v, to=other)
+        page = page if page is None or pair is not None else page.holding(self.stream, (k, v))
+        return t.replace(x=self.out(merge_heads(t.x)), memory=page)
 
 
-def heads_of(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
+def split_heads(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
     """The fused projections (B, N, count * D) apart and cut into heads: `count` tensors (B, H, N, E)."""
     return tuple(part.transpose(1, 2) for part in x.unflatten(2, (count, heads, -1)).unbind(2))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, E) -> (B, N, H * E)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -70,11 +134,6 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(
             f"width {width} does not divide into {heads} heads: choose a number of heads that divides the width"
         )
-
-
-def log_weight(t: Tokens) -> Tensor | None:
-    """(B, 1, 1, N) additive bias log(weight): a token that stands for n source tokens is attended to n times."""
-    return None if t.weight is None else t.weight.clamp(min=1e-6).log()[:, None, None, :]
 
 
 class QuickGELU(nn.Module):
@@ -139,9 +198,9 @@ class Pre(nn.Module):
         super().__init__()
         self.norm, self.f, self.after = norm, f, after
 
-    def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t.replace(x=self.norm(t.x)), *context).x
-        return t.replace(x=t.x + (y if self.after is None else self.after(y)))
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.f(t.replace(x=self.norm(t.x)))
+        return t.carry(y, t.x + (y.x if self.after is None else self.after(y.x)))
 
 
 class Post(nn.Module):
@@ -151,13 +210,13 @@ class Post(nn.Module):
         super().__init__()
         self.norm, self.f, self.after = norm, f, after
 
-    def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t, *context).x
-        return t.replace(x=self.norm(t.x + (y if self.after is None else self.after(y))))
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.f(t)
+        return t.carry(y, self.norm(t.x + (y.x if self.after is None else self.after(y.x))))
 
 
-class Block(nn.Module):
-    """One layer: `mix` among the tokens, optionally `cross` to another stream, then `feed` each token.
+class Block(Layer):
+    """The usual layer: `mix` among the tokens, optionally `cross` to another stream, then `feed` each token.
 
     Each of the three is a residual step (`Pre` or `Post`).
     """
@@ -166,25 +225,44 @@ class Block(nn.Module):
         super().__init__()
         self.mix, self.cross, self.feed = mix, cross, feed
 
-    def forward(self, t: Tokens, context: Tokens | None = None) -> Tokens:
+    def forward(self, t: Tokens) -> Tokens:
         t = self.mix(t)
-        if self.cross is not None:
-            if context is None:
-                raise ValueError(
-                    "this block looks at another stream: got no context, expected Tokens as the second argument"
-                )
-            t = self.cross(t, context)
-        return self.feed(t)
+        return self.feed(t if self.cross is None else self.cross(t))
+
+
+def wanted(module: nn.Module) -> set[str]:
+    """What `module` and its parts read of the context and do not give each other: a module's `gives` names that."""
+    inside = {name for child in module.children() for name in wanted(child)}
+    return (inside - set(getattr(module, "gives", ()))) | set(getattr(module, "reads", ()))
 
 
 class Stack(nn.Module):
-    """Blocks in order, all given the same context."""
+    """Layers in order: Tokens -> Tokens. Each gets its page of the tokens' memory, if they have one.
 
-    def __init__(self, *blocks: nn.Module):
+    gives: what the tokens' context will give its layers to read. Raises ValueError where a layer reads what nobody
+    gives, or something is given that nobody reads.
+    """
+
+    def __init__(self, *blocks: nn.Module, gives: tuple[str, ...] = ()):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        reads = {name for block in blocks for name in wanted(block)}
+        if missing := sorted(reads - set(gives)):
+            raise ValueError(f"its layers read {', '.join(missing)}, which nobody gives: name it in gives=")
+        if idle := sorted(set(gives) - reads):
+            raise ValueError(f"{', '.join(idle)} is given, and none of its layers reads it: leave it out of gives=")
 
-    def forward(self, t: Tokens, context: Tokens | None = None) -> Tokens:
+    def forward(self, t: Tokens) -> Tokens:
+        if t.memory is not None:
+            return self._remembering(t)
         for block in self.blocks:
-            t = block(t, context)
+            t = block(t)
         return t
+
+    def _remembering(self, t: Tokens) -> Tokens:
+        start, pages, found = t.memory.start, t.memory.pages or ({},) * len(self.blocks), []
+        memory, keep = t.memory.open(real(t), None if t.context is None else t.context.get("allow"))
+        for block, page in zip(self.blocks, pages, strict=True):
+            t = block(t.replace(memory=Page(page, keep, start)))
+            found.append(t.memory.streams)
+        return t.replace(memory=memory._replace(pages=tuple(found)))

@@ -73,7 +73,7 @@ def swap_attention(model: nn.Module, make: Callable[[Attention], nn.Module], why
     saying `why` not."""
 
     def checked(attention: Attention) -> nn.Module:
-        if attention.causal:
+        if attention.attend.causal:
             raise ValueError(f"{type(model).__name__} has causal attention, {why}")
         return make(attention)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,33 +14,75 @@ class Tokens(NamedTuple):
     x       (B, N, D) features
     keep    (B, N) bool, True = real; None: all are real
     pos     (B, N, ...) or (N, ...) coordinates of the tokens; None: not known
-    grid    (rows, columns) of the tokens after the first `prefix`; None: no grid
+    grid    the sides of the grid that the tokens after the first `prefix` fill, such as (rows, columns); None: no grid
     weight  (B, N) how many source tokens each one stands for; None: one each
     prefix  count of leading special tokens (class, distillation, register)
     lengths of the sequences that lie one after another in the only row (B = 1), see `core/packing.py`; None: a sequence
-    a row
+            a row
+    kinds   ((name, count), ...) which modality or role runs of tokens have, in order; None: not known
+    context {name: Tokens or tensor} that layers may read and never change: streams to look at, "condition" (B, C),
+            "allow" ((B,) N, M) bool, who may attend to whom
+    memory  what a layer keeps of tokens read before, see `core/memory.py`: handed in and, grown, handed back
+    losses  {name: ()} auxiliary losses; whoever takes tokens from several streams adds them up
+
+    A layer honours each field that is set, or raises. What an inner layer gave out beside its features goes on with
+    `carry`.
     """
 
     x: Tensor
     keep: Tensor | None = None
     pos: Tensor | None = None
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     weight: Tensor | None = None
     prefix: int = 0
     lengths: tuple[int, ...] | None = None
+    kinds: tuple[tuple[str, int], ...] | None = None
+    context: dict[str, Any] | None = None
+    memory: Any = None
+    losses: dict[str, Tensor] | None = None
 
     def replace(self, **changes) -> Tokens:
         """A copy with some fields replaced; parts return this and never mutate."""
         return self._replace(**changes)
+
+    def carry(self, inner: Tokens, x: Tensor, **changes) -> Tokens:
+        """These tokens with features `x`, and the losses and the memory that an inner layer gave out."""
+        return self._replace(x=x, losses=inner.losses, memory=inner.memory, **changes)
+
+    def add_loss(self, name: str, value: Tensor) -> Tokens:
+        """A copy whose auxiliary loss `name` has grown by `value` ()."""
+        return self._replace(losses=added(self.losses, {name: value}))
+
+    def reading(self, **streams: Tokens | Tensor) -> Tokens:
+        """A copy that gives layers more to read, by name."""
+        return self._replace(context={**(self.context or {}), **streams})
+
+    def read(self, name: str) -> Any:
+        """What the context gives under `name`. Raises ValueError where it gives nothing of this name."""
+        if self.context is None or name not in self.context:
+            there = ", ".join(self.context or ()) or "nothing"
+            raise ValueError(f"this layer reads {name!r}, and the context gives {there}: add it with t.reading({name}=...)")
+        return self.context[name]
 
     def body(self) -> Tensor:
         """(B, N - prefix, D): the tokens that are not special."""
         return self.x[:, self.prefix :] if self.prefix else self.x
 
 
+if hasattr(torch.utils._pytree, "_register_namedtuple"):  # so that programs with Tokens in or out can be saved
+    torch.utils._pytree._register_namedtuple(Tokens, serialized_type_name="plait.core.tokens.Tokens")
+
+
+def added(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """The sum of two sets of auxiliary losses, name by name."""
+    if not a or not b:
+        return a or b
+    return {name: a[name] + b[name] if name in a and name in b else (a if name in a else b)[name] for name in a | b}
+
+
 def prepend(special: Tensor, tokens: Tokens) -> Tokens:
     """Put learned special tokens (1 or B, S, D) in front; they are always real and weigh one."""
-    unpacked(tokens)
+    refuse(tokens, "lengths", "pos", "kinds", why="special tokens have none: drop it first")
     batch, count = tokens.x.shape[0], special.shape[1]
     x = torch.cat([special.expand(batch, -1, -1).to(tokens.x.dtype), tokens.x], 1)  # (B, S + N, D)
     keep, weight = tokens.keep, tokens.weight
@@ -48,17 +90,58 @@ def prepend(special: Tensor, tokens: Tokens) -> Tokens:
         keep = torch.cat([keep.new_ones(batch, count), keep], 1)
     if weight is not None:
         weight = torch.cat([weight.new_ones(batch, count), weight], 1)
-    return tokens.replace(x=x, keep=keep, weight=weight, pos=None, prefix=tokens.prefix + count)
+    return tokens.replace(x=x, keep=keep, weight=weight, prefix=tokens.prefix + count)
 
 
-def join(*streams: Tokens) -> Tokens:
-    """One sequence of all streams' tokens (B, N1 + N2 + ..., D); a missing mask counts as all real."""
-    unpacked(*streams)
+def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:
+    """One sequence of all streams' tokens (B, N1 + N2 + ..., D): a missing mask counts as all real, a missing weight as
+    one each; losses add up. Which stream each token is of stands in `kinds`, where it is named here or by the streams.
+
+    The first stream's special tokens stay special. Raises ValueError for what one sequence cannot keep: lengths,
+    positions, memories, special tokens further on, a context that differs.
+    """
+    for t in streams:
+        refuse(t, "lengths", "pos", "memory", why="one sequence of several streams has none: drop it first")
+    if any(t.prefix for t in streams[1:]):
+        raise ValueError("got special tokens in a later stream, expected them in the first alone: set prefix=0 first")
+    if any(t.context is not streams[0].context for t in streams):
+        raise ValueError("got streams with contexts of their own, expected one for all")
     x = torch.cat([t.x for t in streams], 1)
-    if all(t.keep is None for t in streams):
-        return Tokens(x)
-    keep = [t.keep if t.keep is not None else t.x.new_ones(t.x.shape[:2], dtype=torch.bool) for t in streams]
-    return Tokens(x, keep=torch.cat(keep, 1))
+    keep = weight = spans = None
+    if any(t.keep is not None for t in streams):
+        keep = torch.cat([real(t) for t in streams], 1)
+    if any(t.weight is not None for t in streams):
+        weight = torch.cat([t.x.new_ones(t.x.shape[:2]) if t.weight is None else t.weight for t in streams], 1)
+    if kinds is not None:
+        spans = tuple((kind, t.x.shape[1]) for kind, t in zip(kinds, streams, strict=True))
+    elif all(t.kinds is not None for t in streams):
+        spans = tuple(span for t in streams for span in t.kinds or ())
+    losses = None
+    for t in streams:
+        losses = added(losses, t.losses)
+    prefix, context = streams[0].prefix, streams[0].context
+    return Tokens(x, keep=keep, weight=weight, prefix=prefix, kinds=spans, context=context, losses=losses)
+
+
+def by_kind(t: Tokens) -> dict[str, Tokens]:
+    """The tokens of each kind, as `kinds` says: features and masks alone. Raises ValueError where it is not known."""
+    if t.kinds is None or sum(count for _, count in t.kinds) != t.x.shape[1]:
+        raise ValueError(f"got {t.x.shape[1]} tokens of kinds {t.kinds}, expected each to be of one")
+    names, counts = zip(*t.kinds)
+    keeps = (None,) * len(names) if t.keep is None else t.keep.split(counts, 1)
+    return {n: Tokens(x, keep=keep) for n, x, keep in zip(names, t.x.split(counts, 1), keeps, strict=True)}
+
+
+def real(t: Tokens) -> Tensor:
+    """(B, N) bool: which tokens are real."""
+    return t.x.new_ones(t.x.shape[:2], dtype=torch.bool) if t.keep is None else t.keep
+
+
+def refuse(t: Tokens, *fields: str, why: str) -> None:
+    """Raise ValueError where one of these fields is set: for layers that could not honour it."""
+    for name in fields:
+        if getattr(t, name) is not None:
+            raise ValueError(f"got tokens with {name}, expected none: {why}")
 
 
 def unpacked(*streams: Tokens) -> None:
@@ -67,6 +150,14 @@ def unpacked(*streams: Tokens) -> None:
         raise ValueError(
             "got a packed row of several sequences, expected one sequence a row: unpack it first (plait.core.packing)"
         )
+
+
+def whole_grid(t: Tokens) -> Tokens:
+    """`t` itself, if its tokens are one for each place of their grid and all count alike; else raises ValueError."""
+    refuse(t, "keep", "weight", "lengths", why="this layer is bound to the grid and reads every place alike")
+    if t.grid is None:
+        raise ValueError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
+    return t
 
 
 def mean(tokens: Tokens) -> Tensor:
@@ -84,7 +175,8 @@ def mean(tokens: Tokens) -> Tensor:
     share = x.new_ones(x.shape[:2])
     if tokens.keep is not None:
         share = share * tokens.keep[:, tokens.prefix :]
-        x = x.masked_fill(~tokens.keep[:, tokens.prefix :, None], 0.0)  # garbage, even NaN, must not leak
+        # garbage, even NaN, must not leak
+        x = x.masked_fill(~tokens.keep[:, tokens.prefix :, None], 0.0)
     if tokens.weight is not None:
         share = share * tokens.weight[:, tokens.prefix :]
     return (x * share[..., None]).sum(1) / share.sum(1, keepdim=True).clamp(min=1e-6)

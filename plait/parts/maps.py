@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, whole_grid
 
 
 def flat(x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def to_map(t: Tokens) -> Tensor:
     Split first, then turned: the other way round one picture alone has a batch stride by which convolutions do not see
     channels last.
     """
-    return t.body().unflatten(1, t.grid).permute(0, 3, 1, 2)
+    return whole_grid(t).body().unflatten(1, t.grid).permute(0, 3, 1, 2)
 
 
 class OnMap(nn.Module):

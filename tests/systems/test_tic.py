@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import plait
 from plait.core.attend import attend, backend
-from plait.core.block import heads_of
+from plait.core.block import split_heads
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.systems.vision.tic import AttentionConv, Roll
@@ -37,7 +37,7 @@ def test_it_is_dense_attention_masked_to_each_window_of_the_map_with_a_border_of
     rows, columns = ((torch.arange(n + 2 * reach) - reach)[None] - torch.arange(n)[:, None] for n in GRID)
     row, column = ((d.abs() <= reach) & (d % dilation == 0) for d in (rows, columns))
     keep = (row[:, None, :, None] & column[None, :, None, :]).flatten(2).flatten(0, 1)  # (N, padded N)
-    (q,), (k,), (v,) = (heads_of(part, 1, heads) for part in (q.flatten(1, 2), k, v))
+    (q,), (k,), (v,) = (split_heads(part, 1, heads) for part in (q.flatten(1, 2), k, v))
     dense = attend(q, k, v, keep=keep.expand(2, -1, -1)).transpose(1, 2).flatten(2)
     torch.testing.assert_close(f(t).x, dense, rtol=1e-5, atol=1e-5)
 

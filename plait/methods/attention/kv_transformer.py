@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import attend
-from plait.core.block import Attention, heads_of, log_weight
+from plait.core.block import Attention, log_weight, split_heads
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
 
@@ -58,7 +58,7 @@ class KeyValueAttention(nn.Module):
         self.kv, self.out, self.positions = kv, out, positions
 
     def forward(self, t: Tokens) -> Tokens:
-        k, v = heads_of(self.kv(t.x), 2, self.heads)  # each (B, H, N, E)
+        k, v = split_heads(self.kv(t.x), 2, self.heads)  # each (B, H, N, E)
         q, bias = k, log_weight(t)
         if self.positions is not None:
             runs = (t.x.shape[1],) if t.lengths is None else t.lengths

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attention_weights
+from plait.core.attend import Attend
 from plait.parts.swoosh import ScaledLinear
 
 
@@ -51,6 +51,7 @@ class SharedWeights(nn.Module):
     def __init__(self, width: int, heads: int, query: int, place: int, positions: int):
         super().__init__()
         self.heads, self.query, self.place, self.positions = heads, query, place, positions
+        self.attend = Attend()
         self.project = ScaledLinear(width, heads * (2 * query + place), query**-0.25)
         self.far = ScaledLinear(positions, heads * place, 0.05, bias=False)
 
@@ -61,7 +62,7 @@ class SharedWeights(nn.Module):
         k, past = extend(k, past)
         q, k, p = (y.unflatten(2, (h, -1)).transpose(1, 2) for y in (q, k, p))  # (B, H, N or M, E)
         far = self.far(far).unflatten(1, (h, -1)).permute(1, 2, 0)  # (H, E, L)
-        return attention_weights(q, k, keep=see, bias=self._aligned(p @ far, k.shape[2]), scale=1.0), past
+        return self.attend.weights(q, k, keep=see, bias=self._aligned(p @ far, k.shape[2]), scale=1.0), past
 
     @staticmethod
     def _aligned(scores: Tensor, keys: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, whole_grid
 
 Pair = tuple[int, int]
 
@@ -27,22 +27,23 @@ def pad_to(x: Tensor, size: Pair) -> Tensor:
 def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
     """Tokens of a grid (B, N, D), filled up with zeros, as windows (B * H/h * W/w, h * w, D) of `size` = (h, w); the
     filled grid (H, W)."""
-    x = pad_to(t.x.unflatten(1, t.grid), size)
+    x = pad_to(whole_grid(t).x.unflatten(1, t.grid), size)
     return to_windows(x, size), (x.shape[1], x.shape[2])
 
 
-def mend(t: Tokens, x: Tensor, size: Pair, grid: Pair) -> Tokens:
+def mend(t: Tokens, y: Tokens, size: Pair, grid: Pair) -> Tokens:
     """`t` with what became of its windows, x (B * H/h * W/w, h * w, D) on the filled grid (H, W): undoes `cut`."""
-    x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1]).transpose(2, 3).flatten(1, 4)
-    return crop(t, x, grid)
+    x = y.x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], y.x.shape[-1])
+    return crop(t, y.replace(x=x.transpose(2, 3).flatten(1, 4)), grid)
 
 
-def crop(t: Tokens, x: Tensor, grid: Pair) -> Tokens:
-    """`t` with x (B, H * W, D) of a grid (H, W) that was filled up, without what it was filled with."""
+def crop(t: Tokens, y: Tokens, grid: Pair) -> Tokens:
+    """`t` as `y` has it, x (B, H * W, D) of a grid (H, W) that was filled up, without what it was filled with."""
+    x = y.x
     if not all(surely(a == b) for a, b in zip(t.grid, grid)):
         row, column = (torch.arange(side, device=x.device) for side in t.grid)
         x = x.index_select(1, (row[:, None] * grid[1] + column).flatten())
-    return t.replace(x=x)
+    return t.carry(y, x)
 
 
 class InWindows(nn.Module):
@@ -58,7 +59,7 @@ class InWindows(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.size)
-        return mend(t, self.f(Tokens(x, grid=self.size)).x, self.size, grid)
+        return mend(t, self.f(Tokens(x, grid=self.size)), self.size, grid)
 
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:

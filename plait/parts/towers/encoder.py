@@ -8,13 +8,9 @@ cross=CrossAttention))`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, LayerScale, Post, Pre
-
-Make = Callable[..., nn.Module]
+from plait.core.block import Attention, Block, DropPath, FeedForward, LayerScale, Make, Post, Pre
 
 
 def pre_norm_blocks(

@@ -99,7 +99,7 @@ class ALBEF(nn.Module):
         self.picture = Picture(image, patch, image_width, image_depth, image_heads)
         self.text_embedding = TextEmbedding(vocab, length, width, TextNorm, dropout=dropout)
         layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
-        cross = partial(CrossAttention, context_width=image_width, dropout=dropout)
+        cross = partial(CrossAttention, context_width=image_width, dropout=dropout, stream="image")
         self.layers = nn.ModuleList(
             layers(width, text_depth, heads, 4 * width) + layers(width, fusion_depth, heads, 4 * width, cross=cross),
         )
@@ -130,9 +130,10 @@ class ALBEF(nn.Module):
 
     def cross(self, text: Tokens, image: Tokens) -> Tokens:
         """The text asks, the picture answers: Tokens (B, N, D) from BERT's second half."""
+        text = text.reading(image=image)
         for i in range(self.text_depth, len(self.layers)):
-            text = self.layers[i](text, image)
-        return text
+            text = self.layers[i](text)
+        return text.replace(context=None)
 
     def words(self, x: Tensor) -> Tensor:
         """(..., D) fused tokens -> (..., V) logits of the words that stand there."""

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import FeedForward, Post, QuickGELU, Stack
+from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.init import torch_default
+from plait.core.memory import Memory
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, View
-from plait.parts.mixers.recall import Memory, PostRecall, Recall, RecallBlock, before
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
-from plait.parts.towers.encoder import pre_norm_blocks
+from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
 from plait.parts.towers.layouts import bert_layers, clip_blocks
 
 TextNorm = partial(nn.LayerNorm, eps=1e-12)
@@ -66,11 +66,9 @@ class Words(nn.Module):
 
 
 class Cache(NamedTuple):
-    """All that the decoder has read: a memory per layer, which of its M tokens are real (B, M), and how many words they
-    hold (B,)."""
+    """All that the decoder has read, and how many words that holds (B,)."""
 
-    layers: tuple[Memory, ...]
-    keep: Tensor
+    memory: Memory
     words: Tensor
 
 
@@ -99,13 +97,8 @@ class GIT(nn.Module):
         self.times = nn.ParameterList(nn.Parameter(torch.empty(image_width)) for _ in range(frames))
         self.bridge = nn.Sequential(nn.Linear(image_width, width), nn.LayerNorm(width))
         self.text_embedding = Words(vocab, length, width, dropout)
-        self.layers = nn.ModuleList(
-            RecallBlock(
-                mix=PostRecall(TextNorm(width), Recall(width, heads, dropout=dropout), nn.Dropout(dropout)),
-                feed=Post(TextNorm(width), FeedForward(width, 4 * width), nn.Dropout(dropout)),
-            )
-            for _ in range(depth)
-        )
+        mix = partial(Attention, causal=True, dropout=dropout)
+        self.stack = Stack(*post_norm_blocks(width, depth, heads, 4 * width, norm=TextNorm, mix=mix, dropout=dropout))
         self.head = nn.Linear(width, vocab)
 
     def see(self, image: Tensor) -> Tensor:
@@ -120,23 +113,14 @@ class GIT(nn.Module):
         times = torch.stack(list(self.times[: image.shape[1]]))
         return self.bridge((frames + times[:, None]).flatten(1, 2))
 
-    def read(
-        self, x: Tensor, keep: Tensor, past: tuple[Memory, ...] | None = None
-    ) -> tuple[Tensor, tuple[Memory, ...]]:
-        """Tokens (B, N, D) through the decoder, after what is remembered; keep as in `Recall`."""
-        t, layers = Tokens(x), []
-        for i, layer in enumerate(self.layers):
-            t, now = layer(t, None if past is None else past[i], keep)
-            layers.append(now)
-        return t.x, tuple(layers)
-
     def prefill(self, batch: dict) -> Cache:
         """Read the picture and, where there is one, the text so far."""
         s = fill_absent(batch, self.blanks)
         x = self.see(s.values["image"])
         keep = masked(None, s.present["image"], x.shape[1])
-        layers = self.read(x, keep)[1]
-        cache = Cache(layers, keep, torch.zeros_like(keep[:, 0], dtype=torch.int64))
+        all_seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)  # no patch comes before another
+        memory = self.stack(Tokens(x, keep=keep, memory=Memory()).reading(allow=all_seen)).memory
+        cache = Cache(memory, torch.zeros_like(keep[:, 0], dtype=torch.int64))
         if "text" not in batch:
             return cache
         ids = s.values["text"]
@@ -152,8 +136,9 @@ class GIT(nn.Module):
             )
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
         places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
-        x, layers = self.read(self.text_embedding(tokens, places), before(cache.keep, keep), cache.layers)
-        return self.head(x), Cache(layers, torch.cat([cache.keep, keep], 1), cache.words + keep.sum(1))
+        t = Tokens(self.text_embedding(tokens, places), keep=keep, memory=cache.memory)
+        t = self.stack(t)
+        return self.head(t.x), Cache(t.memory, cache.words + keep.sum(1))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """{"words": (B, V)}: logits of the word that follows the text so far; of the first one where there is no
@@ -247,7 +232,7 @@ RULES = {
         Rename("git.embeddings.word_embeddings.weight", "text_embedding.words.table.weight"),
         Rename("git.embeddings.position_embeddings.weight", "text_embedding.positions.table"),
         Rename("git.embeddings.LayerNorm.{p}", "text_embedding.norm.{p}"),
-        *bert_layers("git.encoder.layer.{i}", "layers.{i}"),
+        *bert_layers("git.encoder.layer.{i}"),
         Rename("output.{p}", "head.{p}"),
         Drop("git.embeddings.position_ids"),
         Drop(f"{EYE}.embeddings.position_ids"),

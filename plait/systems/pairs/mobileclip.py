@@ -216,7 +216,7 @@ class FilledTextTower(TextTower):
     def __init__(self, vocab: int, length: int, width: int, depth: int, heads: int, embed: int, act: type[nn.Module]):
         super().__init__(vocab, length, width, depth, heads, embed, act)
         for block in self.stack.blocks:
-            block.mix.f.causal = False
+            block.mix.f.attend.causal = False
 
     def tokens(self, ids: Tensor, keep: Tensor) -> Tokens:
         ids = F.pad(ids.masked_fill(~keep, 0), (0, self.positions.length - ids.shape[1]))

@@ -132,7 +132,8 @@ class ViLT(nn.Module):
         ids, here = s.values["text"], s.present
         text = self.text_embedding(ids, masked(s.keep.get("text"), here["text"], ids.shape[1]))
         image = self.picture(s.values["image"], s.keep.get("image"), here["image"])
-        t = self.stack(join(text.replace(x=text.x + self.kind[0]), image.replace(x=image.x + self.kind[1])))
+        text, image = text.replace(x=text.x + self.kind[0]), image.replace(x=image.x + self.kind[1], prefix=0)
+        t = self.stack(join(text, image, kinds=("text", "image")))
         return t.replace(x=self.norm(t.x)), ids
 
     def pool(self, t: Tokens) -> Tensor:

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Block
+from plait.core.block import Layer
 from plait.core.init import torch_default
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Drop, Rename, Rule, View
 from plait.parts.mixers.chunk_conv import ChunkConv, Convolution, SameConv
 from plait.parts.mixers.shared_weights import GatedAverage, SharedWeights, WeightedValues, compact_positions
@@ -66,9 +66,11 @@ class Past(NamedTuple):
     conv2: Tensor | None = None
 
 
-class ZipformerBlock(Block):
-    """One layer: (B, N, D), keep (B, N) or None, far (L, P), see (masks of the keys) -> (B, N, D), and the layer's
-    past."""
+class ZipformerBlock(Layer):
+    """One layer: Tokens (B, N, D) -> the same, with the layer's `Past` for a memory. Of the context it reads far (L, P),
+    the positions, and see, masks of the keys."""
+
+    reads = ("far", "see")
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class ZipformerBlock(Block):
         dropout: float,
         skip: float,
     ):
-        nn.Module.__init__(self)
+        super().__init__()
         self.weights = weights
         self.feed1, self.feed2, self.feed3 = (_feed(width, hidden * k // 4, dropout) for k in (3, 4, 5))
         self.average = GatedAverage(width, 3 * width // 4)
@@ -88,11 +90,10 @@ class ZipformerBlock(Block):
         self.conv1, self.conv2 = (Convolution(width, conv) for conv in convs)
         self.middle, self.bypass, self.norm = Bypass(width), Bypass(width, skip), BiasNorm(width)
 
-    def forward(
-        self, x: Tensor, keep: Tensor | None, far: Tensor, see: Tensor | None, past: Past
-    ) -> tuple[Tensor, Past]:
-        start = x
-        weights, key = self.weights(x, far, see, past.key)
+    def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "weight", "lengths", why="convolutions over time read every frame alike, in order")
+        start, x, keep, past = t.x, t.x, t.keep, t.memory or Past()
+        weights, key = self.weights(x, t.read("far"), t.read("see"), past.key)
         x = x + self.feed1(x)
         y, gated = self.average(x, weights, past.gated)
         x = x + y
@@ -106,7 +107,7 @@ class ZipformerBlock(Block):
         y, conv2 = self.conv2(x, keep, past.conv2)
         x = x + y
         x = self.bypass(start, self.norm(x + self.feed3(x)))
-        return x, Past(key, gated, first, second, conv1, conv2)
+        return t.replace(x=x, memory=Past(key, gated, first, second, conv1, conv2))
 
 
 def _feed(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -146,11 +147,11 @@ class Stage(nn.Module):
     ) -> tuple[Tensor, list[Past]]:
         before = 0 if pasts[0].key is None else pasts[0].key.shape[1]
         far = compact_positions(x.shape[1], before, self.blocks[0].weights.positions, x.device)
-        after = []
+        t, after = Tokens(x, keep=keep).reading(far=far, see=see), []
         for block, past in zip(self.blocks, pasts):
-            x, past = block(x, keep, far, see, past)
-            after.append(past)
-        return x, after
+            t = block(t.replace(memory=past))
+            after.append(t.memory)
+        return t.x, after
 
 
 class Slower(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Post, Stack
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.layouts import bert_input
@@ -28,10 +28,16 @@ TanhGELU = partial(nn.GELU, approximate="tanh")
 
 
 class Fourier(nn.Module):
-    """The mixer: the real part of the transform over tokens and channels, Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """The mixer: the real part of the transform over tokens and channels, Tokens (B, N, D) -> Tokens (B, N, D).
 
-    def forward(self, t: Tokens, waves: tuple[Tensor, Tensor] | None) -> Tokens:
-        """waves: as `row_waves` gives them, for rows with padding; None: all tokens are real."""
+    The context's "waves" are as `row_waves` gives them, for rows with padding; None: all tokens are real.
+    """
+
+    reads = ("waves",)
+
+    def forward(self, t: Tokens) -> Tokens:
+        waves = t.read("waves")
+        refuse(t, "weight", "lengths", *["keep"] * (waves is None), why="a transform reads every token alike, once")
         with torch.autocast(t.x.device.type, enabled=False):  # half precision has no transform
             if waves is None:
                 return t.replace(x=real_transform(t.x.float()))
@@ -56,13 +62,6 @@ def row_waves(keep: Tensor) -> tuple[Tensor, Tensor]:
     return angle.cos() * real, angle.sin() * real
 
 
-class FourierBlock(Block):
-    """A layer whose mixer is given the waves of the rows."""
-
-    def forward(self, t: Tokens, waves: tuple[Tensor, Tensor] | None = None) -> Tokens:
-        return self.feed(self.mix(t, waves))
-
-
 class FNet(nn.Module):
     """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as the encoder is
     published.
@@ -82,12 +81,12 @@ class FNet(nn.Module):
         self.project, self.drop = nn.Linear(width, width), nn.Dropout(dropout)
 
         def block() -> Block:
-            return FourierBlock(
+            return Block(
                 Post(Norm(width), Fourier()),
                 Post(Norm(width), FeedForward(width, 4 * width, act=TanhGELU), nn.Dropout(dropout)),
             )
 
-        self.stack = Stack(*(block() for _ in range(depth)))
+        self.stack = Stack(*(block() for _ in range(depth)), gives=("waves",))
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -95,7 +94,8 @@ class FNet(nn.Module):
         """ids (B, N) int64, keep (B, N) bool (None: all real), kinds (B, N) int64 segments (None: all the first) ->
         Tokens (B, N, D)."""
         t = self.text_embedding(ids, keep, kinds)
-        return self.stack(t.replace(x=self.drop(self.project(t.x))), None if keep is None else row_waves(keep))
+        t = t.replace(x=self.drop(self.project(t.x))).reading(waves=None if keep is None else row_waves(keep))
+        return self.stack(t).replace(context=None)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the first token through the pooler."""

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import DropPath, Pre
-from plait.core.tokens import Tokens
+from plait.core.attend import Attend
+from plait.core.block import DropPath, Layer, Pre
+from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
@@ -45,24 +45,26 @@ class Expert(nn.Module):
         """Queries, keys and values, each (B, H, N, E)."""
         return self.mix.project(t.replace(x=self.norm(t.x)))
 
-    def merge(self, t: Tokens, y: Tensor) -> Tokens:
-        """The tokens after this layer, given what attention gathered for them, (B, H, N, E)."""
-        return self.feed(t.replace(x=t.x + self.drop(self.mix.merge(y))))
+    def merge(self, t: Tokens, y: Tokens) -> Tokens:
+        """The tokens after this layer, given what attention gathered for them, x (B, H, N, E)."""
+        return self.feed(t.replace(x=t.x + self.drop(self.mix.merge(y).x)))
 
 
-class Multiway(nn.Module):
-    """One layer: each stream through its own expert, one attention among all. {slot: Tokens} -> {slot: Tokens}, of any
-    of the slots."""
+class Multiway(Layer):
+    """Tokens (B, N, D), whose `kinds` say which expert each is for -> the same: each through its own, one attention
+    among all. causal: the context says who may attend to whom."""
 
-    def __init__(self, experts: dict[str, Expert]):
+    def __init__(self, experts: dict[str, Expert], causal: bool):
         super().__init__()
-        self.experts = nn.ModuleDict(experts)
+        self.experts, self.attend = nn.ModuleDict(experts), Attend(causal=causal)
 
-    def forward(self, streams: dict[str, Tokens], keep: Tensor) -> dict[str, Tokens]:
-        asked = [self.experts[slot].project(t) for slot, t in streams.items()]
-        y = attend(*(torch.cat(parts, 2) for parts in zip(*asked)), keep=keep)
-        parts = y.split([t.x.shape[1] for t in streams.values()], 2)
-        return {slot: self.experts[slot].merge(t, part) for (slot, t), part in zip(streams.items(), parts)}
+    def forward(self, t: Tokens) -> Tokens:
+        streams = by_kind(t)
+        asked = [self.experts[kind].project(s) for kind, s in streams.items()]
+        y = self.attend(t, *(torch.cat(parts, 2) for parts in zip(*asked)))
+        parts = y.x.split([s.x.shape[1] for s in streams.values()], 2)
+        after = [self.experts[kind].merge(s, s.replace(x=part)) for (kind, s), part in zip(streams.items(), parts)]
+        return t.carry(y, torch.cat([s.x for s in after], 1))
 
 
 def words(module: nn.Embedding) -> None:
@@ -92,7 +94,7 @@ class BEiT3(nn.Module):
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
         drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.layers = nn.ModuleList(
-            Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}) for d in drops
+            Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}, captions) for d in drops
         )
         self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
         self.project = (
@@ -124,12 +126,13 @@ class BEiT3(nn.Module):
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
         """The streams after all layers, each token having read all that are there. ahead: (N, N) bool, who may attend
         to whom at all."""
-        keep = torch.cat([t.keep for t in streams.values()], 1)
-        if ahead is not None:
-            keep = keep[:, None] & ahead  # (B, N, N)
+        t = join(*streams.values(), kinds=tuple(streams))
+        if ahead is None and self.caption is not None:
+            ahead = t.x.new_ones(t.x.shape[1], t.x.shape[1], dtype=torch.bool)
+        t = t if ahead is None else t.reading(allow=ahead)
         for layer in self.layers:
-            streams = layer(streams, keep)
-        return {slot: t.replace(x=self.norms[slot](t.x)) for slot, t in streams.items()}
+            t = layer(t)
+        return {kind: s.replace(x=self.norms[kind](s.x)) for kind, s in by_kind(t).items()}
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{"image": (B, D), "text": (B, D)} unit vectors, each read alone; zeros in rows where the slot is absent."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Block, Pre, Stack
 from plait.core.init import torch_default
-from plait.core.tokens import Tokens, join, mean
+from plait.core.tokens import Tokens, join, mean, refuse
 from plait.core.weights import Rename
 from plait.parts.mixers.scan import selective_scan, step
 from plait.parts.presence import fill_absent, masked
@@ -89,6 +89,8 @@ class MambaMixture(nn.Module):
     size: S, states per channel. taps: of the convolution. expand: C / D.
     """
 
+    reads = ("layout",)
+
     def __init__(self, width: int, kinds: int, *, size: int = 16, taps: int = 4, expand: int = 2):
         super().__init__()
         inner, self.rank, self.size = expand * width, math.ceil(width / 16), size
@@ -114,8 +116,9 @@ class MambaMixture(nn.Module):
         inner, taps = self.conv.in_channels, self.conv.kernel_size[0]
         return State(self.skip.new_zeros(rows, taps - 1, inner), self.skip.new_zeros(rows, self.size, inner))
 
-    def forward(self, t: Tokens, layout: Layout) -> Tokens:
-        return t.replace(x=self.run(t.x, layout, t.keep, self.start(t.x.shape[0]))[0])
+    def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "weight", "lengths", why="a scan reads every token once, in order")
+        return t.replace(x=self.run(t.x, t.read("layout"), t.keep, self.start(t.x.shape[0]))[0])
 
     def run(self, x: Tensor, layout: Layout, keep: Tensor | None, state: State) -> tuple[Tensor, State]:
         """Tokens (B, N, D), of which `keep` (B, N) are real, after `state` -> (B, N, D), and the state after them."""
@@ -166,11 +169,8 @@ class MambaMixture(nn.Module):
         )
 
 
-class Layer(Block):
-    """Two mixers, each with its residual: Tokens (B, N, D) and their layout -> Tokens (B, N, D)."""
-
-    def forward(self, t: Tokens, layout: Layout) -> Tokens:
-        return self.feed(self.mix(t, layout), layout)
+class Mixers(Block):
+    """Two mixers, each with its residual: Tokens (B, N, D) with their layout in the context -> Tokens (B, N, D)."""
 
     def step(self, x: Tensor, kinds: Tensor, states: tuple[State, State]) -> tuple[Tensor, tuple[State, State]]:
         """One token per row, as `MambaMixture.step`."""
@@ -203,7 +203,7 @@ class MixtureOfMamba(nn.Module):
         def mixer() -> Pre:
             return Pre(nn.RMSNorm(width, eps=1e-5), MambaMixture(width, len(slots), size=size))
 
-        self.stack = Stack(*(Layer(mixer(), mixer()) for _ in range(depth)))
+        self.stack = Stack(*(Mixers(mixer(), mixer()) for _ in range(depth)), gives=("layout",))
         self.norm = nn.RMSNorm(width, eps=1e-5)
 
     def read(self, batch: dict) -> Tokens:
@@ -213,8 +213,9 @@ class MixtureOfMamba(nn.Module):
             t = reader(s.values[slot], s.keep.get(slot))
             streams.append(Tokens(t.x, masked(t.keep, s.present[slot], t.x.shape[1])))
         t = join(*streams)
-        t = self.stack(t, layout(tuple((kind, stream.x.shape[1]) for kind, stream in enumerate(streams)), t.keep))
-        return t.replace(x=self.norm(t.x))
+        kinds = tuple((kind, stream.x.shape[1]) for kind, stream in enumerate(streams))
+        t = self.stack(t.reading(layout=layout(kinds, t.keep)))
+        return t.replace(x=self.norm(t.x), context=None)
 
     def fuse(self, batch: dict) -> dict:
         """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its

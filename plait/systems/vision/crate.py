@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, Pre, Stack, check_heads, log_weight
+from plait.core.attend import Attend
+from plait.core.block import Block, Pre, Stack, check_heads
 from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
@@ -30,13 +30,14 @@ class Subspaces(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.onto, self.out = heads, nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.heads, self.attend = heads, Attend()
+        self.onto, self.out = nn.Linear(width, width, bias=False), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
         b, n, d = t.x.shape
         w = self.onto(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
-        y = attend(w, w, w, keep=t.keep, bias=log_weight(t), lengths=t.lengths)
-        return t.replace(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        t = self.attend(t, w, w, w)
+        return t.replace(x=self.out(t.x.transpose(1, 2).reshape(b, n, d)))
 
 
 class Ista(nn.Module):

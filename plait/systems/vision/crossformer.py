@@ -17,9 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
-from plait.core.tokens import Tokens
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import LayerNorm2d, beside
 from plait.parts.maps import OnMap, OnTokens
@@ -105,7 +105,7 @@ class GroupAttention(nn.Module):
     def __init__(self, width: int, heads: int, side: int, interval: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.side, self.interval = heads, side, interval
+        self.heads, self.side, self.interval, self.attend = heads, side, interval, Attend()
         self.qkv, self.out, self.bias = (
             nn.Linear(width, 3 * width),
             nn.Linear(width, width),
@@ -113,6 +113,7 @@ class GroupAttention(nn.Module):
         )
 
     def forward(self, t: Tokens) -> Tokens:
+        whole_grid(t)
         area, keep = self.side**2, None
         high, wide = (Comb(n, self.side, self.interval, t.x.device) for n in t.grid)
         row, column = high.places[:, None, :, None], wide.places[None, :, None, :]
@@ -123,11 +124,12 @@ class GroupAttention(nn.Module):
                 ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
             )
         # (M, H, area, E)
-        q, k, v = heads_of(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)
-        x = self.out(attend(q, k, v, keep=keep, bias=self.bias()).transpose(1, 2).flatten(2))
+        q, k, v = split_heads(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)
+        y = self.attend(Tokens(q, keep=keep), q, k, v, bias=self.bias())
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
-        return t.replace(x=x.view(t.x.shape[0], -1, t.x.shape[2]).index_select(1, back.flatten()))
+        x = self.out(merge_heads(y.x)).view(t.x.shape[0], -1, t.x.shape[2])
+        return t.carry(y, x.index_select(1, back.flatten()))
 
 
 def cool(width: int) -> OnMap:

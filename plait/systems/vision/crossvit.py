@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Layer, Pre, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
 from plait.parts.maps import to_map
@@ -43,13 +43,15 @@ class Swap(nn.Module):
 
     def forward(self, mine: Tokens, other: Tokens) -> Tokens:
         cls = self.go(mine.x[:, :1])  # (B, 1, D'), D' the other's width
-        seen = self.norm(torch.cat([cls, other.x[:, 1:]], 1))  # (B, 1 + N', D')
-        cls = cls + self.drop(self.cross(Tokens(seen[:, :1]), Tokens(seen)).x)
-        return mine.replace(x=torch.cat([self.back(cls), mine.x[:, 1:]], 1))
+        seen = other.replace(x=self.norm(torch.cat([cls, other.x[:, 1:]], 1)))  # (B, 1 + N', D')
+        said = self.cross(Tokens(seen.x[:, :1], losses=mine.losses).reading(stream=seen))
+        return mine.carry(said, torch.cat([self.back(cls + self.drop(said.x)), mine.x[:, 1:]], 1))
 
 
-class Round(nn.Module):
-    """Each branch reads on its own, then both swap at once."""
+class Round(Layer):
+    """Each branch reads on its own, then both swap at once: the fine Tokens, with the coarse ones in the context."""
+
+    reads = ("coarse",)
 
     def __init__(self, widths, depths, heads, hidden, drops: list[float]):
         super().__init__()
@@ -59,9 +61,9 @@ class Round(nn.Module):
         )
         self.swaps = nn.ModuleList([Swap(a, b, heads, drops[-1]), Swap(b, a, heads, drops[-1])])
 
-    def forward(self, fine: Tokens, coarse: Tokens) -> tuple[Tokens, Tokens]:
-        fine, coarse = self.stacks[0](fine), self.stacks[1](coarse)
-        return self.swaps[0](fine, coarse), self.swaps[1](coarse, fine)
+    def forward(self, t: Tokens) -> Tokens:
+        fine, coarse = self.stacks[0](t), self.stacks[1](t.read("coarse"))
+        return self.swaps[0](fine, coarse).reading(coarse=self.swaps[1](coarse, fine))
 
 
 def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
@@ -140,9 +142,10 @@ class CrossViT(nn.Module):
 
     def streams(self, x: Tensor) -> tuple[Tokens, Tokens]:
         """The fine and the coarse branch's normed tokens, a class token first."""
-        fine, coarse = self.eyes[0](x), self.eyes[1](self.scale_image(x))
+        fine = self.eyes[0](x).reading(coarse=self.eyes[1](self.scale_image(x)))
         for step in self.rounds:
-            fine, coarse = step(fine, coarse)
+            fine = step(fine)
+        fine, coarse = fine.replace(context=None), fine.read("coarse")
         return fine.replace(x=self.norms[0](fine.x)), coarse.replace(x=self.norms[1](coarse.x))
 
     def scale_image(self, x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
@@ -31,7 +31,7 @@ class ConvAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.scale = heads, width**-0.5
+        self.heads, self.scale, self.attend = heads, width**-0.5, Attend()
         self.convs = nn.ModuleList(ConvNorm(width, width, 3, stride, groups=width) for stride in (1, 2, 2))
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
@@ -44,7 +44,8 @@ class ConvAttention(nn.Module):
             .transpose(1, 2)
             for conv, linear in zip(self.convs, (self.q, self.k, self.v))
         )  # each (B, H, tokens, E)
-        return t.replace(x=self.out(attend(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)))
+        t = self.attend(t, q, k, v, to=Tokens(k), scale=self.scale)
+        return t.replace(x=self.out(merge_heads(t.x)))
 
 
 def block(width: int, heads: int, drop: float) -> Block:

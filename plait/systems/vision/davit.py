@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attention_weights
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
-from plait.core.tokens import Tokens, mean
+from plait.core.attend import Attend
+from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, split_heads
+from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnTokens
@@ -33,13 +33,14 @@ class ChannelAttention(nn.Module):
     def __init__(self, width: int, groups: int, by_places: bool = False):
         super().__init__()
         check_heads(width, groups)
-        self.groups, self.by_places = groups, by_places
+        self.groups, self.by_places, self.attend = groups, by_places, Attend()
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        q, k, v = heads_of(self.qkv(t.x), 3, self.groups)  # each (B, G, N, C)
+        refuse(t, "keep", "weight", "lengths", why="channels attend to channels over all places alike")
+        q, k, v = split_heads(self.qkv(t.x), 3, self.groups)  # each (B, G, N, C)
         scale = (q.shape[2] if self.by_places else q.shape[3]) ** -0.5
-        maps = attention_weights(q.mT, k.mT, scale=scale).to(v.dtype)  # (B, G, C, C)
+        maps = self.attend.weights(q.mT, k.mT, scale=scale).to(v.dtype)  # (B, G, C, C)
         return t.replace(x=self.out((v @ maps.mT).transpose(1, 2).flatten(2)))
 
 

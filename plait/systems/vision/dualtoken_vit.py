@@ -61,7 +61,10 @@ class Mixer(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """Local tokens (B, N, D), global tokens (B, G, D) -> what is added to the local ones, and the new global ones."""
+    """Local Tokens (B, N, D) with global ones (B, G, D) in their context -> what is added to the local ones, and with it
+    the new global ones."""
+
+    gives, reads = ("stream",), ("whole",)
 
     def __init__(self, width: int, heads: int, steps: int, side: int):
         super().__init__()
@@ -75,11 +78,11 @@ class DualAttention(nn.Module):
     def reset(self) -> None:
         nn.init.zeros_(self.share)
 
-    def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
-        t = t.replace(x=self.norm(t.x))
+    def forward(self, t: Tokens) -> Tokens:
+        g, t = t.read("whole"), t.replace(x=self.norm(t.x))
         seen, share = self.attend(self.reduce(t)), self.share.sigmoid()
-        g = self.mixer(g.replace(x=share * g.x + (1 - share) * seen.x))
-        return self.broadcast(t, g), g
+        g = self.mixer(g.carry(seen, share * g.x + (1 - share) * seen.x))
+        return self.broadcast(t.reading(stream=g, whole=g))
 
 
 class GatedFeed(FeedForward):
@@ -110,10 +113,12 @@ class DualBlock(Block):
         super().__init__(mix, feed)
         self.local, self.after = local, DropPath(drop)
 
-    def forward(self, t: Tokens, g: Tokens) -> tuple[Tokens, Tokens]:
+    grid = True
+
+    def forward(self, t: Tokens) -> Tokens:
         t = self.local(t)
-        seen, g = self.mix(t, g)
-        return self.feed(t.replace(x=t.x + self.after(seen.x))), g
+        seen = self.mix(t)
+        return self.feed(t.carry(seen, t.x + self.after(seen.x)).reading(whole=seen.read("whole")))
 
 
 class Merge(nn.Module):
@@ -144,10 +149,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, g: Tokens) -> tuple[Tensor, Tokens]:
         x, g = (x, g) if self.merge is None else self.merge(x, g)
-        t = to_tokens(x)
+        t = to_tokens(x).reading(whole=g)
         for layer in self.layers:
-            t, g = layer(t, g)
-        return to_map(t), g
+            t = layer(t)
+        return to_map(t), t.read("whole")
 
 
 class DualTokenViT(Pyramid):

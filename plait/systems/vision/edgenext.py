@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
+from plait.core.attend import Attend
 from plait.core.block import DropPath, FeedForward, LayerScale, Pre
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
@@ -60,7 +60,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attend = heads, Attend()
         self.temperature = nn.Parameter(torch.empty(heads, 1, 1))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
@@ -68,9 +68,10 @@ class ChannelAttention(nn.Module):
         nn.init.ones_(self.temperature)
 
     def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "keep", "weight", "lengths", why="channels attend to channels over all places alike")
         b, n, d = t.x.shape
         q, k, v = self.qkv(t.x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 4, 1).unbind(0)  # each (B, H, E, N)
-        y = attend(F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1), v, scale=1.0)
+        y = self.attend.mix(F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1), v, scale=1.0)
         return t.replace(x=self.out(y.permute(0, 3, 1, 2).flatten(2)))
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.attend import attend
+from plait.core.attend import Attend
 from plait.core.block import Block
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
 from plait.parts.maps import flat, to_map, to_tokens
@@ -36,7 +37,7 @@ class CascadedAttention(nn.Module):
             raise ValueError(
                 f"width {width} does not divide into {heads} shares: choose a number of heads that divides the width"
             )
-        self.side, self.share = side, width // heads
+        self.side, self.share, self.attend = side, width // heads, Attend()
         self.qkv = nn.ModuleList(ConvNorm(self.share, 2 * KEY + self.share) for _ in range(heads))
         self.spread = nn.ModuleList(ConvNorm(KEY, KEY, k, groups=KEY) for k in kernels[:heads])
         self.bias, self.out = Offsets(heads, side), nn.Sequential(Relu(), ConvNorm(width, width))
@@ -50,8 +51,8 @@ class CascadedAttention(nn.Module):
             q, kv = qkv(share + said[-1] if said else share).tensor_split([KEY], 1)
             q, kv = (part.flatten(2).mT[:, None] for part in (spread(q), kv))  # each (B * windows, 1, side^2, E)
             k, v = kv.tensor_split([KEY], 3)
-            said.append(attend(q, k, v, bias=bias)[:, 0].unflatten(1, size).permute(0, 3, 1, 2))
-        return to_map(mend(t, flat(self.out(beside(*said))), size, grid))
+            said.append(self.attend.mix(q, k, v, bias=bias)[:, 0].unflatten(1, size).permute(0, 3, 1, 2))
+        return to_map(mend(t, Tokens(flat(self.out(beside(*said)))), size, grid))
 
 
 def local(width: int) -> list[nn.Module]:

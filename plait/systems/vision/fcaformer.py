@@ -11,15 +11,14 @@ read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, check_heads
-from plait.core.tokens import Tokens, mean
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, Stack, check_heads, merge_heads
+from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
@@ -67,34 +66,39 @@ class Recall(nn.Module):
 
 
 class ForwardCrossAttention(nn.Module):
-    """Self-attention of a grid that also asks `count` cross tokens: Tokens (B, N, D), of other layers (B, M, D) each,
-    -> (B, N, D)."""
+    """Self-attention of a grid that also asks `count` cross tokens, those of the layers before: Tokens (B, N, D) -> the
+    same."""
+
+    reads = ("layers",)
 
     def __init__(self, width: int, heads: int, grid: Pair, count: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.bias = heads, DistanceBias(heads, grid)
+        self.heads, self.bias, self.attend = heads, DistanceBias(heads, grid), Attend()
         self.recall = Recall(width, heads, count) if count else None
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, t: Tokens, *cross: Tokens) -> Tokens:
-        asked, bias, d = t.x, self.bias(), t.x.shape[2]
+    def forward(self, t: Tokens) -> Tokens:
+        asked, bias, d = whole_grid(t).x, self.bias(), t.x.shape[2]
         if self.recall is not None:
-            asked = torch.cat([asked, self.recall(torch.cat([c.x for c in cross], 1))], 1)
+            asked = torch.cat([asked, self.recall(torch.cat([c.x for c in t.read("layers")], 1))], 1)
             bias = torch.cat([bias, self.recall.bias.expand(-1, -1, t.x.shape[1], -1)], 3)
         weight, shift = self.qkv.weight, self.qkv.bias
         q = F.linear(t.x, weight[:d], shift[:d]).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
         kv = F.linear(asked, weight[d:], shift[d:]).unflatten(2, (2, self.heads, -1))
         k, v = (part.transpose(1, 2) for part in kv.unbind(2))  # each (B, H, N + M, E)
-        return t.replace(x=self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2)))
+        t = self.attend(t, q, k, v, to=Tokens(asked), bias=bias)
+        return t.replace(x=self.out(merge_heads(t.x)))
 
 
 class FcaBlock(Block):
-    """Attention, a convolution that enhances, a feed-forward step: tokens of a grid (B, N, D) and the stage's cross
-    tokens so far -> the same, and this layer's own cross tokens at the end unless it is the `last`.
+    """Attention, a convolution that enhances, a feed-forward step: Tokens of a grid (B, N, D) -> the same. The context
+    names the cross tokens of the stage's layers so far; this one, unless it is the `last`, hands it on with its own.
 
     number: how many layers of the stage come before.
     """
+
+    grid = True
 
     def __init__(self, width: int, heads: int, grid: Pair, number: int, last: bool, drop: float):
         def after() -> nn.Sequential:
@@ -109,26 +113,22 @@ class FcaBlock(Block):
         self.merge = None if last else OnMap(nn.Conv2d(width, width, 7, STEP, 3, groups=width, bias=False))
         self.enhance = OnMap(ConvNorm(width, width, 3, groups=width))
 
-    def forward(self, t: Tokens, *cross: Tokens) -> tuple[Tokens, ...]:
-        t = self.mix(t, *cross)
+    def forward(self, t: Tokens) -> Tokens:
+        t = self.mix(t)
         if self.merge is not None:
-            cross = (*cross, self.merge(t))
-        return self.feed(self.enhance(t)), *cross
+            t = t.reading(layers=(*t.read("layers"), self.merge(t)))
+        return self.feed(self.enhance(t))
 
 
-class FcaStack(nn.Module):
+class FcaStack(Stack):
     """The blocks of a stage, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the
     same."""
 
-    def __init__(self, blocks: Iterable[FcaBlock]):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+    def __init__(self, *blocks: FcaBlock):
+        super().__init__(*blocks, gives=("layers",))
 
     def forward(self, t: Tokens) -> Tokens:
-        streams = (t,)
-        for block in self.blocks:
-            streams = block(*streams)
-        return streams[0]
+        return super().forward(t.reading(layers=())).replace(context=t.context)
 
 
 class OfSize(nn.Module):
@@ -165,7 +165,7 @@ class FcaFormer(Pyramid):
         for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
             grid = tuple(-(-side // 2) for side in grid) if s else grid
             if h:
-                stack = FcaStack(FcaBlock(d, h, grid, i, i == depth - 1, next(rates)) for i in range(depth))
+                stack = FcaStack(*(FcaBlock(d, h, grid, i, i == depth - 1, next(rates)) for i in range(depth)))
             else:
                 stack = nn.Sequential(
                     *(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), next(rates)) for _ in range(depth))

@@ -15,11 +15,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, check_heads, heads_of
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads
 from plait.core.surgery import factors, fold_after, with_weights
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
-from plait.parts.maps import flat, to_map, to_tokens
+from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import pad_to
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.pairs.mobileclip import Branches
@@ -106,16 +106,16 @@ class Reduced(nn.Module):
     def __init__(self, width: int, head: int, ratio: int):
         super().__init__()
         check_heads(width, width // head)
-        self.heads, self.reduce = (
-            width // head,
-            nn.Sequential(Fill(ratio), Reduce(width, ratio)) if ratio > 1 else nn.Identity(),
-        )
+        self.heads, self.attend = width // head, Attend()
+        self.reduce = nn.Sequential(Fill(ratio), Reduce(width, ratio)) if ratio > 1 else nn.Identity()
         self.q, self.kv, self.out = ConvNorm(width, width), ConvNorm(width, 2 * width), ConvNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.q(x))
-        (q,), (k, v) = heads_of(t.x, 1, self.heads), heads_of(flat(self.kv(self.reduce(x))), 2, self.heads)
-        return self.out(to_map(t.replace(x=attend(q, k, v).transpose(1, 2).flatten(2))))
+        seen = to_tokens(self.kv(self.reduce(x)))
+        (q,), (k, v) = split_heads(t.x, 1, self.heads), split_heads(seen.x, 2, self.heads)
+        t = self.attend(t, q, k, v, to=seen)
+        return self.out(to_map(t.replace(x=merge_heads(t.x))))
 
 
 class Mix(nn.Module):

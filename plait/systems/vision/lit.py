@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, mean, prepend
+from plait.core.tokens import Tokens, mean, prepend, whole_grid
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.maps import OnTokens, flat, to_tokens
 from plait.parts.mixers.windows import numbers, surely
@@ -83,16 +83,16 @@ class GlobalAttention(WindowAttention):
 
     def forward(self, t: Tokens) -> Tokens:
         bias = self.bias
-        if numbers(*t.grid) and t.grid == self.window:
-            return t.replace(x=self.mix(t.x, bias()))
+        if numbers(*whole_grid(t).grid) and t.grid == self.window:
+            y = self.mix(t.x, bias())
+            return t.carry(y, y.x)
         sides, count = [2 * n - 1 for n in self.window], t.grid[0] * t.grid[1]
         table = F.interpolate(
             bias.table.T.unflatten(1, sides)[None], [2 * n - 1 for n in t.grid], mode="bicubic", align_corners=True
         )
         index = offsets(t.grid).to(t.x.device)
-        return t.replace(
-            x=self.mix(t.x, table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
-        )
+        y = self.mix(t.x, table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
+        return t.carry(y, y.x)
 
 
 class ClassToken(nn.Module):

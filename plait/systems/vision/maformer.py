@@ -48,6 +48,8 @@ class Distil(nn.Module):
 class Fusion(nn.Module):
     """Windows, and what they ask of the whole map: Tokens of a grid (B, N, D) -> the same."""
 
+    gives = ("stream",)
+
     def __init__(self, width: int, heads: int, window: int, grid: tuple[int, int]):
         super().__init__()
         self.local, self.distil = WindowAttention(width, heads, (window, window)), Distil(width, grid)
@@ -55,7 +57,8 @@ class Fusion(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         fine = self.local(t)
-        return t.replace(x=fine.x + self.ask(fine, self.distil(t)).x)
+        said = self.ask(fine.reading(stream=self.distil(t)))
+        return t.carry(said, fine.x + said.x)
 
 
 class MAFormer(Pyramid):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
 from plait.parts.maps import OnTokens
@@ -33,11 +33,11 @@ class GridAttention(WindowAttention):
     offset."""
 
     def forward(self, t: Tokens) -> Tokens:
-        (h, w), x = self.window, pad_to(t.x.unflatten(1, t.grid), self.window)
+        (h, w), x = self.window, pad_to(whole_grid(t).x.unflatten(1, t.grid), self.window)
         grid = (x.shape[1], x.shape[2])
         x = x.unflatten(2, (w, -1)).unflatten(1, (h, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, H/h, W/w, h, w, D)
-        y = self.mix(x.flatten(3, 4).flatten(0, 2), self.bias()).view(x.shape).permute(0, 3, 1, 4, 2, 5)
-        return crop(t, y.flatten(1, 4), grid)
+        y = self.mix(x.flatten(3, 4).flatten(0, 2), self.bias())
+        return crop(t, y.replace(x=y.x.view(x.shape).permute(0, 3, 1, 4, 2, 5).flatten(1, 4)), grid)
 
 
 def halved(x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, heads_of
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, merge_heads, split_heads
 from plait.core.init import trunc_normal
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
@@ -65,16 +65,17 @@ class Averaged(nn.Module):
 
     def __init__(self, width: int, head: int, run: int):
         super().__init__()
-        self.head, self.run = head, run
+        self.head, self.run, self.attend = head, run, Attend()
         self.norm, self.mean_norm = nn.BatchNorm2d(width), nn.BatchNorm1d(width) if run > 1 else nn.Identity()
         self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         t = to_tokens(self.norm(x))
         seen = t.x if self.run == 1 else self.mean_norm(F.avg_pool1d(t.x.mT.contiguous(), self.run)).mT
-        (q,) = heads_of(self.q(t.x), 1, t.x.shape[2] // self.head)  # (B, heads, N, E)
-        k, v = heads_of(self.kv(seen), 2, t.x.shape[2] // self.head)  # each (B, heads, N / run, E)
-        return to_map(t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2))))
+        (q,) = split_heads(self.q(t.x), 1, t.x.shape[2] // self.head)  # (B, heads, N, E)
+        k, v = split_heads(self.kv(seen), 2, t.x.shape[2] // self.head)  # each (B, heads, N / run, E)
+        t = self.attend(t, q, k, v, to=Tokens(seen))
+        return to_map(t.replace(x=self.out(merge_heads(t.x))))
 
     def fold(self) -> nn.Module:
         if isinstance(self.norm, nn.Identity):  # is folded already

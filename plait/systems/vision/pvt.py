@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.attend import Attend
+from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Join, Rename
 from plait.parts.maps import to_map, to_tokens
@@ -43,16 +43,16 @@ class ReducedAttention(nn.Module):
     def __init__(self, width: int, heads: int, ratio: int, norm: Make):
         super().__init__()
         check_heads(width, heads)
-        self.heads = heads
+        self.heads, self.attend = heads, Attend()
         self.shrink, self.norm = nn.Conv2d(width, width, ratio, ratio), norm(width)
         self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        q = self.q(t.x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
-        seen = self.norm(to_tokens(self.shrink(to_map(t))).x)  # (B, M, D)
-        # each (B, H, M, E)
-        k, v = (part.transpose(1, 2) for part in self.kv(seen).unflatten(2, (2, self.heads, -1)).unbind(2))
-        return t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2)))
+        (q,) = split_heads(self.q(t.x), 1, self.heads)  # (B, H, N, E)
+        seen = to_tokens(self.shrink(to_map(t)))  # (B, M, D)
+        k, v = split_heads(self.kv(self.norm(seen.x)), 2, self.heads)  # each (B, H, M, E)
+        t = self.attend(t, q, k, v, to=seen)
+        return t.replace(x=self.out(merge_heads(t.x)))
 
 
 def reduced(width: int, heads: int, ratio: int, norm: Make) -> nn.Module:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Stack, check_heads, heads_of
+from plait.core.attend import Attend
+from plait.core.block import Stack, check_heads, merge_heads, split_heads
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.maps import to_map
@@ -57,7 +57,8 @@ class LocalAttention(nn.Module):
         super().__init__()
         check_heads(width, heads)
         e = width // heads
-        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.attend = heads, Attend()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.near = nn.Conv2d(e, e, 3, padding=1, groups=e)
 
     def reset(self) -> None:
@@ -66,12 +67,12 @@ class LocalAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         d, qkv = t.x.shape[2], self.qkv(t.x)
-        q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
-        y = attend(q, k, v).transpose(1, 2).flatten(2)
+        q, k, v = split_heads(qkv, 3, self.heads)  # each (B, H, N, E)
         places = to_map(t.replace(x=qkv[..., 2 * d :]))  # (B, D, h, w)
         weight, bias = self.near.weight.repeat(self.heads, 1, 1, 1), self.near.bias.repeat(self.heads)
         near = F.conv2d(places, weight, bias, padding=1, groups=d).flatten(2).mT
-        return t.replace(x=self.out(y + F.pad(near, (0, 0, t.prefix, 0))))
+        t = self.attend(t, q, k, v)
+        return t.replace(x=self.out(merge_heads(t.x) + F.pad(near, (0, 0, t.prefix, 0))))
 
 
 class ResFormer(Backbone):

@@ -16,8 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, Pre, Stack, check_heads, heads_of
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, Pre, Stack, check_heads, merge_heads, split_heads
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Pointwise, Relu
@@ -63,14 +63,15 @@ class LocalAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.near = heads, depthwise(width, 3)
+        self.heads, self.near, self.attend = heads, depthwise(width, 3), Attend()
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
         qkv = self.qkv(t.x)
-        q, k, v = heads_of(qkv, 3, self.heads)  # each (B, H, N, E)
+        q, k, v = split_heads(qkv, 3, self.heads)  # each (B, H, N, E)
         near = self.near(t.replace(x=qkv.chunk(3, 2)[2])).x
-        return t.replace(x=self.out(attend(q, k, v).transpose(1, 2).flatten(2) + near))
+        t = self.attend(t, q, k, v)
+        return t.replace(x=self.out(merge_heads(t.x) + near))
 
 
 class ConvFeed(nn.Module):

@@ -82,7 +82,8 @@ class Ask(nn.Module):
     def forward(self, t: Tokens) -> Tensor:
         first = mean(t)[:, None]
         seen = self.norm(torch.cat([first, t.x], 1))
-        return self.feed(Tokens(first + self.cross(Tokens(seen[:, :1]), Tokens(seen)).x)).x[:, 0]
+        t = self.cross(Tokens(seen[:, :1]).reading(stream=Tokens(seen)))
+        return self.feed(t.replace(x=first + t.x)).x[:, 0]
 
 
 class SpectFormer(Pyramid):

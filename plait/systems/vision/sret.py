@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule, Tied
 from plait.parts.convs import ChannelsLast
 from plait.parts.maps import OnTokens
@@ -44,8 +44,8 @@ class Weighed(nn.Module):
         nn.init.ones_(self.add)
 
     def forward(self, t: Tokens) -> Tokens:
-        y = self.f(t.replace(x=self.norm(t.x))).x
-        return t.replace(x=t.x * self.stay + (y if self.after is None else self.after(y)) * self.add)
+        y = self.f(t.replace(x=self.norm(t.x)))
+        return t.carry(y, t.x * self.stay + (y.x if self.after is None else self.after(y.x)) * self.add)
 
 
 def dealt(places: Tensor, groups: int) -> Tensor:
@@ -75,13 +75,14 @@ class Recursion(nn.Module):
     def sliced(self, t: Tokens, groups: int, scatter: bool) -> Tokens:
         """The block in slices, each a row, all put back where they were. Gathered: a program for all pictures cannot
         divide N."""
-        (b, n, d), size = t.x.shape, t.x.shape[1] // groups
+        (b, n, d), size = whole_grid(t).x.shape, t.x.shape[1] // groups
         order = torch.arange(groups * size, device=t.x.device)
         back = order.new_zeros(n)
         if scatter:
             order = torch.randperm(n, device=t.x.device) if self.training else dealt(order, groups)
-        y = self.block(Tokens(t.x.index_select(1, order).view(b * groups, size, d))).x.view(b, groups * size, d)
-        return t.replace(x=y.index_select(1, back.index_copy(0, order, torch.arange(groups * size, device=t.x.device))))
+        y = self.block(Tokens(t.x.index_select(1, order).view(b * groups, size, d)))
+        back = back.index_copy(0, order, torch.arange(groups * size, device=t.x.device))
+        return t.carry(y, y.x.view(b, groups * size, d).index_select(1, back))
 
 
 class SReT(Pyramid):

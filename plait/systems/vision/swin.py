@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
-from plait.core.tokens import Tokens
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Drop, Join, Rename
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnTokens
@@ -33,17 +33,18 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: tuple[int, int]):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.attend = heads, window, Attend()
         self.qkv, self.out, self.bias = (
             nn.Linear(width, 3 * width),
             nn.Linear(width, width),
             RelativeBias(window, heads),
         )
 
-    def mix(self, x: Tensor, bias: Tensor) -> Tensor:
+    def mix(self, x: Tensor, bias: Tensor) -> Tokens:
         """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
-        q, k, v = heads_of(self.qkv(x), 3, self.heads)  # each (M, H, h w, E)
-        return self.out(attend(q, k, v, bias=bias).transpose(1, 2).flatten(2))
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each (M, H, h w, E)
+        y = self.attend(Tokens(x), q, k, v, bias=bias)
+        return y.replace(x=self.out(merge_heads(y.x)))
 
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.window)
@@ -55,7 +56,7 @@ class ShiftedWindowAttention(WindowAttention):
     ring: its last windows hold places of both ends, which do not see each other."""
 
     def forward(self, t: Tokens) -> Tokens:
-        x = pad_to(t.x.unflatten(1, t.grid), self.window)
+        x = pad_to(whole_grid(t).x.unflatten(1, t.grid), self.window)
         sides, area = zip(x.shape[1:3], self.window), self.window[0] * self.window[1]
         high, wide = (Ring(side, window, x.device) for side, window in sides)
         # One gather cuts and shifts, one puts together: rolling the grid would copy it once more each way.
@@ -65,14 +66,10 @@ class ShiftedWindowAttention(WindowAttention):
         # (windows, H, h w, h w)
         bias = self.bias().masked_fill(part[:, None, :, None] != part[:, None, None, :], float("-inf"))
         windows = x.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, (-1, area)).flatten(0, 1)
-        y = (
-            self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1))
-            .unflatten(0, (x.shape[0], -1))
-            .flatten(1, 2)
-        )
+        y = self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1))
         (row, down), (column, right) = (ring.find(n) for ring, n in zip((high, wide), t.grid))
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.window[1] + right
-        return t.replace(x=y.index_select(1, back.flatten()))
+        return t.carry(y, y.x.unflatten(0, (x.shape[0], -1)).flatten(1, 2).index_select(1, back.flatten()))
 
 
 class Ring:

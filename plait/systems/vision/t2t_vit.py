@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
+from plait.core.attend import Attend
 from plait.core.block import Attention, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename, Rule
@@ -67,15 +67,12 @@ class Values(nn.Module):
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        self.scale, self.qkv, self.out = (
-            channels**-0.5,
-            nn.Linear(channels, 3 * width, bias=False),
-            nn.Linear(width, width),
-        )
+        self.qkv, self.out = nn.Linear(channels, 3 * width, bias=False), nn.Linear(width, width)
+        self.scale, self.attend = channels**-0.5, Attend()
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part[:, None] for part in self.qkv(x).chunk(3, -1))  # each (B, 1, N, E)
-        return (v + self.out(attend(q, k, v, scale=self.scale)))[:, 0]
+        return (v + self.out(self.attend.mix(q, k, v, scale=self.scale)))[:, 0]
 
 
 class Thin(nn.Module):

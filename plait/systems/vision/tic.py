@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, heads_of
-from plait.core.tokens import Tokens
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, split_heads
+from plait.core.tokens import Tokens, whole_grid
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
 from plait.parts.maps import OnTokens
 from plait.parts.towers.pyramid import Pyramid
@@ -44,14 +44,15 @@ class AttentionConv(nn.Module):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.kernel, self.dilation = heads, kernel, dilation
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv, self.attend = nn.Linear(width, 3 * width), Attend(cross=True)
 
     def forward(self, t: Tokens) -> Tokens:
+        whole_grid(t)
         q, kv = self.qkv(t.x).split([t.x.shape[2], 2 * t.x.shape[2]], 2)
-        (q,) = heads_of(q.flatten(0, 1)[:, None], 1, self.heads)  # (B * N, heads, 1, E)
+        (q,) = split_heads(q.flatten(0, 1)[:, None], 1, self.heads)  # (B * N, heads, 1, E)
         # (B * N, heads, kernel^2, E)
-        k, v = heads_of(around(kv.unflatten(1, t.grid), self.kernel, self.dilation), 2, self.heads)
-        return t.replace(x=attend(q, k, v).flatten(1).view_as(t.x))
+        k, v = split_heads(around(kv.unflatten(1, t.grid), self.kernel, self.dilation), 2, self.heads)
+        return t.replace(x=self.attend.mix(q, k, v).flatten(1).view_as(t.x))
 
 
 class Roll(nn.Module):
@@ -63,6 +64,7 @@ class Roll(nn.Module):
         self.step = step
 
     def forward(self, t: Tokens) -> Tokens:
+        whole_grid(t)
         moves = ((self.step, 1), (-self.step, 1), (self.step, 2), (-self.step, 2))
         x = t.x.unflatten(1, t.grid)
         return t.replace(x=torch.cat([part.roll(*move) for part, move in zip(x.chunk(4, 3), moves)], 3).flatten(1, 2))

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
@@ -66,7 +66,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, side: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads, self.side = heads, side
+        self.heads, self.side, self.attend = heads, side, Attend()
         self.norm, self.bias = nn.LayerNorm(width), Offsets(heads, side)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
@@ -76,8 +76,8 @@ class WindowAttention(nn.Module):
         x = self.norm(x)  # after the filling: a place without a picture is read as the norm's bias
         # each (B * windows, H, side^2, E)
         q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
-        y = self.out(attend(q, k, v, bias=self.bias()).transpose(1, 2).flatten(2))
-        return mend(t, y, size, grid)
+        y = self.attend(Tokens(x), q, k, v, bias=self.bias())
+        return mend(t, y.replace(x=self.out(merge_heads(y.x))), size, grid)
 
 
 class Bottleneck(nn.Module):

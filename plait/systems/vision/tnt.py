@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre
+from plait.core.block import Attention, Block, DropPath, FeedForward, Layer, Pre
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename, Rule
 from plait.parts.maps import to_tokens
@@ -75,17 +75,20 @@ class Sentences(nn.Module):
         return self.last(self.proj(words)).unflatten(0, (rows, -1))
 
 
-class Nested(nn.Module):
-    """One layer: the words of each patch read each other, tell their patch, and the patches read each other."""
+class Nested(Layer):
+    """One layer: the words of each patch, in the context, read each other, tell their patch, and the patches read each
+    other."""
+
+    reads = ("words",)
 
     def __init__(self, inner: Block, tell: Sentences, outer: Block):
         super().__init__()
         self.inner, self.tell, self.outer = inner, tell, outer
 
-    def forward(self, words: Tokens, t: Tokens) -> tuple[Tokens, Tokens]:
-        words = self.inner(words)
+    def forward(self, t: Tokens) -> Tokens:
+        words = self.inner(t.read("words"))
         told = self.tell(words.x, t.x.shape[0])
-        return words, self.outer(t.replace(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1)))
+        return self.outer(t.replace(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1))).reading(words=words)
 
 
 class TNT(Backbone):
@@ -142,10 +145,10 @@ class TNT(Backbone):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         words, grid = self.words(x)
         t = self.positions(prepend(self.cls, Tokens(self.first(words, x.shape[0]), grid=grid)))
-        words = Tokens(words)
+        t = t.reading(words=Tokens(words))
         for block in self.blocks:
-            words, t = block(words, t)
-        return t
+            t = block(t)
+        return t.replace(context=None)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
+from plait.core.attend import Attend
 from plait.core.block import Block, LayerScale, Pre, Stack, check_heads
 from plait.core.init import xavier_uniform
 from plait.core.packing import pack
@@ -41,7 +41,7 @@ class RotaryAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)
-        self.heads = heads
+        self.heads, self.attend = heads, Attend()
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
@@ -50,8 +50,8 @@ class RotaryAttention(nn.Module):
         qkv = self.qkv(t.x).view(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, H, E)
         q, k = turn(qkv[:, :, :2], t.pos).flatten(3).unbind(2)  # each (B, N, D)
         q, k = (norm(x).view(b, n, self.heads, -1).transpose(1, 2) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
-        y = attend(q, k, qkv[:, :, 2].transpose(1, 2), keep=t.keep, lengths=t.lengths)
-        return t.replace(x=self.out(y.transpose(1, 2).reshape(b, n, d)))
+        t = self.attend(t, q, k, qkv[:, :, 2].transpose(1, 2))
+        return t.replace(x=self.out(t.x.transpose(1, 2).reshape(b, n, d)))
 
 
 class NormedSwiGLU(nn.Module):

@@ -14,8 +14,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Attention, FeedForward, Stack, log_weight
+from plait.core.block import Attention, FeedForward, Stack, merge_heads
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -34,12 +33,9 @@ class SubAttention(Attention):
         super().__init__(width, heads)
         self.norm = Norm(width)
 
-    def merge(self, y: Tensor) -> Tensor:
-        """What was gathered, (B, H, N, E) -> (B, N, D)."""
-        return self.out(self.norm(y.transpose(1, 2).flatten(2)))
-
-    def forward(self, t: Tokens) -> Tokens:
-        return t.replace(x=self.merge(attend(*self.project(t), keep=t.keep, bias=log_weight(t), lengths=t.lengths)))
+    def merge(self, t: Tokens) -> Tokens:
+        """What was gathered, x (B, H, N, E), as tokens (B, N, D)."""
+        return t.replace(x=self.out(self.norm(merge_heads(t.x))))
 
 
 class SubFeedForward(FeedForward):

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, log_weight
+from plait.core.block import Attention, Block, DropPath, FeedForward, Pre
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip
@@ -31,18 +30,6 @@ from plait.parts.towers.layouts import conv_norm, timm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 PIECES = {r".*\.qkv\..*": (3, 1)}
-
-
-class FreeAttention(nn.Module):
-    """Self-attention whose heads are `head` wide however wide the tokens are: Tokens (B, N, D) -> the same."""
-
-    def __init__(self, width: int, heads: int, head: int):
-        super().__init__()
-        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * heads * head), nn.Linear(heads * head, width)
-
-    def forward(self, t: Tokens) -> Tokens:
-        q, k, v = self.qkv(t.x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, E)
-        return t.replace(x=self.out(attend(q, k, v, keep=t.keep, bias=log_weight(t)).transpose(1, 2).flatten(2)))
 
 
 class Reduce(nn.Module):
@@ -121,7 +108,7 @@ class ViTRes(Backbone):
                 grid = (grid[0] // 2, grid[1] // 2)
                 blocks.append(Reduce(widths[s - 1], d, grid))
             for h, wide in zip(heads[s], hidden[s], strict=True):
-                blocks.append(block(d, FreeAttention(d, h, head[s]), wide, next(rates)) if h else nn.Identity())
+                blocks.append(block(d, Attention(d, h, head_width=head[s]), wide, next(rates)) if h else nn.Identity())
         self.width, self.multiple = d, patch * 2 ** (len(widths) - 1)
         self.blocks, self.norm = nn.Sequential(*blocks), Norm(d)
         self.head = nn.Linear(d, num_classes) if num_classes else nn.Identity()
