@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from plait.core.block import Pre, Stack
 from plait.core.init import initialise, torch_default
 from plait.core.tokens import Tokens
-from plait.systems.unified.mixture_of_mamba import Layer, Layout, MambaMixture
+from plait.systems.unified.mixture_of_mamba import Layout, MambaMixture, Mixers
 
 NAMES = "zero one two three four five six seven eight nine".split()
 LETTERS = sorted(set("".join(NAMES)))
@@ -53,11 +53,12 @@ class Model(nn.Module):
             nn.RMSNorm(width, eps=1e-5),
             nn.Linear(width, VOCAB),
         )
-        self.stack = Stack(Layer(*(Pre(nn.RMSNorm(width, eps=1e-5), MambaMixture(width, kinds)) for _ in range(2))))
+        mixers = (Pre(nn.RMSNorm(width, eps=1e-5), MambaMixture(width, kinds)) for _ in range(2))
+        self.stack = Stack(Mixers(*mixers), gives=("layout",))
 
     def forward(self, ids: Tensor) -> Tensor:
         runs = ((0, PIXELS), (1, ids.shape[1] - PIXELS)) if self.kinds == 2 else ((0, ids.shape[1]),)
-        return self.head(self.norm(self.stack(Tokens(self.words(ids)), Layout(runs)).x))
+        return self.head(self.norm(self.stack(Tokens(self.words(ids)).reading(layout=Layout(runs))).x))
 
 
 def losses(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core import attend
+from plait.core.attend import with_backend
 from plait.core.catalog import ModelInfo, System, systems
 from plait.core.methods import methods
 
@@ -53,12 +53,12 @@ def cost(info: ModelInfo) -> tuple[int, float | None]:
     """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own
     columns."""
     with FakeTensorMode():
-        model = import_module(info.system.module).MODEL(**info.arguments).eval()
+        model = with_backend(import_module(info.system.module).MODEL(**info.arguments).eval(), "eager")
         count = sum(p.numel() for p in model.parameters())
         if not set(info.takes) <= {"image", "text", "audio"}:
             return count, None
         # of fused kernels not all are counted
-        with torch.no_grad(), attend.backend("eager"), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(example(info))
     return count, counter.get_total_flops() / 2e9
 

@@ -60,6 +60,10 @@ class Attend(nn.Module):
         source, memory, lengths = t if to is None else to, t.memory, None
         keep, causal = source.keep, self.causal
         if source.weight is not None:
+            if self.causal:
+                raise ValueError(
+                    "got weighed tokens for causal attention, expected one each: merged ones have no order"
+                )
             own = log_weight(source)
             bias = own if bias is None else bias + own
         if to is None:
@@ -195,6 +199,8 @@ def attend(
     the sum of their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
     Raises ValueError where the arguments do not fit each other, or the backend, one of `BACKENDS`, cannot honour one.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
     if q.shape[1] != k.shape[1]:
         if q.shape[1] % k.shape[1]:
             raise ValueError(f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys, expected a multiple")

@@ -21,12 +21,13 @@ Make = Callable[..., nn.Module]
 class Layer(nn.Module):
     """Tokens -> Tokens: the unit that is sharded, recomputed, compiled by region, tapped, pruned and left early.
 
-    All that leaves it is in the value that it returns. reads: names of the context that it looks at. grid: whether it
-    is bound to the grid, so that the number of its tokens must not change.
+    All that leaves it is in the value that it returns. It and its parts say in literals what they read of the context
+    (`reads`), what of it they give each other (`gives`), and whether they are bound to the grid (`on_grid`).
     """
 
     reads: tuple[str, ...] = ()
-    grid = False
+    gives: tuple[str, ...] = ()
+    on_grid = False
 
     def forward(self, t: Tokens) -> Tokens:
         raise NotImplementedError(f"{type(self).__name__} has no forward(t: Tokens) -> Tokens")
@@ -84,7 +85,7 @@ class Attention(nn.Module):
         return t.replace(x=self.out(merge_heads(t.x)))
 
 
-class CrossAttention(Layer):
+class CrossAttention(nn.Module):
     """Queries from the tokens (B, N, D), keys and values from a stream of their context (B, M, C): -> Tokens (B, N, D).
 
     stream: its name in the context. With a memory the stream is projected once and remembered.
@@ -236,6 +237,11 @@ def wanted(module: nn.Module) -> set[str]:
     return (inside - set(getattr(module, "gives", ()))) | set(getattr(module, "reads", ()))
 
 
+def bound_to_grid(module: nn.Module) -> bool:
+    """Whether it reads every place of the grid, so that the number of its tokens must not change."""
+    return any(getattr(m, "on_grid", False) for m in module.modules())
+
+
 class Stack(nn.Module):
     """Layers in order: Tokens -> Tokens. Each gets its page of the tokens' memory, if they have one.
 
@@ -260,7 +266,7 @@ class Stack(nn.Module):
         return t
 
     def _remembering(self, t: Tokens) -> Tokens:
-        start, pages, found = t.memory.start, t.memory.pages or ({},) * len(self.blocks), []
+        start, pages, found = getattr(t.memory, "start", None), t.memory.pages or ({},) * len(self.blocks), []
         memory, keep = t.memory.open(real(t), None if t.context is None else t.context.get("allow"))
         for block, page in zip(self.blocks, pages, strict=True):
             t = block(t.replace(memory=Page(page, keep, start)))

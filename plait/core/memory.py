@@ -52,20 +52,14 @@ class Page(NamedTuple):
 
 class Memory(NamedTuple):
     """The pages of a stack of layers, and which of the M remembered tokens are real, (B, M). The empty one is
-    `Memory()`.
-
-    start: (1,) how many of M places are written, of a memory that is laid out; None: all.
-    """
+    `Memory()`; all tensors of others have the rows first."""
 
     pages: tuple[dict[str, KeyValue], ...] = ()
     keep: Tensor | None = None
-    start: Tensor | None = None
 
     def open(self, now: Tensor, allow: Tensor | None) -> tuple[Memory, Tensor]:
         """The memory with the new tokens' places in it, now (B, N) bool, and what each may attend to: (B, M + N), or
         (B, N, M + N) where `allow` ((B,) N, N) says which of the new ones may see each other; the old ones all may."""
-        if self.start is not None:
-            return self._open_laid_out(now, allow)
         past = now[:, :0] if self.keep is None else self.keep
         keep = torch.cat([past, now], 1)
         memory, m = self._replace(keep=keep), past.shape[1]
@@ -73,17 +67,7 @@ class Memory(NamedTuple):
             return memory, keep
         return memory, keep[:, None] & F.pad(allow if allow.dim() == 3 else allow[None], (m, 0), value=True)
 
-    def _open_laid_out(self, now: Tensor, allow: Tensor | None) -> tuple[Memory, Tensor]:
-        n, places = now.shape[1], torch.arange(self.keep.shape[1], device=now.device)
-        keep = _written(self.keep, now, self.start, 1)
-        memory = self._replace(keep=keep, start=self.start + n)
-        if allow is None:
-            return memory, keep
-        old = (places < self.start).expand(n, -1)  # (N, M)
-        full = old.new_zeros(old.shape).index_copy(1, self.start + torch.arange(n, device=now.device), allow)
-        return memory, keep[:, None] & (old | full)
-
-    def laid_out(self, length: int) -> Memory:
+    def laid_out(self, length: int) -> LaidOut:
         """The same memory in buffers of `length` places. Raises ValueError where it is empty or holds more."""
         if not self.pages or self.keep is None or self.keep.shape[1] > length:
             held = 0 if self.keep is None else self.keep.shape[1]
@@ -95,7 +79,26 @@ class Memory(NamedTuple):
 
         pages = tuple({name: longer(name, pair) for name, pair in page.items()} for page in self.pages)
         start = torch.full((1,), self.keep.shape[1], dtype=torch.int64, device=self.keep.device)
-        return Memory(pages, F.pad(self.keep, (0, more)), start)
+        return LaidOut(pages, F.pad(self.keep, (0, more)), start)
+
+
+class LaidOut(NamedTuple):
+    """A `Memory` in buffers of M places, of which the first `start` (1,) are written; the same for all rows."""
+
+    pages: tuple[dict[str, KeyValue], ...]
+    keep: Tensor
+    start: Tensor
+
+    def open(self, now: Tensor, allow: Tensor | None) -> tuple[LaidOut, Tensor]:
+        """As `Memory.open`, allow (N, N)."""
+        n, places = now.shape[1], torch.arange(self.keep.shape[1], device=now.device)
+        keep = _written(self.keep, now, self.start, 1)
+        memory = self._replace(keep=keep, start=self.start + n)
+        if allow is None:
+            return memory, keep
+        old = (places < self.start).expand(n, -1)  # (N, M)
+        full = old.new_zeros(old.shape).index_copy(1, self.start + torch.arange(n, device=now.device), allow)
+        return memory, keep[:, None] & (old | full)
 
 
 def _written(old: Tensor, new: Tensor, start: Tensor | None, dim: int = 2) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.init import initialise_new
 
@@ -29,14 +30,19 @@ def freeze(module: nn.Module) -> Undo:
 
 
 def swap(
-    model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module | None], *, seed: int = 0
+    model: nn.Module,
+    kind: type[nn.Module],
+    make: Callable[[nn.Module], nn.Module | None],
+    *,
+    seed: int = 0,
+    inside: type[nn.Module] = nn.Module,
 ) -> Undo:
     """Put `make(old)` where a module of the type `kind` (not of a subclass) stands, at every such place in `model`.
 
     make: is called with the old module, on the meta device: layers that it builds are initialised here, from `seed` and
-    by the model's
-        scheme, on the old module's device; old layers that it hands on keep their weights. None leaves the old module
-        where it is.
+        by the model's scheme, on the old module's device; old layers that it hands on keep their weights. None leaves
+        the old module where it is.
+    inside: only where the parent is one of these.
     Returns the undo, which puts the old modules back. Raises ValueError, with `model` as it was, where there is nothing
     to swap.
     """
@@ -44,7 +50,7 @@ def swap(
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is kind
+        if type(child) is kind and isinstance(parent, inside)
     ]
     swapped = []
     for parent, name, old in places:
@@ -69,15 +75,33 @@ def swap(
 
 
 def swap_attention(model: nn.Module, make: Callable[[Attention], nn.Module], why: str) -> Undo:
-    """`swap` every self-attention by one in which all tokens hear each other. Raises ValueError also for a causal one,
-    saying `why` not."""
+    """`swap` every self-attention with its projections, but causal ones, of which `why` says why they cannot be changed.
+    Raises ValueError also where all are causal."""
+    return swap(model, Attention, _not_causal(model, make, why))
 
-    def checked(attention: Attention) -> nn.Module:
-        if attention.attend.causal:
-            raise ValueError(f"{type(model).__name__} has causal attention, {why}")
-        return make(attention)
 
-    return swap(model, Attention, checked)
+def swap_attend(model: nn.Module, make: Callable[[Attend], Attend], why: str) -> Undo:
+    """`swap` the seam of every self-attention, whatever projects around it; as `swap_attention` for causal ones."""
+    return swap(model, Attend, _not_causal(model, make, why))
+
+
+def swap_inside(model: nn.Module, make: Callable[[Attention], Attend], why: str) -> Undo:
+    """As `swap_attend`, but only inside an `Attention`, whose scores have the usual scale and no bias: make is given
+    that."""
+    around = {id(m.attend): m for m in model.modules() if isinstance(m, Attention)}
+    return swap(model, Attend, _not_causal(model, lambda seam: make(around[id(seam)]), why), inside=Attention)
+
+
+def _not_causal(model: nn.Module, make: Callable, why: str) -> Callable[[nn.Module], nn.Module | None]:
+    seams = [m for m in model.modules() if type(m) is Attend and not m.cross]
+    if seams and all(seam.causal for seam in seams):
+        raise ValueError(f"{type(model).__name__} has causal attention, {why}")
+
+    def checked(old: nn.Module) -> nn.Module | None:
+        seam = old if isinstance(old, Attend) else old.attend
+        return None if seam.causal or seam.cross else make(old)
+
+    return checked
 
 
 def together(changes: Iterable[Callable[[], Undo]]) -> Undo:

@@ -49,6 +49,15 @@ class Tokens(NamedTuple):
         """These tokens with features `x`, and the losses and the memory that an inner layer gave out."""
         return self._replace(x=x, losses=inner.losses, memory=inner.memory, **changes)
 
+    def inside(self, x: Tensor, **fields) -> Tokens:
+        """Other tokens for an inner layer, such as windows of these: features `x` and the given fields, and with them
+        the losses so far, so that `carry` brings all back."""
+        return Tokens(x, losses=self.losses, **fields)
+
+    def with_losses(self, other: Tokens) -> Tokens:
+        """A copy whose losses have grown by those of another stream."""
+        return self._replace(losses=added(self.losses, other.losses))
+
     def add_loss(self, name: str, value: Tensor) -> Tokens:
         """A copy whose auxiliary loss `name` has grown by `value` ()."""
         return self._replace(losses=added(self.losses, {name: value}))
@@ -61,7 +70,9 @@ class Tokens(NamedTuple):
         """What the context gives under `name`. Raises ValueError where it gives nothing of this name."""
         if self.context is None or name not in self.context:
             there = ", ".join(self.context or ()) or "nothing"
-            raise ValueError(f"this layer reads {name!r}, and the context gives {there}: add it with t.reading({name}=...)")
+            raise ValueError(
+                f"this layer reads {name!r}, and the context gives {there}: add it with t.reading({name}=...)"
+            )
         return self.context[name]
 
     def body(self) -> Tensor:
@@ -154,7 +165,7 @@ def unpacked(*streams: Tokens) -> None:
 
 def whole_grid(t: Tokens) -> Tokens:
     """`t` itself, if its tokens are one for each place of their grid and all count alike; else raises ValueError."""
-    refuse(t, "keep", "weight", "lengths", why="this layer is bound to the grid and reads every place alike")
+    refuse(t, "keep", "weight", "lengths", "memory", why="this layer is bound to the grid and reads every place alike")
     if t.grid is None:
         raise ValueError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
     return t

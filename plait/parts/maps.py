@@ -37,6 +37,8 @@ def to_map(t: Tokens) -> Tensor:
 class OnMap(nn.Module):
     """`f` of a map (B, D, H, W) -> (B, D', H', W'), applied to Tokens of a grid without special tokens."""
 
+    on_grid = True
+
     def __init__(self, f: nn.Module):
         super().__init__()
         self.f = f

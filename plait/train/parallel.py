@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
-from plait.core.block import Block
+from plait.core.block import Layer
 from plait.errors import PlaitError
 
 
@@ -18,7 +18,7 @@ class Team:
     """The processes of this run, one unless `accelerate launch` or `torchrun` started several.
 
     With several, the model is wrapped for DDP; with `accelerate launch --use_fsdp` it is sharded instead (FSDP2, a
-    `Block` at a time).
+    `Layer` at a time).
     """
 
     def __init__(self, device: str | torch.device | None = None):
@@ -43,7 +43,7 @@ class Team:
             gpu = [self.device.index] if self.device.type == "cuda" else None
             # A task need not use every part of a system, and which it uses may differ by batch.
             return nn.parallel.DistributedDataParallel(model, device_ids=gpu, find_unused_parameters=True)
-        for block in [m for m in model.modules() if isinstance(m, Block)]:
+        for block in [m for m in model.modules() if isinstance(m, Layer)]:
             fully_shard(block)
         return fully_shard(model)
 

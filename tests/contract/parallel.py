@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from plait.core.block import Block
+from plait.core.block import Layer
 from plait.core.catalog import System, systems
 from tests.contract.examples import example, flatten, toy
 
@@ -77,7 +77,7 @@ def main(rank: int, store: str, *chosen: str) -> None:
         step(ddp, loss(ddp, both[rank], system))
         row["ddp"] = everywhere(loss(ddp, known, system))
 
-        for block in [m for m in fsdp.modules() if isinstance(m, Block)]:
+        for block in [m for m in fsdp.modules() if isinstance(m, Layer)]:
             fully_shard(block, mesh=mesh)
         step(fully_shard(fsdp, mesh=mesh), loss(fsdp, both[rank], system))
         row["fsdp"] = everywhere(loss(fsdp, known, system))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded, with_backend
 from plait.core.catalog import build
 from plait.core.tokens import Tokens
 from tests.contract.examples import SYSTEMS, example, kind, run, toy
@@ -234,11 +234,10 @@ def test_attention_backends_agree_and_maps_are_recorded(system):
     model = toy(system).eval()
     batch = example(model)
     fused = run(model, batch, system)
-    with attend.backend("eager"):
-        close(fused, run(model, batch, system))
-    with attend.record() as maps:
-        recorded = run(model, batch, system)
-    close(fused, recorded)
+    eager = with_backend(model, "eager")
+    close(fused, run(eager, batch, system))
+    watched, maps = recorded(model)
+    close(fused, run(watched, batch, system))
     assert bool(maps) == getattr(model, "attends", True)
     assert all(m.dim() == 4 and m.isfinite().all() for m in maps)
 

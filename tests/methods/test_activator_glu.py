@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.block import Attention, FeedForward
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
@@ -45,10 +45,10 @@ def test_a_model_without_attention():
     before = model(x)
     undo = plait.apply_method(model, "activator_glu", feeds=True)
     assert not any(isinstance(m, (Attention, FeedForward)) for m in model.modules())
-    with attend.record() as maps:
-        other = x.clone()
-        other[0, :, :8, :8] += 1  # one patch of the first picture
-        a, b = model.tokens(x).x, model.tokens(other).x
+    watched, maps = recorded(model)
+    other = x.clone()
+    other[0, :, :8, :8] += 1  # one patch of the first picture
+    a, b = watched.tokens(x).x, watched.tokens(other).x
     assert not maps and ((a[0] - b[0]).abs().amax(-1) > 0).all() and torch.equal(a[1], b[1])
     undo()
     assert torch.equal(model(x), before)
@@ -78,4 +78,4 @@ def test_one_number_of_tokens_is_read():
     with pytest.raises(ValueError, match="weigh the same"):
         GatedTokens(3, 6)(Tokens(torch.zeros(1, 3, 4), weight=torch.ones(1, 3)))
     with pytest.raises(ValueError, match="looks ahead"):
-        plait.apply_method(plait.create_model("clip_toy"), "activator_glu", tokens=17)
+        plait.apply_method(plait.create_model("clip_toy").towers["text"], "activator_glu", tokens=17)

@@ -47,7 +47,7 @@ def test_the_renewal_is_a_recurrent_unit_and_the_mixture_its_formula():
         want.append(old - z * old + z * new)
     want = torch.stack(want)
     torch.testing.assert_close(c(news), want, rtol=1e-5, atol=1e-5)
-    seen = mixer.cross(Tokens(x[..., :8]), Tokens(want)).x
+    seen = mixer.cross(Tokens(x[..., :8]).reading(stream=Tokens(want))).x
     a = mixer.share.sigmoid()
     got = mixer(Tokens(x)).x
     # the first head's
@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_told():
         with pytest.raises(ValueError, match="ratio"):
             plait.apply_method(plait.create_model("vit_toy"), "cached_transformer_grc", **options)
     with pytest.raises(ValueError, match="ahead"):
-        plait.apply_method(plait.create_model("clip_toy"), "cached_transformer_grc")
+        plait.apply_method(plait.create_model("clip_toy").towers["text"], "cached_transformer_grc")
 
 
 class Recaller(nn.Module):

@@ -11,7 +11,7 @@ import plait
 from plait.core.block import Attention
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
-from plait.methods.attention.ecoformer import HashedAttention, KernelHash, alike, energy, fitting
+from plait.methods.attention.ecoformer import HashedAttend, KernelHash, alike, energy, fitting
 
 
 def hashed(seed=0, width=32, heads=2, bits=16):
@@ -30,13 +30,13 @@ def crowd(seed=0, rows=4, n=48, width=32):
 
 def test_the_linear_order_is_the_explicit_matrix_of_codes():
     mixer, t = hashed(), crowd()
-    q, k, v = mixer.attention.project(t)
-    a, b = mixer.hash(q), mixer.hash(k)
+    q, k, v = mixer.project(t)
+    a, b = mixer.attend.hash(q), mixer.attend.hash(k)
     assert set(a.unique().tolist()) == {-1.0, 1.0}
     distance = (a[:, :, :, None] != b[:, :, None]).sum(-1)  # (B, H, N, N)
     weights = 16 - 2 * distance + 17.0
     assert weights.min() >= 1
-    want = mixer.attention.merge(weights / weights.sum(-1, keepdim=True) @ v)
+    want = mixer.merge(t.replace(x=weights / weights.sum(-1, keepdim=True) @ v)).x
     torch.testing.assert_close(mixer(t).x, want, rtol=1e-5, atol=1e-5)
 
 
@@ -61,16 +61,17 @@ def ranked(codes: torch.Tensor, likes: torch.Tensor) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fitted_codes_rank_pairs_better_than_chance_ones_on_rows_not_seen(seed):
     mixer, seen, new = hashed(seed, bits=8), crowd(seed), crowd(seed).replace(x=crowd(seed, rows=6).x[4:])
-    q, k, _ = mixer.attention.project(new)
+    q, k, _ = mixer.project(new)
     likes = alike(q, k, torch.ones(2, 48, dtype=torch.bool))
     g = torch.Generator().manual_seed(seed)
     planes = torch.randn(16, 8, generator=g)
     chance = max(
-        ranked(mixer.hash(q) @ mixer.hash(k).mT, likes), ranked((q @ planes).sign() @ (k @ planes).sign().mT, likes)
+        ranked(mixer.attend.hash(q) @ mixer.attend.hash(k).mT, likes),
+        ranked((q @ planes).sign() @ (k @ planes).sign().mT, likes),
     )
     with fitting(mixer):
         mixer(seen)
-    assert ranked(mixer.hash(q) @ mixer.hash(k).mT, likes) > chance + 0.05
+    assert ranked(mixer.attend.hash(q) @ mixer.attend.hash(k).mT, likes) > chance + 0.05
 
 
 def test_padding_teaches_nothing():
@@ -81,7 +82,7 @@ def test_padding_teaches_nothing():
     for mixer, x in ((one, t.x), (two, garbage)):
         with fitting(mixer):
             mixer(Tokens(x, keep=keep))
-    for a, b in zip(one.hash.buffers(), two.hash.buffers()):
+    for a, b in zip(one.attend.hash.buffers(), two.attend.hash.buffers()):
         torch.testing.assert_close(a, b)
 
 
@@ -117,6 +118,6 @@ def test_models_are_fitted_layer_by_layer():
     with fitting(model):
         during = model(x)
     assert torch.equal(model(x), during) and not torch.equal(before, during)
-    assert sum(isinstance(m, HashedAttention) for m in model.modules()) == 2
+    assert sum(isinstance(m, HashedAttend) for m in model.modules()) == 2
     with pytest.raises(ValueError, match="at least one"):
         plait.apply_method(plait.create_model("vit_toy"), "ecoformer", bits=0)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import plait
-from plait.core.attend import record
+from plait.core.attend import recorded
 from plait.core.block import Attention
 from plait.core.tokens import Tokens
-from plait.methods.attention.irpe import SCHEMES, Buckets, RelativeAttention, irpe
+from plait.methods.attention.irpe import SCHEMES, Buckets, irpe
 
 RECORDED = json.loads(Path(__file__).with_name("irpe.json").read_text())["rows"]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -40,7 +40,7 @@ class Host(nn.Module):
 def changed(**options):
     host = Host()
     irpe(host, **options)
-    for p in host.mix.encodings.parameters():
+    for p in host.mix.attend.encodings.parameters():
         nn.init.normal_(p)
     return host.mix.eval()
 
@@ -54,12 +54,12 @@ def test_buckets_are_those_of_the_authors(row):
     assert buckets.count == row["count"]
 
 
-def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
+def naive(mix: Attention, t: Tokens) -> torch.Tensor:
     """All vectors of all pairs, N x N x E, and softmax written out."""
-    q, k, v = mix.attention.project(t)
-    index = mix.buckets(t.grid, t.prefix, t.x.device)
+    q, k, v = mix.project(t)
+    index = mix.attend.buckets(t.grid, t.prefix, t.x.device)
     rows = {
-        c: sum(e.table[s][:, ..., index[s]] for s in range(len(index))) for c, e in mix.encodings.items()
+        c: sum(e.table[s][:, ..., index[s]] for s in range(len(index))) for c, e in mix.attend.encodings.items()
     }  # bias (H', N, N); contextual (H', E, N, N)
     scores = q @ k.mT
     scale = q.shape[-1] ** -0.5
@@ -82,7 +82,7 @@ def naive(mix: RelativeAttention, t: Tokens) -> torch.Tensor:
     heard = maps @ v
     if "v" in rows:
         heard = heard + torch.einsum("bhij,heij->bhie", maps, rows["v"].expand(2, -1, -1, -1))
-    return mix.attention.merge(heard)
+    return mix.merge(t.replace(x=heard)).x
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ def test_pairs_are_scored_by_their_offset_alone(scheme):
             grid=(6, 6),
             keep=torch.zeros(1, 36).index_fill(1, place, 1).bool(),
         )
-        with record() as seen:
-            mix(t)
+        watched, seen = recorded(mix)
+        watched(t)
         maps.append(seen[0][:, :, place][..., place])
     torch.testing.assert_close(maps[0], maps[1], rtol=1e-5, atol=1e-6)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.block import Attention, Stack
 from plait.core.init import initialise
 from plait.core.packing import pack, unpack
@@ -36,8 +36,8 @@ def test_it_is_attention_whose_queries_are_its_keys():
 
 def test_scores_are_symmetric_and_each_layer_loses_its_queries():
     mixer, t = one(), Tokens(0.1 * torch.randn(2, 9, 32))
-    with attend.record() as maps:
-        mixer(t)
+    watched, maps = recorded(mixer)
+    watched(t)
     # a score less the logarithm of its row's sum: symmetric but for a term of the row and one of the column
     odds = maps[0].log()
     own = mixer.kv(t.x)[..., :32].unflatten(2, (2, 16)).transpose(1, 2).square().sum(-1, keepdim=True) / 4

@@ -50,7 +50,7 @@ def test_a_model_computes_the_map_times_the_values():
     t, attention = Tokens(draw(2, 9, 32)), host[0]
     plait.apply_method(host, "nalaformer")
     q, k, v = attention.project(t)
-    torch.testing.assert_close(host[0](t).x, attention.merge(weights(q, k) @ v), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(host[0](t).x, attention.merge(t.replace(x=weights(q, k) @ v)).x, rtol=1e-5, atol=1e-5)
     heavy = t.replace(weight=torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]).expand(2, -1))
     repeated = Tokens(t.x.repeat_interleave(torch.tensor([1, 2, 1, 1, 1, 3, 1, 1, 1]), 1))
     torch.testing.assert_close(host[0](heavy).x[:, -1], host[0](repeated).x[:, -1], rtol=1e-5, atol=1e-5)

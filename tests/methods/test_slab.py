@@ -14,7 +14,7 @@ import plait
 from plait.core.block import Attention
 from plait.core.surgery import fold_norms
 from plait.core.tokens import Tokens
-from plait.methods.norms.slab import LinearAttention, ProgressiveNorm, RepBatchNorm, advance
+from plait.methods.norms.slab import ProgressiveNorm, RepBatchNorm, SimpleLinearAttend, advance
 from plait.methods.norms.unified_norm import Affine
 
 
@@ -82,26 +82,35 @@ def test_a_norm_that_has_not_faded_is_not_folded():
     fold_norms(model)
 
 
+def linear(kernel: int) -> Attention:
+    """An attention with the method's seam."""
+    mix = Attention(16, 2)
+    mix.attend = SimpleLinearAttend(8, kernel)
+    return mix
+
+
 @torch.no_grad()
 def test_linear_attention_is_its_formula_written_out():
-    mix = LinearAttention(Attention(16, 2), 3)
+    mix = linear(3)
     for p in mix.parameters():
         nn.init.normal_(p, std=0.5)
     keep = torch.arange(13)[None] < torch.tensor([[13], [9]])
     t = Tokens(torch.randn(2, 13, 16), grid=(3, 4), prefix=1, keep=keep)
-    q, k, v = mix.attention.project(t)
+    q, k, v = mix.project(t)
     maps = (q.relu() @ k.relu().mT).masked_fill(~keep[:, None, None], 0.0)
     v = v.masked_fill(~keep[:, None, :, None], 0.0)
     y = maps / (maps.sum(-1, keepdim=True) + 1e-6) @ v
     for h in range(2):
-        near = F.conv2d(v[:, h, 1:].mT.reshape(2, 8, 3, 4), mix.near.weight, mix.near.bias, padding=1, groups=8)
+        near = F.conv2d(
+            v[:, h, 1:].mT.reshape(2, 8, 3, 4), mix.attend.near.weight, mix.attend.near.bias, padding=1, groups=8
+        )
         y[:, h, 1:] += near.flatten(2).mT
-    torch.testing.assert_close(mix(t).x, mix.attention.merge(y), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mix(t).x, mix.merge(t.replace(x=y)).x, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
 def test_its_cost_grows_with_the_tokens_not_with_their_square():
-    mix, costs = LinearAttention(Attention(16, 2), 5), []
+    mix, costs = linear(5), []
     for side in (8, 16, 32):
         with FlopCounterMode(display=False) as counter:
             mix(Tokens(torch.rand(1, side**2, 16), grid=(side, side)))
@@ -115,4 +124,4 @@ def test_what_does_not_fit_is_told():
     with pytest.raises(ValueError, match="odd"):
         plait.apply_method(plait.create_model("vit_toy"), "slab", kernel=4)
     with pytest.raises(ValueError, match="one for each place"):
-        LinearAttention(Attention(16, 2), 3)(Tokens(torch.zeros(1, 5, 16), grid=(2, 3)))
+        linear(3)(Tokens(torch.zeros(1, 5, 16), grid=(2, 3)))

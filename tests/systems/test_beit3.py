@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import plait
-from plait.core.attend import record
+from plait.core.attend import recorded
 from plait.core.catalog import build
 from tests.contract.examples import example
 from tests.parity.beit3 import NUMBERS, unread
@@ -39,8 +39,8 @@ def test_a_picture_alone_never_touches_the_experts_of_words():
 def test_both_streams_meet_in_one_attention():
     model = plait.create_model("beit3_toy").eval()
     batch = example(model)
-    with record() as maps:
-        model.fuse(batch)
+    watched, maps = recorded(model)
+    watched.fuse(batch)
     assert [m.shape[2:] for m in maps] == 2 * [(29, 29)]  # 17 of the picture and 12 words
     assert (maps[0][-1, :, :, 17 + 8 :] == 0).all()  # the last row's text is a third shorter
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from tests.parity.crossvit import parity
 
 
 def test_a_swap_asks_with_one_query():
     model = plait.create_model("crossvit_toy").eval()
-    with attend.record() as maps:
-        model(torch.rand(1, 3, 32, 32))
+    watched, maps = recorded(model)
+    watched(torch.rand(1, 3, 32, 32))
     swaps = [m for m in maps if m.shape[2] == 1]
     # the fine branch asks the 9 coarse patches, the coarse one the 64 fine
     assert [m.shape[3] for m in swaps] == [1 + 9, 1 + 64] * 2

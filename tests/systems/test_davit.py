@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.parts.maps import to_map
@@ -30,8 +30,8 @@ def test_the_maps_of_channels_do_not_grow_with_the_picture():
     model = plait.create_model("davit_toy").eval()
     shapes = []
     for side in (32, 64):
-        with attend.record() as maps:
-            model(torch.rand(1, 3, side, side))
+        watched, maps = recorded(model)
+        watched(torch.rand(1, 3, side, side))
         shapes.append([m.shape for m in maps])
     assert shapes[0][1] == shapes[1][1] == (1, 2, 8, 8)  # a group of 8 channels
     assert shapes[1][0].numel() == 4 * shapes[0][0].numel()  # windows: more of them
@@ -41,8 +41,8 @@ def test_the_maps_of_channels_do_not_grow_with_the_picture():
 def test_channel_attention_is_what_the_paper_writes():
     f = initialise(ChannelAttention(12, 3))
     x = torch.randn(2, 10, 12, generator=torch.Generator().manual_seed(0))
-    with attend.record() as maps:
-        got = f(Tokens(x)).x
+    watched, maps = recorded(f)
+    got = watched(Tokens(x)).x
     k, v, q = f.qkv(x).split(12, -1)  # who asks, who is asked, what is looked up
     for g in range(3):
         k_g, v_g, q_g = (part[..., 4 * g : 4 * g + 4] for part in (k, v, q))

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core.attend import backend
+from plait.core.attend import with_backend
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.systems.vision.dualtoken_vit import Reduce
@@ -21,8 +21,9 @@ PUBLISHED = {"tiny": 0.5e9, "small": 1.0e9}  # multiply-adds at 224 x 224
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_multiply_adds_are_the_published_ones(size):
     model = plait.create_model(f"dualtoken_vit_{size}").eval()
-    with backend("eager"), FlopCounterMode(display=False) as flops:  # fused kernels go uncounted
-        model(torch.zeros(1, 3, 224, 224))
+    eager = with_backend(model, "eager")
+    with FlopCounterMode(display=False) as flops:  # fused kernels go uncounted
+        eager(torch.zeros(1, 3, 224, 224))
     assert flops.get_total_flops() / 2 == pytest.approx(PUBLISHED[size], rel=0.02)
 
 
@@ -47,7 +48,7 @@ def changed(layer, g: Tokens) -> torch.Tensor:
     other = x.clone()
     other[:, 0] += 1
     a, b = (layer.local(Tokens(v, grid=(24, 24))) for v in (x, other))
-    a, b = (v.replace(x=v.x + layer.mix(v, g)[0].x) for v in (a, b))
+    a, b = (v.replace(x=v.x + layer.mix(v.reading(whole=g)).x) for v in (a, b))
     return (a.x != b.x).any(-1).view(24, 24)
 
 
@@ -67,7 +68,7 @@ def test_global_tokens_are_a_weighted_sum_of_the_last_ones_and_of_the_attended_c
     mix.share.copy_(w.logit())
     g = Tokens(torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     seen = mix.attend(mix.reduce(t.replace(x=mix.norm(t.x)))).x
-    torch.testing.assert_close(mix(t, g)[1].x, mix.mixer(Tokens(w * g.x + (1 - w) * seen)).x)
+    torch.testing.assert_close(mix(t.reading(whole=g)).read("whole").x, mix.mixer(Tokens(w * g.x + (1 - w) * seen)).x)
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def test_scale_attention_is_dense_attention_under_a_block_diagonal_mask(scales):
     for block in local.stack.blocks:
         attention = block.mix.f
         q, k, v = attention.project(t.replace(x=block.mix.norm(x)))
-        x = block.feed(t.replace(x=x + attention.merge(attend(q, k, v, keep=mask)))).x
+        x = block.feed(t.replace(x=x + attention.merge(t.replace(x=attend(q, k, v, keep=mask))).x)).x
     found = local.stack(t).x.view(2, 24 * each, 32)
     assert float((found - x).abs().max() / x.abs().max()) < 1e-6
     assert not torch.allclose(found, t.x.view_as(found), atol=1e-2)

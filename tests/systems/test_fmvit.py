@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.surgery import fold_norms
 from plait.systems.vision.fmvit import Mix, MultiGroup, Reduce
@@ -70,8 +70,8 @@ def test_the_reduction_of_keys_folds_into_one_convolution():
     assert type(conv) is nn.Conv2d
     torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
     model = plait.create_model("fmvit_nano").eval()
-    with attend.record() as maps:
-        model(X)
+    watched, maps = recorded(model)
+    watched(X)
     # heads of a quarter and of a half; keys of a quarter and of all
     assert [m.shape[1:] for m in maps] == [(1, 64, 16), (4, 16, 16)]
 

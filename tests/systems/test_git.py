@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.parts.generation import Trie, beam, generate
 
 
@@ -21,12 +21,12 @@ def pictures(rows: int, *more: int) -> torch.Tensor:
 @torch.no_grad()
 def test_the_picture_sees_itself_and_a_word_sees_the_picture_and_what_was_said():
     model, x = git(), pictures(2)
-    with attend.record() as maps:
-        cache = model.prefill({"image": x})
+    watched, maps = recorded(model)
+    cache = watched.prefill({"image": x})
     tower, decoder = maps[:2], maps[2:]  # two layers each
     assert [m.shape[-2:] for m in maps] == [(17, 17)] * 4 and all((m > 0).all() for m in (*tower, *decoder))
-    with attend.record() as maps:
-        model.step(torch.tensor([[5, 6, 7]] * 2), cache)
+    watched, maps = recorded(model)
+    watched.step(torch.tensor([[5, 6, 7]] * 2), cache)
     past = torch.cat([torch.ones(3, 17), torch.ones(3, 3).tril()], 1) > 0
     assert len(maps) == 2 and all(((m > 0) == past).all() for m in maps)
 
@@ -39,7 +39,7 @@ def test_a_film_is_read_frame_after_frame_and_each_has_its_time():
     def words(film):
         return model.step(ids, model.prefill({"image": film}))[0]
 
-    assert model.prefill({"image": x}).keep.shape == (2, 3 * 17)
+    assert model.prefill({"image": x}).memory.keep.shape == (2, 3 * 17)
     still = words(x)
     # marks of time start at nothing: a film is then a set of frames
     torch.testing.assert_close(words(x.flip(1)), still)
@@ -57,7 +57,7 @@ def test_a_film_is_read_frame_after_frame_and_each_has_its_time():
 def test_pictures_of_other_sizes_are_read():
     model = git()
     x = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(1))
-    assert model.prefill({"image": x}).keep.shape == (2, 1 + 6 * 8)
+    assert model.prefill({"image": x}).memory.keep.shape == (2, 1 + 6 * 8)
     assert model({"image": x})["words"].isfinite().all()
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.systems.vision.lit import GlobalAttention, Warp
@@ -63,8 +63,8 @@ def test_offsets_learn_where_to_look():
 @torch.no_grad()
 def test_only_the_last_two_stages_attend_and_to_the_whole_map():
     model = plait.create_model("lit_toy").eval()
-    with attend.record() as maps:
-        model(torch.rand(1, 3, 32, 32))
+    watched, maps = recorded(model)
+    watched(torch.rand(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(2, 16, 16), (2, 16, 16), (4, 4, 4)]
 
 
@@ -74,7 +74,7 @@ def test_biases_of_another_grid_know_only_the_offset_and_grow_smoothly():
     step = torch.arange(-3.0, 4)
     f.bias.table.copy_((step[:, None] + 0.1 * step).flatten()[:, None].expand(-1, 2))  # linear in the offset
     seen = []
-    f.mix = lambda x, bias: seen.append(bias) or x
+    f.mix = lambda t, bias: seen.append(bias) or t
     f(Tokens(torch.zeros(1, 4, 8), grid=(2, 2)))
     f(Tokens(torch.zeros(1, 21, 8), grid=(3, 7)))
     for bias, (h, w) in zip(seen, ((2, 2), (3, 7))):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.tokens import Tokens
 from tests.parity.compare import perturb
 
@@ -24,8 +24,8 @@ def test_maps_have_four_resolutions_of_any_picture(picture):
 def test_every_place_asks_half_as_many_tokens_as_the_native_map_has_and_the_last_stage_attends_to_itself():
     model = plait.create_model("maformer_toy").eval()
     for size, grids in (((32, 32), (256, 64, 16, 4)), ((48, 64), (768, 192, 48, 12))):
-        with attend.record() as maps:
-            model(torch.rand(1, 3, *size))
+        watched, maps = recorded(model)
+        watched(torch.rand(1, 3, *size))
         windows = [m.shape[2:] for m in maps[:6:2]]
         assert windows == [(16, 16)] * 3
         assert [m.shape[2:] for m in maps[1:6:2]] == [(n, keys) for n, keys in zip(grids, (128, 32, 8))]

@@ -38,6 +38,6 @@ def test_a_grid_meets_one_place_of_every_part():
 @pytest.mark.parametrize("grid", [(8, 8), (6, 10)])
 def test_taken_apart_and_put_together_nothing_moves(grid):
     module = initialise(GridAttention(8, 2, (4, 4)))
-    module.mix = lambda x, bias: x
+    module.mix = lambda t, bias: t
     t = Tokens(torch.randn(2, grid[0] * grid[1], 8), grid=grid)
     assert torch.equal(module(t).x, t.x)

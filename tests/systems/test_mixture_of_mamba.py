@@ -36,12 +36,12 @@ def test_equal_copies_are_the_dense_mamba_of_transformers():
     ours.rates.copy_(state["A_log"])
     ours.skip.copy_(state["D"])
     x, kinds = inputs()
-    torch.testing.assert_close(ours(Tokens(x), layout(kinds, None)).x, theirs(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours(Tokens(x).reading(layout=layout(kinds, None))).x, theirs(x), rtol=1e-6, atol=1e-6)
 
 
 def test_a_token_costs_what_it_costs_in_a_dense_mamba():
     model, x = mixer(3), torch.randn(2, 9, 32)
-    model(Tokens(x), layout(((1, 9),), None)).x.sum().backward()
+    model(Tokens(x).reading(layout=layout(((1, 9),), None))).x.sum().backward()
     active = sum(p.numel() for p in model.parameters() if p.grad is not None)
     assert active == count(mixer(1)) < count(model)
     assert all(ours == theirs for ours, theirs in widths().values())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 
 
 @torch.no_grad()
@@ -22,8 +22,8 @@ def test_maps_at_strides_of_4_8_16_and_32():
 @torch.no_grad()
 def test_what_is_asked_is_reduced_until_the_last_stage_whose_class_token_reads():
     model = plait.create_model("pvt_toy").eval()
-    with attend.record() as maps:
-        model(torch.rand(1, 3, 32, 32))
+    watched, maps = recorded(model)
+    watched(torch.rand(1, 3, 32, 32))
     assert [m.shape[2:] for m in maps] == [(256, 16), (64, 16), (16, 4), (5, 5)]
     t = model.tokens(torch.rand(1, 3, 32, 32))
     assert t.prefix == 1 and t.grid == (2, 2)

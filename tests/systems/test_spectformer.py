@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.tokens import Tokens, mean
 from plait.systems.vision.spectformer import SpectralGate
@@ -61,8 +61,8 @@ def test_layers_filter_first_and_attend_later():
         "spectformer_h_s", image=(64, 64), widths=(8, 8, 16, 16), depths=(1, 1, 2, 1), heads=(1, 1, 2, 4)
     ).eval()
     for model, expected in ((plain, [(4, 16, 16)] * 2), (tree, [(2, 16, 16)] * 2 + [(4, 4, 4), (4, 1, 5)])):
-        with attend.record() as maps:
-            model(torch.rand(1, 3, 64, 64))
+        watched, maps = recorded(model)
+        watched(torch.rand(1, 3, 64, 64))
         assert [tuple(m.shape[1:]) for m in maps] == expected
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from plait.core import attend
+from plait.core.attend import with_backend
 from plait.core.block import Attention
 from plait.core.catalog import build
 from plait.core.init import initialise
@@ -23,8 +23,9 @@ PUBLISHED = SLICED | {"t_whole": (4.8, 1.4), "s_whole": (20.9, 4.7), "s_whole_38
 def test_published_sizes(size):
     model = build(f"sret_{size}").eval()
     side = model.stem[-1].f.grid[0] * 8
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, attend.backend("eager"):
-        model(torch.empty(1, 3, side, side, device="meta"))
+    eager = with_backend(model, "eager")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        eager(torch.empty(1, 3, side, side, device="meta"))
     millions, giga = PUBLISHED[size]
     assert abs(count(model) / 1e6 - millions) < 0.1
     assert abs(counter.get_total_flops() / 2e9 - giga) < 0.06
@@ -35,7 +36,7 @@ def recursion(*groups):
 
 
 def tokens(n=16):
-    return Tokens(torch.randn(2, n, 8, generator=torch.Generator().manual_seed(0)))
+    return Tokens(torch.randn(2, n, 8, generator=torch.Generator().manual_seed(0)), grid=(1, n))
 
 
 def reached(module, place):

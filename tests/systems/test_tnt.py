@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import plait
-from plait.core.attend import record
+from plait.core.attend import recorded
 
 
 @torch.no_grad()
@@ -24,8 +24,8 @@ def test_words_know_nothing_of_other_patches_and_patches_of_all():
 @torch.no_grad()
 def test_each_layer_attends_among_words_then_among_patches():
     model = plait.create_model("tnt_toy").eval()
-    with record() as maps:
-        model(torch.rand(3, 3, 32, 32))
+    watched, maps = recorded(model)
+    watched(torch.rand(3, 3, 32, 32))
     assert [tuple(m.shape) for m in maps] == 2 * [(3 * 16, 2, 4, 4), (3, 2, 17, 17)]
 
 

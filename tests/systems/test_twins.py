@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import plait
-from plait.core import attend
+from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.parts.positions.conditional import ConditionalPositions
@@ -27,8 +27,8 @@ def test_a_window_hears_of_the_others_in_the_next_layer():
 
 def test_global_layers_ask_one_summary_of_each_patch():
     model = plait.create_model("twins_toy").eval()
-    with attend.record() as maps:
-        model(torch.rand(1, 3, 32, 32))
+    watched, maps = recorded(model)
+    watched(torch.rand(1, 3, 32, 32))
     assert [m.shape[2:] for m in maps] == [(4, 4), (256, 16), (4, 4), (64, 16), (4, 4), (4, 4), (4, 4)]
 
 

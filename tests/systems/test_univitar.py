@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import plait
-from plait.core.attend import backend, record
+from plait.core.attend import recorded, with_backend
 from plait.core.packing import unpack
 from tests.parity.recorded import same_keys
 from tests.parity.univitar import NUMBERS
@@ -35,9 +35,9 @@ def test_published_sizes_have_the_published_numbers_of_parameters():
 def test_a_packed_batch_equals_its_pictures_one_by_one(name):
     model = plait.create_model("univitar_toy").eval()
     whole = pictures()
-    with backend(name):
-        t = model.packed(whole)
-        parts, pooled = unpack(t), model.pool(t)
+    other = with_backend(model, name)
+    t = other.packed(whole)
+    parts, pooled = unpack(t), other.pool(t)
     assert t.x.shape == (1, sum(h * w // 64 for h, w in SIZES), model.width)  # no token of padding
     for picture, part, vector in zip(whole, parts, pooled):
         alone = model.tokens(picture[None])
@@ -69,8 +69,8 @@ def test_gradients_of_a_packed_batch_are_those_of_its_pictures():
 @torch.no_grad()
 def test_attention_costs_the_sum_of_the_squares():
     model = plait.create_model("univitar_toy").eval()
-    with record() as maps:
-        model.packed(pictures())
+    watched, maps = recorded(model)
+    watched.packed(pictures())
     assert sum(m.numel() for m in maps) == 2 * 2 * sum((h * w // 64) ** 2 for h, w in SIZES)  # two layers of two heads
     with FlopCounterMode(display=False) as packed:
         model.packed(pictures())

@@ -6,15 +6,15 @@ from __future__ import annotations
 import torch
 
 import plait
-from plait.core.attend import record
+from plait.core.attend import recorded
 from plait.core.catalog import build
 
 
 @torch.no_grad()
 def test_convolutions_leave_a_sixteenth_and_attention_keeps_that_resolution():
     model = plait.create_model("vitamin_toy").eval()
-    with record() as maps:
-        t = model.tokens(torch.rand(1, 3, 64, 96))
+    watched, maps = recorded(model)
+    t = watched.tokens(torch.rand(1, 3, 64, 96))
     assert t.grid == (4, 6) and [m.shape[2:] for m in maps] == 2 * [(24, 24)]
     assert model.tokens(torch.rand(1, 3, 65, 97)).grid == (5, 7)
 

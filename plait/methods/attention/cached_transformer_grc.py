@@ -60,7 +60,7 @@ class CachedAttention(nn.Module):
         super().__init__()
         self.attention, self.cache = attention, Cache(length, width)
         self.cross = CrossAttention(
-            width, attention.heads, qkv_bias=attention.qkv.bias is not None, dropout=attention.dropout
+            width, attention.heads, qkv_bias=attention.qkv.bias is not None, dropout=attention.attend.dropout
         )
         self.share = nn.Parameter(torch.empty(attention.heads))
 
@@ -70,15 +70,16 @@ class CachedAttention(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         unpacked(t)
         length, width = self.cache.tokens.shape[1:]
-        y = self.attention(t).x  # (B, N, D)
+        t = self.attention(given := t)
+        y = t.x  # (B, N, D)
         said = y[..., :width]
         places = spread(t, length)[..., None].expand(-1, -1, width)
-        seen = self.cross(t.replace(x=t.x[..., :width]), Tokens(self.cache(said.gather(1, places)))).x.unflatten(
-            2, (len(self.share), -1)
-        )
+        cache = Tokens(self.cache(said.gather(1, places)))
+        t = self.cross(t.replace(x=given.x[..., :width]).reading(stream=cache))
+        seen = t.x.unflatten(2, (len(self.share), -1))
         share = self.share.sigmoid()[:, None]  # (H, 1)
         y = y.unflatten(2, (len(self.share), -1))  # (B, N, H, E), of which the first channels hear the cache
-        return t.replace(x=((1 - share) * y + F.pad(share * seen, (0, y.shape[3] - seen.shape[3]))).flatten(2))
+        return given.carry(t, ((1 - share) * y + F.pad(share * seen, (0, y.shape[3] - seen.shape[3]))).flatten(2))
 
 
 def spread(t: Tokens, count: int) -> Tensor:

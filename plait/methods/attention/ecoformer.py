@@ -26,10 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.attend import Attend
 from plait.core.block import Attention
-from plait.core.surgery import Undo, swap_attention
-from plait.core.tokens import Tokens, unpacked
-from plait.methods.attention.nalaformer import linear_attention
+from plait.core.surgery import Undo, swap_inside
+from plait.core.tokens import Tokens, real
+from plait.methods.attention.nalaformer import LinearAttend
 
 PAIRS = 10  # the most and the least alike keys of a query from which the hash functions learn
 RATE, STEPS = 0.05, 100  # of their descent, for each bit
@@ -117,45 +118,32 @@ def _agreement(a: Tensor, b: Tensor, wrong: Tensor, sign) -> Tensor:
     return (sign(a) * (wrong @ sign(b))).mean((0, 2, 3))
 
 
-class HashedAttention(nn.Module):
-    """The projections of `attention` around linear attention of codes: Tokens (B, N, D) -> Tokens (B, N, D)."""
+class HashedAttend(LinearAttend):
+    """Linear attention of codes, of `heads` heads of `width`."""
 
-    def __init__(self, attention: Attention, bits: int, anchors: int):
-        super().__init__()
-        self.attention = attention
-        self.hash = KernelHash(attention.heads, attention.qkv.in_features // attention.heads, bits, anchors)
+    def __init__(self, old: Attend, heads: int, width: int, bits: int, anchors: int):
+        super().__init__(old)
+        self.hash = KernelHash(heads, width, bits, anchors)
 
-    def forward(self, t: Tokens) -> Tokens:
-        unpacked(t)
-        q, k, v = (x.float() for x in self.attention.project(t))  # each (B, H, N, E)
-        q, k = self.features(q), self.features(k)
-        if t.weight is not None:
-            k = k * t.weight[:, None, :, None]
-        if t.keep is not None:
-            k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
-        return t.replace(x=self.attention.merge(linear_attention(q, k, v).to(t.x.dtype)))
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, N, E) each -> (B, H, N, bits + 1), whose products are the codes' product + bits + 1: at least one."""
+        codes = self.hash(q), self.hash(k)
+        return tuple(F.pad(x, (0, 1), value=(x.shape[3] + 1) ** 0.5) for x in codes)
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, H, N, E) -> (B, H, N, bits + 1), whose products are the codes' product + bits + 1: at least one."""
-        codes = self.hash(x)
-        return F.pad(codes, (0, 1), value=(codes.shape[3] + 1) ** 0.5)
-
-    def fit(self, t: Tokens, generator: torch.Generator) -> None:
+    def fit(self, t: Tokens, q: Tensor, k: Tensor, generator: torch.Generator) -> None:
         """Fit the hash functions to what the tokens would attend to."""
-        q, k, _ = (x.detach().float() for x in self.attention.project(t))
-        keep = t.keep if t.keep is not None else t.x.new_ones(t.x.shape[:2], dtype=torch.bool)
-        self.hash.fit(q, k, keep, generator)
+        self.hash.fit(q.detach().float(), k.detach().float(), real(t), generator)
 
 
 @contextmanager
 def fitting(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """Each forward pass inside fits all hash functions, one layer after another, to its input. Mind the memory: all
     pairs are made."""
-    found = [m for m in model.modules() if isinstance(m, HashedAttention)]
+    found = [m for m in model.modules() if isinstance(m, HashedAttend)]
     if not found:
         raise ValueError(f"{type(model).__name__} has no hash functions: apply the method ecoformer first")
     generator = torch.Generator().manual_seed(seed)
-    hooks = [m.register_forward_pre_hook(lambda layer, inputs: layer.fit(inputs[0], generator)) for m in found]
+    hooks = [m.register_forward_pre_hook(lambda seam, inputs: seam.fit(*inputs[:3], generator)) for m in found]
     try:
         yield
     finally:
@@ -183,6 +171,8 @@ def ecoformer(model: nn.Module, bits: int = 16, anchors: int = 25) -> Undo:
     """
     if bits < 1 or anchors < 1:
         raise ValueError(f"bits and anchors: got {bits} and {anchors}, expected at least one of each")
-    return swap_attention(
-        model, lambda a: HashedAttention(a, bits, anchors), "and the sums of codes run over all tokens"
-    )
+
+    def make(a: Attention) -> Attend:
+        return HashedAttend(a.attend, a.heads, a.out.in_features // a.heads, bits, anchors)
+
+    return swap_inside(model, make, "and the sums of codes run over all tokens")

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import attend, attention_weights
-from plait.core.block import Attention, log_weight
-from plait.core.surgery import Undo, swap_attention
-from plait.core.tokens import Tokens, unpacked
+from plait.core.attend import Attend
+from plait.core.block import Attention
+from plait.core.surgery import Undo, swap_inside
+from plait.core.tokens import Tokens, refuse
+from plait.methods.attention.nalaformer import plain_tokens
 from plait.parts.positions.relative import offsets
 
 
@@ -105,32 +106,43 @@ class Contextual(nn.Module):
 MODES = {"bias": Bias, "contextual": Contextual}
 
 
-class RelativeAttention(nn.Module):
-    """`attention` with encodings of relative positions, on those of q, k and v that are given: Tokens (B, N, D) ->
-    Tokens (B, N, D)."""
+class RelativeAttend(Attend):
+    """Attention with encodings of relative positions, on those of q, k and v that are given."""
 
-    def __init__(self, attention: Attention, buckets: Buckets, encodings: dict[str, nn.Module]):
-        super().__init__()
-        self.attention, self.buckets, self.encodings = attention, buckets, nn.ModuleDict(encodings)
+    on_grid = True
 
-    def forward(self, t: Tokens) -> Tokens:
-        unpacked(t)
+    def __init__(self, old: Attend, buckets: Buckets, encodings: dict[str, nn.Module]):
+        super().__init__(dropout=old.dropout)
+        self.buckets, self.encodings = buckets, nn.ModuleDict(encodings)
+
+    def forward(
+        self,
+        t: Tokens,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        to: Tokens | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tokens:
+        plain_tokens(t, to, bias, scale)
         if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
             raise ValueError(
                 f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge tokens before"
             )
-        q, k, v = self.attention.project(t)  # each (B, H, N, E)
-        index, scale, bias = self.buckets(t.grid, t.prefix, t.x.device), q.shape[-1] ** -0.5, log_weight(t)
-        terms = [] if bias is None else [bias]
+        index, scale, terms = self.buckets(t.grid, t.prefix, t.x.device), q.shape[-1] ** -0.5, []
         if "k" in self.encodings:
             terms.append(self.encodings["k"](q * scale, index))
         if "q" in self.encodings:
             terms.append(self.encodings["q"](k * scale, index).mT)
-        bias, drop = (sum(terms) if terms else None), (self.attention.dropout if self.training else 0.0)
+        bias = sum(terms) if terms else None
         if "v" not in self.encodings:
-            return t.replace(x=self.attention.merge(attend(q, k, v, keep=t.keep, bias=bias, dropout=drop)))
-        maps = F.dropout(attention_weights(q, k, keep=t.keep, bias=bias), drop).to(v.dtype)
-        return t.replace(x=self.attention.merge(maps @ v + self.encodings["v"].hear(maps, index)))
+            return super().forward(t, q, k, v, bias=bias)
+        refuse(t, "weight", why="what is heard of a place would count once for many")
+        drop = self.dropout if self.training else 0.0
+        maps = F.dropout(self.weights(q, k, keep=t.keep, bias=bias), drop).to(v.dtype)
+        return t.replace(x=maps @ v + self.encodings["v"].hear(maps, index))
 
 
 def irpe(
@@ -162,11 +174,10 @@ def irpe(
             f"{type(model).__name__} reads more than pictures: apply it to the part that does, such as model.image"
         )
 
-    def make(attention: Attention) -> nn.Module:
+    def make(attention: Attention) -> Attend:
         buckets, heads = Buckets(scheme, ratio), attention.heads
-        width = attention.qkv.in_features // heads
-        return RelativeAttention(
-            attention, buckets, {c: MODES[mode](buckets, 1 if shared else heads, width) for c in sorted(set(on))}
-        )
+        width = attention.out.in_features // heads
+        encodings = {c: MODES[mode](buckets, 1 if shared else heads, width) for c in sorted(set(on))}
+        return RelativeAttend(attention.attend, buckets, encodings)
 
-    return swap_attention(model, make, "expected tokens of a grid that all see each other")
+    return swap_inside(model, make, "expected tokens of a grid that all see each other")

@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import attend
-from plait.core.block import Attention, log_weight, split_heads
+from plait.core.attend import Attend
+from plait.core.block import Attention, merge_heads, split_heads
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
 
@@ -54,19 +54,18 @@ class KeyValueAttention(nn.Module):
         self, kv: nn.Linear, out: nn.Linear, heads: int, *, causal: bool, dropout: float, positions: nn.Module | None
     ):
         super().__init__()
-        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.heads, self.attend = heads, Attend(causal=causal, dropout=dropout)
         self.kv, self.out, self.positions = kv, out, positions
 
     def forward(self, t: Tokens) -> Tokens:
         k, v = split_heads(self.kv(t.x), 2, self.heads)  # each (B, H, N, E)
-        q, bias = k, log_weight(t)
+        q, bias = k, None
         if self.positions is not None:
             runs = (t.x.shape[1],) if t.lengths is None else t.lengths
             s, g = self.positions(torch.cat([torch.arange(n, device=k.device, dtype=torch.float32) for n in runs]))
-            q, bias = k * s, g[None, None, None] if bias is None else g + bias
-        drop = self.dropout if self.training else 0.0
-        y = attend(q, k, v, keep=t.keep, bias=bias, causal=self.causal, dropout=drop, lengths=t.lengths)
-        return t.replace(x=self.out(y.transpose(1, 2).flatten(2)))
+            q, bias = k * s, g[None, None, None]
+        t = self.attend(t, q, k, v, bias=bias)
+        return t.replace(x=self.out(merge_heads(t.x)))
 
 
 def without_queries(qkv: nn.Linear) -> nn.Linear:
@@ -93,7 +92,7 @@ def kv_transformer(model: nn.Module, positions: int = 0) -> Undo:
     def make(a: Attention) -> nn.Module:
         where = ScorePositions(positions) if positions else None
         return KeyValueAttention(
-            without_queries(a.qkv), a.out, a.heads, causal=a.causal, dropout=a.dropout, positions=where
+            without_queries(a.qkv), a.out, a.heads, causal=a.attend.causal, dropout=a.attend.dropout, positions=where
         )
 
     return swap(model, Attention, make)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention
-from plait.core.surgery import Undo, swap_attention
-from plait.core.tokens import Tokens, unpacked
+from plait.core.attend import Attend
+from plait.core.surgery import Undo, swap_inside
+from plait.core.tokens import Tokens
+from plait.methods.attention.nalaformer import plain_tokens
 
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
 
@@ -83,21 +84,31 @@ def _take(x: Tensor, place: Tensor) -> Tensor:
     return x.gather(2, _as(place, x))
 
 
-class MultiResolutionAttention(nn.Module):
-    """The projections of `attention` around `multi_resolution`: Tokens (B, N, D) -> Tokens (B, N, D)."""
+class MultiResolutionAttend(Attend):
+    """`multi_resolution` between projections."""
 
-    def __init__(self, attention: Attention, block: int, fine: int, background: bool):
+    backends = ("sdpa",)  # there is one way to compute it
+
+    def __init__(self, old: Attend, block: int, fine: int, background: bool):
         super().__init__()
-        self.attention, self.block, self.fine, self.background = attention, block, fine, background
+        self.block, self.fine, self.background = block, fine, background
 
-    def forward(self, t: Tokens) -> Tokens:
-        unpacked(t)
+    def forward(
+        self,
+        t: Tokens,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        to: Tokens | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tokens:
+        plain_tokens(t, to, bias, scale)
         weight = t.x.new_ones(t.x.shape[:2]) if t.weight is None else t.weight
         weight = weight if t.keep is None else weight * t.keep
-        y = multi_resolution(
-            *self.attention.project(t), weight, block=self.block, fine=self.fine, background=self.background
-        )
-        return t.replace(x=self.attention.merge(y))
+        how = dict(block=self.block, fine=self.fine, background=self.background)
+        return t.replace(x=multi_resolution(q, k, v, weight, **how))
 
 
 def mra_attention(model: nn.Module, block: int = 32, fine: int = 4, background: bool = True) -> Undo:
@@ -111,4 +122,4 @@ def mra_attention(model: nn.Module, block: int = 32, fine: int = 4, background: 
     if block < 1 or fine < 1:
         raise ValueError(f"block and fine: got {block} and {fine}, expected at least one token and one block")
     why = "where the mean of a block would tell what is ahead"
-    return swap_attention(model, lambda a: MultiResolutionAttention(a, block, fine, background), why)
+    return swap_inside(model, lambda a: MultiResolutionAttend(a.attend, block, fine, background), why)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, swap
-from plait.core.tokens import Tokens, unpacked
+from plait.core.tokens import Tokens, refuse, unpacked
 
 TINY = 1e-20
 CHUNK = 64  # tokens of a chunk of causal attention
@@ -73,23 +74,56 @@ def _divided(y: Tensor) -> Tensor:
     return y[..., :-1] / y[..., -1:].clamp(min=TINY)
 
 
-class NormAwareAttention(nn.Module):
-    """The projections of `attention` around linear attention in float32: Tokens (B, N, D) -> Tokens (B, N, D)."""
+class LinearAttend(Attend):
+    """Linear attention in float32 by `features`, which a subclass has: none of them below zero."""
 
-    def __init__(self, attention: Attention, power: float):
-        super().__init__()
-        self.attention, self.power = attention, power
+    backends = ("sdpa",)  # there is one way to compute it
 
-    def forward(self, t: Tokens) -> Tokens:
-        unpacked(t)
-        q, k, v = (x.float() for x in self.attention.project(t))  # each (B, H, N, E)
-        q, k = self.features(q, k)
+    def __init__(self, old: Attend):
+        super().__init__(causal=old.causal)
+
+    def forward(
+        self,
+        t: Tokens,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        to: Tokens | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tokens:
+        plain_tokens(t, to, bias, scale)
+        q, k = self.features(q.float(), k.float())
+        v = v.float()
         if t.weight is not None:
             k = k * t.weight[:, None, :, None]
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
-        y = (causal_linear_attention if self.attention.causal else linear_attention)(q, k, v)
-        return t.replace(x=self.attention.merge(y.to(t.x.dtype)))
+        y = (causal_linear_attention if self.causal else linear_attention)(q, k, v)
+        return t.replace(x=y.to(t.x.dtype))
+
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys (B, H, N, E) as features (B, H, N, G), whose products are the weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no features")
+
+
+def plain_tokens(t: Tokens, to: Tokens | None, bias: Tensor | None, scale: float | None) -> None:
+    """Raise ValueError unless tokens attend to themselves, all to all, by their products alone."""
+    unpacked(t)
+    refuse(t, "memory", why="this attention keeps no keys and values")
+    if t.context is not None and "allow" in t.context:
+        raise ValueError("got tokens of which some may not attend to others, expected that all may")
+    if to is not None or bias is not None or scale is not None:
+        raise ValueError("got another stream, a bias or a scale, expected self-attention with the usual scores")
+
+
+class NormAwareAttend(LinearAttend):
+    """The features of norm-aware linear attention."""
+
+    def __init__(self, old: Attend, power: float):
+        super().__init__(old)
+        self.power = power
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys (B, H, N, E) as features (B, H, N, G), none below zero, whose products are the weights."""
@@ -105,4 +139,4 @@ def nalaformer(model: nn.Module, power: float = 3.0) -> Undo:
     """
     if power <= 0:
         raise ValueError(f"power: got {power}, expected a number above zero, such as 3")
-    return swap(model, Attention, lambda attention: NormAwareAttention(attention, power))
+    return swap(model, Attend, lambda seam: NormAwareAttend(seam, power), inside=Attention)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plait.core.attend import Attend
 from plait.core.block import Attention
-from plait.core.surgery import Undo, factors, swap_attention, together
-from plait.core.tokens import Tokens, unpacked
+from plait.core.surgery import Undo, factors, swap_inside, together
+from plait.core.tokens import Tokens
+from plait.methods.attention.nalaformer import plain_tokens
 from plait.methods.norms.unified_norm import Affine, average, swap_norms
 
 
@@ -88,26 +90,36 @@ def advance(model: nn.Module, steps: int = 1) -> None:
             module.step.add_(steps).clamp_(max=module.steps)
 
 
-class LinearAttention(nn.Module):
-    """Simplified linear attention with the projections of `attention`: Tokens (B, N, D) -> the same, at a cost of N.
+class SimpleLinearAttend(Attend):
+    """Simplified linear attention of heads of `width`, at a cost of N.
 
     One depthwise convolution of kernel x kernel over the grid is shared by all heads; special tokens have none.
     """
 
-    first = "attention.qkv"
+    on_grid = True
 
-    def __init__(self, attention: Attention, kernel: int):
+    backends = ("sdpa",)  # there is one way to compute it
+
+    def __init__(self, width: int, kernel: int):
         super().__init__()
-        width = attention.qkv.in_features // attention.heads
-        self.attention, self.near = attention, nn.Conv2d(width, width, kernel, 1, kernel // 2, groups=width)
+        self.near = nn.Conv2d(width, width, kernel, 1, kernel // 2, groups=width)
 
-    def forward(self, t: Tokens) -> Tokens:
-        unpacked(t)
+    def forward(
+        self,
+        t: Tokens,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        to: Tokens | None = None,
+        bias: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tokens:
+        plain_tokens(t, to, bias, scale)
         if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
             raise ValueError(
                 f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none"
             )
-        q, k, v = self.attention.project(t)  # each (B, H, N, E)
         q, k = q.relu(), k.relu()
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
@@ -116,7 +128,7 @@ class LinearAttention(nn.Module):
         y = q @ (k.mT @ v) / (q @ k.sum(2, keepdim=True).mT + 1e-6)
         places = v[:, :, t.prefix :].mT.flatten(0, 1).unflatten(2, t.grid)  # (B H, E, h, w)
         near = self.near(places).flatten(2).mT.unflatten(0, v.shape[:2])
-        return t.replace(x=self.attention.merge(y + nn.functional.pad(near, (0, 0, t.prefix, 0))))
+        return t.replace(x=y + nn.functional.pad(near, (0, 0, t.prefix, 0)))
 
 
 def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
@@ -140,6 +152,9 @@ def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
         raise ValueError(f"{type(model).__name__} reads more than pictures: change its norms alone with kernel=None")
 
     def attentions() -> Undo:
-        return swap_attention(model, lambda a: LinearAttention(a, kernel), "change its norms alone with kernel=None")
+        def make(a: Attention) -> Attend:
+            return SimpleLinearAttend(a.out.in_features // a.heads, kernel)
+
+        return swap_inside(model, make, "change its norms alone with kernel=None")
 
     return together([attentions, norms])

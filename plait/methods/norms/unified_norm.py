@@ -39,9 +39,9 @@ class Affine(nn.Module):
 class MaskedPre(Pre):
     """As `Pre`, with a norm that is told which tokens are real: norm(x, keep)."""
 
-    def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t.replace(x=self.norm(t.x, t.keep)), *context).x
-        return t.replace(x=t.x + (y if self.after is None else self.after(y)))
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.f(t.replace(x=self.norm(t.x, t.keep)))
+        return t.carry(y, t.x + (y.x if self.after is None else self.after(y.x)))
 
     def fold(self) -> nn.Module:
         """The step with its norm, an `Affine` by then, in the first layer of `f` where that is known."""
@@ -59,9 +59,9 @@ class MaskedPost(Post):
     """As `Post`, with a norm that is told which tokens are real. What it gives also goes on as it is: it folds into a
     scale of its own."""
 
-    def forward(self, t: Tokens, *context: Tokens) -> Tokens:
-        y = self.f(t, *context).x
-        return t.replace(x=self.norm(t.x + (y if self.after is None else self.after(y)), t.keep))
+    def forward(self, t: Tokens) -> Tokens:
+        y = self.f(t)
+        return t.carry(y, self.norm(t.x + (y.x if self.after is None else self.after(y.x)), t.keep))
 
     def fold(self) -> nn.Module:
         return Post(self.norm, self.f, self.after)

@@ -69,6 +69,8 @@ class AnchoredMap(nn.Module):
 class AnchoredTokens(nn.Module):
     """`f` of Tokens of a grid (B, N, D), anchored and rolled back. shift: how many places further the corner lies."""
 
+    on_grid = True
+
     def __init__(self, f: nn.Module | Callable[[Tokens], Tokens], stride: Pair, shift: Pair = (0, 0)):
         super().__init__()
         self.f, self.stride = f, stride
@@ -96,6 +98,8 @@ class Unshifted(nn.Module):
 class CircularPositions(nn.Module):
     """x + a depthwise convolution of it over the grid as a ring, which has no edges: Tokens (B, N, D) -> the same;
     special tokens pass."""
+
+    on_grid = True
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()

@@ -53,13 +53,15 @@ class InWindows(nn.Module):
     Grids are filled up with zeros, which take part.
     """
 
+    on_grid = True
+
     def __init__(self, f: nn.Module, size: Pair):
         super().__init__()
         self.f, self.size = f, tuple(size)
 
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.size)
-        return mend(t, self.f(Tokens(x, grid=self.size)), self.size, grid)
+        return mend(t, self.f(t.inside(x, grid=self.size)), self.size, grid)
 
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:

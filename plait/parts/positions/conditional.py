@@ -17,6 +17,8 @@ class ConditionalPositions(nn.Module):
     The sum is one convolution, whose middle weight is one more.
     """
 
+    on_grid = True
+
     def __init__(self, width: int, kernel: int = 3):
         super().__init__()
         self.conv = nn.Conv2d(width, width, kernel, 1, kernel // 2, groups=width)

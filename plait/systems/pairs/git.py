@@ -118,7 +118,9 @@ class GIT(nn.Module):
         s = fill_absent(batch, self.blanks)
         x = self.see(s.values["image"])
         keep = masked(None, s.present["image"], x.shape[1])
-        all_seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)  # no patch comes before another
+        all_seen = torch.ones(
+            x.shape[1], x.shape[1], dtype=torch.bool, device=x.device
+        )  # no patch comes before another
         memory = self.stack(Tokens(x, keep=keep, memory=Memory()).reading(allow=all_seen)).memory
         cache = Cache(memory, torch.zeros_like(keep[:, 0], dtype=torch.int64))
         if "text" not in batch:

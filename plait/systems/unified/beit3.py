@@ -39,6 +39,7 @@ class Expert(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, drop: float):
         super().__init__()
         self.norm, self.mix, self.drop = Norm(width), SubAttention(width, heads), DropPath(drop)
+        self.mix.attend = None  # all experts' projections meet in one
         self.feed = Pre(Norm(width), SubFeedForward(width, hidden), DropPath(drop))
 
     def project(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:

@@ -102,6 +102,8 @@ class Comb:
 class GroupAttention(nn.Module):
     """Self-attention in groups of `side` x `side` places, `interval` apart: Tokens of a grid (B, N, D) -> the same."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int, side: int, interval: int):
         super().__init__()
         check_heads(width, heads)
@@ -124,8 +126,10 @@ class GroupAttention(nn.Module):
                 ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
             )
         # (M, H, area, E)
-        q, k, v = split_heads(self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads)
-        y = self.attend(Tokens(q, keep=keep), q, k, v, bias=self.bias())
+        q, k, v = split_heads(
+            self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads
+        )
+        y = self.attend(t.inside(q, keep=keep), q, k, v, bias=self.bias())
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
         x = self.out(merge_heads(y.x)).view(t.x.shape[0], -1, t.x.shape[2])

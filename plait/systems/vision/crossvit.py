@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Layer, Pre, Stack
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Join, Rename
 from plait.parts.maps import to_map
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -44,7 +44,7 @@ class Swap(nn.Module):
     def forward(self, mine: Tokens, other: Tokens) -> Tokens:
         cls = self.go(mine.x[:, :1])  # (B, 1, D'), D' the other's width
         seen = other.replace(x=self.norm(torch.cat([cls, other.x[:, 1:]], 1)))  # (B, 1 + N', D')
-        said = self.cross(Tokens(seen.x[:, :1], losses=mine.losses).reading(stream=seen))
+        said = self.cross(mine.inside(seen.x[:, :1]).reading(stream=seen))
         return mine.carry(said, torch.cat([self.back(cls + self.drop(said.x)), mine.x[:, 1:]], 1))
 
 
@@ -62,8 +62,10 @@ class Round(Layer):
         self.swaps = nn.ModuleList([Swap(a, b, heads, drops[-1]), Swap(b, a, heads, drops[-1])])
 
     def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "memory", why="its two branches would share it")
         fine, coarse = self.stacks[0](t), self.stacks[1](t.read("coarse"))
-        return self.swaps[0](fine, coarse).reading(coarse=self.swaps[1](coarse, fine))
+        fine, coarse = self.swaps[0](fine, coarse), self.swaps[1](coarse, fine)
+        return fine.with_losses(coarse).reading(coarse=coarse.replace(losses=None))
 
 
 def layer(width: int, heads: int, hidden: int, drop: float) -> Block:

@@ -28,6 +28,8 @@ class ConvAttention(nn.Module):
     """Attention among convolved tokens: Tokens (B, S + N, D) with S special ones -> the same. Keys and values stand on
     half the grid."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)

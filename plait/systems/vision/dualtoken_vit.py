@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, refuse
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import pad_to, to_windows
@@ -31,6 +31,8 @@ from plait.systems.vision.nextvit import Half
 class Reduce(nn.Module):
     """Tokens of a grid (B, N, D) -> Tokens of `side` x `side` places: convolved and halved `steps` times, then
     resampled if need be."""
+
+    on_grid = True
 
     def __init__(self, width: int, steps: int, side: int):
         super().__init__()
@@ -56,8 +58,10 @@ class Mixer(nn.Module):
         self.last = nn.LayerNorm(width)
 
     def forward(self, g: Tokens) -> Tokens:
-        x = g.x + self.across(Tokens(self.norm(g.x).mT)).x.mT
-        return g.replace(x=x + self.along(Tokens(self.last(x))).x)
+        y = self.across(g.inside(self.norm(g.x).mT))
+        x = g.x + y.x.mT
+        y = self.along(y.replace(x=self.last(x)))
+        return g.carry(y, x + y.x)
 
 
 class DualAttention(nn.Module):
@@ -79,9 +83,11 @@ class DualAttention(nn.Module):
         nn.init.zeros_(self.share)
 
     def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "memory", why="its attention reads a map that is made anew")
         g, t = t.read("whole"), t.replace(x=self.norm(t.x))
         seen, share = self.attend(self.reduce(t)), self.share.sigmoid()
-        g = self.mixer(g.carry(seen, share * g.x + (1 - share) * seen.x))
+        g = self.mixer(g.with_losses(seen).replace(x=share * g.x + (1 - share) * seen.x))
+        t, g = t.with_losses(g), g.replace(losses=None)
         return self.broadcast(t.reading(stream=g, whole=g))
 
 
@@ -112,8 +118,6 @@ class DualBlock(Block):
     def __init__(self, local: nn.Module, mix: DualAttention, feed: nn.Module, drop: float):
         super().__init__(mix, feed)
         self.local, self.after = local, DropPath(drop)
-
-    grid = True
 
     def forward(self, t: Tokens) -> Tokens:
         t = self.local(t)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import DropPath, FeedForward, LayerScale, Pre
+from plait.core.block import DropPath, FeedForward, Layer, LayerScale, Pre
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
@@ -35,7 +35,7 @@ def depthwise(channels: int, out: int, kernel: int, stride: int, bias: bool) -> 
     return nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=channels, bias=bias)
 
 
-class ConvLayer(nn.Module):
+class ConvLayer(Layer):
     """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid
     and D' channels.
 
@@ -51,7 +51,8 @@ class ConvLayer(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.conv(t)
-        return y.replace(x=(t if self.keeps else y).x + self.after(self.feed(y.replace(x=self.norm(y.x))).x))
+        fed = self.feed(y.replace(x=self.norm(y.x)))
+        return y.carry(fed, (t if self.keeps else y).x + self.after(fed.x))
 
 
 class ChannelAttention(nn.Module):
@@ -112,7 +113,7 @@ class Positions(nn.Module):
         return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
 
 
-class SplitLayer(nn.Module):
+class SplitLayer(Layer):
     """The layer that sees everything: grouped convolutions, positions, channel attention, feed-forward, and a residual
     around all."""
 
@@ -127,7 +128,8 @@ class SplitLayer(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.mix(self.positions(self.cascade(t)))
-        return t.replace(x=t.x + self.after(self.feed(y.replace(x=self.norm(y.x))).x))
+        y = self.feed(y.replace(x=self.norm(y.x)))
+        return t.carry(y, t.x + self.after(y.x))
 
 
 class EdgeNeXt(Pyramid):

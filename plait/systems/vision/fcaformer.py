@@ -69,6 +69,8 @@ class ForwardCrossAttention(nn.Module):
     """Self-attention of a grid that also asks `count` cross tokens, those of the layers before: Tokens (B, N, D) -> the
     same."""
 
+    on_grid = True
+
     reads = ("layers",)
 
     def __init__(self, width: int, heads: int, grid: Pair, count: int):
@@ -97,8 +99,6 @@ class FcaBlock(Block):
 
     number: how many layers of the stage come before.
     """
-
-    grid = True
 
     def __init__(self, width: int, heads: int, grid: Pair, number: int, last: bool, drop: float):
         def after() -> nn.Sequential:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, Pre, Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
@@ -56,6 +56,7 @@ class GatedFeed(nn.Module):
         )
 
     def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "keep", "weight", "lengths", "memory", why="each place has weights of its own")
         return t.replace(x=self.down(self.gate(self.act(self.up(t.x)))))
 
 

@@ -81,17 +81,19 @@ class GlobalAttention(WindowAttention):
     """Self-attention over the whole of a grid, with a learned bias per offset that is resampled to other grids than
     `window`."""
 
+    on_grid = True
+
     def forward(self, t: Tokens) -> Tokens:
         bias = self.bias
         if numbers(*whole_grid(t).grid) and t.grid == self.window:
-            y = self.mix(t.x, bias())
+            y = self.mix(t.inside(t.x), bias())
             return t.carry(y, y.x)
         sides, count = [2 * n - 1 for n in self.window], t.grid[0] * t.grid[1]
         table = F.interpolate(
             bias.table.T.unflatten(1, sides)[None], [2 * n - 1 for n in t.grid], mode="bicubic", align_corners=True
         )
         index = offsets(t.grid).to(t.x.device)
-        y = self.mix(t.x, table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
+        y = self.mix(t.inside(t.x), table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
         return t.carry(y, y.x)
 
 

@@ -32,6 +32,8 @@ class Distil(nn.Module):
     """All tokens of a map in half as many, by one learnt matrix over places: Tokens (B, N, D) -> Tokens (B, M, D), M of
     `grid` / 2."""
 
+    on_grid = True
+
     def __init__(self, width: int, grid: tuple[int, int]):
         super().__init__()
         self.grid, count = grid, grid[0] * grid[1]

@@ -32,11 +32,13 @@ class GridAttention(WindowAttention):
     """Self-attention among h x w places spread evenly over the map, one in each of its parts, with a learned bias per
     offset."""
 
+    on_grid = True
+
     def forward(self, t: Tokens) -> Tokens:
         (h, w), x = self.window, pad_to(whole_grid(t).x.unflatten(1, t.grid), self.window)
         grid = (x.shape[1], x.shape[2])
         x = x.unflatten(2, (w, -1)).unflatten(1, (h, -1)).permute(0, 2, 4, 1, 3, 5)  # (B, H/h, W/w, h, w, D)
-        y = self.mix(x.flatten(3, 4).flatten(0, 2), self.bias())
+        y = self.mix(t.inside(x.flatten(3, 4).flatten(0, 2)), self.bias())
         return crop(t, y.replace(x=y.x.view(x.shape).permute(0, 3, 1, 4, 2, 5).flatten(1, 4)), grid)
 
 

@@ -40,6 +40,8 @@ class ReducedAttention(nn.Module):
     patches.
     """
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int, ratio: int, norm: Make):
         super().__init__()
         check_heads(width, heads)

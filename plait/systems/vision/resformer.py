@@ -53,6 +53,8 @@ class LocalAttention(nn.Module):
     """Self-attention, plus a 3 x 3 convolution over the values of the grid, the same for every head: Tokens (B, 1 + N,
     D) -> the same."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         check_heads(width, heads)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename
 from plait.parts.maps import OnTokens
 from plait.parts.towers.pyramid import Pyramid
@@ -50,13 +50,15 @@ class LSTM(nn.Module):
 class BiLSTM2D(nn.Module):
     """The mixer: Tokens (B, N, D) of a grid -> Tokens (B, N, D). hidden: each LSTM's width in each direction."""
 
+    on_grid = True
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.down, self.across = LSTM(width, hidden), LSTM(width, hidden)
         self.out = nn.Linear(4 * hidden, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        x, (h, w) = t.x.unflatten(1, t.grid), t.grid  # (B, h, w, D)
+        x, (h, w) = whole_grid(t).x.unflatten(1, t.grid), t.grid  # (B, h, w, D)
         down = self.down(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, w)).transpose(1, 2)
         across = self.across(x.flatten(0, 1)).unflatten(0, (-1, h))
         return t.replace(x=self.out(torch.cat([down, across], -1)).flatten(1, 2))

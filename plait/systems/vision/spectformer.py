@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Relu
 from plait.parts.maps import OnTokens
@@ -39,6 +39,8 @@ class SpectralGate(nn.Module):
     grid: the (H, W) that the numbers are learned for; the filter (H, W / 2 + 1, D, 2) is resampled for others.
     """
 
+    on_grid = True
+
     def __init__(self, width: int, grid: tuple[int, int]):
         super().__init__()
         self.grid = tuple(grid)
@@ -48,7 +50,7 @@ class SpectralGate(nn.Module):
         nn.init.normal_(self.filter, std=0.02)
 
     def forward(self, t: Tokens) -> Tokens:
-        high, wide = t.grid
+        high, wide = whole_grid(t).grid
         gain = self.filter
         if not numbers(high, wide) or t.grid != self.grid:
             gain = F.interpolate(

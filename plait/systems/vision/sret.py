@@ -80,7 +80,7 @@ class Recursion(nn.Module):
         back = order.new_zeros(n)
         if scatter:
             order = torch.randperm(n, device=t.x.device) if self.training else dealt(order, groups)
-        y = self.block(Tokens(t.x.index_select(1, order).view(b * groups, size, d)))
+        y = self.block(t.inside(t.x.index_select(1, order).view(b * groups, size, d)))
         back = back.index_copy(0, order, torch.arange(groups * size, device=t.x.device))
         return t.carry(y, y.x.view(b, groups * size, d).index_select(1, back))
 

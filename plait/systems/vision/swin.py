@@ -30,6 +30,8 @@ class WindowAttention(nn.Module):
     """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset: Tokens (B, N, D) -> the
     same."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int, window: tuple[int, int]):
         super().__init__()
         check_heads(width, heads)
@@ -40,20 +42,22 @@ class WindowAttention(nn.Module):
             RelativeBias(window, heads),
         )
 
-    def mix(self, x: Tensor, bias: Tensor) -> Tokens:
+    def mix(self, windows: Tokens, bias: Tensor) -> Tokens:
         """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
-        q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each (M, H, h w, E)
-        y = self.attend(Tokens(x), q, k, v, bias=bias)
+        q, k, v = split_heads(self.qkv(windows.x), 3, self.heads)  # each (M, H, h w, E)
+        y = self.attend(windows, q, k, v, bias=bias)
         return y.replace(x=self.out(merge_heads(y.x)))
 
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.window)
-        return mend(t, self.mix(x, self.bias()), self.window, grid)
+        return mend(t, self.mix(t.inside(x), self.bias()), self.window, grid)
 
 
 class ShiftedWindowAttention(WindowAttention):
     """The same with windows that begin half a window further, along each side that has more than one. The grid is a
     ring: its last windows hold places of both ends, which do not see each other."""
+
+    on_grid = True
 
     def forward(self, t: Tokens) -> Tokens:
         x = pad_to(whole_grid(t).x.unflatten(1, t.grid), self.window)
@@ -66,7 +70,7 @@ class ShiftedWindowAttention(WindowAttention):
         # (windows, H, h w, h w)
         bias = self.bias().masked_fill(part[:, None, :, None] != part[:, None, None, :], float("-inf"))
         windows = x.flatten(1, 2).index_select(1, index.flatten()).unflatten(1, (-1, area)).flatten(0, 1)
-        y = self.mix(windows, bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1))
+        y = self.mix(t.inside(windows), bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1))
         (row, down), (column, right) = (ring.find(n) for ring, n in zip((high, wide), t.grid))
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.window[1] + right
         return t.carry(y, y.x.unflatten(0, (x.shape[0], -1)).flatten(1, 2).index_select(1, back.flatten()))

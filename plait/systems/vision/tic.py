@@ -40,6 +40,8 @@ class AttentionConv(nn.Module):
     """Each place attends to the `kernel` x `kernel` places around it, `dilation` apart: Tokens of a grid (B, N, D) ->
     the same."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int, kernel: int, dilation: int = 1):
         super().__init__()
         check_heads(width, heads)
@@ -58,6 +60,8 @@ class AttentionConv(nn.Module):
 class Roll(nn.Module):
     """Quarters of the channels `step` places down, up, right and left, around the edges: Tokens of a grid (B, N, D) ->
     the same."""
+
+    on_grid = True
 
     def __init__(self, step: int):
         super().__init__()

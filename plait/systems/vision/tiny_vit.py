@@ -63,6 +63,8 @@ class WindowAttention(nn.Module):
     """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D) -> the same. Grids are
     filled up with zeros."""
 
+    on_grid = True
+
     def __init__(self, width: int, heads: int, side: int):
         super().__init__()
         check_heads(width, heads)
@@ -76,7 +78,7 @@ class WindowAttention(nn.Module):
         x = self.norm(x)  # after the filling: a place without a picture is read as the norm's bias
         # each (B * windows, H, side^2, E)
         q, k, v = self.qkv(x).view(*x.shape[:2], self.heads, 3, -1).permute(3, 0, 2, 1, 4).unbind(0)
-        y = self.attend(Tokens(x), q, k, v, bias=self.bias())
+        y = self.attend(t.inside(x), q, k, v, bias=self.bias())
         return mend(t, y.replace(x=self.out(merge_heads(y.x))), size, grid)
 
 

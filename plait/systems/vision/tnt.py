@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Layer, Pre
-from plait.core.tokens import Tokens, prepend
+from plait.core.tokens import Tokens, prepend, refuse
 from plait.core.weights import Rename, Rule
 from plait.parts.maps import to_tokens
 from plait.parts.mixers.windows import to_windows
@@ -86,9 +86,11 @@ class Nested(Layer):
         self.inner, self.tell, self.outer = inner, tell, outer
 
     def forward(self, t: Tokens) -> Tokens:
+        refuse(t, "weight", "lengths", why="each patch has words of its own")
         words = self.inner(t.read("words"))
         told = self.tell(words.x, t.x.shape[0])
-        return self.outer(t.replace(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1))).reading(words=words)
+        t = self.outer(t.with_losses(words).replace(x=torch.cat([t.x[:, :1], t.x[:, 1:] + told], 1)))
+        return t.reading(words=words.replace(losses=None))
 
 
 class TNT(Backbone):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, LayerScale, Pre, Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
@@ -53,7 +53,7 @@ def _before(x: Tensor) -> Tensor:
 def q_shift(t: Tokens) -> Tensor:
     """(B, N, C): a quarter of the channels from each token's left, right, upper and lower neighbour, zeros past the
     edge."""
-    x, q = t.x.unflatten(1, t.grid), t.x.shape[2] // 4  # (B, h, w, C)
+    x, q = whole_grid(t).x.unflatten(1, t.grid), t.x.shape[2] // 4  # (B, h, w, C)
     shifted = [
         F.pad(x[:, :, :-1, :q], (0, 0, 1, 0)),
         F.pad(x[:, :, 1:, q : 2 * q], (0, 0, 0, 1)),
@@ -94,6 +94,8 @@ class SpatialMix(nn.Module):
     """The mixer: Tokens (B, N, D) -> Tokens (B, N, D). depth: how far up this layer is, from 0 to 1; rest: 1 at the
     first layer, falling to nearly 0."""
 
+    on_grid = True
+
     def __init__(self, width: int, depth: float, rest: float, *, norm: bool):
         super().__init__()
         self.depth = depth
@@ -120,6 +122,8 @@ class SpatialMix(nn.Module):
 
 class ChannelMix(nn.Module):
     """The feed-forward, squared ReLU with a gate: Tokens (B, N, D) -> Tokens (B, N, D)."""
+
+    on_grid = True
 
     def __init__(self, width: int, rest: float, *, norm: bool):
         super().__init__()

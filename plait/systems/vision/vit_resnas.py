@@ -38,6 +38,8 @@ class Reduce(nn.Module):
     grid: the (rows, columns) of what comes out, for which positions are learned.
     """
 
+    on_grid = True
+
     def __init__(self, width: int, out: int, grid: tuple[int, int]):
         super().__init__()
         if out < width:
