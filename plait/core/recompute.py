@@ -47,8 +47,8 @@ class _Recomputed:
             return tuple(found[0][i] for i in _tensors(found[0]))
 
         tensors = checkpoint(run, *(leaves[i] for i in places), use_reentrant=self.reentrant)
-        leaves, outside = found
-        return pytree.tree_unflatten(_filled(leaves, _tensors(leaves), tensors), outside)
+        after, outside = found
+        return pytree.tree_unflatten(_filled(after, _tensors(after), tensors), outside)
 
 
 def _tensors(leaves: list) -> list[int]:
