@@ -61,8 +61,9 @@ def swap(
             initialise_new(new, scheme=getattr(model, "scheme", {}), seed=seed + len(swapped), device=device)
             swapped.append((parent, name, old, new.train(old.training)))
     if not swapped:
+        what = kind.__name__ + (f" inside an {inside.__name__}" if inside is not nn.Module else "")
         raise ValueError(
-            f"{type(model).__name__} has no {kind.__name__} that could be changed: choose a model that is made of them"
+            f"{type(model).__name__} has no {what} that could be changed: choose a model that is made of them"
         )
     for parent, name, _, new in swapped:
         setattr(parent, name, new)

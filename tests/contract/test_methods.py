@@ -16,20 +16,19 @@ HOSTS = [systems()[name] for name in ("vit", "deit3", "cvt", "swin", "bert", "cl
 IN_PLACE = [m.name for m in methods().values() if not m.wraps]
 
 NONE, LENGTH = "has no Attention that could be changed", "does not say how many it reads"
-CAUSAL, MORE = "has causal attention", "reads more than pictures"
+INSIDE, MORE = "has no Attend inside an Attention that could be changed", "reads more than pictures"
 # method -> the systems that it refuses, and what it says; every other pair must work
 REFUSALS = {
-    "activator_glu": {"deit3": LENGTH, "cvt": LENGTH, "swin": LENGTH, "bert": LENGTH, "clip": CAUSAL},
-    "cached_transformer_grc": {"cvt": NONE, "swin": NONE, "clip": CAUSAL},
+    "activator_glu": {"deit3": LENGTH, "cvt": LENGTH, "swin": LENGTH, "bert": LENGTH},
+    "cached_transformer_grc": {"cvt": NONE, "swin": NONE},
     "dual_patchnorm": dict.fromkeys(("cvt", "swin", "bert"), "has no PatchTokens that could be changed"),
-    "ecoformer": {"cvt": NONE, "swin": NONE, "clip": CAUSAL},
-    "irpe": {"cvt": NONE, "swin": NONE, "bert": MORE, "clip": MORE},
+    "ecoformer": {"cvt": INSIDE, "swin": INSIDE},
+    "irpe": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE},
     "kv_transformer": {"cvt": NONE, "swin": NONE},
-    "mra_attention": {"cvt": NONE, "swin": NONE, "clip": CAUSAL},
-    "nalaformer": {"cvt": NONE, "swin": NONE},
+    "mra_attention": {"cvt": INSIDE, "swin": INSIDE},
+    "nalaformer": {"cvt": INSIDE, "swin": INSIDE},
     "polyphase_anchoring": {"cvt": "stages.0.embed.0, which knows borders", "bert": "cuts no picture into patches"},
-    "sinkformer": {"cvt": NONE, "swin": NONE, "clip": CAUSAL},
-    "slab": {"cvt": NONE, "swin": NONE, "bert": MORE, "clip": MORE},
+    "slab": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE},
 }
 
 
