@@ -3,6 +3,7 @@ stand."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from plait.data.kinds.category import column_text
 from plait.data.schema import Schema
 from plait.data.table import Table
 
-SIZE = 16
+SIZE, CHUNK, READERS = 16, 64, 4
 _known: WeakKeyDictionary[Table, dict] = WeakKeyDictionary()  # reading every file twice would double the wait
 
 
@@ -35,8 +36,10 @@ def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
         place = Place(table.root, schema.allow_outside)
         cells = table.column(name)
         if media:
-            chunks = (cells.slice(at, 64).to_pylist() for at in range(0, len(cells), 64))
-            digests = [b"" if cell is None else _media(cell, place) for chunk in chunks for cell in chunk]
+            starts = range(0, len(cells), CHUNK)
+            with ThreadPoolExecutor(READERS) as pool:  # a slow disk is waited for once
+                chunks = pool.map(lambda at: [_media(c, place) for c in cells.slice(at, CHUNK).to_pylist()], starts)
+                digests = [digest for chunk in chunks for digest in chunk]
         else:
             digests = [b"" if text is None else _digest(text.encode()) for text in _texts(cells)]
         kept[key] = np.asarray(digests, dtype=object)
@@ -46,7 +49,12 @@ def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
 def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
     """One digest per row over the columns `names`, dtype object; equal exactly where all these cells are."""
     columns = [cell_digests(table, schema, name) for name in names]
-    return np.asarray([_digest(b"".join(bytes([len(d)]) + d for d in row)) for row in zip(*columns)], dtype=object)
+    kept = _known.setdefault(table, {})
+    key = (tuple(names), tuple(KINDS[schema.column(name).kind].media for name in names), schema.allow_outside)
+    if key not in kept:
+        joined = (b"".join(bytes([len(d)]) + d for d in row) for row in zip(*columns))
+        kept[key] = np.asarray([_digest(row) for row in joined], dtype=object)
+    return kept[key]
 
 
 def _texts(cells: pa.ChunkedArray) -> list[str | None]:
@@ -58,6 +66,8 @@ def _texts(cells: pa.ChunkedArray) -> list[str | None]:
 
 
 def _media(cell: Any, place: Place) -> bytes:
+    if cell is None:
+        return b""
     try:
         source = place.source(cell)
         return _digest(source.read_bytes() if isinstance(source, Path) else source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,8 @@ class Rows:
             cells = self.table.column(name)
 
             def work(start: int) -> int:
-                for row, cell in enumerate(cells.slice(start, CHUNK).to_pylist(), start):
-                    encoded = self._encode(row, cell, name, place)
+                some = cells.slice(start, CHUNK).to_pylist()
+                for row, encoded in enumerate(self._encode(range(start, start + len(some)), some, name, place), start):
                     if encoded is None:
                         continue
                     present[row] = True
@@ -225,17 +225,16 @@ class Rows:
         store.seal()
         return store
 
-    def _encode(self, row: int, cell: Any, name: str, place: Place) -> np.ndarray | None:
-        if cell is None:
-            return None
+    def _encode(self, rows: Sequence[int], cells: list, name: str, place: Place) -> list[np.ndarray | None]:
+        """The cells that can be used, None for others, of which the bad ones are listed."""
         column = self.schema.column(name)
-        try:
-            return KINDS[column.kind].encode(cell, column.params, place)
-        except Missing as remark:
-            place.note(str(remark))
-        except Bad as reason:
-            self.bad.add(row, name, column.kind, str(reason), cell)
-        return None
+        found = KINDS[column.kind].encode_some(cells, column.params, place)
+        for row, cell, result in zip(rows, cells, found):
+            if isinstance(result, Missing):
+                place.note(str(result))
+            elif isinstance(result, Bad):
+                self.bad.add(row, name, column.kind, str(result), cell)
+        return [None if isinstance(result, (Bad, Missing)) else result for result in found]
 
     def _decode(
         self, name: str, index: np.ndarray, present: torch.Tensor
@@ -250,7 +249,8 @@ class Rows:
         present = present.clone()
 
         def work(at: int) -> None:
-            encoded = self._encode(int(index[at]), cells[int(index[at])].as_py(), name, place)
+            row = int(index[at])
+            (encoded,) = self._encode([row], [cells[row].as_py()], name, place)
             if encoded is None:
                 present[at] = False
             else:

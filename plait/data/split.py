@@ -223,8 +223,7 @@ def duplicates_across(table: Table, schema: Schema, splits: dict[str, np.ndarray
         if inputs
         else np.zeros(len(table), bool)
     )
-    whole = row_digests(table, schema, inputs)
-    whole[blank] = b""
+    whole = np.where(blank, b"", row_digests(table, schema, inputs))
     found = _crossing(whole, side, "inputs", None)
     for name in inputs:
         if KINDS[schema.column(name).kind].media:

@@ -44,6 +44,11 @@ class Place:
         with self.lock:
             self.notes[remark] += times
 
+    @cached_property
+    def home(self) -> Path:
+        """The root without links: what lies beneath it may be read."""
+        return Path(self.root or ".").resolve()
+
     def source(self, cell: Any) -> bytes | Path:
         """The bytes or the existing file that a media cell means: bytes, a path, or {bytes, path}. Raises Bad."""
         if isinstance(cell, dict):
@@ -65,7 +70,7 @@ class Place:
             raise Bad("a path, but the table has no root folder (read_table(..., root=...))")
         try:
             path = Path(self.root or ".", cell).resolve()
-            if not self.allow_outside and not path.is_relative_to(Path(self.root).resolve()):
+            if not self.allow_outside and not path.is_relative_to(self.home):
                 raise Bad("path outside the table's folder")
             if path.is_file():
                 if path.stat().st_size == 0:
@@ -177,6 +182,16 @@ class Kind:
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
         """One cell that is not null. Raises Bad or Missing."""
         raise NotImplementedError
+
+    def encode_some(self, cells: list, params: dict, place: Place) -> list[np.ndarray | Bad | Missing | None]:
+        """Some cells, null ones among them: what `encode` gives or raises, None for a null."""
+        out: list[np.ndarray | Bad | Missing | None] = []
+        for cell in cells:
+            try:
+                out.append(None if cell is None else self.encode(cell, params, place))
+            except (Bad, Missing) as reason:
+                out.append(reason)
+        return out
 
     def width(self, params: dict) -> int:
         """The number of features per cell; for images, texts and sounds the largest length."""

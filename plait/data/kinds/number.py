@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ HEAVY = 50.0  # a value this many interquartile ranges away from the median make
 PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?(\d+\.?\d*|\.\d+)")
 COMMA = re.compile(r"[+-]?\d+(,\d+)?|[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
+SIMPLE = r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$"  # every style but the comma's reads it alike
 PERCENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+) ?%")
 
 
@@ -127,8 +129,10 @@ def parse_column(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray
         fine = np.isfinite(values)
         bad = [(int(i), "not a finite number") for i in np.flatnonzero(valid & ~fine)]
         return np.where(fine, values, 0.0), valid & fine, bad
-    values, bad = np.zeros(len(column)), []
-    for i, cell in enumerate(column.to_pylist()):
+    values, left = _plain(column, style)
+    bad: list[tuple[int, str]] = []
+    rest = column.filter(pa.array(left)).to_pylist() if left.any() else []
+    for i, cell in zip(np.flatnonzero(left).tolist(), rest):
         if cell is None:
             continue
         try:
@@ -137,6 +141,15 @@ def parse_column(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray
             valid[i] = False
             bad.append((i, str(reason)))
     return values, valid, bad
+
+
+def _plain(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Simple numbers in text, all at once: float64 (n,), and which cells are left, (n,) bool."""
+    if style == "comma" or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return np.zeros(len(column)), np.ones(len(column), bool)
+    simple = pc.match_substring_regex(column, SIMPLE).fill_null(False)
+    values = pc.if_else(simple, column, None).cast(pa.float64()).fill_null(0.0).to_numpy()
+    return np.array(values), ~simple.to_numpy(zero_copy_only=False).astype(bool)
 
 
 def parse_cell(cell: Any, style: str | None) -> float:

@@ -80,12 +80,28 @@ class TextKind(Kind):
         return params["max_tokens"]
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
-        if isinstance(cell, (bytes, dict)):
-            raise Bad("not a text")
-        text = as_text(cell)
-        if not text.strip():
-            raise Missing("empty text")
-        ids = tokenizer_of(params["tokenizer"]).encode(text[:MOST_CHARACTERS], add_special_tokens=False).ids
+        (found,) = self.encode_some([cell], params, place)
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    def encode_some(self, cells: list, params: dict, place: Place) -> list[np.ndarray | Bad | Missing | None]:
+        """The tokenizer is asked once."""
+        out: list[np.ndarray | Bad | Missing | None] = [
+            Bad("not a text") if isinstance(c, (bytes, dict)) else None if c is None else Missing("empty text")
+            for c in cells
+        ]
+        texts = {i: as_text(c) for i, c in enumerate(cells) if isinstance(out[i], Missing)}
+        texts = {i: text for i, text in texts.items() if text.strip()}
+        tokenizer, cut = tokenizer_of(params["tokenizer"]), [t[:MOST_CHARACTERS] for t in texts.values()]
+        for (i, text), found in zip(texts.items(), tokenizer.encode_batch_fast(cut, add_special_tokens=False)):
+            try:
+                out[i] = self._tokens(text, found.ids, params, place)
+            except Missing as remark:
+                out[i] = remark
+        return out
+
+    def _tokens(self, text: str, ids: list[int], params: dict, place: Place) -> np.ndarray:
         first = [params["cls"]] if params["cls"] is not None else []
         last = [params["sep"]] if params["sep"] is not None else []
         room = params["max_tokens"] - len(first) - len(last)
