@@ -22,7 +22,7 @@ class ChannelsLast(nn.Module):
     view of it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # vmap knows no memory format
 
 
 def beside(*maps: Tensor) -> Tensor:

@@ -93,7 +93,9 @@ class Step(torch.nn.Module):
 def test_a_step_exports_with_a_dynamic_batch_and_a_cache_that_grows(system):
     model = toy(system).eval()
     cache = model.step(words(3, 1), model.prefill(example(model)))[1]
-    length = {leaf.shape[dim] for leaf in tree_leaves(cache) for dim in range(1, leaf.dim())} & {cache.memory.keep.shape[1]}
+    length = {leaf.shape[dim] for leaf in tree_leaves(cache) for dim in range(1, leaf.dim())} & {
+        cache.memory.keep.shape[1]
+    }
     rows, seen = torch.export.Dim("rows", min=2, max=64), torch.export.Dim("seen", min=2, max=4096)
     (held,) = length
 
