@@ -47,21 +47,18 @@ def check(
     from plait.data.schema import Schema
     from plait.data.table import read_table
     from plait.runs.console import Console
-    from plait.tasks.base import MISSING, TextOptions
     from plait.tasks.registry import TASKS, guess_task
 
     data = read_table(table)
     schema = Schema.guess(data, allow_outside=allow_outside, **given)
     everything = np.arange(len(data))
+    task = TASKS[guess_task(schema)].variant(schema, data) if schema.targets else None
     schema.fit(data, everything, max_tokens=max_tokens)
-    rows = Rows(data, schema, allow_outside=allow_outside, workers=workers)
-    if schema.targets:
-        task = TASKS[guess_task(schema)].variant(schema, data).learn(data, schema, everything, TextOptions(max_tokens))
-        for row, reason, value in task.encode(data, schema)[1]:
-            if reason != MISSING:
-                rows.bad.add(row, ", ".join(schema.targets), "target", reason, value)
+    if task is not None:
+        task.learn(schema)  # raises where there is nothing to learn
+    rows = Rows(data, schema, allow_outside=allow_outside, workers=workers, asked=task is not None)
     console = Console(sys.stderr, quiet=quiet)
-    console.start("reading", len(data) * len(schema.inputs))
+    console.start("reading", len(data) * len(rows.places))
     try:
         rows.scan(console.step)
     finally:

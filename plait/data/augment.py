@@ -20,19 +20,26 @@ def augment(
 
     Args:
         generator: on the CPU; it alone decides what happens.
-        whole: sounds are not shifted, so that nothing said at either end is lost.
+        whole: sounds are not shifted, so that nothing said at either end is lost, and pictures only moved; a target
+        picture is moved with them.
     """
     if strength < 0:
         raise PlaitError(f"strength must be >= 0, got {strength}.")
-    out = dict(batch)
+    out, moved = dict(batch), {}
     if strength == 0:
         return out
     for slot in schema.slots:
         if slot.name not in batch:
             continue
         kind, x, keep = KINDS[slot.kind], batch[slot.name], batch["keep"].get(slot.name)
-        changed = kind.augment(x, keep, schema.shape(slot.name), generator, strength, whole)
+        changed, change = kind.augment(x, keep, schema.shape(slot.name), generator, strength, whole)
         if changed is not x and keep is None:
             changed = changed * batch["present"][slot.name].view(-1, *[1] * (x.dim() - 1))
         out[slot.name] = changed
+        if change is not None:
+            moved.setdefault(slot.kind, change)
+    for slot in schema.asked if "target" in batch else ():
+        kind, name = KINDS[slot.kind], slot.columns[0]
+        for change in (moved[k] for k in kind.follows if k in moved):
+            out["target"] = out["target"] | {name: kind.follow(out["target"][name], change)}
     return out

@@ -18,7 +18,7 @@ from plait.core.files import write_whole
 from plait.data.arrow import as_text
 from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.image import no_pillow_warnings
-from plait.data.schema import Schema
+from plait.data.schema import Column, Schema, Slot
 from plait.data.table import Table
 from plait.errors import DataError, nearest
 
@@ -79,12 +79,22 @@ class Rows:
     missing or bad cell gives a blank and `present` False, never another row's data.
 
     Input columns that the table lacks count as missing in every row and are named in `absent`; a table that lacks all
-    of them is a
-    DataError. `bad` lists the bad cells, `notes` counts remarks per column ("too long", "empty text", "never seen").
+    of them is a DataError. `bad` lists the bad cells, `notes` counts remarks per column ("too long", "empty text",
+    "never seen").
+
+    asked: the target columns are decoded too, by the same kinds, and stand in batch["target"]; what is remarkable in a
+    cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}.
     """
 
     def __init__(
-        self, table: Table, schema: Schema, *, allow_outside: bool = False, cache_bytes: int = 4 << 30, workers: int = 2
+        self,
+        table: Table,
+        schema: Schema,
+        *,
+        allow_outside: bool = False,
+        cache_bytes: int = 4 << 30,
+        workers: int = 2,
+        asked: bool = False,
     ):
         self.table, self.schema = table, schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
@@ -95,7 +105,12 @@ class Rows:
             raise DataError(
                 f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. {nearest(self.absent[0], table.names)}"
             )
-        self.places = {name: Place(table.root, self.allow_outside) for name in schema.inputs}
+        self.asked = schema.asked if asked else []
+        self.derived: dict[str, torch.Tensor] = {}
+        for slot in self.asked:
+            table.column(slot.columns[0])  # a DataError that names the nearest, where the target is not there
+        columns = schema.inputs + [slot.columns[0] for slot in self.asked]
+        self.places = {name: Place(table.root, self.allow_outside) for name in columns}
         self._stores: dict[str, Any] = {}  # slot -> filled store, or None where cells are decoded on demand
         self._shared: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> values (n, F), real (n, F)
         self._present: dict[str, np.ndarray] = {}
@@ -114,9 +129,10 @@ class Rows:
         does nothing."""
         if self._scanned:
             return self
-        total, done = len(self) * len(self.schema.inputs), 0
+        total, done = len(self) * len(self.places), 0
         room = self.cache_bytes
-        for slot in sorted(self.schema.slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
+        slots = self.schema.slots + self.asked
+        for slot in sorted(slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
             if not KINDS[slot.kind].own_slot:
                 self._encode_shared(slot.name, slot.columns)
                 done += len(self) * len(slot.columns)
@@ -148,23 +164,37 @@ class Rows:
                 else "expected (B,)"
             )
         batch: dict = {"row": torch.from_numpy(index.copy()), "keep": {}, "present": {}}
-        rows = batch["row"]
         for slot in self.schema.slots:
-            if slot.name in self._shared:
-                values, real = self._shared[slot.name]
-                batch[slot.name], keep = values[rows], real[rows]
-                present = torch.from_numpy(self._present[slot.name][index])
-            else:
-                store = self._stores[slot.name]
-                present = torch.from_numpy(self._present[slot.name][index])
-                if store is not None:
-                    batch[slot.name], keep = store.batch(index)
-                else:
-                    batch[slot.name], keep, present = self._decode(slot.columns[0], index, present)
+            batch[slot.name], keep, present = self._values(slot, index)
             if keep is not None:
                 batch["keep"][slot.name] = keep
             batch["present"][slot.name] = present
+        if self.asked or self.derived:
+            batch["target"] = self.target(index)
         return batch
+
+    def target(self, index: np.ndarray) -> dict[str, torch.Tensor]:
+        """What is asked of the rows `index` (B,): {column: (B, ...)}, NaN or -100 where there is nothing."""
+        self.scan()
+        found = {s.columns[0]: KINDS[s.kind].target(*self._values(s, index)) for s in self.asked}
+        return found | {name: values[index] for name, values in self.derived.items()}
+
+    def known(self) -> np.ndarray:
+        """(n,) bool: the rows of which something is asked that is there; of several targets one is enough."""
+        self.scan()
+        there = [self._present[slot.name] for slot in self.asked]
+        return np.any(there, axis=0) if there else np.ones(len(self), bool)
+
+    def _values(self, slot: Slot, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """The slot's values (B, ...), keep or None, and present (B,)."""
+        present = torch.from_numpy(self._present[slot.name][index])
+        if slot.name in self._shared:
+            values, real = self._shared[slot.name]
+            return values[index], real[index], present
+        store = self._stores[slot.name]
+        if store is not None:
+            return *store.batch(index), present
+        return self._decode(slot.columns[0], index, present)
 
     def _encode_shared(self, slot: str, names: list[str]) -> None:
         parts, reals = [], []
@@ -177,7 +207,8 @@ class Rows:
                 reals.append(np.zeros((len(self), width), bool))
                 continue
             cells = self.table.column(name)
-            found = kind.encode_column(cells, column.params, self.places[name])
+            encode = kind.encode_column if column.use == "input" else kind.encode_target
+            found = encode(cells, column.params, self.places[name])
             for row, reason in found.bad:
                 self.bad.add(row, name, column.kind, reason, cells[row].as_py())
             parts.append(found.values)
@@ -228,6 +259,8 @@ class Rows:
     def _encode(self, rows: Sequence[int], cells: list, name: str, place: Place) -> list[np.ndarray | None]:
         """The cells that can be used, None for others, of which the bad ones are listed."""
         column = self.schema.column(name)
+        if column.use == "target":
+            return [self._encode_asked(row, cell, column, place) for row, cell in zip(rows, cells)]
         found = KINDS[column.kind].encode_some(cells, column.params, place)
         for row, cell, result in zip(rows, cells, found):
             if isinstance(result, Missing):
@@ -235,6 +268,14 @@ class Rows:
             elif isinstance(result, Bad):
                 self.bad.add(row, name, column.kind, str(result), cell)
         return [None if isinstance(result, (Bad, Missing)) else result for result in found]
+
+    def _encode_asked(self, row: int, cell: Any, column: Column, place: Place) -> np.ndarray | None:
+        """A cell that is asked for: what is remarkable in it is listed."""
+        seen = Place(place.root, place.allow_outside, place.max_pixels)
+        (value,) = KINDS[column.kind].encode_some([cell], column.params, seen)
+        for remark in [*seen.notes, *([str(value)] if isinstance(value, ValueError) else [])]:
+            self.bad.add(row, column.name, column.kind, remark, cell)
+        return None if isinstance(value, ValueError) else value
 
     def _decode(
         self, name: str, index: np.ndarray, present: torch.Tensor

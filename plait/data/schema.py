@@ -35,7 +35,7 @@ class Column:
 
 @dataclass
 class Slot:
-    """One input of the model and the columns that feed it. `kind` is image, text, audio, vector, number or category."""
+    """One input of the model and the columns that feed it, or one target. `kind`: a name in `KINDS`."""
 
     name: str
     kind: str
@@ -77,6 +77,17 @@ class Schema:
     def targets(self) -> list[str]:
         """Names of the target columns."""
         return [c.name for c in self.used("target")]
+
+    @property
+    def asked(self) -> list[Slot]:
+        """A slot for each target column."""
+        return [Slot(f"target:{c.name}", c.kind, [c.name]) for c in self.used("target")]
+
+    def ask(self, kind: str | None) -> None:
+        """Take the target columns for that kind, whatever they look like; None leaves them."""
+        for column in self.used("target") if kind is not None else ():
+            if column.kind != kind:
+                column.kind, column.why = kind, f"asked for as {kind}"
 
     @classmethod
     def guess(
@@ -135,8 +146,9 @@ class Schema:
         vocab: int = 8000,
         tokenizer_file: str | Path | None = None,
         longest: float = 0.99,
+        pieces: int | None = None,
     ) -> Schema:
-        """Learn every input column's params from the training rows `rows` only. Returns itself.
+        """Learn every input and target column's params from the training rows `rows` only. Returns itself.
 
         Args:
             image_size: pixels, one number for squares or [H, W]; None lets the pictures decide.
@@ -144,6 +156,7 @@ class Schema:
             max_tokens: the most tokens per text, special ones included. vocab: the size of a learnt vocabulary.
             tokenizer_file: a published tokenizer.json to use instead of learning one.
             longest: the share of the sounds that are to be read whole.
+            pieces: about how many pieces of words a spelled text is made of; None: characters.
         """
         size = (
             [image_size, image_size]
@@ -160,18 +173,20 @@ class Schema:
             str(tokenizer_file) if tokenizer_file else None,
             longest,
             crop,
+            pieces,
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
-        for column in self.used("input"):
+        for column in self.used("input") + self.used("target"):
             kind, cells = KINDS[column.kind], table.column(column.name)
             some = (
                 rows[np.unique(np.linspace(0, len(rows) - 1, num=min(len(rows), 4000)).astype(np.int64))]
                 if kind.media
                 else rows
             )
-            column.params = kind.fit(cells.take(pa.array(some)), options)
+            learn = kind.fit if column.use == "input" else kind.fit_target
+            column.params = learn(cells.take(pa.array(some)), options)
         return self
 
     def shape(self, slot: str) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,21 +11,22 @@ from torch import nn
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
+from plait.errors import DataError
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
-from plait.runs.predict import outputs
-from plait.tasks.base import Task
-from plait.tasks.known import known_targets
+from plait.runs.predict import answered, merge, stream
+from plait.tasks.base import Answers, Task
 
 
 @dataclass
 class Assessment:
-    """Scores with intervals on some rows. `answers` and `truth` are those rows'; alone and absent are main scores by
-    modality."""
+    """Scores with intervals on some rows. `truth` and `answers` are what the task recorded of those rows; `again` gives
+    the whole answers of some of them; alone and absent are main scores by modality."""
 
     index: np.ndarray
-    truth: np.ndarray
-    answers: np.ndarray
+    truth: Answers
+    answers: Answers
+    again: Callable[[np.ndarray], Answers]
     scores: list[Score]
     baseline: list[Score]
     alone: dict[str, Score] = field(default_factory=dict)
@@ -62,37 +64,39 @@ def assess(
     task: Task,
     rows: Rows,
     schema: Schema,
-    truth: np.ndarray,
     index: np.ndarray,
     precision: str,
     *,
     queries: np.ndarray | None = None,
     parts: bool = True,
 ) -> Assessment:
-    """Scores on the rows `index`; truth (n, ...) is the whole table's. queries (n,) bool: the rows that ask, of a
-    task that searches.
+    """Scores on the rows `index` that have a target. queries (n,) bool: the rows that ask, of a task that searches.
 
     parts: also measure each modality alone and each absent (one more pass over the rows for each).
     """
-    known = index[known_targets(truth[index])]
+    known = index[task.known(rows)[index]]
+    if not len(known):
+        raise DataError(f"no row has a usable target ({', '.join(task.targets)}): there is nothing to compare with")
 
-    def answers(absent: list[str]) -> np.ndarray:
-        return task.finish(outputs(model, rows, known, precision=precision, absent=absent, truth=truth))
+    def answers(absent: list[str]) -> tuple[Answers, Answers]:
+        return answered(task, model, rows, known, precision=precision, absent=absent)
 
-    whole, target = answers([]), truth[known]
-    ask = None if queries is None else queries[known]
-    out = Assessment(known, target, whole, task.scores(target, whole, ask), task.baseline(target, whole, ask))
+    def again(some: np.ndarray) -> Answers:
+        return merge([task.finish(out) for _, out in stream(model, rows, some, precision=precision)])
+
+    whole, ask = answers([]), None if queries is None else queries[known]
+    out = Assessment(known, *whole, again, task.scores(*whole, ask), task.baseline(*whole, ask))
     groups = modalities(schema)
     if not parts or not task.answers_rows or len(groups) < 2:
         return out
     everything = [s.name for s in schema.slots]
     single = {label: answers([s for s in everything if s not in slots]) for label, slots in groups.items()}
-    out.alone = {label: task.scores(target, own)[0] for label, own in single.items()}
+    out.alone = {label: task.scores(*own)[0] for label, own in single.items()}
     if len(groups) == 2:  # without the one is the other alone
         out.absent = dict(zip(groups, reversed(out.alone.values())))
     else:
-        out.absent = {label: task.scores(target, answers(slots))[0] for label, slots in groups.items()}
+        out.absent = {label: task.scores(*answers(slots))[0] for label, slots in groups.items()}
     sign = -1 if out.scores[0].better == "lower" else 1
     out.best_alone = max(out.alone, key=lambda k: sign * out.alone[k].value)
-    out.gain = paired_gain(task.per_row(target, whole), task.per_row(target, single[out.best_alone]))
+    out.gain = paired_gain(task.per_row(*whole), task.per_row(*single[out.best_alone]))
     return out

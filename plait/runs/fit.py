@@ -25,11 +25,12 @@ from plait.runs.console import Console
 from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
-from plait.runs.predict import outputs
+from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
 from plait.runs.run import Run, save_run, write_json
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
+from plait.tasks.base import Answers
 from plait.train.loop import CHANGEABLE, Plan, train
 
 CONFIG = "config.json"
@@ -88,7 +89,7 @@ def fit(
     )
     bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
     model = data.task.model(bound, objective(data.info))
-    model.before_training(data.rows, data.truth, data.splits["train"], settings.seed)
+    model.before_training(data.rows, data.splits["train"], settings.seed)
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
     job = TableJob(
@@ -147,7 +148,7 @@ def _train(
     run = save_run(folder, data.schema, data.task, job.model, plan.precision)
     run.history = history
     for name, index in evaluated_rows(data).items():
-        run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, data.truth, index, plan.precision)
+        run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, index, plan.precision)
         tell(console, run.assessments[name], name, data.task)
     timing = slowest(job.seconds)
     if timing:
@@ -165,10 +166,10 @@ def _train(
 def settle(job: TableJob) -> str:
     """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
 
-    def found(call: Callable | None = None) -> np.ndarray:
-        return outputs(job.model, job.data.rows, job.watch, precision=job.precision, truth=job.data.truth, call=call)
+    def found(call: Callable | None) -> tuple[Answers, Answers]:
+        return answered(job.task, job.model, job.data.rows, job.watch, precision=job.precision, call=call)
 
-    return job.task.settle(job.model, job.data.schema, job.data.truth[job.watch], found)
+    return job.task.settle(job.model, job.data.schema, found)
 
 
 def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from plait.data.augment import augment
-from plait.runs.predict import outputs
+from plait.runs.predict import answered
 from plait.runs.prepare import Prepared
-from plait.tasks.base import Task, TaskModel
+from plait.tasks.base import TaskModel
 
 
 class TableJob:
@@ -54,7 +54,7 @@ class TableJob:
 
     def batch(self, index: np.ndarray) -> dict:
         """Rows with their targets."""
-        return self.data.rows.batch(index) | {"target": torch.from_numpy(self.data.truth[index])}
+        return self.data.rows.batch(index)
 
     def after_step(self) -> None:
         self.model.after_step()
@@ -62,18 +62,9 @@ class TableJob:
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
-        answers = answers_for(self.task, model, self.data, self.watch, self.precision)
-        truth = self.data.truth[self.watch]
-        guide = self.task.guide(truth, answers)
+        guide = self.task.guide(*answered(self.task, model, self.data.rows, self.watch, precision=self.precision))
         self.seconds["validation"] += time.perf_counter() - begun
         return guide, {"guide": guide}
-
-
-def answers_for(
-    task: Task, model: nn.Module, data: Prepared, index: np.ndarray, precision: str, absent=()
-) -> np.ndarray:
-    """The task's answers for some rows, with some slots taken away."""
-    return task.finish(outputs(model, data.rows, index, precision=precision, absent=absent, truth=data.truth))
 
 
 def hash_seed(*numbers: int) -> int:

@@ -50,7 +50,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         *(part for split, found in ran.found.items() for part in _scores(found, split, data.task.floor)),
         *extra,
         *_learning(ran.history),
-        *data.task.sections(data.rows, main.index, main.truth, main.answers),
+        *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),
         _columns(data),
         _bad(data),
         _cost(ran),

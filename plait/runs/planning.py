@@ -40,7 +40,7 @@ def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torc
     plan.precision = settings.precision
     if plan.precision == "auto":
         index = data.splits["train"][:batch]
-        sample = data.rows.batch(index) | {"target": torch.from_numpy(data.truth[index])}
+        sample = data.rows.batch(index)
         plan.precision = optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
     return plan
 

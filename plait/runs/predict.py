@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from plait.data.rows import Rows
+from plait.tasks.base import Answers, Task
 from plait.train.parallel import to_device
 
 
@@ -18,7 +20,10 @@ def without(batch: dict, slots: Iterable[str]) -> dict:
     return {**batch, "present": {s: torch.zeros_like(p) if s in gone else p for s, p in batch["present"].items()}}
 
 
-def outputs(
+Call = Callable[[nn.Module, dict], dict[str, Tensor]]
+
+
+def stream(
     model: nn.Module,
     rows: Rows,
     index: np.ndarray,
@@ -26,35 +31,42 @@ def outputs(
     batch_size: int = 128,
     precision: str = "fp32",
     absent: Iterable[str] = (),
-    truth: np.ndarray | None = None,
-    call: Callable[[nn.Module, dict], Tensor | dict[str, Tensor]] | None = None,
+    call: Call | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray | dict[str, np.ndarray]:
-    """`model.answer` (or `call(model, batch)`) for the rows `index`, as float32 numpy in that order. absent: slots
-    taken away.
-
-    truth (n, ...): the targets of all rows, for models that say what the true answer costs them.
-    """
+) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
+    """Batch by batch of the rows `index`, in that order: the batch, and what `model.answer` (or `call(model, batch)`)
+    gives for it, as numpy, numbers as float32. absent: slots taken away from what the model sees."""
     device = next(model.parameters()).device
     call = call or (lambda m, b: m.answer(b))
-    training, found = model.training, []
+    training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            for start in range(0, len(index), batch_size):
-                some = index[start : start + batch_size]
-                batch = rows.batch(some) | ({} if truth is None else {"target": torch.from_numpy(truth[some])})
-                batch = without(to_device(batch, device), absent)
-                out = call(model, batch)
-                found.append(
-                    {k: v.float().cpu().numpy() for k, v in out.items()}
-                    if isinstance(out, dict)
-                    else out.float().cpu().numpy()
-                )
-                if progress:
-                    progress(min(start + batch_size, len(index)), len(index))
+        for start in range(0, len(index), batch_size):
+            batch = rows.batch(index[start : start + batch_size])
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                out = call(model, without(to_device(batch, device), absent))
+            yield batch, {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in out.items()}
+            if progress:
+                progress(min(start + batch_size, len(index)), len(index))
     finally:
         model.train(training)
-    if found and isinstance(found[0], dict):
-        return {k: np.concatenate([f[k] for f in found]) for k in found[0]}
-    return np.concatenate(found)
+
+
+def outputs(model: nn.Module, rows: Rows, index: np.ndarray, **how) -> dict[str, np.ndarray]:
+    """All of `stream`'s outputs, end to end."""
+    return merge([out for _, out in stream(model, rows, index, **how)])
+
+
+def answered(task: Task, model: nn.Module, rows: Rows, index: np.ndarray, **how) -> tuple[Answers, Answers]:
+    """What the task records of truth and answers for the rows `index`, end to end. how: as for `stream`."""
+    kept = [task.record(batch, task.finish(out)) for batch, out in stream(model, rows, index, **how)]
+    return merge([truth for truth, _ in kept]), merge([answers for _, answers in kept])
+
+
+def merge(parts: list[Answers]) -> Answers:
+    """Dicts of arrays and lists, a row each, end to end."""
+    found = {}
+    for name in parts[0] if parts else ():
+        pieces = [part[name] for part in parts]
+        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
+    return found

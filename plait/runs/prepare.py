@@ -23,8 +23,7 @@ from plait.runs.assemble import choose, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
-from plait.tasks.base import MISSING, Task, TextOptions
-from plait.tasks.known import known_targets
+from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task
 
 CROP = ("crop_pct", "crop_mode", "interpolation")  # of a weights row
@@ -32,15 +31,13 @@ CROP = ("crop_pct", "crop_mode", "interpolation")  # of a weights row
 
 @dataclass
 class Prepared:
-    """A table ready to train on. truth: the task's targets for every row; splits: sorted row numbers with a known
-    target."""
+    """A table ready to train on, targets included. splits: sorted row numbers with a known target."""
 
     table: Table
     schema: Schema
     rows: Rows
     task: Task
     info: ModelInfo
-    truth: np.ndarray
     splits: dict[str, np.ndarray]
     fingerprint: str
     target_bad: Counter = field(default_factory=Counter)
@@ -86,27 +83,27 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         max_tokens=length,
         tokenizer_file=tokenizer,
         longest=kind.longest,
+        pieces=settings.pieces,
     )
-    task = kind.learn(table, schema, splits["train"], TextOptions(length, settings.pieces, tokenizer))
+    task = kind.learn(schema)
     if texts and settings.pretrained and tokenizer:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
         for words in [*read, *([task.needs["words"]] if "words" in task.needs else [])]:
             check_vocabulary(info, words, tokenizer)
-    truth, bad_targets = task.encode(table, schema)
-    rows = Rows(table, schema, allow_outside=settings.allow_outside, workers=settings.workers)
-    for row, reason, value in bad_targets:
-        if reason != MISSING:
-            rows.bad.add(row, ", ".join(task.targets), "target", reason, value)
-    splits = _known(splits, truth, task)
-    console.start("reading", len(table) * len(schema.inputs))
+    rows = Rows(
+        table, schema, allow_outside=settings.allow_outside, workers=settings.workers, asked=kind.asks is not None
+    )
+    console.start("reading", len(table) * len(rows.places))
     try:
         rows.scan(console.step)
     finally:
         console.stop()
+    task.derive(rows)
+    splits = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
     splits, left_out = task.sift(
-        splits, rows, truth, lambda: build(info.name, **recipe(info, schema, kind, **task.needs).arguments)
+        splits, rows, lambda: build(info.name, **recipe(info, schema, kind, **task.needs).arguments)
     )
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
@@ -116,10 +113,9 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         rows,
         task,
         info,
-        truth,
         splits,
         fingerprint,
-        target_bad=Counter(reason for _, reason, _ in bad_targets) + Counter(left_out),
+        target_bad=_unasked(rows) + Counter(left_out),
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
     )
@@ -127,10 +123,11 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
 
 def guess(table: Table, settings: Settings) -> Schema:
     """The schema of `table` under the settings."""
-    said = settings.target if settings.task in TASKS and TASKS[settings.task].of_text else None
+    asks = TASKS[settings.task].asks if settings.task in TASKS else None
+    said = settings.target if asks and KINDS[asks].own_slot else None
     return Schema.guess(
         table,
-        kinds=({said: "text"} if isinstance(said, str) else {}) | settings.kinds,
+        kinds=({said: asks} if isinstance(said, str) else {}) | settings.kinds,
         inputs=settings.inputs,
         target=settings.target,
         group=settings.group,
@@ -218,9 +215,18 @@ def _split(
     return {"test": np.zeros(0, np.int64), **given}
 
 
-def _known(splits: dict[str, np.ndarray], truth: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+def _unasked(rows: Rows) -> Counter:
+    """Why how many cells of the target columns cannot be used, or only in part."""
+    found: Counter = Counter()
+    for slot in rows.asked:
+        (name,) = slot.columns
+        found["target missing"] += rows.table.column(name).null_count
+        found.update(rows.bad.by_reason(name))
+    return +found
+
+
+def _known(splits: dict[str, np.ndarray], known: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """The splits without rows whose target is not known."""
-    known = known_targets(truth)
     out = {name: rows[known[rows]] for name, rows in splits.items()}
     if not len(out["train"]):
         raise DataError(f"no training row has a usable target ({task.target!r}): there is nothing to learn from")

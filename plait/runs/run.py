@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import Recipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.predict import outputs
+from plait.runs.predict import merge, outputs, stream
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
@@ -58,11 +59,12 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
 
-    def rows(self, source: Any, *, allow_outside: bool = False, progress=None) -> Rows:
-        """The rows of any table that `fit` would read, decoded for this model. Raises DataError where no input column
-        is there."""
+    def rows(self, source: Any, *, allow_outside: bool = False, asked: bool = False, progress=None) -> Rows:
+        """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. Raises
+        DataError where no input column is there, or no target that is asked for."""
         table = self._aligned(read_table(source))
-        return Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
+        asked = asked and self.task.asks is not None
+        return Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
 
     def evaluate(
         self, source: Any, *, gallery: Any = None, beam: int = 0, allow_outside: bool = False, progress=None
@@ -73,8 +75,10 @@ class Run:
         `predict`.
         """
         self._search_with(beam)
-        rows = self.rows(source, allow_outside=allow_outside, progress=progress)
+        rows = self.rows(source, allow_outside=allow_outside, asked=True, progress=progress)
         table, queries = rows.table, None
+        for name in self.task.targets:
+            table.column(name)  # a DataError that names the nearest, where the target is not there
         if gallery is not None:
             if not self.task.sides:
                 raise UsageError(f"a gallery is for {nouns(_searches)}: this run does {self.task.name}")
@@ -84,14 +88,8 @@ class Run:
             queries = np.arange(len(both)) < len(table)
             table = Table(both, table.root, table.source)
             rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
-        for name in self.task.targets:
-            table.column(name)  # a DataError that names the nearest, where the target is not there
-        truth, bad = self.task.encode(table, self.schema)
-        for row, reason, value in bad:
-            rows.bad.add(row, ", ".join(self.task.targets), "target", reason, value)
-        found = assess(
-            self.model, self.task, rows, self.schema, truth, np.arange(len(table)), self.precision, queries=queries
-        )
+        self.task.derive(rows)
+        found = assess(self.model, self.task, rows, self.schema, np.arange(len(table)), self.precision, queries=queries)
         self.last_bad = rows.bad
         return found
 
@@ -101,13 +99,20 @@ class Run:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not
         be read).
 
-        out: also write it, as Parquet, CSV or JSON lines by its ending. beam: for transcription and captions, how many
-        beginnings of a text are followed at once; 0 takes the likeliest label or token each time.
+        out: also write it, as Parquet, CSV or JSON lines by its ending; answers that are pictures or sounds are then
+        files in a folder beside it, which the table names, and without `out` the bytes of such files. beam: for
+        transcription and captions, how many beginnings of a text are followed at once; 0 takes the likeliest label or
+        token each time.
         """
         self._search_with(beam)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
-        answers = self.task.finish(outputs(self.model, rows, np.arange(len(rows)), precision=self.precision))
-        columns = {"row": np.arange(len(rows)), **self.task.columns(answers), "unread": _unread(rows)}
+        told, done = [], 0
+        for _, found in stream(self.model, rows, np.arange(len(rows)), precision=self.precision):
+            told.append(self.task.columns(self.task.finish(found)))
+            if out is not None:
+                told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
+            done += len(next(iter(told[-1].values())))
+        columns = {"row": np.arange(len(rows)), **merge(told), "unread": _unread(rows)}
         table = pa.table({k: pa.array(v) for k, v in columns.items()})
         if out is not None:
             write_table(table, out)
@@ -212,6 +217,16 @@ class Run:
         cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
         return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
 
+    def _filed(self, name: str, cells: Any, out: Path, first: int) -> Any:
+        """Cells that are bytes, written as files of the rows from `first` on; their paths as seen from beside `out`."""
+        if not isinstance(cells, list) or not any(isinstance(cell, bytes) for cell in cells):
+            return cells
+        folder, suffix = out.parent / f"{out.stem}_{_safe(name)}", KINDS[self.schema.column(name).kind].suffix
+        paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
+        for path, cell in zip(paths, cells):
+            write_whole(out.parent / path, lambda part, cell=cell: part.write_bytes(cell))
+        return paths
+
     # -- the ways in
 
     def _search_with(self, beam: int) -> None:
@@ -240,7 +255,7 @@ class Run:
             here = {s.name for s in self.schema.slots if not set(s.columns) <= set(rows.absent)}
             found = outputs(self.model, rows, index, precision=self.precision, call=_embed)
             return {slot: v for slot, v in found.items() if slot in here}
-        return {"": outputs(self.model, rows, index, precision=self.precision, call=_fused)}
+        return outputs(self.model, rows, index, precision=self.precision, call=_fused)
 
     def _query(self, query: dict) -> tuple[str, np.ndarray]:
         if len(query) != 1:
@@ -285,8 +300,13 @@ def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
     return {slot: nn.functional.normalize(v.float(), dim=-1) for slot, v in model.bound.vectors(batch).items()}
 
 
-def _fused(model: nn.Module, batch: dict) -> torch.Tensor:
-    return nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)
+def _fused(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+    return {"": nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)}
+
+
+def _safe(name: str) -> str:
+    """A column's name as a part of a file's."""
+    return re.sub(r"[^\w-]+", "_", name)
 
 
 def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
@@ -347,7 +367,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
     made = config["recipe"]
     bound = Recipe(**made).build()
-    task = TASKS[config["task"]["task"]].from_json(config["task"])
+    task = TASKS[config["task"]["task"]].from_json(config["task"], schema)
     model = task.model(bound, objective(model_info(made["name"])))
     try:
         state = load_file(folder / MODEL)

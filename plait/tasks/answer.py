@@ -13,7 +13,7 @@ from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.parts.heads.parts import SumOfParts
-from plait.tasks.base import Task, TaskModel
+from plait.tasks.base import Answers, Task, TaskModel
 from plait.tasks.bind import Bound, drop_modalities
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
@@ -22,31 +22,36 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) los
 
 
 class Answer(TaskModel):
-    """Outputs (B, K) of a sum-of-parts head.
+    """Outputs (B, K) of a sum-of-parts head. names: of the targets; several stand side by side.
 
     drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from
     the fusion alone where each modality also answers for itself, with a loss of its own.
     """
 
-    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float = 0.3):
+    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__(bound)
-        self.loss, self.drop = loss, drop
+        self.names, self.loss, self.drop = names, loss, drop
         self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
 
-    def answer(self, batch: dict) -> Tensor:
-        """(B, K) outputs: logits, or standardised numbers."""
-        return self.head(self.bound.features(batch))[0].float()
+    def target(self, batch: dict) -> Tensor:
+        """(B,) or (B, K): what is asked."""
+        parts = [batch["target"][name] for name in self.names]
+        return parts[0] if len(parts) == 1 else torch.stack(parts, 1)
 
-    def straight(self, batch: dict) -> Tensor:
-        """(B, K) float32 outputs of the head's linear layers alone."""
+    def answer(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K): logits, or standardised numbers."""
+        return {"outputs": self.head(self.bound.features(batch))[0].float()}
+
+    def straight(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K) of the head's linear layers alone, float32."""
         ready = self.bound.prepared(batch)
         raw = self.bound.raw(ready)
         with torch.autocast(self.head.prior.device.type, enabled=False):
-            return self.head.straight(raw, ready["present"])
+            return {"outputs": self.head.straight(raw, ready["present"])}
 
-    def before_training(self, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> None:
+    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """The linear layers are solved."""
-        solve_straight(self, rows, truth, index, seed)
+        solve_straight(self, rows, index, seed)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         if len(self.bound.takes) > 1:
@@ -54,10 +59,11 @@ class Answer(TaskModel):
             batch = {**batch, "visible" if self.bound.part_widths else "present": left}
         f = self.bound.features(batch)
         total, own = self.head(f)
-        known = known_rows(batch["target"])
-        losses = {"loss": mean_over(self.loss(total.float(), batch["target"]), known & f.anything())}
+        target = self.target(batch)
+        known = known_rows(target)
+        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything())}
         if len(own) > 1:
-            parts = [mean_over(self.loss(o.float(), batch["target"]), known & f.present[s]) for s, o in own.items()]
+            parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
             losses["parts"] = torch.stack(parts).sum()
         return losses
 
@@ -69,16 +75,14 @@ class AnswerTask(Task):
         self,
         model: TaskModel,
         schema: Schema,
-        truth: np.ndarray,
-        outputs: Callable[[Callable[[TaskModel, dict], Tensor] | None], np.ndarray],
+        found: Callable[[Callable[[TaskModel, dict], dict[str, Tensor]] | None], tuple[Answers, Answers]],
     ) -> str:
         """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
         standard errors."""
         plain = all(KINDS[s.kind].straight for s in schema.slots)
         if not plain or not model.head.linear:
             return ""
-        whole, straight = self.finish(outputs(None)), self.finish(outputs(lambda m, batch: m.straight(batch)))
-        gain = self.loss_rows(truth, straight) - self.loss_rows(truth, whole)
+        gain = self.loss_rows(*found(lambda m, batch: m.straight(batch))) - self.loss_rows(*found(None))
         if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
             return ""
         with torch.no_grad():

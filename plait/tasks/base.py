@@ -19,8 +19,7 @@ from plait.evaluate.report import Section
 from plait.tasks.bind import Bound
 from plait.tasks.examples import examples
 
-BadTargets = list[tuple[int, str, str]]  # row, reason, the cell's beginning
-MISSING = "target missing"  # the reason that is no fault: the row is left out without a word of its own
+Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
 
 
 class Pace(NamedTuple):
@@ -30,15 +29,6 @@ class Pace(NamedTuple):
     epochs: int
     lr: float
     patient: bool = False
-
-
-class TextOptions(NamedTuple):
-    """What the settings say of texts that a task learns: tokens of one at most, about how many pieces its words are
-    spelled in (None: characters), a published tokenizer.json."""
-
-    length: int = 256
-    pieces: int | None = None
-    tokenizer: str | None = None
 
 
 class Objective(NamedTuple):
@@ -65,15 +55,15 @@ class TaskModel(nn.Module):
     def state(self) -> nn.Module | None:
         return None
 
-    def answer(self, batch: dict) -> Tensor:
-        """(B, ...) float32 outputs, which the task's `finish` turns into answers."""
+    def answer(self, batch: dict) -> dict[str, Tensor]:
+        """Outputs (B, ...) by name, which the task's `finish` turns into answers."""
         raise NotImplementedError
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named losses, each a scalar; `batch["target"]` is there."""
+        """Named losses, each a scalar; `batch["target"]` is there, {name: (B, ...)}, NaN or -100 where nothing is."""
         raise NotImplementedError
 
-    def before_training(self, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> None:
+    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """What is done once, before the first step of a run (and again when one is resumed), with the training rows
         `index`."""
 
@@ -82,13 +72,16 @@ class TaskModel(nn.Module):
 
 
 class Task(ABC):
-    """What a table's columns ask of a model. Its attributes that are no class attributes are what it learnt from the
-    training rows, plain JSON in `to_json`.
+    """What a table's columns ask of a model. What is learnt of the target columns stands in the schema, as for inputs;
+    what else a task learnt from the training rows is plain JSON in `to_json`.
+
+    Answers come batch by batch: `finish` makes them of what the model gives, and `record` says what of them, and of the
+    truth, is kept for the scores. Both are dicts of arrays and lists, a row each.
 
     name: of this class; choice: what `--task` calls it, mostly the same. noun: as in "a gallery is for retrieval".
     roles: of a system that it can use, the best first. auto: the system that `auto` stands for, if not plait's own.
-    dtype: of `truth`. of_text: the target is a text, also where it looks like classes or numbers. needs_target: a table
-    without a target column has nothing for it.
+    asks: the kind that target columns are taken for, whatever they look like; None: no column is asked for.
+    needs_target: a table without a target column has nothing for it.
     longest: the share of the inputs that are read whole, the rest is cut. whole: augmentation must not take parts away.
     verb: the command a run is used with next. floor: what a score without a model is called. beams: its model has
     `beam`, how many beginnings of a text it follows at once. answers_rows: each row has an answer of its own, which
@@ -99,9 +92,8 @@ class Task(ABC):
     choice: ClassVar[str]
     noun: ClassVar[str]
     roles: ClassVar[tuple[str, ...]]
-    dtype: ClassVar[type]
+    asks: ClassVar[str | None] = None
     auto: ClassVar[str | None] = None
-    of_text: ClassVar[bool] = False
     needs_target: ClassVar[bool] = True
     longest: ClassVar[float] = 0.99
     whole: ClassVar[bool] = False
@@ -117,12 +109,13 @@ class Task(ABC):
 
     @classmethod
     def variant(cls, schema: Schema, table: Table) -> type[Task]:
-        """The class that this table's target asks for: this one or one of the same `choice`. Raises UsageError where
-        there is no target, or are too many."""
+        """The class that this table's target asks for: this one or one of the same `choice`; the schema then takes the
+        target for what that asks. Raises UsageError where there is no target, or are too many."""
         if cls.needs_target and not schema.targets:
             raise UsageError(f"--task {cls.choice} needs a target: name the column to predict with --target")
         if len(schema.targets) > 1:
             raise UsageError(f"--task {cls.choice} takes one target, got {', '.join(schema.targets)}")
+        schema.ask(cls.asks)
         return cls
 
     @classmethod
@@ -137,12 +130,16 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Task:
-        """The task as the training `rows` have it. Raises DataError where there is nothing to learn."""
+    def learn(cls, schema: Schema) -> Task:
+        """The task as the training rows have it, which the schema has learnt. Raises DataError where there is nothing
+        to learn."""
 
-    @abstractmethod
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
-        """truth (n, ...): NaN or -100 where there is none; and the cells that are no target, with the reason."""
+    def derive(self, rows: Rows) -> None:  # noqa: B027 (most tasks have nothing to add)
+        """What is asked that stands in no column is put into `rows.derived`."""
+
+    def known(self, rows: Rows) -> np.ndarray:
+        """(n,) bool: the rows with a target."""
+        return rows.known()
 
     @property
     def needs(self) -> dict[str, Any]:
@@ -150,7 +147,7 @@ class Task(ABC):
         return {}
 
     def sift(
-        self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make: Callable[[], nn.Module]
+        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], nn.Module]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """The splits without rows that cannot be used, and why how many of them are left out; make: builds the
         system."""
@@ -173,40 +170,43 @@ class Task(ABC):
         self,
         model: TaskModel,
         schema: Schema,
-        truth: np.ndarray,
-        outputs: Callable[[Callable[[TaskModel, dict], Tensor] | None], np.ndarray],
+        found: Callable[[Callable[[TaskModel, dict], dict[str, Tensor]] | None], tuple[Answers, Answers]],
     ) -> str:
-        """What is done once, after the last step, and a sentence on it, or "". truth: of the validation rows;
-        outputs(call): what `call(model, batch)`, or `answer`, gives for them."""
+        """What is done once, after the last step, and a sentence on it, or "". found(call): truth and answers of the
+        validation rows by `call(model, batch)`, or by `answer`."""
         return ""
 
     # -- answers and what they are worth
 
     @abstractmethod
-    def finish(self, outputs: np.ndarray) -> np.ndarray:
-        """The model's outputs (n, ...) as answers (n, ...)."""
+    def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
+        """The model's outputs for some rows as answers."""
+
+    def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
+        """Truth and answers as the scores want them, of the rows of a batch."""
+        return {name: t.numpy() for name, t in batch["target"].items()}, answers
 
     @abstractmethod
-    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """The main one first. queries (n,) bool: the rows that ask, of a task that searches."""
 
     @abstractmethod
-    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """What these rows score without a model."""
 
     @abstractmethod
-    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
+    def guide(self, truth: Answers, answers: Answers) -> float:
         """What early stopping looks at: higher is better."""
 
     @abstractmethod
-    def columns(self, answers: np.ndarray) -> dict[str, Any]:
-        """The columns of a table of predictions: the answer first."""
+    def columns(self, answers: Answers) -> dict[str, Any]:
+        """The columns of a table of predictions, the answer first; bytes are those of a file."""
 
-    def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """(n,) how good each answer is, so that its mean is a score; of a task that answers rows."""
         raise NotImplementedError(f"{self.name} answers no single rows")
 
-    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """(n,) how bad each answer is, finely; of a task that answers rows."""
         return 1 - self.per_row(truth, answers)
 
@@ -233,12 +233,15 @@ class Task(ABC):
         """The scores at the head of a report."""
         return scores
 
-    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes | tuple[bytes, str]] | None:
+    def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes | tuple[bytes, str]] | None:
         """A title and a picture (PNG, with or without a caption) of all answers; None where these rows show nothing."""
         return None
 
-    def sections(self, rows: Rows, index: np.ndarray, truth: np.ndarray, answers: np.ndarray) -> list[Section]:
-        """The part of the report that shows answers: of the rows `index`, which truth and answers belong to."""
+    def sections(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
+    ) -> list[Section]:
+        """The part of the report that shows answers: of the rows `index`, which truth and answers belong to.
+        again(rows): their answers anew, of a task that records less."""
         drawn = self.picture(truth, answers)
         told, value = self.columns(answers), self.per_row(truth, answers)
         column = self.target if isinstance(self.target, str) else None
@@ -255,5 +258,5 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def from_json(cls, state: dict) -> Task:
-        """The task that `to_json` told."""
+    def from_json(cls, state: dict, schema: Schema) -> Task:
+        """The task that `to_json` told, with what its schema has learnt."""

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.data.arrow import as_text
-from plait.data.kinds import KINDS, Place
-from plait.data.kinds.base import FitOptions
-from plait.data.kinds.text import tokenizer_of
+from plait.data.kinds import KINDS
 from plait.data.schema import Schema
-from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
 from plait.parts.generation import beam, generate
-from plait.tasks.base import MISSING, BadTargets, Objective, Pace, Task, TaskModel, TextOptions
+from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound
 
 ROLES = ("generator",)
 
-ANSWERS = np.dtype([("text", object), ("probability", np.float64), ("loss", np.float64)])
 SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
 PENALTY = 0.6  # of the length, by which beams compare
 
@@ -33,13 +25,13 @@ PENALTY = 0.6  # of the length, by which beams compare
 class Captioner(TaskModel):
     """Texts, and the cross-entropy of every next token.
 
-    most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are followed at once, 0
-    for the likeliest token each time.
+    name: of the target. most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are
+    followed at once, 0 for the likeliest token each time.
     """
 
-    def __init__(self, bound: Bound, most: int, beam: int = 0):
+    def __init__(self, bound: Bound, name: str, most: int, beam: int = 0):
         super().__init__(bound)
-        self.most, self.beam = most, beam
+        self.name, self.most, self.beam = name, most, beam
 
     def read(self, batch: dict) -> tuple[dict, Tensor]:
         """The batch as the system reads it, and (B,) bool: which rows have anything to write about."""
@@ -54,12 +46,9 @@ class Captioner(TaskModel):
         logits, _ = self.bound.system.step(said.clamp(min=0), self.bound.system.prefill(ready), said >= 0)
         return logits.float(), target[:, 1:longest]
 
-    def answer(self, batch: dict) -> Tensor:
-        """(B, 2 + most): what the true text costs (NaN where the batch holds none), the log-probability of what is
-        written, its tokens.
-
-        Both are NaN in rows with nothing to write about, which `finish` answers.
-        """
+    def answer(self, batch: dict) -> dict[str, Tensor]:
+        """`tokens` (B, U) of what is written, its log-probability `score` (B,), `loss` (B,): what the true text costs,
+        NaN where the batch holds none; and `there` (B,) bool: whether there was anything to write about."""
         ready, there = self.read(batch)
         system = self.bound.system
         if self.beam:
@@ -68,22 +57,16 @@ class Captioner(TaskModel):
         else:
             written = generate(system, ready, most=self.most)
             score = written.score
-        tokens = F.pad(written.tokens, (0, self.most - written.tokens.shape[1])).float()
         loss = torch.full_like(score, torch.nan)
         if "target" in batch:
-            logits, true = self.next(ready, batch["target"])
-            cost = (
-                F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
-                .view_as(true)
-                .sum(1)
-            )
-            loss = torch.where((true >= 0).any(1), cost, loss)
-        told = torch.stack([loss, score], 1).masked_fill(~there[:, None], torch.nan)
-        return torch.cat([told, tokens], 1)
+            logits, true = self.next(ready, batch["target"][self.name])
+            cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
+            loss = torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
+        return {"tokens": written.tokens, "score": score, "loss": loss, "there": there}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         ready, there = self.read(batch)
-        logits, true = self.next(ready, batch["target"].masked_fill(~there[:, None], -100))
+        logits, true = self.next(ready, batch["target"][self.name].masked_fill(~there[:, None], -100))
         loss = F.cross_entropy(
             logits.flatten(0, 1), true.flatten(), ignore_index=-100, label_smoothing=SMOOTH, reduction="sum"
         )
@@ -91,51 +74,36 @@ class Captioner(TaskModel):
 
 
 class Caption(Task):
-    """A text per row. text: what the tokenizer learnt (as `TextKind.fit`). common: the commonest text of the training
-    rows, its share.
+    """A text per row. text: what the kind `text` learnt of the target. Answers are a `text` each, its `probability` and
+    the `loss` of the true one.
 
-    truth (n, U): token ids with beginning and end, -100 after the end and in rows without a text. Texts are compared as
-    the tokenizer gives
-    them back: the learnt one knows no capitals.
+    Texts are compared as the tokenizer gives them back: the learnt one knows no capitals.
     """
 
     name = choice = "caption"
     noun = "captions"
     roles = ROLES
-    dtype = np.int64
-    of_text = True
+    asks = "text"
     auto = "git"
     beams = True
 
-    def __init__(self, target: str, text: dict, common: tuple[str, float]):
-        self.target, self.text, self.common = target, text, tuple(common)
+    def __init__(self, target: str, text: dict):
+        self.target, self.text = target, text
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Caption:
-        """The tokens of the training rows' texts, or a published tokenizer's."""
-        length, _, tokenizer = options
+    def learn(cls, schema: Schema) -> Caption:
         (target,) = schema.targets
         if [s.kind for s in schema.slots] != ["image"]:
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
             raise DataError(f"captioning reads one column of pictures, got {found}: choose it with --inputs NAME")
-        texts = [t for t in _texts(table, target, rows) if t]
-        if len(set(texts)) < 2:
-            only = f"only {texts[0]!r}" if texts else "no text at all"
+        text = schema.column(target).params
+        if text["different"] < 2:
+            only = f"only {text['usual']!r}" if text["different"] else "no text at all"
             raise DataError(f"the target {target!r} has {only} in the training rows: there is nothing to learn")
-        column = pa.chunked_array([pa.array(texts, pa.string())])
-        text = KINDS["text"].fit(column, FitOptions(Place(), max_tokens=length, tokenizer_file=tokenizer))
         if text["cls"] is None or text["sep"] is None:
-            raise DataError(
-                f"the tokenizer {tokenizer} has no token for the {'end' if text['cls'] is not None else 'beginning'} of a text"
-            )
-        longest = (
-            max(len(e.ids) for e in tokenizer_of(text["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False))
-            + 2
-        )
-        task = cls(target, text | {"max_tokens": min(longest, length)}, ("", 0.0))
-        usual, count = min(Counter(map(task.plain, texts)).items(), key=lambda item: (-item[1], item[0]))
-        task.common = usual, count / len(texts)
-        return task
+            which = "end" if text["cls"] is not None else "beginning"
+            raise DataError(f"the tokenizer has no token for the {which} of a text: give another with --tokenizer FILE")
+        return cls(target, text)
 
     def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
         return super().pace(rows, system, True)
@@ -145,81 +113,56 @@ class Caption(Task):
         """What a generator must know of the tokens."""
         return {"words": {"vocab": self.text["vocab"], "begin": self.text["cls"], "end": self.text["sep"]}}
 
-    def plain(self, text: str) -> str:
-        """A text as the tokenizer gives it back."""
-        tokenizer = tokenizer_of(self.text["tokenizer"])
-        return self.decode(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: list[int]) -> str:
-        return tokenizer_of(self.text["tokenizer"]).decode(ids, skip_special_tokens=True).strip()
-
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
-        most, bad = self.text["max_tokens"], []
-        truth = np.full((len(table), most), -100, np.int64)
-        texts = _texts(table, self.target)
-        found = tokenizer_of(self.text["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False)
-        for i, (text, ids) in enumerate(zip(texts, (e.ids for e in found))):
-            if not ids:
-                bad.append((i, MISSING if table.column(self.target)[i].as_py() is None else "empty text", ""))
-                continue
-            if len(ids) > most - 2:
-                bad.append((i, f"more than {most} tokens, cut there", text))
-            row = [self.text["cls"], *ids[: most - 2], self.text["sep"]]
-            truth[i, : len(row)] = row
-        return truth, bad
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of ids (U,), which end at the first that is negative."""
+        return KINDS[self.asks].write(ids[ids >= 0], self.text)
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Captioner:
-        return Captioner(bound, self.text["max_tokens"] - 1)
+        return Captioner(bound, self.target, self.text["max_tokens"] - 1)
 
-    def finish(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs (n, 2 + most) -> (n,) of text, probability and loss; a row with nothing to write about gets the
-        commonest text."""
-        out = np.empty(len(outputs), ANSWERS)
-        for i, (loss, score, *ids) in enumerate(outputs.tolist()):
-            told = self.common if np.isnan(score) else (self.decode([int(t) for t in ids]), float(np.exp(score)))
-            out[i] = (*told, loss)
-        return out
+    def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
+        """A row with nothing to write about gets the commonest text."""
+        there, said = outputs["there"], [self.decode(row) for row in outputs["tokens"]]
+        return {
+            "text": [text if real else self.text["usual"] for text, real in zip(said, there)],
+            "probability": np.where(there, np.exp(outputs["score"].astype(np.float64)), self.text["share"]),
+            "loss": outputs["loss"].astype(np.float64),
+        }
 
-    def _written(self, truth: np.ndarray) -> list[str]:
-        return [self.decode(row[row >= 0].tolist()) for row in truth]
+    def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
+        """Of the truth the `text`, and how many `tokens` it has after the first."""
+        ids = batch["target"][self.target].numpy()
+        return {"text": [self.decode(row) for row in ids], "tokens": (ids[:, 1:] >= 0).sum(1)}, answers
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
-        tokens = (truth[:, 1:] >= 0).sum(1)
-        return captions.captions(self._written(truth), answers["text"].tolist(), answers["loss"], tokens)
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        return captions.captions(truth["text"], answers["text"], answers["loss"], truth["tokens"])
 
-    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
+    def guide(self, truth: Answers, answers: Answers) -> float:
         """What early stopping looks at: chrF, and a little what the true texts cost."""
         found = {s.name: s.value for s in self.scores(truth, answers)}
         return found["chrF"] - 0.02 * float(np.log(found.get("perplexity", 1.0)))
 
-    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
-        usual = np.empty(len(truth), ANSWERS)
-        usual[:] = (*self.common, np.nan)
-        return self.scores(truth, usual)
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        n = len(truth["text"])
+        return self.scores(truth, {"text": [self.text["usual"]] * n, "loss": np.full(n, np.nan)})
 
-    def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """Each row's own chrF."""
-        return captions.chrf_rows(self._written(truth), answers["text"].tolist())
+        return captions.chrf_rows(truth["text"], answers["text"])
 
-    def columns(self, answers: np.ndarray) -> dict[str, list]:
-        return {self.target: answers["text"].tolist(), "probability": answers["probability"]}
+    def columns(self, answers: Answers) -> dict[str, list]:
+        return {self.target: answers["text"], "probability": answers["probability"]}
 
     def describe(self) -> str:
         kind = f"texts of at most {self.text['max_tokens']} of {self.text['vocab']:,} tokens"
-        return f"{kind}, commonest {self.common[0][:40]!r} {self.common[1]:.0%}"
+        return f"{kind}, commonest {self.text['usual'][:40]!r} {self.text['share']:.0%}"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "target": self.target, "text": self.text, "common": list(self.common)}
+        return {"task": self.name}
 
     @classmethod
-    def from_json(cls, state: dict) -> Caption:
-        return cls(state["target"], state["text"], tuple(state["common"]))
-
-
-def _texts(table: Table, target: str, rows: np.ndarray | None = None) -> list[str]:
-    """Texts of the target, "" where there is none or nothing but space."""
-    cells = table.column(target).to_pylist()
-    return ["" if c is None else as_text(c).strip() for c in (cells if rows is None else (cells[i] for i in rows))]
+    def from_json(cls, state: dict, schema: Schema) -> Caption:
+        return cls.learn(schema)
 
 
 TASKS = (Caption,)

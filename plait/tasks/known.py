@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
-
-
-def known_targets(truth: np.ndarray) -> np.ndarray:
-    """(n,) bool of truth (n, ...)."""
-    known = np.isfinite(truth) if truth.dtype.kind == "f" else truth != -100
-    return known if known.ndim == 1 else known.any(1)
 
 
 def known_rows(target: Tensor) -> Tensor:

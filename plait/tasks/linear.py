@@ -22,7 +22,7 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of the squared weights, beside th
 MOST_ROWS, FOLDS = 20_000, 4
 
 
-def solve_straight(model: Answer, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> float | None:
+def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> float | None:
     """Fill the linear layers of `model.head` from the training rows `index`; the penalty is chosen by cross-validation.
 
     Returns the penalty, or None where the model has no such layers. On the CPU; at most 20,000 rows are read.
@@ -35,7 +35,7 @@ def solve_straight(model: Answer, rows: Rows, truth: np.ndarray, index: np.ndarr
     prepared = model.bound.prepared(batch)
     raw = model.bound.raw(prepared)
     x = torch.cat([raw[slot] * prepared["present"][slot][:, None] for slot in layers], 1).double()  # (n, F)
-    target = torch.from_numpy(truth[index])
+    target = model.target(batch)
     known = known_rows(target)
     x, target = x[known], target[known]
     prior = model.head.prior.double()

@@ -19,9 +19,9 @@ from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive
 from plait.tasks.answer import Answer, AnswerTask, Loss
-from plait.tasks.base import MISSING, BadTargets, Objective, TextOptions
+from plait.tasks.base import Answers, Objective
 from plait.tasks.bind import Bound
-from plait.tasks.classify import binary_cross_entropy, flags
+from plait.tasks.classify import binary_cross_entropy
 from plait.tasks.known import known_rows, mean_over
 
 ROLES = ("fuser", "embedder")
@@ -30,13 +30,13 @@ MATCH = "match"  # the target's name where the table holds only true pairs
 
 
 class Match(AnswerTask):
-    """True or not, per row. rate: the share of true pairs in the training rows."""
+    """True or not, per row. rate: the share of true pairs in the training rows. Answers are its `probability` (n,)."""
 
     name = choice = "match"
     noun = "matching"
     roles = ROLES
     needs_target = False
-    dtype = np.int64
+    asks = "boolean"
 
     def __init__(self, target: str, rate: float):
         self.target, self.rate = target, rate
@@ -53,64 +53,63 @@ class Match(AnswerTask):
         return table, splits
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Match:
+    def learn(cls, schema: Schema) -> Match:
         (target,) = schema.targets
-        truth = flags(table.column(target), target)[rows]
-        known = truth[truth != -100]
-        if len(np.unique(known)) < 2:
+        no, yes = schema.column(target).params["counts"]
+        if not no or not yes:
             raise DataError(
-                f"the target {target!r} needs true and false pairs in the training rows: got {len(known)} rows of one sort"
+                f"the target {target!r} needs true and false pairs in the training rows: "
+                f"got {no + yes} rows of one sort"
             )
-        return cls(target, float(known.mean()))
-
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
-        """1, 0, or -100 where it is not known, (n,); and the rows that do not know."""
-        truth = flags(table.column(self.target), self.target)
-        return truth, [(int(i), MISSING, "") for i in np.flatnonzero(truth == -100)]
+        return cls(target, yes / (no + yes))
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         prior = torch.tensor([np.log(self.rate / (1 - self.rate))])
         system = bound.system
         model = Agreement if isinstance(system, Embedder) and system.logit_scale is not None else Answer
-        return model(bound, prior, _loss, drop=0.0)
+        return model(bound, [self.target], prior, _loss, drop=0.0)
 
-    def finish(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs (n, 1) -> probabilities (n,)."""
-        return 1 / (1 + np.exp(-np.clip(outputs[:, 0], -60, 60)))
+    def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
+        return {"probability": 1 / (1 + np.exp(-np.clip(outputs["outputs"][:, 0], -60, 60)))}
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
-        return metrics.matching(truth, answers)
+    def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        return truth[self.target], answers["probability"]
 
-    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
-        return metrics.matching(truth, answers)[0].value
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        return metrics.matching(*self._both(truth, answers))
 
-    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, np.full(len(truth), self.rate))
+    def guide(self, truth: Answers, answers: Answers) -> float:
+        return self.scores(truth, answers)[0].value
 
-    def per_row(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        return metrics.matched_rows(truth, answers)
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        return self.scores(truth, {"probability": np.full(len(truth[self.target]), self.rate)})
 
-    def loss_rows(self, truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        known = truth != -100
-        return -np.log(np.where(truth == 1, answers, 1 - answers).clip(1e-7, 1))[known]
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
+        return metrics.matched_rows(*self._both(truth, answers))
 
-    def columns(self, answers: np.ndarray) -> dict[str, list]:
-        return {self.target: answers >= 0.5, "probability": answers}
+    def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
+        real, p = self._both(truth, answers)
+        return -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1))[real != -100]
 
-    def picture(self, truth: np.ndarray, answers: np.ndarray) -> tuple[str, bytes] | None:
-        if not (truth == 1).any():
+    def columns(self, answers: Answers) -> dict[str, list]:
+        p = answers["probability"]
+        return {self.target: p >= 0.5, "probability": p}
+
+    def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
+        real, p = self._both(truth, answers)
+        if not (real == 1).any():
             return None
-        return "Precision and recall", pictures.precision_recall([("match", truth, answers)])
+        return "Precision and recall", pictures.precision_recall([("match", real, p)])
 
     def describe(self) -> str:
         return f"{self.rate:.0%} of the pairs are true"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "target": self.target, "rate": self.rate}
+        return {"task": self.name}
 
     @classmethod
-    def from_json(cls, state: dict) -> Match:
-        return cls(state["target"], state["rate"])
+    def from_json(cls, state: dict, schema: Schema) -> Match:
+        return cls.learn(schema)
 
 
 class Agreement(Answer):
@@ -124,8 +123,8 @@ class Agreement(Answer):
 
     SPEED = 30.0  # the offset has far to go: minus the log of how many rows a true pair must stand out of
 
-    def __init__(self, bound: Bound, prior: Tensor, loss: Loss, *, drop: float):
-        super().__init__(bound, prior, loss, drop=drop)
+    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float):
+        super().__init__(bound, names, prior, loss, drop=drop)
         *self.others, self.last = bound.takes
         self.gain = nn.Parameter(torch.ones(len(self.others)))
         self.offset = nn.Parameter(torch.zeros(len(self.others)))
@@ -146,12 +145,12 @@ class Agreement(Answer):
     def scale(self) -> Tensor:
         return self.bound.system.logit_scale.float().clamp(max=math.log(100))
 
-    def answer(self, batch: dict) -> Tensor:
+    def answer(self, batch: dict) -> dict[str, Tensor]:
         f = self.features(batch)
-        return self.head(f)[0].float() + self.agreement(f)
+        return {"outputs": self.head(f)[0].float() + self.agreement(f)}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        f, target = self.features(batch), batch["target"]
+        f, target = self.features(batch), self.target(batch)
         outputs = self.head(f)[0].float() + self.agreement(f)
         losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
         last = f.vectors[self.last]

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from plait.data.digest import cell_digests
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import pictures
 from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.evaluate.report import Section
 from plait.parts.objectives.contrastive import contrastive
-from plait.tasks.base import BadTargets, Objective, Pace, Task, TaskModel, TextOptions
+from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound
 from plait.tasks.examples import picture_of
 
 ROLES = ("embedder",)
+
+PAIR = "pair"  # the name of what is asked, which stands in no column
 
 
 class Pairs(TaskModel):
@@ -41,7 +42,7 @@ class Pairs(TaskModel):
     def state(self) -> nn.Module | None:
         return self._state[0] if self._state else None
 
-    def before_training(self, rows: Rows, truth: np.ndarray, index: np.ndarray, seed: int) -> None:
+    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """What the system's own objective remembers starts here."""
         if self.objective is not None and self.objective.make_state is not None:
             self._state = [self.objective.make_state(self.bound.system, seed)]
@@ -50,15 +51,15 @@ class Pairs(TaskModel):
         if self.objective is not None and self.objective.after_step is not None and self.state is not None:
             self.objective.after_step(self.bound.system, self.state)
 
-    def answer(self, batch: dict) -> Tensor:
-        """(B, 2, E) unit vectors of both sides; zeros where a side is absent."""
+    def answer(self, batch: dict) -> dict[str, Tensor]:
+        """`vectors` (B, 2, E), unit ones of both sides; zeros where a side is absent."""
         vectors = self.bound.vectors(batch)
         # bfloat16 ones are not quite unit
-        return torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)
+        return {"vectors": torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]]
-        ids = batch["target"]
+        ids = batch["target"][PAIR]
         if self.objective is not None:
             ready = self.bound.prepared(batch) | {
                 "same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))
@@ -71,8 +72,8 @@ class Pairs(TaskModel):
 
 
 class Retrieve(Task):
-    """Pairs of two input columns. truth (n, 3): the pair's group and each side's own content, as numbers; a side that
-    is missing is negative, and a row without either is -100.
+    """Pairs of two input columns. What is asked is PAIR (n, 3): the pair's group and each side's own content, as
+    numbers; a side that is missing is negative, and a row without either is -100. Answers are `vectors` (n, 2, E).
 
     Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the
     others.
@@ -81,7 +82,6 @@ class Retrieve(Task):
     name = choice = "retrieve"
     noun = "retrieval"
     roles = ROLES
-    dtype = np.int64
     needs_target = False
     verb = "search"
     floor = "chance"
@@ -92,21 +92,24 @@ class Retrieve(Task):
         self.target = self.names[0]
 
     @classmethod
-    def learn(cls, table: Table, schema: Schema, rows: np.ndarray, options: TextOptions) -> Retrieve:
+    def learn(cls, schema: Schema) -> Retrieve:
         order = sorted(schema.slots, key=lambda s: s.kind != "text")  # texts ask first
         if len(order) != 2 or any(len(s.columns) != 1 for s in order):
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
             raise DataError(f"retrieval pairs two input columns, got {found}: choose two with --inputs A,B")
         return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order))
 
-    def encode(self, table: Table, schema: Schema) -> tuple[np.ndarray, BadTargets]:
-        left, right = (_numbers(cell_digests(table, schema, name)) for name in self.names)
-        truth = np.stack([_groups(left, right), left, right], 1)
-        truth[(left < 0) & (right < 0)] = -100
-        return truth, []
+    def derive(self, rows: Rows) -> None:
+        left, right = (_numbers(cell_digests(rows.table, rows.schema, name)) for name in self.names)
+        pairs = np.stack([_groups(left, right), left, right], 1)
+        pairs[(left < 0) & (right < 0)] = -100
+        rows.derived[PAIR] = torch.from_numpy(pairs)
+
+    def known(self, rows: Rows) -> np.ndarray:
+        return (rows.derived[PAIR] != -100).any(1).numpy()
 
     def sift(
-        self, splits: dict[str, np.ndarray], rows: Rows, truth: np.ndarray, make: Callable[[], nn.Module]
+        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], nn.Module]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Without the rows of which a side cannot be read."""
         there = rows.presence()
@@ -123,19 +126,19 @@ class Retrieve(Task):
     def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
         return Pairs(bound, self.sides, objective)
 
-    def finish(self, outputs: np.ndarray) -> np.ndarray:
+    def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return outputs
 
-    def scores(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """Recalls and ranks in both directions. queries (n,) bool: rows that ask; all rows are answers to choose
         from."""
         out = []
         for (ask, reply), rows, items, ids in self._directions(truth, answers, queries):
-            found = retrieval((answers[rows, ask], answers[items, reply]), ids)
+            found = retrieval((answers["vectors"][rows, ask], answers["vectors"][items, reply]), ids)
             out += [s._replace(name=f"{self.names[ask]} to {self.names[reply]}, {s.name}") for s in found]
         return out
 
-    def baseline(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None = None) -> list[Score]:
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """What a random order scores."""
         out = []
         for (ask, reply), _, _, ids in self._directions(truth, answers, queries):
@@ -146,23 +149,24 @@ class Retrieve(Task):
                 )
         return out
 
-    def guide(self, truth: np.ndarray, answers: np.ndarray) -> float:
+    def guide(self, truth: Answers, answers: Answers) -> float:
         """Mean average precision of both directions."""
         return float(np.mean([s.value for s in self.scores(truth, answers) if s.name.endswith("average precision")]))
 
-    def _directions(self, truth: np.ndarray, answers: np.ndarray, queries: np.ndarray | None) -> Iterator[tuple]:
+    def _directions(self, truth: Answers, answers: Answers, queries: np.ndarray | None) -> Iterator[tuple]:
         """Per direction: (asking side, replying side), one row per different query, one per different item, and the
         groups of both."""
-        there = (truth[:, 1:] >= 0) & (np.abs(answers).sum(2) > 0)  # (n, 2)
+        pairs = truth[PAIR]
+        there = (pairs[:, 1:] >= 0) & (np.abs(answers["vectors"]).sum(2) > 0)  # (n, 2)
         asking = there.all(1) if queries is None else there.all(1) & queries
         if not asking.any():
             raise DataError("no row has both sides: there is no pair to find")
         for ask, reply in ((0, 1), (1, 0)):
-            rows, items = _one_each(truth[:, 1 + ask], asking), _one_each(truth[:, 1 + reply], there[:, reply])
-            yield (ask, reply), rows, items, (truth[rows, 0], truth[items, 0])
+            rows, items = _one_each(pairs[:, 1 + ask], asking), _one_each(pairs[:, 1 + reply], there[:, reply])
+            yield (ask, reply), rows, items, (pairs[rows, 0], pairs[items, 0])
 
-    def columns(self, answers: np.ndarray) -> dict[str, list]:
-        return {"similarity": (answers[:, 0] * answers[:, 1]).sum(1)}
+    def columns(self, answers: Answers) -> dict[str, list]:
+        return {"similarity": answers["vectors"].prod(1).sum(1)}
 
     def describe(self) -> str:
         return f"{self.names[0]} with {self.names[1]}"
@@ -176,15 +180,18 @@ class Retrieve(Task):
     def leading(self, scores: list[Score]) -> list[Score]:
         return self.headline(scores)
 
-    def sections(self, rows: Rows, index: np.ndarray, truth: np.ndarray, answers: np.ndarray) -> list[Section]:
+    def sections(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
+    ) -> list[Section]:
         """For some of the asking texts, the first answers."""
+        pairs, vectors = truth[PAIR], answers["vectors"]
         (ask, reply), asking, items, _ = next(iter(self._directions(truth, answers, None)))
         some = asking[np.unique(np.linspace(0, len(asking) - 1, min(8, len(asking))).astype(int))]
         sheet = []
         for q in some:
-            best = items[np.argsort(-(answers[items, reply] @ answers[q, ask]), kind="stable")[:8]]
+            best = items[np.argsort(-(vectors[items, reply] @ vectors[q, ask]), kind="stable")[:8]]
             cells = [
-                (picture_of(rows, self.names[reply], int(index[i])), "", bool(truth[i, 0] == truth[q, 0])) for i in best
+                (picture_of(rows, self.names[reply], int(index[i])), "", bool(pairs[i, 0] == pairs[q, 0])) for i in best
             ]
             title = rows.table.column(self.names[ask])[int(index[q])].as_py()
             sheet.append((title if isinstance(title, str) else self.names[ask], cells))
@@ -195,7 +202,7 @@ class Retrieve(Task):
         return {"task": self.name, "sides": list(self.sides), "names": list(self.names)}
 
     @classmethod
-    def from_json(cls, state: dict) -> Retrieve:
+    def from_json(cls, state: dict, schema: Schema) -> Retrieve:
         return cls(tuple(state["sides"]), tuple(state["names"]))
 
 

@@ -37,6 +37,8 @@ def cells(tmp_path) -> dict[str, list]:
         "datetime": ["2021-03-04 05:06:07", "1999-12-31", "2010-01-01", "2024-02-29"],
         "text": ["a red door", "two doors, one red", "no door", "a door"],
         "category": ["red", "blue", "red", "green"],
+        "labels": [["red", "big"], [], ["big"], ["red"]],
+        "spelling": ["abc", "cab ab", "a", "bc"],
     }
 
 

@@ -117,7 +117,7 @@ def test_whatever_is_wrong_is_said_and_the_rest_is_learnt_from(tmp_path):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     answers = run.predict(pa.table({"photo": [None, b"nothing", rows["photo"][test[10]]]}))
-    usual, share = run.task.common
+    usual, share = run.task.text["usual"], run.task.text["share"]
     assert answers["said"].to_pylist()[:2] == [usual, usual] and answers["unread"].to_pylist() == ["", "photo", ""]
     assert answers["probability"].to_pylist()[:2] == [share, share]
     scores = {s.name: s for s in run.evaluate(pa.table({k: rows[k] for k in ("photo", "said")})).scores}
@@ -128,17 +128,13 @@ def test_a_row_without_a_picture_teaches_nothing(tmp_path):
     rows = table(60)
     rows["photo"][7] = None
     run = fit(rows, tmp_path / "run", epochs=1)
-    truth, _ = run.task.encode(run.rows(pa.table(rows)).table, run.schema)
-    batch = run.rows(pa.table(rows)).batch(np.arange(5, 10))
-    losses = []
-    for said in (truth[7], truth[0][::-1].copy()):
-        target = torch.from_numpy(np.where(np.arange(60)[:, None] == 7, said, truth)[5:10])
-        losses.append(run.model(batch | {"target": target}, torch.Generator())["loss"])
+    batch = run.rows(pa.table(rows), asked=True).batch(np.arange(5, 10))
+    truth, losses = batch["target"]["said"], []
+    for said in (truth[2], truth[0].flip(0)):
+        target = torch.where(torch.arange(5)[:, None] == 2, said, truth)
+        losses.append(run.model(batch | {"target": {"said": target}}, torch.Generator())["loss"])
     assert torch.equal(*losses) and losses[0] > 0
-    everything = batch | {
-        "target": torch.from_numpy(truth[5:10]),
-        "present": {"image": torch.zeros(5, dtype=torch.bool)},
-    }
+    everything = batch | {"present": {"image": torch.zeros(5, dtype=torch.bool)}}
     assert run.model(everything, torch.Generator())["loss"] == 0
 
 

@@ -111,7 +111,7 @@ def test_whatever_is_wrong_is_said_and_the_rest_is_learnt_from(tmp_path):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     answers = run.predict(pa.table({"sound": [None, b"nothing", rows["sound"][test[10]]]}))
-    common = run.task.common[0]
+    common = run.task.text["usual"]
     assert answers["said"].to_pylist()[:2] == [common, common] and answers["unread"].to_pylist() == ["", "sound", ""]
     assert run.evaluate(pa.table({k: rows[k] for k in ("sound", "said")})).scores[0].n == len(rows["said"]) - 2
 
@@ -145,10 +145,11 @@ def test_pieces_and_odd_texts(tmp_path):
     rows = table(60)
     rows["said"] = [f"{s} {i % 3}" for i, s in enumerate(rows["said"])]
     run = fit(rows, tmp_path / "run", epochs=1, pieces=30)
-    assert run.task.spelling.merges and plait.load(tmp_path / "run").task.to_json() == run.task.to_json()
+    spelling = run.task.text["spelling"]
+    assert spelling["merges"] and plait.load(tmp_path / "run").task.text == json.loads(json.dumps(run.task.text))
     rows["said"] = [100 + i % 7 for i in range(60)]  # numbers are texts where transcribing was asked for
     run = fit(rows, tmp_path / "numbers", epochs=1)
-    assert set("".join(run.task.spelling.pieces)) <= set("0123456789")
+    assert set("".join(run.task.text["spelling"]["pieces"])) <= set("0123456789")
 
 
 def test_what_cannot_work_is_refused_before_training(tmp_path):

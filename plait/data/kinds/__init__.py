@@ -9,7 +9,9 @@ from plait.data.kinds.boolean import BooleanKind
 from plait.data.kinds.category import CategoryKind
 from plait.data.kinds.datetime import DatetimeKind
 from plait.data.kinds.image import ImageKind
+from plait.data.kinds.labels import LabelsKind
 from plait.data.kinds.number import NumberKind
+from plait.data.kinds.spelling import SpellingKind
 from plait.data.kinds.text import TextKind
 from plait.data.kinds.vector import VectorKind
 
@@ -22,6 +24,8 @@ KINDS: dict[str, Kind] = {
     "datetime": DatetimeKind(),
     "text": TextKind(),
     "category": CategoryKind(),
+    "labels": LabelsKind(),
+    "spelling": SpellingKind(),
 }
 
 __all__ = ["KINDS", "Bad", "Kind", "Missing", "Place"]

@@ -112,8 +112,8 @@ class AudioKind(Kind):
 
     def augment(
         self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
-    ) -> Tensor:
-        return augment_sounds(x, keep, generator, strength, shift=0.0 if whole else 0.05)
+    ) -> tuple[Tensor, None]:
+        return augment_sounds(x, keep, generator, strength, shift=0.0 if whole else 0.05), None
 
 
 class Sound(nn.Module):

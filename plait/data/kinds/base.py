@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +92,7 @@ class FitOptions:
     tokenizer_file: str | None = None
     longest: float = 0.99  # the share of the sounds that are read whole
     crop: dict | None = None  # of pictures: crop_pct, crop_mode and interpolation, where weights are published
+    pieces: int | None = None  # of words, that texts are spelled in; None: characters
 
 
 @dataclass
@@ -139,8 +140,7 @@ class Glance:
         return sum(map(test, self.sample)) / len(self.sample) if self.sample else 0.0
 
 
-@dataclass
-class Encoded:
+class Encoded(NamedTuple):
     """A whole encoded column: values (n, F), real (n,) bool, and the bad cells as (row, reason)."""
 
     values: np.ndarray
@@ -158,7 +158,10 @@ class Kind:
 
     straight: a linear model can read it as it is, through `raw`. late: what `encode` gives is kept small, and
     `preprocess` is left to the model, batch by batch; the other kinds pass their cells through it in `encode`.
-    suffix: of the files that answers are written to, where `write` gives bytes.
+    suffix: of the files that answers are written to, where `write` gives bytes. follows: the kinds of inputs whose
+    changes in augmentation a target of this kind goes along with.
+
+    A target column is fitted by `fit_target`, encoded as an input is, and what is asked of a batch is `target`.
     """
 
     name: str = ""
@@ -169,6 +172,7 @@ class Kind:
     late: bool = False
     dtype: type = np.float32  # of the encoded cells of a shared slot
     suffix: str = ""
+    follows: tuple[str, ...] = ()
     features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
 
     def guess(self, glance: Glance) -> str | None:
@@ -209,6 +213,23 @@ class Kind:
         """The cell that `encode` reads as `value`, as far as encoding keeps it."""
         raise NotImplementedError
 
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """As `fit`, of a column that is asked for."""
+        return self.fit(column, options)
+
+    def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
+        """As `encode_column`, of a column that is asked for. Only kinds that share a slot."""
+        return self.encode_column(column, params, place)
+
+    def target(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tensor:
+        """What is asked (B, ...): the values, with NaN in place of numbers and -100 in place of ids that are not there;
+        (B,) of a kind that shares a slot and has one feature."""
+        real = present if keep is None else keep & present[:, None]
+        x = x.masked_fill(
+            ~real.reshape(*real.shape, *[1] * (x.dim() - real.dim())), torch.nan if x.is_floating_point() else -100
+        )
+        return x[:, 0] if not self.own_slot and x.shape[1] == 1 else x
+
     def preprocess(self, params: dict) -> nn.Module | None:
         """From decoded values to what a model reads, and by `inverse` back; None where they are the same."""
         return None
@@ -240,12 +261,17 @@ class Kind:
 
     def augment(
         self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
-    ) -> Tensor:
-        """Values (B, ...) as they might have been just as well; the generator is on the CPU and decides alone.
+    ) -> tuple[Tensor, Any]:
+        """Values (B, ...) as they might have been just as well, and the change, if targets may have to `follow` it. The
+        generator is on the CPU and decides alone.
 
         whole: nothing that might be asked for is taken away.
         """
-        return x
+        return x, None
+
+    def follow(self, x: Tensor, change: Any) -> Tensor:
+        """What is asked (B, ...), changed as an input was. Only kinds that follow others."""
+        raise NotImplementedError
 
 
 def cells_of(column: pa.ChunkedArray, most: int = 0) -> list:

@@ -30,6 +30,12 @@ class BooleanKind(CategoryKind):
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         return {"values": ["false", "true"]}
 
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """As for an input, and the `counts` of no and yes."""
+        params = self.fit(column, options)
+        ids = self.encode_column(column, params, options.place).values
+        return params | {"counts": [int((ids == i).sum()) for i in (1, 2)]}
+
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 1) int64. A cell that is neither yes nor no is bad."""
         texts = column_text(column).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,25 @@ class CategoryKind(Kind):
         counts = pc.value_counts(column_text(column).drop_null())
         pairs = sorted(((c["counts"], c["values"]) for c in counts.to_pylist()), key=lambda p: (-p[0], p[1]))
         return {"values": [value for _, value in pairs[:MOST]]}
+
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """`classes` in their own order, as the table has them, `values` as text, and the `counts` of each."""
+        texts, cells = column_text(column).to_pylist(), column.to_pylist()
+        plain = {t: c if isinstance(c, (bool, int, float, str)) else t for t, c in zip(texts, cells) if t is not None}
+        order = sorted(plain, key=lambda t: (isinstance(plain[t], str), plain[t]))
+        counts = Counter(texts)
+        return {"values": order, "classes": [plain[t] for t in order], "counts": [counts[t] for t in order]}
+
+    def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
+        """A class that no training row has is bad."""
+        found = super().encode_target(column, params, place)
+        valid = column_text(column).is_valid().to_numpy(zero_copy_only=False).astype(bool)
+        never = np.flatnonzero(valid & ~found.real & ~np.isin(np.arange(len(valid)), [row for row, _ in found.bad]))
+        return found._replace(bad=[*found.bad, *((int(i), "class not in the training rows") for i in never)])
+
+    def target(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tensor:
+        """Classes from 0."""
+        return super().target(x - 1, keep, present)
 
     def width(self, params: dict) -> int:
         return 1

@@ -41,6 +41,7 @@ class ImageKind(Kind):
     orientation is respected."""
 
     name, slot, own_slot, media, late, suffix = "image", "image", True, True, True, ".png"
+    follows = ("image",)
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
@@ -127,8 +128,18 @@ class ImageKind(Kind):
 
     def augment(
         self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
-    ) -> Tensor:
-        return augment_images(x, generator, strength, mirror=min(x.shape[-2:]) > PHOTO)
+    ) -> tuple[Tensor, Tensor | None]:
+        """Where the whole is asked for, pictures are only moved, by whole pixels, and mirrored: their noise stays what
+        it is. The change is (B, 2, 3), as `affine_grid` takes it."""
+        mirror = min(x.shape[-2:]) > PHOTO
+        if not whole:
+            return augment_images(x, generator, strength, mirror), None
+        moved = movement(x, generator, strength, mirror)
+        return self.follow(x, moved), moved
+
+    def follow(self, x: Tensor, change: Tensor) -> Tensor:
+        grid = F.affine_grid(change, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 class Picture(nn.Module):
@@ -239,6 +250,18 @@ def looks_like_image(head: bytes) -> bool:
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or head[4:12] in (b"ftypavif", b"ftypavis")
     )
+
+
+def movement(x: Tensor, generator: torch.Generator, strength: float, mirror: bool) -> Tensor:
+    """(B, 2, 3): shifts by whole pixels, of 8% of each side at most at strength 1, and mirrors."""
+    b, _, h, w = x.shape
+    drawn = 2 * torch.rand((b, 3), generator=generator).to(x) - 1
+    size = torch.tensor([w, h]).to(x)
+    shift = (drawn[:, :2] * 0.08 * strength * size).round() * 2 / size
+    change = torch.zeros(b, 2, 3).to(x)
+    change[:, 0, 0] = torch.where(drawn[:, 2] < 0, -1.0, 1.0) if mirror else 1.0
+    change[:, 1, 1], change[:, :, 2] = 1.0, shift
+    return change
 
 
 def augment_images(x: Tensor, generator: torch.Generator, strength: float, mirror: bool) -> Tensor:

@@ -70,6 +70,14 @@ class NumberKind(Kind):
             "std": std if np.isfinite(std) and std > 1e-12 * max(1.0, abs(float(y.mean()))) else 1.0,
         }
 
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """Plain mean and spread, no logarithm and no limit: errors are measured in the column's own unit."""
+        params = self.fit(column, options)
+        values, real, _ = parse_column(column, params["style"])
+        seen = values[real] if real.any() else np.zeros(1)
+        params |= {"log": None, "clip": None, "mean": float(seen.mean()), "std": float(seen.std())}
+        return params | {"count": int(real.sum())}
+
     def width(self, params: dict) -> int:
         return 1
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ class TextKind(Kind):
         vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
         return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
 
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """Of texts without the spaces around them: as long as the longest is, and no longer than `max_tokens`; `usual`
+        is the commonest, as the tokenizer gives it back, and `share` how common it is."""
+        texts = [t for t in (as_text(c).strip() for c in cells_of(column)) if t]
+        params = self.fit(pa.chunked_array([pa.array(texts, pa.string())]), options)
+        found = tokenizer_of(params["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False)
+        ends = (params["cls"] is not None) + (params["sep"] is not None)
+        longest = max((len(e.ids) for e in found), default=0) + ends
+        params |= {
+            "asked": True,
+            "max_tokens": min(longest, options.max_tokens or MOST_TOKENS),
+            "different": len(set(texts)),
+        }
+        usual, count = min(
+            Counter(self.write(e.ids, params) for e in found).items() or [("", 0)], key=lambda i: (-i[1], i[0])
+        )
+        return params | {"usual": usual, "share": count / max(len(texts), 1)}
+
     def width(self, params: dict) -> int:
         return params["max_tokens"]
 
@@ -92,7 +111,7 @@ class TextKind(Kind):
             for c in cells
         ]
         texts = {i: as_text(c) for i, c in enumerate(cells) if isinstance(out[i], Missing)}
-        texts = {i: text for i, text in texts.items() if text.strip()}
+        texts = {i: t.strip() if params.get("asked") else t for i, t in texts.items() if t.strip()}
         tokenizer, cut = tokenizer_of(params["tokenizer"]), [t[:MOST_CHARACTERS] for t in texts.values()]
         for (i, text), found in zip(texts.items(), tokenizer.encode_batch_fast(cut, add_special_tokens=False)):
             try:
@@ -106,7 +125,7 @@ class TextKind(Kind):
         last = [params["sep"]] if params["sep"] is not None else []
         room = params["max_tokens"] - len(first) - len(last)
         if len(ids) > room or len(text) > MOST_CHARACTERS:
-            place.note("too long")
+            place.note("too long, cut" if params.get("asked") else "too long")
         if not ids:
             raise Missing("empty text")
         return np.asarray(first + ids[:room] + last, dtype=np.int32)
@@ -134,8 +153,8 @@ class TextKind(Kind):
 
     def augment(
         self, x: Tensor, keep: Tensor | None, shape: dict, generator: torch.Generator, strength: float, whole: bool
-    ) -> Tensor:
-        return drop_tokens(x, keep, shape, generator, strength)
+    ) -> tuple[Tensor, None]:
+        return drop_tokens(x, keep, shape, generator, strength), None
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:

@@ -1,12 +1,22 @@
-"""Texts as the labels that a transcriber writes: characters, or pieces of words learnt from the training texts. Label 0
-is no label."""
+"""Texts spelled: characters, or pieces of words learnt from the training texts -> int32 labels. Label 0 is no label."""
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from plait.data.arrow import as_text
+from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.data.kinds.text import TextKind
+from plait.data.stores import Ragged
 
 MARK = "\u2581"  # stands for a space, and for the beginning of a text
 UNKNOWN = "\ufffd"
@@ -15,6 +25,57 @@ UNKNOWN = "\ufffd"
 def tidy(text: str) -> str:
     """In Unicode's composed form, with one space between words and none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+class SpellingKind(TextKind):
+    """Never guessed: what is written letter by letter is asked for so. Read as an input it is a text of few words."""
+
+    name = "spelling"
+
+    def guess(self, glance: Glance) -> None:
+        return None
+
+    def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        """`spelling`: what labels stand for; `vocab`, `max_tokens` (of the longest), and the ids that a text has;
+        `different` texts, of which `usual` is the commonest, and `share` how common."""
+        texts = [t for t in (tidy(as_text(c)) for c in cells_of(column)) if t]
+        spelling = Spelling.learn(texts, options.pieces)
+        usual, count = min(Counter(texts).items() or [("", 0)], key=lambda item: (-item[1], item[0]))
+        most = max((len(spelling.encode(t)) for t in texts), default=1)
+        ids = {"pad": 0, "unk": spelling.unknown, "cls": None, "sep": None, "mask": None}
+        found = {"usual": usual, "share": count / max(len(texts), 1), "different": len(set(texts))}
+        return {"spelling": spelling.to_json(), "vocab": len(spelling) + 2, "max_tokens": most, **ids, **found}
+
+    def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
+        return self.fit(column, options)
+
+    def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
+        if isinstance(cell, (bytes, dict)):
+            raise Bad("not a text")
+        labels = spelling_of(json.dumps(params["spelling"])).encode(as_text(cell))
+        if not labels:
+            raise Missing("empty text")
+        if params["unk"] in labels:
+            place.note("a character that no training row has")
+        return np.asarray(labels, np.int32)
+
+    encode_some = Kind.encode_some  # the tokenizer of texts has no say here
+
+    def store(self, rows: int, params: dict) -> Ragged:
+        """A text of other rows may be longer than the longest of the training rows."""
+        return Ragged(rows, np.int32, step=1, most=1 << 20)
+
+    def write(self, value: np.ndarray, params: dict) -> str:
+        return spelling_of(json.dumps(params["spelling"])).decode(int(i) for i in value)
+
+    def shape(self, columns: dict[str, dict]) -> dict:
+        return {k: v for k, v in super().shape(columns).items() if k != "spelling"}
+
+
+@lru_cache(maxsize=32)
+def spelling_of(text: str) -> Spelling:
+    """The spelling that `params["spelling"]` holds, given as JSON text."""
+    return Spelling(**json.loads(text))
 
 
 class Spelling:
@@ -90,7 +151,5 @@ def _tokenizer(pieces: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
     found = json.loads(tokenizer.to_str())["model"]["merges"]
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in found]

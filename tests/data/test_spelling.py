@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from plait.tasks.spelling import UNKNOWN, Spelling, tidy
+from plait.data.kinds.spelling import UNKNOWN, Spelling, tidy
 
 TEXTS = ["one two two", "three two one", "one  one two", "Ça va ? 42", "naïve\u0301", "two\nlines"]
 
