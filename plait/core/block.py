@@ -6,7 +6,7 @@ choice of wrapper (`Pre`, `Post`), not a flag; what mixes and what feeds are mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,17 @@ class DropPath(nn.Module):
             return x
         stay = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
         return x * stay / (1.0 - self.rate)
+
+
+def drop_rates(rate: float, depth: int) -> list[float]:
+    """Stochastic depth's rate of each of `depth` layers: it grows linearly from 0 to the last layer's `rate`."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def stage_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """`drop_rates` over all layers of a pyramid, stage by stage."""
+    rates = iter(drop_rates(rate, sum(depths)))
+    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 class LayerScale(nn.Module):

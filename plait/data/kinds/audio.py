@@ -20,9 +20,10 @@ from plait.data.folder import AUDIO_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.image import head_bytes
 from plait.data.stores import Ragged
+from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
 from plait.parts.tokenizers.spectrogram import LogMel
-from plait.parts.tokenizers.stems import SpectrogramStem, sinusoids
+from plait.parts.tokenizers.stems import SpectrogramStem
 
 MAGIC = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"FORM", b".snd")
 MOST_SECONDS = 30.0

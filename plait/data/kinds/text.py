@@ -20,8 +20,8 @@ from plait.data.arrow import as_text
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
 from plait.data.stores import Ragged
 from plait.errors import UsageError
+from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
-from plait.parts.tokenizers.stems import sinusoids
 from plait.parts.tokenizers.words import WordTokens
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4

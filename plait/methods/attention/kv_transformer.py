@@ -20,6 +20,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention, merge_heads, split_heads
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
+from plait.parts.positions.sine import in_turn
 
 
 class ScorePositions(nn.Module):
@@ -42,7 +43,7 @@ class ScorePositions(nn.Module):
         """places (N,) -> s (1,), what the scores are multiplied by, and g (N,), what every query adds to the score of a
         key."""
         angles = places[:, None] * self.rates
-        code = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)  # (N, channels / 2)
+        code = in_turn(angles)  # (N, channels / 2)
         return self.weight.sum(0, keepdim=True), code.to(self.weight.dtype) @ self.weight[code.shape[1] :]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
-from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.patches import PatchTokens, patch_grid
 
 EPS = 1e-6
 
@@ -31,14 +31,9 @@ class NormedPatches(nn.Module):
         self.after = nn.LayerNorm(proj.out_channels, eps=EPS)
 
     def forward(self, x: Tensor) -> Tokens:
-        (h, w), patch, proj = x.shape[-2:], self.tokens.patch, self.tokens.proj
-        if h % patch or w % patch:
-            raise ValueError(
-                f"pictures of {h} x {w} do not divide into patches of {patch}: resize or pad them to a multiple"
-            )
+        proj, grid = self.tokens.proj, patch_grid(x, self.tokens.patch)
         # (B, C P P, h, w), the pixels of a patch in the order of the projection's weights
-        x = F.pixel_unshuffle(x, patch)
-        grid = (x.shape[-2], x.shape[-1])
+        x = F.pixel_unshuffle(x, self.tokens.patch)
         x = F.linear(self.before(x.flatten(2).transpose(1, 2)), proj.weight.flatten(1), proj.bias)
         return Tokens(self.after(x), grid=grid)
 

@@ -24,6 +24,11 @@ def pad_to(x: Tensor, size: Pair) -> Tensor:
     return F.pad(x, (0, 0, 0, right, 0, below))
 
 
+def pad_map(x: Tensor, size: Pair) -> Tensor:
+    """As `pad_to`, of a map (B, C, H, W)."""
+    return pad_to(x.permute(0, 2, 3, 1), size).permute(0, 3, 1, 2)
+
+
 def cut(t: Tokens, size: Pair) -> tuple[Tensor, Pair]:
     """Tokens of a grid (B, N, D), filled up with zeros, as windows (B * H/h * W/w, h * w, D) of `size` = (h, w); the
     filled grid (H, W)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -13,8 +15,19 @@ def waves(places: Tensor, width: int, base: float = 10_000.0) -> Tensor:
     """(...) places -> (..., D): sine and cosine of each angle side by side, which fall from the place itself to 1 /
     base of it."""
     powers = torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width
-    angles = places.double()[..., None] * base**-powers
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).float()
+    return in_turn(places.double()[..., None] * base**-powers).float()
+
+
+def in_turn(angles: Tensor) -> Tensor:
+    """(..., A) -> (..., 2 A): sine and cosine of each angle side by side."""
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+def sinusoids(length: Tensor | int, width: int, device: torch.device) -> Tensor:
+    """(N, D): all sines of the places 0 to N - 1, then all cosines."""
+    place = torch.arange(length, device=device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(1e4) / width))
+    return torch.cat([(place * rate).sin(), (place * rate).cos()], 1)
 
 
 class SequenceWaves(nn.Module):

@@ -7,6 +7,17 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 
 
+def patch_grid(x: Tensor, patch: int) -> tuple[int, int]:
+    """The (rows, columns) of patches of `patch` pixels a side in pictures (..., H, W). Raises ValueError for pictures
+    that do not divide into them."""
+    h, w = x.shape[-2:]
+    if h % patch or w % patch:
+        raise ValueError(
+            f"pictures of {h} x {w} do not divide into patches of {patch}: resize or pad them to a multiple"
+        )
+    return h // patch, w // patch
+
+
 class PatchTokens(nn.Module):
     """Non-overlapping patches, each projected to one token: (B, C, H, W) -> Tokens (B, H/P * W/P, D) with its grid."""
 
@@ -16,10 +27,6 @@ class PatchTokens(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch, patch, bias=bias)
 
     def forward(self, x: Tensor) -> Tokens:
-        h, w = x.shape[-2:]
-        if h % self.patch or w % self.patch:
-            raise ValueError(
-                f"pictures of {h} x {w} do not divide into patches of {self.patch}: resize or pad them to a multiple"
-            )
+        patch_grid(x, self.patch)
         x = self.proj(x)
         return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
+from plait.parts.convs import LayerNorm2d
 
 
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of (B, C, H, W), at every place on its own: padding elsewhere cannot change it."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+def channel_norm(channels: int) -> nn.Sequential:
+    """A layer norm over channels: padding elsewhere cannot change it."""
+    return nn.Sequential(OrderedDict(norm=LayerNorm2d(channels)))
 
 
 def halving(channels: int, out: int) -> nn.Sequential:
     """Half the height and width: a strided convolution, then one at the new size."""
     return nn.Sequential(
         nn.Conv2d(channels, out, 3, 2, 1),
-        ChannelNorm(out),
+        channel_norm(out),
         nn.GELU(),
         nn.Conv2d(out, out, 3, 1, 1),
-        ChannelNorm(out),
+        channel_norm(out),
         nn.GELU(),
     )
 
@@ -76,10 +71,3 @@ class SpectrogramStem(nn.Module):
                         keep = keep[:, ::2]
                 x = layer(x)
         return Tokens(self.proj(x.transpose(1, 2).flatten(2)), keep=keep)  # (B, C, T, F) -> (B, T, C * F)
-
-
-def sinusoids(length: Tensor | int, width: int, device: torch.device) -> Tensor:
-    """(N, D) fixed positions (Vaswani et al. 2017), for sequences of any length."""
-    place = torch.arange(length, device=device, dtype=torch.float32)[:, None]
-    rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(1e4) / width))
-    return torch.cat([(place * rate).sin(), (place * rate).cos()], 1)

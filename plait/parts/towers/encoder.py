@@ -1,16 +1,31 @@
-"""The layers of plain transformer encoders, built in the two residual orders that published systems use.
+"""The layers of transformer encoders, built in the two residual orders that published systems use.
 
-Both functions return a list of blocks, so that a tower whose later layers differ (BERT's second half looking at a
-picture) is the sum of
-two lists: `Stack(*post_norm_blocks(768, 6, 12, 3072, ...), *post_norm_blocks(768, 6, 12, 3072, ...,
-cross=CrossAttention))`.
+`pre_norm` is one layer of given parts. `pre_norm_blocks` and `post_norm_blocks` are the lists of plain towers, so that
+one whose later layers differ (BERT's second half looking at a picture) is the sum of two:
+`Stack(*post_norm_blocks(768, 6, 12, 3072), *post_norm_blocks(768, 6, 12, 3072, cross=CrossAttention))`.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, LayerScale, Make, Post, Pre
+from plait.core.block import Attention, Block, DropPath, FeedForward, LayerScale, Make, Post, Pre, drop_rates
+
+
+def pre_norm(
+    width: int, mix: nn.Module, feed: nn.Module,
+    *, norm: Make = nn.LayerNorm, drop: float = 0.0, scale: float | None = None,
+) -> Block:  # fmt: skip
+    """A layer x + f(norm(x)) whose steps f are `mix`, then `feed`.
+
+    norm(width) makes the norms. drop: the rate of stochastic depth. scale: where a learned layer scale starts, if any.
+    """
+
+    def step(f: nn.Module) -> Pre:
+        path = DropPath(drop)
+        return Pre(norm(width), f, path if scale is None else nn.Sequential(LayerScale(width, scale), path))
+
+    return Block(mix=step(mix), feed=step(feed))
 
 
 def pre_norm_blocks(
@@ -25,21 +40,15 @@ def pre_norm_blocks(
     drop_path: float = 0.0,
     scale: float | None = None,
 ) -> list[Block]:
-    """`depth` layers x + f(norm(x)), as in ViT and GPT.
+    """`depth` layers `pre_norm`, as in ViT and GPT.
 
     norm(width), mix(width, heads) and feed(width, hidden) make the modules: a class or a `partial`, such as
     `partial(nn.LayerNorm, eps=1e-6)`, `partial(Attention, causal=True)` or `partial(FeedForward, act=QuickGELU)`.
-    drop_path: the last layer's rate of stochastic depth; it grows linearly from 0. scale: where a learned layer scale
-    starts, if any.
+    drop_path: the last layer's rate of stochastic depth; it grows linearly from 0. scale: as in `pre_norm`.
     """
-
-    def after(i: int) -> nn.Module:
-        drop = DropPath(drop_path * i / max(depth - 1, 1))
-        return drop if scale is None else nn.Sequential(LayerScale(width, scale), drop)
-
     return [
-        Block(mix=Pre(norm(width), mix(width, heads), after(i)), feed=Pre(norm(width), feed(width, hidden), after(i)))
-        for i in range(depth)
+        pre_norm(width, mix(width, heads), feed(width, hidden), norm=norm, drop=rate, scale=scale)
+        for rate in drop_rates(drop_path, depth)
     ]
 
 
@@ -57,18 +66,14 @@ def post_norm_blocks(
     """`depth` layers norm(x + f(x)), as in BERT.
 
     norm, mix as in `pre_norm_blocks`. cross(width, heads) makes the cross-attention to another stream, between the two
-    others.
-    dropout: the rate on every branch; give the rate on attention weights with `mix=partial(Attention, dropout=...)`.
+    others. dropout: on every branch; that on attention weights comes with `mix=partial(Attention, dropout=...)`.
     """
 
     def step(f: nn.Module) -> Post:
         return Post(norm(width), f, nn.Dropout(dropout))
 
     def block() -> Block:
-        return Block(
-            mix=step(mix(width, heads)),
-            feed=step(FeedForward(width, hidden)),
-            cross=cross and step(cross(width, heads)),
-        )
+        between = cross and step(cross(width, heads))
+        return Block(mix=step(mix(width, heads)), feed=step(FeedForward(width, hidden)), cross=between)
 
     return [block() for _ in range(depth)]

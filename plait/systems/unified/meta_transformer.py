@@ -26,11 +26,11 @@ from plait.core.surgery import freeze
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
+from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank, fill_absent, masked, visible
 from plait.parts.tokenizers.features import CategoryTokens, NumberTokens, VectorTokens
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.spectrogram import LogMel, SpectrogramTokens
-from plait.parts.tokenizers.stems import sinusoids
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
