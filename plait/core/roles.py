@@ -65,8 +65,8 @@ class Fuser(Model, Protocol):
     part_widths: dict[str, int]
 
     def fuse(self, batch: dict, /) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D_slot)}}, and "vectors" {slot: (B, E)} of one that is an embedder
-        too."""
+        """{"fused": (B, D), "parts": {slot: (B, D_slot)}}; "vectors" {slot: (B, E)} of one that is an embedder too, and
+        "losses" {name: ()} where its layers gave some out."""
         ...
 
 

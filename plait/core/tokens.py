@@ -93,7 +93,7 @@ def added(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> dict[str,
 
 def prepend(special: Tensor, tokens: Tokens) -> Tokens:
     """Put learned special tokens (1 or B, S, D) in front; they are always real and weigh one."""
-    refuse(tokens, "lengths", "pos", "kinds", why="special tokens have none: drop it first")
+    refuse(tokens, "lengths", "pos", why="special tokens have none: drop it first")
     batch, count = tokens.x.shape[0], special.shape[1]
     x = torch.cat([special.expand(batch, -1, -1).to(tokens.x.dtype), tokens.x], 1)  # (B, S + N, D)
     keep, weight = tokens.keep, tokens.weight
@@ -101,7 +101,8 @@ def prepend(special: Tensor, tokens: Tokens) -> Tokens:
         keep = torch.cat([keep.new_ones(batch, count), keep], 1)
     if weight is not None:
         weight = torch.cat([weight.new_ones(batch, count), weight], 1)
-    return tokens.replace(x=x, keep=keep, weight=weight, prefix=tokens.prefix + count)
+    kinds = None if tokens.kinds is None else (("special", count), *tokens.kinds)
+    return tokens.replace(x=x, keep=keep, weight=weight, prefix=tokens.prefix + count, kinds=kinds)
 
 
 def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:

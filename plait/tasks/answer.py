@@ -65,7 +65,7 @@ class Answer(TaskModel):
         if len(own) > 1:
             parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
             losses["parts"] = torch.stack(parts).sum()
-        return losses
+        return losses | (f.losses or {})
 
 
 class AnswerTask(Task):

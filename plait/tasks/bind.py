@@ -87,7 +87,7 @@ class BackboneBound(Bound):
         ready = self.prepared(batch)
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
-        return Features(self.system.pool(t), {}, {}, ready["present"])
+        return Features(self.system.pool(t), {}, {}, ready["present"], losses=t.losses)
 
 
 class FuserBound(Bound):
@@ -109,7 +109,8 @@ class FuserBound(Bound):
         ready = self.prepared(batch)
         present, out = ready["present"], self.system.fuse(ready)
         seen = visible(ready, present)
-        return Features(out["fused"], out["parts"], self.raw(ready), present, out.get("vectors"), seen)
+        raw, losses = self.raw(ready), out.get("losses")
+        return Features(out["fused"], out["parts"], raw, present, out.get("vectors"), seen, losses)
 
 
 class EmbedderBound(Bound):

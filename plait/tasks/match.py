@@ -159,7 +159,7 @@ class Agreement(Answer):
             same = alike(batch[s]) | alike(batch[self.last])
             found = contrastive(f.vectors[s], last, self.bound.system.logit_scale, same, true)
             losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
-        return losses
+        return losses | (f.losses or {})
 
 
 def alike(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class Features(NamedTuple):
 
     raw: the inputs themselves, of slots that are vectors already (numbers, categories, vectors).
     vectors: {slot: (B, E) unit vectors} in one space, of a system that has them. visible: the slots that may be fused;
-    None: those present.
+    None: those present. losses: {name: ()} that the system's layers gave out.
     """
 
     fused: Tensor
@@ -23,6 +23,7 @@ class Features(NamedTuple):
     present: dict[str, Tensor]
     vectors: dict[str, Tensor] | None = None
     visible: dict[str, Tensor] | None = None
+    losses: dict[str, Tensor] | None = None
 
     def counted(self) -> dict[str, Tensor]:
         """{slot: (B,) bool}: what has a say in the whole."""

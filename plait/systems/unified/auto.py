@@ -1,4 +1,4 @@
-"""plait's own system: a small tower per column, visible by a fusion transformer. plait, 2026.
+"""plait's own system: a small tower per column, woven by a fusion transformer. plait, 2026.
 
 New here: nothing a paper would claim; a sound default for a user's own table. Convolutional stems where data are few,
 one tower per slot, one vector per slot (`parts`) that can answer alone, and a fusion transformer over the tokens of all
@@ -99,31 +99,33 @@ class Auto(nn.Module):
     def vectors(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict[str, Tensor]:
         return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
 
-    def weave(self, tokens: dict[str, Tokens], seen: dict[str, Tensor]) -> Tensor:
-        """(B, D): what the fusion makes of the slots that it may see."""
+    def weave(self, tokens: dict[str, Tokens], seen: dict[str, Tensor]) -> Tokens:
+        """(B, 1 + N, D): what the fusion makes of the slots that it may see, its own token first, and all losses."""
         streams = [
             t.replace(x=t.x + kind, keep=t.keep & seen[s][:, None], prefix=0)
             for kind, (s, t) in zip(self.kinds, tokens.items())
         ]
-        return self.norm(self.fusion(prepend(self.cls, join(*streams))).x[:, 0])
+        return self.fusion(prepend(self.cls, join(*streams, kinds=tuple(tokens))))
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{slot: (B, embed_width) unit vectors}, zeros where the slot is absent."""
         return self.vectors(*self.read(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`}; an absent slot's part is zero, its tokens
-        are not seen."""
+        """{"fused": (B, D), "parts": {slot: (B, D)}, "vectors": as `embed`, "losses": {name: ()}}; an absent slot's
+        part is zero, its tokens are not seen."""
         tokens, present = self.read(batch)
         parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
+        t = self.weave(tokens, visible(batch, present))
         return {
-            "fused": self.weave(tokens, visible(batch, present)),
+            "fused": self.norm(t.x[:, 0]),
             "parts": parts,
             "vectors": self.vectors(tokens, present),
+            "losses": t.losses or {},
         }
 
     def forward(self, batch: dict) -> dict:
-        """fused, parts and vectors as `fuse` and `embed` give them, and logit_scale (1,)."""
+        """fused, parts, vectors and losses as `fuse` and `embed` give them, and logit_scale (1,)."""
         return {**self.fuse(batch), "logit_scale": self.logit_scale}
 
 
