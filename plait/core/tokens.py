@@ -54,9 +54,12 @@ class Tokens(NamedTuple):
         the losses so far, so that `carry` brings all back."""
         return Tokens(x, losses=self.losses, **fields)
 
-    def with_losses(self, other: Tokens) -> Tokens:
-        """A copy whose losses have grown by those of another stream."""
-        return self._replace(losses=added(self.losses, other.losses))
+    def with_losses(self, *others: Tokens) -> Tokens:
+        """A copy whose losses have grown by those of other streams."""
+        losses = self.losses
+        for other in others:
+            losses = added(losses, other.losses)
+        return self._replace(losses=losses)
 
     def add_loss(self, name: str, value: Tensor) -> Tokens:
         """A copy whose auxiliary loss `name` has grown by `value` ()."""
@@ -128,11 +131,8 @@ def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:
         spans = tuple((kind, t.x.shape[1]) for kind, t in zip(kinds, streams, strict=True))
     elif all(t.kinds is not None for t in streams):
         spans = tuple(span for t in streams for span in t.kinds or ())
-    losses = None
-    for t in streams:
-        losses = added(losses, t.losses)
     prefix, context = streams[0].prefix, streams[0].context
-    return Tokens(x, keep=keep, weight=weight, prefix=prefix, kinds=spans, context=context, losses=losses)
+    return Tokens(x, keep=keep, weight=weight, prefix=prefix, kinds=spans, context=context).with_losses(*streams)
 
 
 def by_kind(t: Tokens) -> dict[str, Tokens]:

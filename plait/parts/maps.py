@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens, whole_grid
+from plait.core.tokens import Tokens, refuse, whole_grid
 
 
 def flat(x: Tensor) -> Tensor:
@@ -34,6 +34,13 @@ def to_map(t: Tokens) -> Tensor:
     return whole_grid(t).body().unflatten(1, t.grid).permute(0, 3, 1, 2)
 
 
+def only_map(t: Tokens) -> Tensor:
+    """As `to_map`, in layers that maps flow through. Raises ValueError where the tokens bring a loss, which a map cannot
+    hold."""
+    refuse(t, "losses", why="maps flow through this layer, and hold none")
+    return to_map(t)
+
+
 class OnMap(nn.Module):
     """`f` of a map (B, D, H, W) -> (B, D', H', W'), applied to Tokens of a grid without special tokens."""
 
@@ -46,6 +53,19 @@ class OnMap(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         x = self.f(to_map(t))
         return t.replace(x=flat(x), grid=(x.shape[-2], x.shape[-1]))
+
+
+def through(stage: nn.Module, x: Tensor, losses: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """The map (B, D, H', W') that `stage` makes of a map (B, C, H, W), and `losses` with what its layers gave out, which
+    a map cannot hold: a stage is an `OnTokens`, a sequence that has some, or anything without layers of tokens."""
+    if isinstance(stage, OnTokens):
+        t = stage.f(to_tokens(x).replace(losses=losses))
+        return to_map(t), t.losses
+    if type(stage) is nn.Sequential:
+        for part in stage:
+            x, losses = through(part, x, losses)
+        return x, losses
+    return stage(x), losses
 
 
 class OnTokens(nn.Module):

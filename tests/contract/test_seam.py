@@ -164,6 +164,34 @@ def test_what_an_inner_part_gives_out_leaves_the_layer(system):
             torch.testing.assert_close(out.losses["probe"], sum(counts), msg=lambda m, n=name: f"{n}: {m}")
 
 
+MAPS = {"fmvit", "nextvit", "t2t_vit"}  # some of whose layers are given maps, which hold no losses
+
+
+@torch.no_grad()
+@every_system
+def test_what_layers_give_out_leaves_the_model_too(system):
+    """A backbone's tokens carry the sum of all; whoever fuses hands out what his fusion's layers gave."""
+    model = toy(system).eval()
+    counts, batch = probed(model), example(model)
+    if not any(isinstance(m, (Probe, ProbeFeed)) for m in model.modules()):
+        pytest.skip("has neither attention nor feed-forward steps of the usual kind")
+    if "backbone" in system.roles:
+        (slot,) = model.takes
+        try:
+            t = model.tokens(batch[slot], batch["keep"].get(slot))
+        except ValueError as error:
+            assert system.name in MAPS and "maps flow through" in str(error)
+            return
+        assert system.name not in MAPS
+        if counts:
+            torch.testing.assert_close(t.losses["probe"], sum(counts))
+    elif "fuser" in system.roles:
+        losses = model.fuse(batch)["losses"]
+        assert losses["probe"] > 0
+    else:
+        pytest.skip("hands out vectors or words alone")
+
+
 @torch.no_grad()
 @every_system
 def test_the_page_of_a_layer_comes_out_or_it_raises(system):

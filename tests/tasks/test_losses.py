@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -31,9 +33,9 @@ def test_the_loss_of_a_layer_is_trained(name, role):
     stack = model.fusion if role == "fuser" else next(m for m in model.modules() if hasattr(m, "blocks"))
     stack.blocks[0].feed.f = Costly(stack.blocks[0].feed.f)
     bound = bind(model, role, kinds)
-    answer = Answer(bound, torch.zeros(3), nn.functional.cross_entropy)
-    answer.loss = lambda outputs, target: nn.functional.cross_entropy(outputs, target, reduction="none")
+    loss = partial(nn.functional.cross_entropy, reduction="none")
+    answer = Answer(bound, ("kind",), torch.zeros(3), loss)
     batch = example(model)
     assert bound.features(batch).losses["cost"] > 0
-    losses = answer({**batch, "target": torch.tensor([0, 1, 2])}, torch.Generator())
+    losses = answer({**batch, "target": {"kind": torch.tensor([0, 1, 2])}}, torch.Generator())
     assert set(losses) >= {"loss", "cost"} and losses["cost"].requires_grad

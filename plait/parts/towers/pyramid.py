@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, mean
-from plait.parts.maps import to_tokens
+from plait.parts.maps import through, to_tokens
 from plait.parts.towers.backbone import Backbone
 
 
@@ -38,10 +38,10 @@ class Pyramid(Backbone):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
-        x = self.stem(x)
+        x, losses = through(self.stem, x, None)
         for stage in self.stages:
-            x = stage(x)
-        return to_tokens(x)
+            x, losses = through(stage, x, losses)
+        return to_tokens(x).replace(losses=losses)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean of the normed tokens."""

@@ -163,10 +163,12 @@ class ALBEF(nn.Module):
         return self.vectors(*self.encode(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "vectors": as `embed`}: the text's leading token after it has seen the
+        """{"fused": (B, D), "parts": {}, "vectors": as `embed`, "losses": {name: ()}}: the text's leading token after it has seen the
         picture."""
         image, text = self.encode(batch)
-        return {"fused": self.cross(text, image).x[:, 0], "parts": {}, "vectors": self.vectors(image, text)}
+        t = self.cross(text, image).with_losses(image)
+        vectors = self.vectors(image, text)
+        return {"fused": t.x[:, 0], "parts": {}, "vectors": vectors, "losses": t.losses or {}}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head,

@@ -145,9 +145,10 @@ class ViLT(nn.Module):
         return self.guess(x, self.text_embedding.table)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none has a vector of its
         own."""
-        return {"fused": self.pool(self.read(batch)[0]), "parts": {}}
+        t, _ = self.read(batch)
+        return {"fused": self.pool(t), "parts": {}, "losses": t.losses or {}}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """fused (B, D); and for each head: match (B, 1) logits, answer (B, K) logits, words (B, V) logits of what

@@ -65,7 +65,7 @@ class Multiway(Layer):
         y = self.attend(t, *(torch.cat(parts, 2) for parts in zip(*asked)))
         parts = y.x.split([s.x.shape[1] for s in streams.values()], 2)
         after = [self.experts[kind].merge(s, s.replace(x=part)) for (kind, s), part in zip(streams.items(), parts)]
-        return t.carry(y, torch.cat([s.x for s in after], 1))
+        return t.carry(y, torch.cat([s.x for s in after], 1)).with_losses(*after)
 
 
 def words(module: nn.Embedding) -> None:
@@ -125,7 +125,7 @@ class BEiT3(nn.Module):
         return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
 
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
-        """The streams after all layers, each token having read all that are there. ahead: (N, N) bool, who may attend
+        """The streams after all layers, each with the losses of all, each token having read all that are there. ahead: (N, N) bool, who may attend
         to whom at all."""
         t = join(*streams.values(), kinds=tuple(streams))
         if ahead is None and self.caption is not None:
@@ -133,7 +133,7 @@ class BEiT3(nn.Module):
         t = t if ahead is None else t.reading(allow=ahead)
         for layer in self.layers:
             t = layer(t)
-        return {kind: s.replace(x=self.norms[kind](s.x)) for kind, s in by_kind(t).items()}
+        return {kind: s.replace(x=self.norms[kind](s.x), losses=t.losses) for kind, s in by_kind(t).items()}
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{"image": (B, D), "text": (B, D)} unit vectors, each read alone; zeros in rows where the slot is absent."""
@@ -142,9 +142,10 @@ class BEiT3(nn.Module):
         return {slot: F.normalize(v, dim=-1) * present[slot][:, None] for slot, v in found.items()}
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the picture's class token, which has read patches and words."""
-        first = self.read(self.inputs(batch)[0])["image"].x[:, 0]
-        return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}}
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the picture's class token, which has read patches and words."""
+        t = self.read(self.inputs(batch)[0])["image"]
+        first = t.x[:, 0]
+        return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}, "losses": t.losses or {}}
 
     def next_words(self, batch: dict) -> tuple[Tensor, Tensor]:
         """(B, N, V) scores of the word after each place of the text, which has read the picture and the words up to

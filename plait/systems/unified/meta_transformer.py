@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.surgery import freeze
-from plait.core.tokens import Tokens, prepend
+from plait.core.tokens import Tokens, added, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.sine import sinusoids
@@ -143,15 +143,16 @@ class MetaTransformer(nn.Module):
             freeze(self.encoder)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}}: each slot's class token, zeros where it is absent, and the mean
+        """{"fused": (B, D), "parts": {slot: (B, D)}, "losses": {name: ()}}: each slot's class token, zeros where it is absent, and the mean
         of those present."""
-        s, parts = fill_absent(batch, self.blanks), {}
+        s, parts, losses = fill_absent(batch, self.blanks), {}, None
         for slot, read in self.slots.items():
             t = self.encoder(read(s.values[slot], s.keep.get(slot), s.present[slot]))
-            parts[slot] = self.norm(t.x[:, 0]) * s.present[slot][:, None]
+            parts[slot], losses = self.norm(t.x[:, 0]) * s.present[slot][:, None], added(losses, t.losses)
         seen = visible(batch, s.present)
         count = torch.stack(list(seen.values())).sum(0).clamp(min=1)
-        return {"fused": sum(parts[slot] * seen[slot][:, None] for slot in parts) / count[:, None], "parts": parts}
+        fused = sum(parts[slot] * seen[slot][:, None] for slot in parts) / count[:, None]
+        return {"fused": fused, "parts": parts, "losses": losses or {}}
 
     def forward(self, batch: dict) -> dict:
         return self.fuse(batch)

@@ -218,9 +218,10 @@ class MixtureOfMamba(nn.Module):
         return t.replace(x=self.norm(t.x), context=None)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}}: the modalities meet in the first layer, so that none has a vector of its
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none has a vector of its
         own."""
-        return {"fused": mean(self.read(batch)), "parts": {}}
+        t = self.read(batch)
+        return {"fused": mean(t), "parts": {}, "losses": t.losses or {}}
 
     def forward(self, batch: dict) -> dict:
         return self.fuse(batch)

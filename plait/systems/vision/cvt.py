@@ -113,9 +113,11 @@ class CvT(Pyramid):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) of the last stage, the class token first, before the last norm."""
         x = self.stem(x)
         *stages, last = self.stages
+        before = []
         for stage in stages:
-            x = to_map(stage(x))
-        return last(x)
+            before.append(stage(x))
+            x = to_map(before[-1])
+        return last(x).with_losses(*before)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""

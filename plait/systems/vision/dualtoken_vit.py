@@ -156,7 +156,7 @@ class Stage(nn.Module):
         t = to_tokens(x).reading(whole=g)
         for layer in self.layers:
             t = layer(t)
-        return to_map(t), t.read("whole")
+        return to_map(t), t.read("whole").with_losses(t)
 
 
 class DualTokenViT(Pyramid):
@@ -196,7 +196,8 @@ class DualTokenViT(Pyramid):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
-        return to_tokens(self.maps(x)[-1])
+        x, g = self.streams(x)[-1]
+        return to_tokens(x).replace(losses=g.losses)
 
 
 ALL = dict(heads=(2, 4, 8), hidden=(8, 4, 4))

@@ -106,8 +106,8 @@ class ScaleTokens(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Tokens:
         b, _, h, w = maps[-1].shape
-        x = self.stack(self.places(maps)).x[:, 0]
-        return Tokens(x.view(b, h * w, x.shape[1]), grid=(h, w))
+        t = self.stack(self.places(maps))
+        return t.inside(t.x[:, 0].view(b, h * w, t.x.shape[2]), grid=(h, w))
 
 
 class DuoFormer(Backbone):

@@ -18,7 +18,7 @@ from plait.core.block import Block
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
-from plait.parts.maps import flat, to_map, to_tokens
+from plait.parts.maps import flat, only_map, to_tokens
 from plait.parts.mixers.windows import cut, mend
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
@@ -52,7 +52,7 @@ class CascadedAttention(nn.Module):
             q, kv = (part.flatten(2).mT[:, None] for part in (spread(q), kv))  # each (B * windows, 1, side^2, E)
             k, v = kv.tensor_split([KEY], 3)
             said.append(self.attend.mix(q, k, v, bias=bias)[:, 0].unflatten(1, size).permute(0, 3, 1, 2))
-        return to_map(mend(t, Tokens(flat(self.out(beside(*said)))), size, grid))
+        return only_map(mend(t, Tokens(flat(self.out(beside(*said)))), size, grid))
 
 
 def local(width: int) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads
 from plait.core.surgery import factors, fold_after, with_weights
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
-from plait.parts.maps import to_map, to_tokens
+from plait.parts.maps import only_map, to_tokens
 from plait.parts.mixers.windows import pad_to
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.pairs.mobileclip import Branches
@@ -115,7 +115,7 @@ class Reduced(nn.Module):
         seen = to_tokens(self.kv(self.reduce(x)))
         (q,), (k, v) = split_heads(t.x, 1, self.heads), split_heads(seen.x, 2, self.heads)
         t = self.attend(t, q, k, v, to=seen)
-        return self.out(to_map(t.replace(x=merge_heads(t.x))))
+        return self.out(only_map(t.replace(x=merge_heads(t.x))))
 
 
 class Mix(nn.Module):

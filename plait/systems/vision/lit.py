@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, mean, prepend, whole_grid
 from plait.core.weights import Drop, Rename, Rule
-from plait.parts.maps import OnTokens, flat, to_tokens
+from plait.parts.maps import OnTokens, flat, through, to_tokens
 from plait.parts.mixers.windows import numbers, surely
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.relative import offsets
@@ -157,10 +157,11 @@ class LIT(Pyramid):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage, a class token first where there is one, before the last
         norm."""
+        losses = None
         for stage in self.stages[:-1]:
-            x = stage(x)
+            x, losses = through(stage, x, losses)
         down, blocks = self.stages[-1]
-        return blocks.f(to_tokens(down(x)))
+        return blocks.f(to_tokens(down(x)).replace(losses=losses))
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed, or the mean of the normed tokens."""

@@ -22,7 +22,7 @@ from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, Relu, Skip, beside
-from plait.parts.maps import to_map, to_tokens
+from plait.parts.maps import only_map, to_map, to_tokens
 from plait.parts.mixers.windows import numbers
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
@@ -75,7 +75,7 @@ class Averaged(nn.Module):
         (q,) = split_heads(self.q(t.x), 1, t.x.shape[2] // self.head)  # (B, heads, N, E)
         k, v = split_heads(self.kv(seen), 2, t.x.shape[2] // self.head)  # each (B, heads, N / run, E)
         t = self.attend(t, q, k, v, to=Tokens(seen))
-        return to_map(t.replace(x=self.out(merge_heads(t.x))))
+        return only_map(t.replace(x=self.out(merge_heads(t.x))))
 
     def fold(self) -> nn.Module:
         if isinstance(self.norm, nn.Identity):  # is folded already

@@ -126,9 +126,11 @@ class PVT(Pyramid):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) of the last stage, the class token first, before the last norm."""
+        before = []
         for stage in self.stages[:-1]:
-            x = to_map(stage(x))
-        return self.stages[-1](x)
+            before.append(stage(x))
+            x = to_map(before[-1])
+        return self.stages[-1](x).with_losses(*before)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed."""

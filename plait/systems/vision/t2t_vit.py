@@ -22,6 +22,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename, Rule
+from plait.parts.maps import only_map
 from plait.parts.positions.sine import SequenceWaves
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -87,7 +88,7 @@ class Thin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = (side // self.split.stride for side in x.shape[2:])
         x = self.split(x).mT  # (B, h * w, C * kernel^2)
-        return self.feed(Tokens(self.mix(self.norm(x)))).x.unflatten(1, (h, w)).permute(0, 3, 1, 2)
+        return only_map(self.feed(Tokens(self.mix(self.norm(x)), grid=(h, w))))
 
 
 class TokensToToken(nn.Module):

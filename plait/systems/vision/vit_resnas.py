@@ -58,7 +58,7 @@ class Reduce(nn.Module):
         new = self.positions(to_tokens(self.conv(to_map(normed))))
         old = torch.cat([t.x[:, : t.prefix], flat(F.avg_pool2d(to_map(t), 2))], 1)
         x = torch.cat([self.cls(normed.x[:, : t.prefix]), new.x], 1)
-        return new.replace(x=x + F.pad(old, (0, self.more)), prefix=t.prefix)
+        return new.with_losses(t).replace(x=x + F.pad(old, (0, self.more)), prefix=t.prefix)
 
 
 class Patches(nn.Sequential):
