@@ -153,8 +153,9 @@ def probed(model: nn.Module) -> list:
 @every_system
 def test_what_an_inner_part_gives_out_leaves_the_layer(system):
     model = toy(system).eval()
+    layers = layers_with_inputs(model, system)
     counts = probed(model)
-    for layer, t in layers_with_inputs(model, system):
+    for layer, t in layers:
         counts.clear()
         out = layer(t.replace(losses={"before": torch.ones(())}))
         assert out.losses["before"] == 1, f"{type(layer).__name__} drops what came in"
