@@ -12,17 +12,17 @@ from plait.data.table import Table
 from plait.runs.assemble import objective, recipe
 from plait.runs.assess import assess, modalities
 from plait.runs.console import Console
-from plait.runs.predict import outputs
+from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
 from plait.runs.settings import Settings
 from tests.runs.tables import COLUMNS, table
 
 
-def made(kinds, **options) -> tuple[Prepared, torch.nn.Module]:
+def made(kinds, source=None, **options) -> tuple[Prepared, torch.nn.Module]:
     """A table and a model whose head answers at random: each modality says something else."""
-    settings = Settings(**{"system": "auto_toy", "image_size": 32, "max_tokens": 16} | options)
-    inputs = [COLUMNS[k] for k in kinds]
-    data = prepare(table(kinds, 60), Settings(**vars(settings) | {"inputs": inputs}), Console(quiet=True))
+    settings = {"system": "auto_toy", "image_size": 32, "max_tokens": 16, "inputs": [COLUMNS[k] for k in kinds]}
+    source = table(kinds, 60) if source is None else source
+    data = prepare(source, Settings(**settings | options), Console(quiet=True))
     own = recipe(data.info, data.schema, type(data.task), **data.task.needs)
     model = data.task.model(own.build(), objective(data.info)).eval()
     if hasattr(model, "head"):
@@ -32,19 +32,22 @@ def made(kinds, **options) -> tuple[Prepared, torch.nn.Module]:
     return data, model
 
 
-def measured(data: Prepared, model, gone: list[str], index: np.ndarray) -> list[float]:
-    """Scores on a table in which the cells of these columns are null."""
+def gaps(data: Prepared, gone: list[str]) -> Rows:
+    """The rows, but the cells of these columns are null."""
     cells = data.table.data
     for name in gone:
         cells = cells.set_column(cells.column_names.index(name), name, pa.nulls(len(cells), cells.column(name).type))
-    rows = Rows(Table(cells, data.table.root, "the same with gaps"), data.schema)
-    answers = data.task.finish(outputs(model, rows, index))
-    return [s.value for s in data.task.scores(data.truth[index], answers)]
+    return Rows(
+        Table(cells, data.table.root, "the same with gaps"), data.schema, asked=data.task.asks is not None
+    ).scan()
 
 
-def found(data: Prepared, model, index=None, **more):
-    index = np.arange(len(data.table)) if index is None else index
-    return assess(model, data.task, data.rows, data.schema, data.truth, index, "fp32", **more)
+def measured(data: Prepared, model, gone: list[str], index: np.ndarray) -> list[float]:
+    return [s.value for s in data.task.scores(*answered(data.task, model, gaps(data, gone), index))]
+
+
+def found(data: Prepared, model, **more):
+    return assess(model, data.task, data.rows, data.schema, np.arange(len(data.table)), "fp32", **more)
 
 
 @pytest.mark.parametrize("target", ["label", "amount"])
@@ -65,18 +68,10 @@ def test_each_modality_alone_is_the_table_without_the_others(target):
     pick = min if told.scores[0].better == "lower" else max
     assert values[told.best_alone] == pick(values.values())
     others = [c for label, names in columns.items() if label != told.best_alone for c in names]
-    rows = [
-        data.task.per_row(data.truth, data.task.finish(outputs(model, r, index)))
-        for r in (data.rows, _gaps(data, others))
-    ]
-    assert told.gain.value == pytest.approx(float(rows[0].mean() - rows[1].mean()))
-
-
-def _gaps(data: Prepared, gone: list[str]) -> Rows:
-    cells = data.table.data
-    for name in gone:
-        cells = cells.set_column(cells.column_names.index(name), name, pa.nulls(len(cells), cells.column(name).type))
-    return Rows(Table(cells, data.table.root, "gaps"), data.schema)
+    whole, best = (
+        data.task.per_row(*answered(data.task, model, rows, index)) for rows in (data.rows, gaps(data, others))
+    )
+    assert told.gain.value == pytest.approx(float(whole.mean() - best.mean()))
 
 
 def test_without_one_of_two_is_the_other_alone():
@@ -89,12 +84,13 @@ def test_without_one_of_two_is_the_other_alone():
 
 
 def test_rows_without_a_target_are_left_out():
-    data, model = made(("image", "number"), target="label")
-    whole = found(data, model)
-    data.truth[::3] = -100
+    source = table(("image", "number"), 60)
+    cells = [None if i % 3 == 0 else cell for i, cell in enumerate(source.column("label").to_pylist())]
+    source = source.set_column(source.column_names.index("label"), "label", pa.array(cells))
+    data, model = made(("image", "number"), source, target="label")
     told = found(data, model)
-    known = np.flatnonzero(np.arange(len(data.table)) % 3)
-    assert told.index.tolist() == known.tolist() and told.scores[0].n == len(known) < whole.scores[0].n
+    known = np.flatnonzero(np.arange(60) % 3)
+    assert told.index.tolist() == known.tolist() and told.scores[0].n == 40
     assert [s.value for s in told.scores] == pytest.approx(measured(data, model, [], known))
 
 

@@ -10,6 +10,7 @@ from plait.runs.assemble import objective, recipe
 from plait.runs.console import Console
 from plait.runs.fit import settle
 from plait.runs.job import TableJob
+from plait.runs.predict import answered
 from plait.runs.prepare import prepare
 from plait.runs.settings import Settings
 from tests.runs.tables import table
@@ -22,7 +23,7 @@ def job(kinds=("number", "category"), target: str = "label", rows: int = 200) ->
     data = prepare(source, settings, Console(quiet=True))
     made = recipe(data.info, data.schema, type(data.task), **data.task.needs)
     model = data.task.model(made.build(), objective(data.info))
-    model.before_training(data.rows, data.truth, data.splits["train"], 0)
+    model.before_training(data.rows, data.splits["train"], 0)
     g = torch.Generator().manual_seed(0)
     for layer in [model.head.fused, *model.head.parts.values()]:
         torch.nn.init.normal_(layer.weight, generator=g)
@@ -46,28 +47,24 @@ def test_what_is_no_better_is_silenced(target):
         torch.testing.assert_close(run.model.eval().answer(batch), run.model.straight(batch))
 
 
+def told(run: TableJob, whole: np.ndarray, straight: np.ndarray):
+    """What `settle` asks: truth and answers, here from given logits (n, 3)."""
+    truth, _ = answered(run.task, run.model, run.data.rows, run.watch)
+    return lambda call: (truth, run.task.finish({"outputs": straight if call else whole}))
+
+
 def test_what_is_better_stays():
     run = job()
-    truth = run.data.truth[run.watch]
-    right = np.eye(3, dtype=np.float32)[truth] * 9
-
-    def outputs(call=None):  # the linear part knows nothing, the whole is sure and right
-        return np.zeros_like(right) if call else right
-
-    assert run.task.settle(run.model, run.data.schema, truth, outputs) == ""
+    right = 9 * np.eye(3, dtype=np.float32)[run.batch(run.watch)["target"]["label"]]
+    assert run.task.settle(run.model, run.data.schema, told(run, right, np.zeros_like(right))) == ""
     assert all(w.any() for w in trained(run.model.head))
 
 
 def test_a_gain_within_two_standard_errors_is_none():
     run = job()
-    truth = run.data.truth[run.watch]
-    lucky = np.zeros((len(truth), 3), np.float32)
-    lucky[0, truth[0]] = 1.0  # better in a single row: its mean is one standard error
-
-    def outputs(call=None):
-        return np.zeros_like(lucky) if call else lucky
-
-    assert run.task.settle(run.model, run.data.schema, truth, outputs)
+    lucky = np.zeros((len(run.watch), 3), np.float32)
+    lucky[0, run.batch(run.watch)["target"]["label"][0]] = 1.0  # better in a single row: its mean is one standard error
+    assert run.task.settle(run.model, run.data.schema, told(run, lucky, np.zeros_like(lucky)))
     assert not any(w.any() for w in trained(run.model.head))
 
 
