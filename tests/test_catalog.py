@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import pytest
 
 import plait
 from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, systems
+from plait.core.methods import METHODS
 from plait.core.roles import ROLES
+from plait.errors import PlaitError
 from plait.tasks import tasks_of
 
 WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"image", "crop_pct", "crop_mode", "interpolation"}
@@ -248,6 +251,28 @@ def test_a_name_like_none_of_ours_leads_to_the_list(name):
 def test_a_file_that_declares_nothing_is_named():
     with pytest.raises(ValueError, match=r"tokens.py is no system file: it has no literal TAKES, ROLES"):
         _read(SYSTEMS.parent / "core" / "tokens.py")
+
+
+@pytest.mark.parametrize("kind, folder", [("catalog", SYSTEMS), ("methods", METHODS)])
+def test_two_files_of_one_name_raise(kind, folder, tmp_path, monkeypatch):
+    """Else the later one would hide the other."""
+    home = tmp_path / folder.name
+    shutil.copytree(folder, home)
+    module = importlib.import_module(f"plait.core.{kind}")
+    monkeypatch.setattr(module, folder.name.upper(), home)
+    list_all = getattr(module, folder.name)
+    list_all.cache_clear()
+    try:
+        one = next(p for p in sorted(home.glob("*/*.py")) if p.name != "__init__.py")
+        assert one.stem in list_all()
+        two = next(p for p in sorted(home.iterdir()) if p.is_dir() and p != one.parent and p.name[0] != "_") / one.name
+        shutil.copy(one, two)
+        list_all.cache_clear()
+        with pytest.raises(PlaitError, match="have one name") as error:
+            list_all()
+        assert str(one) in str(error.value) and str(two) in str(error.value)
+    finally:
+        list_all.cache_clear()
 
 
 def test_the_catalogue_needs_no_torch():

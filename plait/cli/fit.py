@@ -97,6 +97,7 @@ def _facts(folder: Path) -> dict:
     made = read_config(folder)
     facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     head = {"run": folder, "task": made["task"]["task"], "model": made["recipe"]["name"], "rows": made["splits"]}
+    head["methods"] = made["recipe"]["changes"]
     return head | facts | {"bad_cells": pq.read_metadata(folder / "bad_rows.parquet").num_rows}
 
 

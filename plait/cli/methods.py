@@ -16,7 +16,7 @@ def methods(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """List methods: changes to any model, for Python.
+    """List methods: changes to any model, for `plait fit --method` and for Python.
 
     $ plait methods '*former'
     """

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from plait.errors import UsageError
+from plait.errors import PlaitError, UsageError
 from plait.runs.settings import Settings
 
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
@@ -43,7 +43,7 @@ def from_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     own = inspect.signature(command, eval_str=True).parameters.values()
     made = []
     for name, field in FIELDS.items():
-        kind = str if "read" in field.metadata else list[str] if _repeated(field) else TYPES[field.name]
+        kind = list[str] if _repeated(field) else str if "read" in field.metadata else TYPES[field.name]
         kind, default = (bool, False) if kind is bool else (kind | None, None)
         made.append(inspect.Parameter(name, KEYWORD_ONLY, annotation=kind, default=option(name, default=default)))
     first = [p for p in own if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
@@ -62,14 +62,15 @@ def read_settings(texts: dict[str, Any]) -> dict[str, Any]:
             continue
         try:
             out[field.name] = _value(field, text)
-        except UsageError as error:
+        except PlaitError as error:
             raise UsageError(f"--{name.replace('_', '-')} {error}") from None
     return given(**out)  # auto is as good as nothing
 
 
 def _value(field: Field, text: Any) -> Any:
     if "read" in field.metadata:
-        return field.metadata["read"](text)
+        read = field.metadata["read"]
+        return [read(t) for t in text] if isinstance(text, list) else read(text)
     if get_origin(TYPES[field.name]) is dict:
         return pairs(text)
     if not _repeated(field):

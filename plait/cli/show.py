@@ -79,6 +79,7 @@ def _method(method, json: bool) -> Answer:
         "summary": method.summary,
         "options": method.options,
         "wraps": method.wraps,
+        "by_hand": method.by_hand,
         "module": method.module,
     }
     if not json:
@@ -88,6 +89,7 @@ def _method(method, json: bool) -> Answer:
             ("method", method.name),
             ("options", method.usage),
             ("file", method.module.replace(".", "/") + ".py"),
+            ("training", f"plait fit ... --method {method.name}" if not method.by_hand else method.by_hand),
             ("try", f'{result} = plait.apply_method(model, "{method.name}")'),
         ):
             print(f"{label:<11} {text}")

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.errors import PlaitError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -152,8 +154,12 @@ def systems() -> dict[str, System]:
 
 
 def papers(room: Path) -> list[Path]:
-    """The files of `room`'s folders, one for each paper, by name."""
-    return sorted((p for p in room.glob("*/*.py") if not p.stem.startswith("_")), key=lambda p: p.stem)
+    """The files of `room`'s folders, one for each paper, by name. Raises PlaitError where two have one name."""
+    found = sorted((p for p in room.glob("*/*.py") if not p.stem.startswith("_")), key=lambda p: (p.stem, p))
+    for one, two in zip(found, found[1:]):
+        if one.stem == two.stem:
+            raise PlaitError(f"{one} and {two} have one name, which is what a paper is called by: rename one of them")
+    return found
 
 
 def title(summary: str) -> str:

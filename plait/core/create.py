@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plait.core.catalog import ModelInfo, build, model_info
 from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise, initialise_rest
+from plait.core.methods import apply_methods, read_change
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
 from plait.core.weights import State, assign, convert, converted, load_strict
 
@@ -26,6 +27,7 @@ def create_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     mmap: bool = True,
+    changes: Iterable[str | tuple[str, dict]] = (),
     **arguments,
 ) -> nn.Module:
     """Build the model of `name` with its declared initialisation, or with published weights.
@@ -40,11 +42,14 @@ def create_model(
     mmap: weights that need no change stay in their file until they are used, as private maps: training never writes to
         the file, which may be deleted or replaced but must not be overwritten in place. They lie as the file has them,
         so that products on CPUs may round otherwise in the last bit. False copies them.
+    changes: methods to apply, in order, after the weights are there: names with options ("sinkformer:steps=5") or pairs
+        of a name and a dict of options; see `list_methods`.
     arguments: constructor arguments that override the size's own, such as num_classes=10.
 
-    Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had.
+    Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had, and for
+    changes that there are not or that the model does not bear.
     """
-    info = model_info(name)
+    info, changes = model_info(name), [read_change(c) for c in changes]
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
     try:
@@ -59,6 +64,7 @@ def create_model(
         initialise_rest(model, seed=seed, device=device)
     else:
         initialise(model, seed=seed, device=device)
+    model = apply_methods(model, changes)
     return model if dtype is None else model.to(dtype)
 
 

@@ -103,7 +103,12 @@ def initialise_rest(model: nn.Module, *, seed: int = 0, device: str | torch.devi
 def initialise_new(
     model: nn.Module, *, scheme: dict[type, Callable], seed: int, device: str | torch.device
 ) -> nn.Module:
-    """As `initialise`, but only those modules of `model` that are still on meta: weights that exist stay."""
+    """As `initialise`, but only those modules of `model` that are still on meta: weights that exist stay.
+
+    For the device meta nothing is filled.
+    """
+    if torch.device(device).type == "meta":
+        return model
     fresh = [(name, m) for name, m in model.named_modules() if (own := _tensors(m)) and all(t.is_meta for t in own)]
     for _, module in fresh:
         module.to_empty(device=device, recurse=False)

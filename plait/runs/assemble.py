@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from plait.core.catalog import ModelInfo, model_info, systems
-from plait.core.create import create_model
-from plait.core.roles import Model
+from plait.core.methods import Change
+from plait.core.recipe import Recipe
+from plait.core.roles import ROLES, Model
 from plait.data.kinds import KINDS
 from plait.data.schema import Schema
 from plait.errors import UsageError
@@ -18,19 +20,19 @@ from plait.tasks.base import Objective, Task
 from plait.tasks.bind import HALF, Bound, bind
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What `create_model` needs to build the same system again, and how it is bound. Plain JSON."""
+@dataclass(frozen=True, kw_only=True)
+class BoundRecipe(Recipe):
+    """A system's recipe, and how the system is bound. Plain JSON."""
 
-    name: str
-    arguments: dict
     role: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     slots: dict  # {slot: {"kind": its kind, and what that kind is told of it}}
 
-    def build(self, *, seed: int = 0, pretrained: bool | str = False) -> Bound:
-        system = create_model(self.name, seed=seed, pretrained=pretrained, mmap=False, **self.arguments)
+    def bind(self, system: Model) -> Bound:
+        """What `build` or `build_on_meta` made, bound. Raises UsageError where a method took the role away."""
+        if not isinstance(system, ROLES[self.role]):
+            raise UsageError(f"{self.title} is a {type(system).__name__}, which is no {self.role}: leave a method out")
         return bind(system, self.role, self.slots, self.mean, self.std)
 
 
@@ -86,7 +88,8 @@ def recipe(
     pretrained: bool = False,
     labels: int | None = None,
     words: dict | None = None,
-) -> Recipe:
+    changes: Sequence[Change] = (),
+) -> BoundRecipe:
     """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a generator's
     vocab, begin, end."""
     shapes = {s.name: {"kind": s.kind} | schema.shape(s.name) for s in schema.slots}
@@ -100,7 +103,7 @@ def recipe(
         arguments |= words
     role = role_for(task, info)
     mean, std = (tuple(info.weights.get(name, HALF)) for name in ("mean", "std"))
-    return Recipe(info.name, arguments, role, mean, std, slots)
+    return BoundRecipe(info.name, arguments, changes, role=role, mean=mean, std=std, slots=slots)
 
 
 # What a constructor's argument is called in the shape of which kind of slot.

@@ -19,7 +19,7 @@ import numpy as np
 from plait import __version__
 from plait.core.files import is_scrap, sweep
 from plait.errors import DataError, UsageError
-from plait.runs.assemble import Recipe, objective, recipe
+from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.console import Console
 from plait.runs.job import TableJob
@@ -31,6 +31,7 @@ from plait.runs.run import Run, save_run, write_json
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
 from plait.tasks.base import Answers
+from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train
 
 CONFIG = "config.json"
@@ -82,13 +83,10 @@ def fit(
         raise DataError(
             f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
         )
-    made = (
-        Recipe(**before["recipe"])
-        if before
-        else recipe(data.info, data.schema, type(data.task), pretrained=bool(settings.pretrained), **data.task.needs)
-    )
-    bound = made.build(seed=settings.seed, pretrained=settings.pretrained if not before else False)
-    model = data.task.model(bound, objective(data.info))
+    made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
+    start = False if before and checkpoint.exists(out) else settings.pretrained  # what a checkpoint holds is not read
+    system = made.build(seed=settings.seed, pretrained=start, mmap=False)
+    model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
@@ -99,6 +97,7 @@ def fit(
         seed=settings.seed,
         strength=settings.augment,
         precision=plan.precision,
+        changes=made.changes,
     )
     cost = estimate(job, plan, device)
     announce(console, data, made, plan, cost)
@@ -107,6 +106,7 @@ def fit(
             "columns": data.schema.describe(),
             "check": data.check,
             "splits": data.sizes(),
+            "model": made.title,
             "plan": asdict(plan),
             "cost": cost,
         }
@@ -119,7 +119,7 @@ def fit(
 def _train(
     job: TableJob,
     plan: Plan,
-    made: Recipe,
+    made: BoundRecipe,
     settings: Settings,
     folder: Path,
     device,
@@ -182,7 +182,7 @@ def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
     return held
 
 
-def config(source: Any, settings: Settings, data: Prepared, made: Recipe, plan: Plan) -> dict:
+def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:
     """What the run folder remembers: enough to build the model, and to start or resume the same run."""
     return {
         "plait": __version__,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
+from plait.core.methods import Change, after_steps
 from plait.data.augment import augment
 from plait.runs.predict import answered
 from plait.runs.prepare import Prepared
@@ -29,10 +30,11 @@ class TableJob:
         seed: int,
         strength: float,
         precision: str = "fp32",
+        changes: Iterable[Change] = (),
     ):
         self.model, self.data, self.task = model, data, data.task
         self.batch_size, self.seed, self.strength, self.precision = batch_size, seed, strength, precision
-        self.state = model.state
+        self.state, self._after = model.state, after_steps(changes)
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
@@ -58,6 +60,8 @@ class TableJob:
 
     def after_step(self) -> None:
         self.model.after_step()
+        for advance in self._after:
+            advance(self.model.bound.system)
 
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from plait import __version__
 from plait.evaluate import pictures
 from plait.evaluate.report import Section, Table, write_report
-from plait.runs.assemble import Recipe
+from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.console import clock
 from plait.runs.prepare import Prepared
@@ -22,7 +22,7 @@ class Ran(NamedTuple):
     """All that a report tells of: what went in, how it was trained, what was measured."""
 
     data: Prepared
-    made: Recipe
+    made: BoundRecipe
     plan: Plan
     settings: Settings
     history: History
@@ -107,7 +107,7 @@ def _bad(data: Prepared) -> Section:
 
 def _cost(ran: Ran) -> Section:
     rows = [
-        ("system", ran.made.name),
+        ("system", ran.made.title),
         ("parameters", f"{ran.cost['parameters']:,}"),
         ("rows a batch", ran.plan.batch_size),
         ("learning rate", f"{ran.plan.lr:g}"),

@@ -10,7 +10,8 @@ from hashlib import blake2b
 import numpy as np
 import pyarrow as pa
 
-from plait.core.catalog import ModelInfo, build
+from plait.core.catalog import ModelInfo
+from plait.core.methods import method_info
 from plait.data.check import check_table
 from plait.data.digest import row_digests
 from plait.data.kinds import KINDS
@@ -18,8 +19,8 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
-from plait.errors import DataError
-from plait.runs.assemble import choose, reads, recipe, role_for
+from plait.errors import DataError, UsageError
+from plait.runs.assemble import BoundRecipe, choose, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
@@ -47,6 +48,10 @@ class Prepared:
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
         return {name: len(rows) for name, rows in self.splits.items()}
+
+    def recipe(self, settings: Settings) -> BoundRecipe:
+        """How to build the system for these columns, with the methods that the settings name."""
+        return _recipe(self.info, self.schema, self.task, settings)
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
@@ -90,6 +95,8 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
         for words in [*read, *([task.needs["words"]] if "words" in task.needs else [])]:
             check_vocabulary(info, words, tokenizer)
+    made = _recipe(info, schema, task, settings)
+    made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
     rows = Rows(
         table, schema, allow_outside=settings.allow_outside, workers=settings.workers, asked=kind.asks is not None
     )
@@ -102,9 +109,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     splits = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
-    splits, left_out = task.sift(
-        splits, rows, lambda: build(info.name, **recipe(info, schema, kind, **task.needs).arguments)
-    )
+    splits, left_out = task.sift(splits, rows, made.build_on_meta)
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
@@ -119,6 +124,14 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
     )
+
+
+def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings) -> BoundRecipe:
+    for name, _ in settings.methods:
+        if why := method_info(name).by_hand:
+            raise UsageError(f"--method {name} is not for `plait fit`: {why}. Apply it from Python")
+    pretrained = bool(settings.pretrained)
+    return recipe(info, schema, type(task), pretrained=pretrained, changes=settings.methods, **task.needs)
 
 
 def guess(table: Table, settings: Settings) -> Schema:

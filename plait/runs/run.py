@@ -13,18 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from plait.core.catalog import model_info
 from plait.core.files import write_whole
-from plait.core.weights import load_strict
+from plait.core.init import initialise_rest
+from plait.core.weight_files import read_weights
+from plait.core.weights import assign
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.runs.assemble import Recipe, objective
+from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.predict import merge, outputs, stream
 from plait.tasks.base import Task
@@ -36,8 +38,7 @@ MODEL = "model.safetensors"
 
 @dataclass
 class Hit:
-    """One answer of a search: its row in the searched table, its similarity (cosine, -1 to 1), and its cell where that
-    is a path."""
+    """One answer of a search: its row in the table, its similarity (cosine, -1 to 1), and its cell, if that is a path."""
 
     row: int
     score: float
@@ -365,15 +366,15 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     if not (folder / MODEL).is_file():
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
     config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
-    made = config["recipe"]
-    bound = Recipe(**made).build()
-    task = TASKS[config["task"]["task"]].from_json(config["task"], schema)
-    model = task.model(bound, objective(model_info(made["name"])))
+    made, task = BoundRecipe(**config["recipe"]), TASKS[config["task"]["task"]].from_json(config["task"], schema)
+    bound = made.bind(made.build_on_meta())
+    model = task.model(bound, objective(model_info(made.name)))
     try:
-        state = load_file(folder / MODEL)
-    except Exception as error:  # safetensors raises its own type, which is no ValueError
+        weights = read_weights(folder / MODEL)
+    except ValueError as error:
         raise DataError(f"{folder / MODEL} is damaged: {error}") from error
-    load_strict(model, state)
+    assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
+    initialise_rest(bound.system)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"])
 
 

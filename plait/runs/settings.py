@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from plait.core.methods import read_change
 from plait.errors import UsageError, nearest
 from plait.tasks import CHOICES
 
@@ -45,6 +46,13 @@ class Settings:
     )
     task: str | None = setting(f"{', '.join(CHOICES[:-1])} or {CHOICES[-1]}; else by target.")
     system: str = setting("A model of `plait models`; by default plait's own, which reads anything.", "auto")
+    methods: list[tuple[str, dict[str, Any]]] = setting(
+        "Change the model by a method of `plait methods`; several in order.",
+        list,
+        option="method",
+        metavar="NAME:OPTION=VALUE,...",
+        read=read_change,
+    )
     kinds: dict[str, str] = setting(
         "Take a column for this kind, such as photo=image.", dict, option="kind", metavar="COLUMN=KIND"
     )
@@ -93,6 +101,7 @@ class Settings:
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
         self.fractions = tuple(self.fractions)
+        self.methods = [read_change(m) for m in ([self.methods] if isinstance(self.methods, str) else self.methods)]
 
     def to_json(self) -> dict:
         """Plain JSON."""

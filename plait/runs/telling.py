@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plait.data.kinds import KINDS
 from plait.evaluate.intervals import number
-from plait.runs.assemble import Recipe
+from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.console import Console, clock
 from plait.runs.prepare import Prepared
@@ -12,7 +12,7 @@ from plait.tasks.base import Task
 from plait.train.loop import Plan
 
 
-def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: dict) -> None:
+def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, cost: dict) -> None:
     """What will be done, before it is done."""
     console.say("columns", " | ".join(column_lines(data)))
     left: dict[str, list[str]] = {}
@@ -29,7 +29,7 @@ def announce(console: Console, data: Prepared, made: Recipe, plan: Plan, cost: d
     width = "bfloat16" if plan.precision == "bf16" else "float32"
     console.say(
         "model",
-        f"{made.name}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about {clock(cost['seconds'])} for "
+        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about {clock(cost['seconds'])} for "
         f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
     )
 

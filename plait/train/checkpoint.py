@@ -89,6 +89,11 @@ def load(folder: str | Path) -> Checkpoint | None:
     return None
 
 
+def exists(folder: str | Path) -> bool:
+    """Whether `folder` has a checkpoint, whole or damaged."""
+    return bool(_numbers(Path(folder) / HOME))
+
+
 def remove(folder: str | Path) -> None:
     """Remove all checkpoints of `folder`."""
     home = Path(folder) / HOME

@@ -29,6 +29,8 @@ from plait.core.block import Attention, CrossAttention
 from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
 
+BY_HAND = "its caches go on only in steps that are trained inside `advancing(model)`"
+
 
 class Cache(nn.Module):
     """`length` tokens of `width` C, and the gates by which they take up new ones: (B, length, C) -> the cache renewed,

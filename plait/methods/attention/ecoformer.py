@@ -36,6 +36,8 @@ PAIRS = 10  # the most and the least alike keys of a query from which the hash f
 RATE, STEPS = 0.05, 100  # of their descent, for each bit
 MULTIPLY, ADD = 3.7, 0.9  # picojoules, float32 in 45 nm (Horowitz, ISSCC 2014)
 
+BY_HAND = "its codes are chance until `fitting(model)` has fitted them to what the model reads"
+
 
 class KernelHash(nn.Module):
     """Vectors (B, H, N, E) -> codes (B, H, N, bits) of +-1: signs of learned sums of what they share with `anchors` of

@@ -90,6 +90,9 @@ def advance(model: nn.Module, steps: int = 1) -> None:
             module.step.add_(steps).clamp_(max=module.steps)
 
 
+after_step = advance  # `plait fit` calls it by this name
+
+
 class SimpleLinearAttend(Attend):
     """Simplified linear attention of heads of `width`, at a cost of N.
 
