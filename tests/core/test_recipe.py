@@ -101,8 +101,9 @@ def test_order_counts():
     one = plait.create_model("vit_toy", changes=["sinkformer", "s2_scaling"])
     two = Recipe("vit_toy", {}, ["s2_scaling", "sinkformer"]).build()
     assert list(one.state_dict()) == list(two.state_dict())  # one wraps what the other reaches into
-    with pytest.raises(PlaitError, match="method sinkformer: ViT has no Attention"):
-        plait.create_model("vit_toy", changes=["kv_transformer", "sinkformer"])
+    assert plait.create_model("vit_toy", changes=["sinkformer", "activator_glu"])
+    with pytest.raises(PlaitError, match="method sinkformer: ViT has no Attend that could be changed"):
+        plait.create_model("vit_toy", changes=["activator_glu", "sinkformer"])
 
 
 def test_dtype_holds_for_what_a_change_adds():

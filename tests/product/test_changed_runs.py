@@ -165,7 +165,7 @@ def test_the_command_line_takes_several_and_says_so(home, capsys, monkeypatch):
         ("vit_toy", "sinkformer:steps=many", "steps got 'many', expected int"),
         ("vit_toy", "sinkformer:steps=", "expected NAME:option=value,option=value, such as sinkformer:steps=3"),
         ("vit_toy", "sinkformer:steps=2", "method sinkformer:steps=2: steps: got 2, expected an odd number"),
-        ("cvt_toy", "sinkformer", "method sinkformer: CvT has no Attention that could be changed"),
+        ("cvt_toy", "nalaformer", "method nalaformer: CvT has no Attend inside an Attention that could be"),
         ("vit_toy", "ecoformer", "ecoformer is not for `plait fit`: its codes are chance until"),
     ],
 )

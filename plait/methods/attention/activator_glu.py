@@ -88,7 +88,7 @@ def activator_glu(model: nn.Module, tokens: int = 0, ratio: float = 2.0, feeds: 
 
 
 def _learned(model: nn.Module) -> int:
-    eyes = [m for m in model.modules() if isinstance(m, PatchEmbed)]
+    eyes = [m for m in model.modules() if isinstance(m, PatchEmbed) and hasattr(m.positions, "table")]
     if len(eyes) != 1:
         raise ValueError(
             f"tokens: {type(model).__name__} does not say how many it reads: give tokens=, special ones counted"
