@@ -30,3 +30,18 @@ class PatchTokens(nn.Module):
         patch_grid(x, self.patch)
         x = self.proj(x)
         return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)
+
+
+class OfSize(nn.Module):
+    """Pictures of just the size `image` = (H, W), unchanged. Raises ValueError for others."""
+
+    def __init__(self, image: tuple[int, int]):
+        super().__init__()
+        self.image = tuple(image)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.image:
+            raise ValueError(
+                f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
+            )
+        return x

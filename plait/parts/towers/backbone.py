@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from plait.core.tokens import Tokens, mean
+
 
 class Backbone(nn.Module):
-    """Pictures (B, 3, H, W) -> logits (B, K), by way of `tokens`, `pool` and `head`, which a system adds.
+    """Pictures (B, 3, H, W) -> logits (B, K), by way of `tokens`, `pool` and `head`.
 
-    With `num_classes=0` its head is `nn.Identity()` and the logits are the pooled features. classifier: beginnings of
-    the keys that belong to its classes. multiple: both sides of a picture must be multiples of this; None: only the
-    size that the model was made for.
+    A system adds patch_embed (pictures -> Tokens), stack, norm and head, or its own `tokens` or `pool` in place of what
+    they are made of. With `num_classes=0` the head is `nn.Identity()` and the logits are the pooled features.
+    classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples of
+    this; None: only the size that the model was made for.
     """
 
     takes = ("image",)
@@ -18,6 +21,19 @@ class Backbone(nn.Module):
     classifier = ("head.",)
     multiple: int | None = None
 
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, S + N, D) with their grid, S special ones first, before the last norm."""
+        return self.stack(self.patch_embed(x))
+
+    def pool(self, t: Tokens) -> Tensor:
+        """(B, D): the class token, normed; the mean of the normed tokens where there is none."""
+        return self.norm(t.x[:, 0]) if t.prefix else mean(t.replace(x=self.norm(t.x)))
+
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: not used; a picture has no padding."""
         return self.head(self.pool(self.tokens(x)))
+
+
+def norm_of_mean(model: Backbone, t: Tokens) -> Tensor:
+    """(B, D): the norm of the mean token. Systems that read their classes from it name it as their `pool`."""
+    return model.norm(mean(t))

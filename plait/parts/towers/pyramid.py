@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens
 from plait.parts.maps import through, to_tokens
 from plait.parts.towers.backbone import Backbone
 
@@ -15,9 +15,7 @@ class Pyramid(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), through maps of falling resolution and growing width.
 
     stem: pictures -> map. stages: each map -> the next map (B, C_i, H_i, W_i); a stage of blocks on tokens is
-    `OnTokens(Stack(...))`.
-    norm: of the last stage's tokens, `nn.Identity()` for none. width: of the last stage. With `num_classes=0` the
-    logits are the pooled features. A system adds its stages, and its own `pool` where the paper's differs.
+    `OnTokens(Stack(...))`. norm: of the last stage's tokens, `nn.Identity()` for none. width: of the last stage.
     """
 
     multiple = 1
@@ -42,7 +40,3 @@ class Pyramid(Backbone):
         for stage in self.stages:
             x, losses = through(stage, x, losses)
         return to_tokens(x).replace(losses=losses)
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the mean of the normed tokens."""
-        return mean(t.replace(x=self.norm(t.x)))

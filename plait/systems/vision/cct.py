@@ -4,16 +4,16 @@ New here: a transformer small enough to learn from a few thousand pictures. One 
 the tokens in place of patches, so that neighbours are known to be neighbours; no class token, but a learned weighing of
 all tokens after the last layer (sequence pooling); positions may be learned or fixed.
 
-Differs: dropout on attention weights is left to stochastic depth. Other picture sizes than `image` are read. The names
-of the sizes are layers_kernel x convolutions_picture; those in `sine` have fixed positions, though the authors'
-builders of these names, by an oversight, make learned ones. CVT, ViT-Lite and the form for texts are not here.
+Differs: no dropout on attention weights. Other picture sizes than `image` are read. The sizes' names are layers_kernel
+x convolutions_picture; those in `sine` have fixed positions, though the authors' builders of these names, by an
+oversight, make learned ones. CVT, ViT-Lite and the form for texts are not here.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Post, Pre, Stack
+from plait.core.block import Attention, Block, DropPath, FeedForward, Post, Pre, Stack, drop_rates
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.maps import to_tokens
@@ -24,7 +24,7 @@ from plait.systems.vision.crate import Normed
 
 
 class ConvTokens(nn.Module):
-    """Convolution, ReLU, maximum of 3 x 3, as often as `convs`: (B, 3, H, W) -> Tokens of a grid. 64 channels
+    """(B, 3, H, W) -> Tokens of a grid: `convs` times a convolution, ReLU and the maximum of 3 x 3, 64 channels
     between."""
 
     def __init__(self, width: int, kernel: int, convs: int):
@@ -38,8 +38,7 @@ class ConvTokens(nn.Module):
 
     def side(self, pixels: int) -> int:
         """How many tokens a side of this many pixels becomes."""
-        for _ in self.convs:
-            # what the convolution leaves, halved and rounded up
+        for _ in self.convs:  # what the convolution leaves, halved and rounded up
             pixels = ((pixels + 2 * self.pad - self.kernel) // self.stride + 2) // 2
         return pixels
 
@@ -60,6 +59,13 @@ class SequencePool(nn.Module):
         return (self.score(x).softmax(1).mT @ x)[:, 0]
 
 
+def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
+    """norm(x + attention(norm(x))), then a feed-forward step without norms."""
+    mix = Normed(nn.LayerNorm(width), Attention(width, heads, qkv_bias=False))
+    feed = Pre(nn.Identity(), FeedForward(width, hidden), DropPath(drop))
+    return Block(Post(nn.LayerNorm(width), mix, DropPath(drop)), feed)
+
+
 class CCT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for
     `image`, else fixed."""
@@ -68,34 +74,15 @@ class CCT(Backbone):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(32, 32),
-        kernel=3,
-        convs=1,
-        width=256,
-        depth,
-        heads=4,
-        hidden=512,
-        learned=True,
-        num_classes=10,
-        drop_path=0.1,
-    ):
+        self, *, image=(32, 32), kernel=3, convs=1, width=256, depth, heads=4, hidden=512, learned=True,
+        num_classes=10, drop_path=0.1,
+    ):  # fmt: skip
         super().__init__()
         self.width = width
         self.stem = ConvTokens(width, kernel, convs)
         grid = (self.stem.side(image[0]), self.stem.side(image[1]))
         self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid[0] * grid[1], width)
-
-        def layer(drop: float) -> Block:
-            mix = Post(
-                nn.LayerNorm(width),
-                Normed(nn.LayerNorm(width), Attention(width, heads, qkv_bias=False)),
-                DropPath(drop),
-            )
-            return Block(mix=mix, feed=Pre(nn.Identity(), FeedForward(width, hidden), DropPath(drop)))
-
-        self.stack = Stack(*(layer(drop_path * i / max(depth - 1, 1)) for i in range(depth)))
+        self.stack = Stack(*(layer(width, heads, hidden, rate) for rate in drop_rates(drop_path, depth)))
         self.norm, self.weigh = nn.LayerNorm(width), SequencePool(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 

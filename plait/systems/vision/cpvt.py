@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
-from plait.core.tokens import Tokens, mean, prepend
+from plait.core.tokens import Tokens, prepend
 from plait.parts.positions.conditional import ConditionalPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
@@ -27,8 +27,7 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 class CPVT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). Both sides are multiples of the patch.
 
-    encodings: after how many of the first layers positions are added. cls: whether a class token answers, else the mean
-    of the tokens.
+    encodings: after how many of the first layers positions are added. cls: a class token answers, else the mean token.
     """
 
     def __init__(self, *, patch=16, width, depth, heads, encodings=1, cls=True, num_classes=1000, drop_path=0.0):
@@ -50,11 +49,6 @@ class CPVT(Backbone):
         """(B, 3, H, W) -> Tokens (B, N, D), a class token first where there is one, before the last norm."""
         t = self.stem(x)
         return self.stack(t if self.cls is None else prepend(self.cls, t))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, or the mean of the tokens, normed."""
-        t = t.replace(x=self.norm(t.x))
-        return mean(t) if self.cls is None else t.x[:, 0]
 
 
 TINY = dict(width=192, depth=12, heads=3)

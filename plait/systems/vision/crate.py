@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, Pre, Stack, check_heads
+from plait.core.block import Block, Pre, Stack, check_heads, merge_heads, split_heads
 from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
+from plait.parts.tokenizers.patches import patch_grid
 from plait.parts.towers.backbone import Backbone
 
 
@@ -34,10 +35,9 @@ class Subspaces(nn.Module):
         self.onto, self.out = nn.Linear(width, width, bias=False), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        b, n, d = t.x.shape
-        w = self.onto(t.x).view(b, n, self.heads, -1).transpose(1, 2)  # (B, H, N, E)
+        (w,) = split_heads(self.onto(t.x), 1, self.heads)  # (B, H, N, E)
         t = self.attend(t, w, w, w)
-        return t.replace(x=self.out(t.x.transpose(1, 2).reshape(b, n, d)))
+        return t.replace(x=self.out(merge_heads(t.x)))
 
 
 class Ista(nn.Module):
@@ -74,28 +74,18 @@ class NormedPatches(nn.Module):
 
     def __init__(self, width: int, patch: int):
         super().__init__()
-        self.patch = patch
-        self.pixels, self.proj, self.norm = (
-            nn.LayerNorm(3 * patch**2),
-            nn.Linear(3 * patch**2, width),
-            nn.LayerNorm(width),
-        )
+        self.patch, pixels = patch, 3 * patch**2
+        self.pixels, self.proj, self.norm = nn.LayerNorm(pixels), nn.Linear(pixels, width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tokens:
-        p = self.patch
-        h, w = x.shape[2] // p, x.shape[3] // p
-        if x.shape[2] % p or x.shape[3] % p:
-            raise ValueError(
-                f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {p}: resize or pad them to a multiple"
-            )
-        # (B, h * w, P * P * 3)
-        x = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return Tokens(self.norm(self.proj(self.pixels(x))), grid=(h, w))
+        p, (h, w) = self.patch, patch_grid(x, self.patch)
+        x = x.unflatten(2, (h, p)).unflatten(4, (w, p)).permute(0, 2, 4, 3, 5, 1)  # (B, h, w, P, P, 3)
+        return Tokens(self.norm(self.proj(self.pixels(x.flatten(3).flatten(1, 2)))), grid=(h, w))
 
 
 class CRATE(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
-    the patch are resampled."""
+    """Pictures (B, 3, H, W) -> logits (B, K) of the class token; all tokens are sparse and non-negative before the last
+    norm. image: the (H, W) that positions are learned for; other multiples of the patch are resampled."""
 
     # with larger ones each token, whose key is its query, begins by seeing itself alone
     scheme = {nn.Linear: torch_default}
@@ -105,25 +95,13 @@ class CRATE(Backbone):
         super().__init__()
         self.width, self.multiple = width, patch
         self.patch_embed = PatchEmbed(NormedPatches(width, patch), (image[0] // patch, image[1] // patch), width)
-        self.stack = Stack(
-            *(
-                Block(
-                    mix=Pre(nn.LayerNorm(width), Subspaces(width, heads)), feed=Normed(nn.LayerNorm(width), Ista(width))
-                )
-                for _ in range(depth)
-            )
-        )
+
+        def layer() -> Block:
+            return Block(Pre(nn.LayerNorm(width), Subspaces(width, heads)), Normed(nn.LayerNorm(width), Ista(width)))
+
+        self.stack = Stack(*(layer() for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, sparse and non-negative, before the last
-        norm."""
-        return self.stack(self.patch_embed(x))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 def coding_rate(x: Tensor, eps: float = 0.01) -> Tensor:

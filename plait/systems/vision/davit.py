@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, split_heads
-from plait.core.tokens import Tokens, mean, refuse
+from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import InWindows, pad_to
 from plait.parts.positions.conditional import ConditionalPositions
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
 
@@ -109,9 +110,7 @@ class DaViT(Pyramid):
             )
         super().__init__(Stem(widths[0], stride), stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 THREE = dict(depths=(1, 1, 3, 1))

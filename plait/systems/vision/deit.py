@@ -1,8 +1,8 @@
 """Training data-efficient image transformers & distillation through attention. Touvron et al., 2021. arXiv:2012.12877.
 
 New here: a second learned token beside ViT's class token, with a head of its own, learns from a teacher's answers;
-outside training the two heads' logits are averaged. With one token (`votes=1`) it is ViT, trained better: the variants
-without "distilled" in their names.
+outside training the two heads' logits are averaged. The variants without "distilled" in their names have one token
+(`votes=1`): ViT, trained better.
 
 Differs: `answers` gives both heads' logits in training and evaluation alike, so that the distillation objective needs
 no mode of the model.
@@ -45,7 +45,7 @@ class DeiT(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean of the answers of `votes` leading tokens: class, then
     distillation.
 
-    `image` is the (H, W) that positions are learned for; with `num_classes=0` the logits are the pooled features.
+    image: the (H, W) that positions are learned for. With `num_classes=0` the logits are the pooled features.
     """
 
     takes = ("image",)

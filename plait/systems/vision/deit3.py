@@ -24,8 +24,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class DeiT3(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for, `scale` where layer
-    scale starts."""
+    """Pictures (B, 3, H, W) -> logits (B, K). image: the (H, W) that positions are learned for. scale: of layers, at
+    first."""
 
     fits = ("image",)
 
@@ -35,9 +35,8 @@ class DeiT3(Backbone):
         self.stem = PatchTokens(width, patch)
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.stack = Stack(
-            *pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, drop_path=drop_path, scale=scale)
-        )
+        how = dict(norm=Norm, drop_path=drop_path, scale=scale)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, **how))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -47,10 +46,6 @@ class DeiT3(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         return self.stack(prepend(self.cls, self.positions(self.stem(x))))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 SMALL = dict(width=384, depth=12, heads=6)

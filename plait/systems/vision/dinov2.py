@@ -27,8 +27,7 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SwiGLU(nn.Module):
-    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> Tokens (B, N,
-    D)."""
+    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> the same."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -40,41 +39,26 @@ class SwiGLU(nn.Module):
 
 
 class DINOv2(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K), or the class token's features (B, D) with `num_classes=0`, as it is
-    published.
+    """Pictures (B, 3, H, W) -> logits (B, K); published without classes: the class token's features (B, D).
 
     image: the (H, W) that positions are learned for; other multiples of the patch are resampled. registers: how many
-    tokens without a picture. gated: the hidden width of a gated feed-forward, 0 for the plain one of 4 D. scale: where
-    layer scale starts.
+    tokens without a picture. gated: a gated feed-forward's hidden width, 0 for a plain one. scale: of layers, at first.
     """
 
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(518, 518),
-        patch=14,
-        width,
-        depth,
-        heads,
-        registers=0,
-        gated=0,
-        scale=1e-5,
-        num_classes=0,
+        self, *, image=(518, 518), patch=14, width, depth, heads, registers=0, gated=0, scale=1e-5, num_classes=0,
         drop_path=0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.width, self.multiple = width, patch
         self.stem = PatchTokens(width, patch)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, prefix=0 if registers else 1)
-        feed = SwiGLU if gated else FeedForward
-        blocks = pre_norm_blocks(
-            width, depth, heads, gated or 4 * width, norm=Norm, feed=feed, drop_path=drop_path, scale=scale
-        )
-        self.stack = Stack(*blocks)
+        how = dict(norm=Norm, feed=SwiGLU if gated else FeedForward, drop_path=drop_path, scale=scale)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, gated or 4 * width, **how))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -89,10 +73,6 @@ class DINOv2(Backbone):
         if self.registers is None:
             return self.stack(self.positions(prepend(self.cls, t)))
         return self.stack(prepend(self.cls, prepend(self.registers, self.positions(t))))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 SMALL = dict(width=384, depth=12, heads=6)

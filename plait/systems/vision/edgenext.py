@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import DropPath, FeedForward, Layer, LayerScale, Pre
-from plait.core.tokens import Tokens, mean, refuse
+from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -161,9 +162,7 @@ class EdgeNeXt(Pyramid):
             nn.Sequential(ChannelsLast(), first, Norm2d(widths[0])), stages, Norm(before), before, num_classes
         )
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 MODEL = EdgeNeXt

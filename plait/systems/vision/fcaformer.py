@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, Stack, check_heads, merge_heads
-from plait.core.tokens import Tokens, mean, whole_grid
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.edgenext import ConvLayer
 
@@ -175,9 +176,7 @@ class FcaFormer(Pyramid):
         stem = OfSize(image), ChannelsLast(), ConvNorm(3, first, 3, 2, act=nn.GELU), ConvNorm(first, widths[0], 3, 2)
         super().__init__(nn.Sequential(*stem), stages, nn.LayerNorm(d), d, num_classes)
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 MODEL = FcaFormer

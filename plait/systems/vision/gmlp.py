@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from plait.core.block import Block, DropPath, Pre, Stack
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename
-from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.patches import OfSize, PatchTokens
 from plait.parts.towers.backbone import Backbone
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SpatialGate(nn.Module):
-    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second half,
-    normed."""
+    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second, normed."""
 
     def __init__(self, width: int, count: int):
         super().__init__()
@@ -44,16 +43,12 @@ class SpatialGate(nn.Module):
 
 
 class GatedFeed(nn.Module):
-    """The whole layer between its norm and its residual: Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """The whole layer between its norm and its residual, both mixer and feed-forward: Tokens (B, N, D) -> the same."""
 
     def __init__(self, width: int, hidden: int, count: int):
         super().__init__()
-        self.up, self.act, self.gate, self.down = (
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            SpatialGate(hidden // 2, count),
-            nn.Linear(hidden // 2, width),
-        )
+        self.up, self.act = nn.Linear(width, hidden), nn.GELU()
+        self.gate, self.down = SpatialGate(hidden // 2, count), nn.Linear(hidden // 2, width)
 
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "keep", "weight", "lengths", "memory", why="each place has weights of its own")
@@ -68,26 +63,20 @@ class GMLP(Backbone):
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, num_classes=1000, drop_path=0.0):
         super().__init__()
-        self.width, self.image = width, tuple(image)
+        self.width, self.exact = width, OfSize(image)
         self.stem = PatchTokens(width, patch)
         count = image[0] // patch * (image[1] // patch)
 
-        def block() -> Block:  # one step is both: it mixes and feeds
-            return Block(
-                Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path)), nn.Identity()
-            )
+        def step() -> Pre:
+            return Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path))
 
-        self.stack = Stack(*(block() for _ in range(depth)))
+        self.stack = Stack(*(Block(mix=step(), feed=nn.Identity()) for _ in range(depth)))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed. Raises ValueError for pictures of another size."""
-        if tuple(x.shape[2:]) != self.image:
-            raise ValueError(
-                f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
-            )
-        t = self.stack(self.stem(x))
+        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed."""
+        t = self.stack(self.stem(self.exact(x)))
         return t.replace(x=self.norm(t.x))
 
     def pool(self, t: Tokens) -> Tensor:

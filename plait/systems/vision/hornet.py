@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -120,9 +121,7 @@ class HorNet(Pyramid):
             nn.Sequential(ChannelsLast(), nn.Conv2d(3, width, 4, 4), Norm2d(width)), stages, Norm(d), d, num_classes
         )
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 DEPTHS = dict(depths=(2, 3, 18, 2))
