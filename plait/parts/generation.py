@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from plait.core.roles import Generator
 
 Pick = Callable[[Tensor], Tensor]  # log-probabilities (B, V), -inf = not allowed -> the chosen words (B,)
 
@@ -102,7 +104,7 @@ def select(cache: Any, rows: Tensor) -> Any:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module,
+    model: Generator,
     batch: dict,
     *,
     most: int,
@@ -137,7 +139,7 @@ def generate(
 
 @torch.no_grad()
 def beam(
-    model: nn.Module,
+    model: Generator,
     batch: dict,
     *,
     most: int,
@@ -203,7 +205,7 @@ def beam(
     return Written(text.masked_fill(~keep, 0)[:, :longest], keep[:, :longest], found)
 
 
-def start(model: nn.Module, batch: dict, most: int, allowed: Trie | None, begin: Tensor | None) -> tuple[Any, Tensor]:
+def start(model: Generator, batch: dict, most: int, allowed: Trie | None, begin: Tensor | None) -> tuple[Any, Tensor]:
     """The cache of what there is to read, and the first words (B, 1)."""
     said = batch["text"].shape[1] if "text" in batch else 0
     if not 1 <= most <= model.length - said:

@@ -28,6 +28,8 @@ class Answer(TaskModel):
     the fusion alone where each modality also answers for itself, with a loss of its own.
     """
 
+    head: SumOfParts
+
     def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__(bound)
         self.names, self.loss, self.drop = names, loss, drop
@@ -79,10 +81,11 @@ class AnswerTask(Task):
     ) -> str:
         """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
         standard errors."""
+        assert isinstance(model, Answer)
         plain = all(KINDS[s.kind].straight for s in schema.slots)
         if not plain or not model.head.linear:
             return ""
-        gain = self.loss_rows(*found(lambda m, batch: m.straight(batch))) - self.loss_rows(*found(None))
+        gain = self.loss_rows(*found(lambda _, batch: model.straight(batch))) - self.loss_rows(*found(None))
         if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
             return ""
         with torch.no_grad():

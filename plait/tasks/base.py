@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plait.core.roles import Model
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
@@ -35,9 +36,9 @@ class Objective(NamedTuple):
     """A system's own objective. losses(model, batch, state, generator) -> named losses; make_state(model, seed) -> what
     it remembers between steps (a momentum teacher, a queue); after_step(model, state) moves that on."""
 
-    losses: Callable[[nn.Module, dict, nn.Module | None, torch.Generator], dict[str, Tensor]]
-    make_state: Callable[[nn.Module, int], nn.Module] | None = None
-    after_step: Callable[[nn.Module, nn.Module], None] | None = None
+    losses: Callable[[Any, dict, nn.Module | None, torch.Generator], dict[str, Tensor]]
+    make_state: Callable[[Any, int], nn.Module] | None = None
+    after_step: Callable[[Any, nn.Module], None] | None = None
 
 
 class TaskModel(nn.Module):
@@ -46,6 +47,8 @@ class TaskModel(nn.Module):
     forward is the loss, so that wrappers for several devices see the call that they hook. `state` is what the loss
     remembers between steps; it is no part of this model's weights, and is saved with each checkpoint.
     """
+
+    bound: Bound
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -147,7 +150,7 @@ class Task(ABC):
         return {}
 
     def sift(
-        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], nn.Module]
+        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """The splits without rows that cannot be used, and why how many of them are left out; make: builds the
         system."""
@@ -160,7 +163,7 @@ class Task(ABC):
         """The task's model around a bound system. objective: the system's own, where it has one; a task that has a loss
         of its own leaves it alone."""
 
-    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+    def pace(self, rows: int, system: Model, own: bool) -> Pace:
         """For so many training rows; own: whether the system is plait's. Narrow systems learn with larger steps."""
         batch = 32 if rows < 1500 else 64 if rows < 10_000 else 128
         lr = 1e-3 if own else float(np.clip(0.192 / getattr(system, "width", 384), 5e-4, 1e-3))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.core.roles import Backbone, Embedder, Fuser, Model
+from plait.core.roles import Backbone, Embedder, Fuser, Generator, Model, Transcriber
 from plait.data.kinds import KINDS
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
@@ -19,8 +19,8 @@ HALF = (0.5, 0.5, 0.5)
 class Bound(nn.Module):
     """`system` bound through a role. `mean` and `std`: what the system's pictures are normalised by.
 
-    slots: {slot: {"kind": its kind, and what that kind is told of it}}, as `Kind.arguments` gives it. This class itself
-    binds what only writes, and has no features.
+    slots: {slot: {"kind": its kind, and what that kind is told of it}}, as `Kind.arguments` gives it. What only writes
+    has no features.
     """
 
     def __init__(
@@ -30,13 +30,14 @@ class Bound(nn.Module):
         self.system, self.takes = system, tuple(system.takes)
         self.kinds = {slot: KINDS[spec["kind"]] for slot, spec in slots.items()}
         self.told = {slot: {k: v for k, v in spec.items() if k != "kind"} for slot, spec in slots.items()}
-        late = {slot: kind for slot, kind in self.kinds.items() if kind.late}
-        self.preprocess = nn.ModuleDict({s: kind.preprocess({"mean": mean, "std": std}) for s, kind in late.items()})
+        scaled = {"mean": mean, "std": std}
+        late = {slot: kind.preprocess(scaled) for slot, kind in self.kinds.items() if kind.late}
+        self.preprocess = nn.ModuleDict({slot: module for slot, module in late.items() if module is not None})
 
     @property
     def width(self) -> int:
-        """Of the fused vector in `features`."""
-        return self.system.width
+        """Of the fused vector in `features`; 0 where there is none."""
+        return 0
 
     @property
     def part_widths(self) -> dict[str, int]:
@@ -83,6 +84,10 @@ class BackboneBound(Bound):
 
     system: Backbone
 
+    @property
+    def width(self) -> int:
+        return self.system.width
+
     def features(self, batch: dict) -> Features:
         ready = self.prepared(batch)
         (slot,) = self.takes
@@ -94,6 +99,10 @@ class FuserBound(Bound):
     """What the system fuses, its parts, and the raw inputs of the slots that a linear model can read."""
 
     system: Fuser
+
+    @property
+    def width(self) -> int:
+        return self.system.width
 
     @property
     def part_widths(self) -> dict[str, int]:
@@ -132,12 +141,24 @@ class EmbedderBound(Bound):
         return self.system.embed(self.prepared(batch))
 
 
+class TranscriberBound(Bound):
+    """A system that says what it hears."""
+
+    system: Transcriber
+
+
+class GeneratorBound(Bound):
+    """A system that writes."""
+
+    system: Generator
+
+
 BINDERS: dict[str, type[Bound]] = {
     "backbone": BackboneBound,
     "embedder": EmbedderBound,
     "fuser": FuserBound,
-    "transcriber": Bound,
-    "generator": Bound,
+    "transcriber": TranscriberBound,
+    "generator": GeneratorBound,
 }
 
 

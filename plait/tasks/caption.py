@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from plait.core.roles import Model
 from plait.data.kinds import KINDS
 from plait.data.schema import Schema
 from plait.errors import DataError
@@ -14,7 +17,7 @@ from plait.evaluate import captions
 from plait.evaluate.intervals import Score
 from plait.parts.generation import beam, generate
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
-from plait.tasks.bind import Bound
+from plait.tasks.bind import Bound, GeneratorBound
 
 ROLES = ("generator",)
 
@@ -28,6 +31,8 @@ class Captioner(TaskModel):
     name: of the target. most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are
     followed at once, 0 for the likeliest token each time.
     """
+
+    bound: GeneratorBound
 
     def __init__(self, bound: Bound, name: str, most: int, beam: int = 0):
         super().__init__(bound)
@@ -83,6 +88,7 @@ class Caption(Task):
     name = choice = "caption"
     noun = "captions"
     roles = ROLES
+    target: str
     asks = "text"
     auto = "git"
     beams = True
@@ -105,7 +111,7 @@ class Caption(Task):
             raise DataError(f"the tokenizer has no token for the {which} of a text: give another with --tokenizer FILE")
         return cls(target, text)
 
-    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+    def pace(self, rows: int, system: Model, own: bool) -> Pace:
         return super().pace(rows, system, True)
 
     @property
@@ -150,7 +156,7 @@ class Caption(Task):
         """Each row's own chrF."""
         return captions.chrf_rows(truth["text"], answers["text"])
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         return {self.target: answers["text"], "probability": answers["probability"]}
 
     def describe(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -33,6 +35,7 @@ class Classify(AnswerTask):
     name = choice = "classify"
     noun = "classification"
     roles = ROLES
+    target: str
     asks = "category"
 
     def __init__(self, target: str, classes: list, counts: list[int]):
@@ -97,7 +100,7 @@ class Classify(AnswerTask):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         return metrics.log_loss_rows(*self._both(truth, answers))
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         out = {self.target: [self.classes[i] for i in p.argmax(1)], "probability": p.max(1)}
         if len(self.classes) <= 50:
@@ -188,7 +191,7 @@ class ClassifyMany(AnswerTask):
         loss = -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1)) * known
         return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
         return {"labels": chosen} | {f"p({label})": p[:, i] for i, label in enumerate(self.labels)}

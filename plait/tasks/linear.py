@@ -6,11 +6,12 @@ On a small table nothing beats it by much, and much that is trained by gradient 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.data.rows import Rows
 from plait.tasks.known import known_rows
@@ -46,7 +47,7 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
     folds = np.arange(len(x)) % min(FOLDS, len(x))
     if len(x) < 8:
         return None
-    tried = {}
+    tried: dict[float, float] = {}
     for penalty in PENALTIES:
         held = 0.0
         for fold in range(folds.max() + 1):
@@ -54,14 +55,15 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
                 torch.from_numpy(np.flatnonzero(folds != fold)),
                 torch.from_numpy(np.flatnonzero(folds == fold)),
             )
-            weight, bias = _minimise(x[train], lambda out, train=train: loss(out, train), prior, penalty)
+            weight, bias = _minimise(x[train], partial(loss, rows=train), prior, penalty)
             held += float(loss(prior + x[test] @ weight.T + bias, test))
         tried[penalty] = held
-    best = min(tried, key=tried.get)
+    best = min(tried, key=lambda penalty: tried[penalty])
     weight, bias = _minimise(x, lambda out: loss(out, slice(None)), prior, best)
     with torch.no_grad():
         pieces = weight.float().split([layer.in_features for layer in layers.values()], 1)
         for layer, piece in zip(layers.values(), pieces):
+            assert isinstance(layer, nn.Linear)
             layer.weight.copy_(piece)
             layer.bias.copy_(bias.float() / len(layers))
     return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Match(AnswerTask):
     name = choice = "match"
     noun = "matching"
     roles = ROLES
+    target: str
     needs_target = False
     asks = "boolean"
 
@@ -91,7 +93,7 @@ class Match(AnswerTask):
         real, p = self._both(truth, answers)
         return -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1))[real != -100]
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probability"]
         return {self.target: p >= 0.5, "probability": p}
 
@@ -129,35 +131,38 @@ class Agreement(Answer):
         self.gain = nn.Parameter(torch.ones(len(self.others)))
         self.offset = nn.Parameter(torch.zeros(len(self.others)))
 
-    def features(self, batch: dict) -> Features:
-        """As bound, with the sides' vectors: a fuser that is an embedder too may give them apart."""
-        f = self.bound.features(batch)
-        return f if f.vectors is not None else f._replace(vectors=self.bound.system.embed(self.bound.prepared(batch)))
+    @property
+    def embedder(self) -> Embedder:
+        return cast(Embedder, self.bound.system)
 
-    def agreement(self, f: Features) -> Tensor:
+    def features(self, batch: dict) -> tuple[Features, dict[str, Tensor]]:
+        """As bound, and the sides' vectors, which a fuser that is an embedder too may give apart."""
+        f = self.bound.features(batch)
+        return f, self.embedder.embed(self.bound.prepared(batch)) if f.vectors is None else f.vectors
+
+    def agreement(self, f: Features, vectors: dict[str, Tensor]) -> Tensor:
         """(B, 1): log-odds by the vectors; 0 where one side is absent."""
-        a = torch.stack([f.vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
-        cosine = (a * f.vectors[self.last].float()[:, None]).sum(-1)
+        a = torch.stack([vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
+        cosine = (a * vectors[self.last].float()[:, None]).sum(-1)
         both = torch.stack([f.present[s] & f.present[self.last] for s in self.others], 1)
         odds = self.gain * self.scale().exp() * cosine + self.SPEED * self.offset
         return odds.masked_fill(~both, 0.0).sum(1, keepdim=True)
 
     def scale(self) -> Tensor:
-        return self.bound.system.logit_scale.float().clamp(max=math.log(100))
+        return self.embedder.logit_scale.float().clamp(max=math.log(100))
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
-        f = self.features(batch)
-        return {"outputs": self.head(f)[0].float() + self.agreement(f)}
+        f, vectors = self.features(batch)
+        return {"outputs": self.head(f)[0].float() + self.agreement(f, vectors)}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        f, target = self.features(batch), self.target(batch)
-        outputs = self.head(f)[0].float() + self.agreement(f)
+        (f, vectors), target = self.features(batch), self.target(batch)
+        outputs = self.head(f)[0].float() + self.agreement(f, vectors)
         losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
-        last = f.vectors[self.last]
         for s in self.others:
             true = (target == 1) & f.present[s] & f.present[self.last]
             same = alike(batch[s]) | alike(batch[self.last])
-            found = contrastive(f.vectors[s], last, self.bound.system.logit_scale, same, true)
+            found = contrastive(vectors[s], vectors[self.last], self.embedder.logit_scale, same, true)
             losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
         return losses | (f.losses or {})
 

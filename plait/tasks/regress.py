@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plait.data.kinds import KINDS
+from plait.data.kinds.number import NumberKind
 from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
@@ -30,6 +33,7 @@ class Regress(AnswerTask):
     name = choice = "regress"
     noun = "regression"
     roles = ROLES
+    target: str
     asks = "number"
 
     def __init__(self, target: str, params: dict):
@@ -56,7 +60,7 @@ class Regress(AnswerTask):
         return {"numbers": self._undo(outputs["outputs"][:, 0])}
 
     def _undo(self, standard: np.ndarray) -> np.ndarray:
-        return KINDS[self.asks].undo(standard, self.params)
+        return cast(NumberKind, KINDS[self.asks]).undo(standard, self.params)
 
     def _known(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         real = truth[self.target]
@@ -81,7 +85,7 @@ class Regress(AnswerTask):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         return metrics.squared_error_rows(*self._known(truth, answers))
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         return {self.target: answers["numbers"]}
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:

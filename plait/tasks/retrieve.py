@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.roles import Model
 from plait.data.digest import cell_digests
 from plait.data.rows import Rows
 from plait.data.schema import Schema
@@ -19,7 +21,7 @@ from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.evaluate.report import Section
 from plait.parts.objectives.contrastive import contrastive
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
-from plait.tasks.bind import Bound
+from plait.tasks.bind import Bound, EmbedderBound
 from plait.tasks.examples import picture_of
 
 ROLES = ("embedder",)
@@ -33,7 +35,9 @@ class Pairs(TaskModel):
     objective: a system's own; None means the symmetric contrastive loss.
     """
 
-    def __init__(self, bound: Bound, sides: tuple[str, str], objective: Objective | None = None):
+    bound: EmbedderBound
+
+    def __init__(self, bound: Bound, sides: tuple[str, ...], objective: Objective | None = None):
         super().__init__(bound)
         self.sides, self.objective = sides, objective
         self._state: list[nn.Module] = []  # a list, so that it is no part of this model's weights
@@ -82,12 +86,13 @@ class Retrieve(Task):
     name = choice = "retrieve"
     noun = "retrieval"
     roles = ROLES
+    target: str
     needs_target = False
     verb = "search"
     floor = "chance"
     answers_rows = False
 
-    def __init__(self, sides: tuple[str, str], names: tuple[str, str]):
+    def __init__(self, sides: tuple[str, ...], names: tuple[str, ...]):
         self.sides, self.names = tuple(sides), tuple(names)
         self.target = self.names[0]
 
@@ -109,7 +114,7 @@ class Retrieve(Task):
         return (rows.derived[PAIR] != -100).any(1).numpy()
 
     def sift(
-        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], nn.Module]
+        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Without the rows of which a side cannot be read."""
         there = rows.presence()
@@ -120,7 +125,7 @@ class Retrieve(Task):
             raise DataError(f"no training row has both a readable {sides}: there is no pair to learn from")
         return out, {}
 
-    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+    def pace(self, rows: int, system: Model, own: bool) -> Pace:
         return super().pace(rows, system, own)._replace(batch=128)  # each row is compared with all of its batch
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
@@ -165,7 +170,7 @@ class Retrieve(Task):
             rows, items = _one_each(pairs[:, 1 + ask], asking), _one_each(pairs[:, 1 + reply], there[:, reply])
             yield (ask, reply), rows, items, (pairs[rows, 0], pairs[items, 0])
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         return {"similarity": answers["vectors"].prod(1).sum(1)}
 
     def describe(self) -> str:

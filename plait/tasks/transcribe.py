@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from plait.core.roles import Model
+from plait.core.roles import Transcriber as Role
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
@@ -16,7 +19,7 @@ from plait.evaluate import transcripts
 from plait.evaluate.intervals import Score
 from plait.parts.objectives.ctc import ctc_rows, greedy, prefix_beam
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
-from plait.tasks.bind import Bound
+from plait.tasks.bind import Bound, TranscriberBound
 from plait.tasks.known import mean_over
 
 ROLES = ("transcriber",)
@@ -30,6 +33,8 @@ class Transcriber(TaskModel):
 
     name: of the target. beam: prefixes kept a frame, 0 for the likeliest label of each frame.
     """
+
+    bound: TranscriberBound
 
     def __init__(self, bound: Bound, name: str, beam: int = 0):
         super().__init__(bound)
@@ -71,6 +76,7 @@ class Transcribe(Task):
     name = choice = "transcribe"
     noun = "transcription"
     roles = ROLES
+    target: str
     asks = "spelling"
     auto = "zipformer"
     longest = 1.0  # a sound that is cut no longer says what its text says
@@ -92,10 +98,10 @@ class Transcribe(Task):
             raise DataError(f"the target {target!r} has {only} in the training rows: there is nothing to learn")
         return cls(target, text)
 
-    def pace(self, rows: int, system: nn.Module, own: bool) -> Pace:
+    def pace(self, rows: int, system: Model, own: bool) -> Pace:
         """Each frame teaches: fewer rows a step, larger steps. It is silent for long before it says its first word."""
         batch, epochs = 16 if rows < 5000 else 32, int(np.clip(round(20_000 / rows), 8, 100))
-        return Pace(batch, epochs, 3e-3 * min(1.0, 128 / system.width), patient=True)
+        return Pace(batch, epochs, 3e-3 * min(1.0, 128 / cast(Role, system).width), patient=True)
 
     @property
     def needs(self) -> dict[str, int]:
@@ -103,7 +109,7 @@ class Transcribe(Task):
         return {"labels": self.text["unk"]}
 
     def sift(
-        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], nn.Module]
+        self, splits: dict[str, np.ndarray], rows: Rows, make: Callable[[], Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Without the training rows whose text needs more frames than their sound gives."""
         (slot,) = rows.schema.slots
@@ -166,7 +172,7 @@ class Transcribe(Task):
         words = transcripts.word_rows(truth["text"], answers["text"])
         return 1 - words[:, 0] / np.maximum(words[:, 1], 1)
 
-    def columns(self, answers: Answers) -> dict[str, list]:
+    def columns(self, answers: Answers) -> dict[str, Any]:
         return {self.target: answers["text"], "probability": answers["probability"]}
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, tuple[bytes, str]]:

@@ -48,6 +48,8 @@ class SumOfParts(nn.Module):
     prior: (K,) outputs for a row of which nothing is known.
     """
 
+    prior: Tensor
+
     def __init__(self, width: int, part_widths: dict[str, int], raw_widths: dict[str, int], prior: Tensor):
         super().__init__()
         self.fused = nn.Linear(width, len(prior))
