@@ -26,6 +26,7 @@ import plait
 from plait.core.attend import with_backend
 from plait.core.catalog import ModelInfo, System, systems
 from plait.core.methods import methods
+from plait.tasks import tasks_of
 
 HERE = Path(__file__).parent
 PAGES, MEASURED = HERE / "systems", HERE / "measured"
@@ -71,7 +72,11 @@ def page(system: System) -> str:
         title = title.replace(link[0], f"[{link[0]}](https://arxiv.org/abs/{link[1]})")
     parity, speed = measured("parity", system.name), measured("speed", system.name)
     lines = [f"# {system.name}", "", title, "", rest.strip(), ""]
-    lines += [f"Takes {', '.join(system.takes)}. Roles: {', '.join(system.roles)}. Tasks: {', '.join(system.tasks)}."]
+    tasks = dict.fromkeys(task for info in infos for task in tasks_of(info))
+    lines += [f"Takes {', '.join(system.takes)}. Roles: {', '.join(system.roles)}. Tasks: {', '.join(tasks)}."]
+    for roles in dict.fromkeys(system.size_roles.values()):
+        sizes = [f"`{info.name}`" for info in infos if info.roles == roles and info.size in system.size_roles]
+        lines += [f"Of {', '.join(sizes)} only {', '.join(roles)}."]
     lines += [
         f"Code: [{system.module.replace('.', '/')}.py](../../{system.module.replace('.', '/')}.py).",
         "",

@@ -43,6 +43,7 @@ class System:
     summary: str
     takes: tuple[str, ...]
     roles: tuple[str, ...]
+    size_roles: dict[str, tuple[str, ...]]  # of sizes whose roles are others
     default: str
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
@@ -67,7 +68,7 @@ class ModelInfo:
     @property
     def roles(self) -> tuple[str, ...]:
         """What it can be asked for, see `plait.core.roles`."""
-        return self.system.roles
+        return self.system.size_roles.get(self.size, self.system.roles)
 
     @property
     def arguments(self) -> dict:
@@ -179,6 +180,7 @@ def _read(path: Path) -> System:
         summary=ast.get_docstring(tree) or "",
         takes=names["TAKES"],
         roles=names["ROLES"],
+        size_roles=names.get("SIZE_ROLES", {}),
         default=names["DEFAULT"],
         sizes=names["SIZES"],
         weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},

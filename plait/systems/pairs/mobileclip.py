@@ -256,9 +256,9 @@ SIZES = {
     "2_b": B,
 }
 
-WORDS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
+TOKENS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
 RAW = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0, interpolation="bilinear")
-APPLE = WORDS | RAW | dict(source="open_clip", licence="apple-amlr")
+APPLE = TOKENS | RAW | dict(source="open_clip", licence="apple-amlr")
 WEIGHTS = {
     "s1": APPLE | dict(hub="apple/MobileCLIP-S1-OpenCLIP", open_clip="MobileCLIP-S1"),
     "s2": APPLE | dict(hub="apple/MobileCLIP-S2-OpenCLIP", open_clip="MobileCLIP-S2"),

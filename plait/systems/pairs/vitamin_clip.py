@@ -103,9 +103,9 @@ SIZES = {
     "xl_336": XLARGE | T1152 | I336,
     "xl_384": XLARGE | T1152 | I384,
 }
-WORDS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
+TOKENS = dict(tokenizer="openai/clip-vit-base-patch32/tokenizer.json", begin=49406, end=49407)
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
-JHU = WORDS | SEEN | dict(source="open_clip", file="pytorch_model.bin", licence="mit", crop_pct=1.0)
+JHU = TOKENS | SEEN | dict(source="open_clip", file="pytorch_model.bin", licence="mit", crop_pct=1.0)
 WEIGHTS = {
     "s": JHU | dict(hub="jienengchen/ViTamin-S", open_clip="ViTamin-S"),
     "s_ltt": JHU | dict(hub="jienengchen/ViTamin-S-LTT", open_clip="ViTamin-S-LTT"),

@@ -197,10 +197,21 @@ SIZES = {
     "base_patch16_480_captioning": BASE | I480 | WORDS,
     "large_patch16_480_captioning": LARGE | I480 | WORDS,
 }
+FUSER = ("fuser",)
+SIZE_ROLES = {  # without heads for retrieval
+    "base_patch16_384_vqav2": FUSER,
+    "base_patch16_480_vqav2": FUSER,
+    "large_patch16_384_vqav2": FUSER,
+    "large_patch16_480_vqav2": FUSER,
+    "large_patch16_768_vqav2": FUSER,
+    "base_patch16_224_captioning": FUSER,
+    "base_patch16_480_captioning": FUSER,
+    "large_patch16_480_captioning": FUSER,
+}
 URL = "https://github.com/addf400/files/releases/download/beit3/"
-WORDS = dict(tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm", begin=0, end=2)
+TOKENS = dict(tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm", begin=0, end=2)
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-OFFICIAL = WORDS | HALF | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash")
+OFFICIAL = TOKENS | HALF | dict(source="official", licence="mit", crop_pct=1.0, crop_mode="squash")
 WEIGHTS = {
     "base_patch16_224_retrieval": OFFICIAL | dict(url=URL + "beit3_base_itc_patch16_224.pth"),
     "base_patch16_384_retrieval": OFFICIAL | dict(url=URL + "beit3_base_patch16_384_coco_retrieval.pth"),

@@ -1,0 +1,129 @@
+"""What a size is listed for it can do: the methods of its roles run on it, with its own arguments, without storage.
+
+Sizes of one system that differ in numbers alone run the same code: of those the smallest stands for all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import plait
+from plait.core.catalog import ModelInfo, model_info, systems
+from plait.core.roles import ROLES
+from plait.runs.assemble import model_class, reads
+from plait.tasks import tasks_of
+
+WORDS, SAMPLES = 8, 16_000
+
+
+def sort(value) -> object:
+    """What decides which code runs: of numbers whether they are above 0, of tuples and dicts that they are there."""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Number, tuple, dict)):
+        return repr(value)
+    return type(value) if isinstance(value, (tuple, dict)) else value > 0
+
+
+def flags(info: ModelInfo) -> tuple:
+    """A size's roles, and which of its arguments are of another sort than the class's own: what sizes that run the
+    same code have in common."""
+    own = inspect.signature(model_class(info)).parameters
+    usual = {name: p.default for name, p in own.items() if p.default is not inspect.Parameter.empty}
+    kinds = {name: (sort(value), name in usual) for name, value in info.arguments.items()}
+    other = {name: k for name, (k, open_) in kinds.items() if not open_ or k != sort(usual[name])}
+    return (info.roles, *sorted((name, str(k)) for name, k in other.items()))
+
+
+def depth(info: ModelInfo) -> float:
+    """About how long a forward pass takes: the number of layers, of all stages."""
+
+    def total(value) -> float:
+        return sum(map(total, value)) if isinstance(value, tuple) else float(value)
+
+    return total(info.arguments.get("depth", info.arguments.get("depths", 12)))
+
+
+def representatives() -> list:
+    chosen: dict[tuple, ModelInfo] = {}
+    for name in plait.list_models():
+        info = model_info(name)
+        key = (info.system.name, flags(info))
+        if key not in chosen or depth(info) < depth(chosen[key]):
+            chosen[key] = info
+    return [pytest.param(info, id=info.name) for info in chosen.values()]
+
+
+def batch(info: ModelInfo, model: torch.nn.Module) -> dict:
+    """Two rows of everything that a size reads, of its own resolution."""
+    side = info.weights.get("image") or reads(info).get("image") or (224, 224)
+    kinds = {slot: spec["kind"] for slot, spec in info.arguments.get("slots", {}).items()}
+    make = {
+        "image": lambda: torch.zeros(2, 3, *side),
+        "text": lambda: torch.zeros(2, WORDS, dtype=torch.int64),
+        "audio": lambda: torch.zeros(2, SAMPLES),
+        "number": lambda: torch.zeros(2, 4),
+        "category": lambda: torch.zeros(2, 3, dtype=torch.int64),
+        "vector": lambda: torch.zeros(2, 6),
+    }
+    made: dict = {slot: make[kinds.get(slot, slot)]() for slot in model.takes}
+    masked = [s for s in model.takes if kinds.get(s, s) not in ("image", "vector")]
+    made["keep"] = {s: torch.ones(made[s].shape[:2], dtype=torch.bool) for s in masked}
+    made["present"] = {s: torch.ones(2, dtype=torch.bool) for s in model.takes}
+    return made
+
+
+def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
+    """The shapes of what the methods of a role give."""
+    slot = model.takes[0]
+    x, keep = b[slot], b["keep"].get(slot)
+    match role:
+        case "backbone":
+            return [model(x, keep).shape, model.pool(model.tokens(x, keep)).shape]
+        case "embedder":
+            return [model.logit_scale.shape * 2, *(v.shape for v in model.embed(b).values())]
+        case "fuser":
+            out = model.fuse(b)
+            return [out["fused"].shape, *(v.shape for v in out["parts"].values())]
+        case "transcriber":
+            logits, lengths = model.transcribe(x, keep)
+            return [logits.shape[:2], (*lengths.shape, 1)]
+        case "generator":
+            logits, _ = model.step(torch.zeros(2, 3, dtype=torch.int64), model.prefill(b))
+            return [logits.shape[:2]]
+    raise AssertionError(f"a role of its own: {role}")
+
+
+@pytest.mark.parametrize("info", representatives())
+def test_a_size_runs_the_methods_of_its_roles(info):
+    labels = {"labels": 30} if "transcriber" in info.roles else {}
+    with FakeTensorMode(), torch.inference_mode():
+        model = model_class(info)(**info.arguments | labels).eval()
+        for role in info.roles:
+            assert isinstance(model, ROLES[role])
+            assert all(len(shape) == 2 for shape in use(model, role, batch(info, model)))
+
+
+def test_roles_of_single_sizes_are_those_of_sizes_that_there_are():
+    for system in systems().values():
+        assert set(system.size_roles) <= set(system.sizes) - {"toy", system.default}
+        assert all(roles and set(roles) <= set(ROLES) for roles in system.size_roles.values())
+
+
+def test_what_is_listed_is_true_of_each_size():
+    assert tasks_of(model_info("beit3_base_patch16_384_retrieval")) == ("classify", "regress", "retrieve", "match")
+    assert tasks_of(model_info("beit3_base_patch16_480_vqav2")) == ("classify", "regress", "match")
+    found = plait.list_models("beit3_*", task="retrieve")
+    assert found == ["beit3_nano", *(n for n in plait.list_models("beit3_*") if n.endswith("retrieval"))]
+
+
+def test_a_size_without_a_role_is_found_out():
+    """The VQA sizes of BEiT-3 have no heads for retrieval, which their system's roles alone would promise."""
+    info = model_info("beit3_base_patch16_384_vqav2")
+    with FakeTensorMode():
+        model = model_class(info)(**info.arguments).eval()
+        with pytest.raises((TypeError, AttributeError), match="NoneType"):
+            use(model, "embedder", batch(info, model))
