@@ -24,7 +24,7 @@ def made(kinds, source=None, **options) -> tuple[Prepared, torch.nn.Module]:
     source = table(kinds, 60) if source is None else source
     data = prepare(source, Settings(**settings | options), Console(quiet=True))
     own = recipe(data.info, data.schema, type(data.task), **data.task.needs)
-    model = data.task.model(own.build(), objective(data.info)).eval()
+    model = data.task.model(own.bind(own.build()), objective(data.info)).eval()
     if hasattr(model, "head"):
         g = torch.Generator().manual_seed(0)
         for layer in [model.head.fused, *model.head.parts.values(), *model.head.linear.values()]:

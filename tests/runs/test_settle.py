@@ -22,7 +22,7 @@ def job(kinds=("number", "category"), target: str = "label", rows: int = 200) ->
     source = table(kinds, rows).drop_columns([c for c in ("label", "amount", "true", "said") if c != target])
     data = prepare(source, settings, Console(quiet=True))
     made = recipe(data.info, data.schema, type(data.task), **data.task.needs)
-    model = data.task.model(made.build(), objective(data.info))
+    model = data.task.model(made.bind(made.build()), objective(data.info))
     model.before_training(data.rows, data.splits["train"], 0)
     g = torch.Generator().manual_seed(0)
     for layer in [model.head.fused, *model.head.parts.values()]:
@@ -76,7 +76,8 @@ def test_a_table_with_pictures_is_left_alone():
 def test_a_task_without_a_linear_part_has_nothing_to_settle():
     settings = Settings(system="clip_toy", task="retrieve", inputs=["photo", "note"], image_size=32, max_tokens=16)
     data = prepare(table(("image", "text")), settings, Console(quiet=True))
-    model = data.task.model(recipe(data.info, data.schema, type(data.task)).build(), None)
+    made = recipe(data.info, data.schema, type(data.task))
+    model = data.task.model(made.bind(made.build()), None)
     before = [p.clone() for p in model.parameters()]
     assert settle(TableJob(model, data, batch_size=32, seed=0, strength=0.0)) == ""
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
