@@ -5,11 +5,10 @@ New here: tokens of several scales at once, each the outputs of convolutions of 
 that read groups of neighbours in turn with layers that read places a fixed interval apart; and a small network in place
 of the table of relative biases.
 
-Differs: every picture size is read. Pictures and maps that do not divide are filled up with zeros below and at the
-right, groups with places that nobody sees. Along a side that is no longer than a group, all places are one group in
-either kind of layer. The `pp` sizes are
-CrossFormer++ (arXiv:2303.06908): groups that grow with depth, and a convolution after every third layer that cools the
-activations down.
+Differs: every picture size is read. What does not divide is filled up below and at the right, pictures and maps with
+zeros, groups with places that nobody sees. Along a side no longer than a group, all places are one group in either kind
+of layer. The `pp` sizes are CrossFormer++ (arXiv:2303.06908): groups that grow with depth, and after every third layer
+a convolution that cools the activations down.
 """
 
 from __future__ import annotations
@@ -18,23 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.block import FeedForward, Stack, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import LayerNorm2d, beside
 from plait.parts.maps import OnMap, OnTokens
-from plait.parts.mixers.windows import numbers, pad_to, surely
+from plait.parts.mixers.windows import numbers, pad_map, surely
 from plait.parts.positions.relative import offsets
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
 
 
 class CrossScale(nn.Module):
-    """Each place seen through several kernels: (B, C, H, W) -> (B, D, H / stride, W / stride), rounded up; the first
-    kernel is the stride.
-
-    A kernel has half the channels of the one before it, and the last has as many as that.
-    """
+    """Each place seen through several kernels, the first of which is the stride: (B, C, H, W) -> (B, D, H / stride,
+    W / stride), rounded up. A kernel has half the channels of the one before it, the last as many as that."""
 
     def __init__(self, channels: int, width: int, kernels: tuple[int, ...]):
         super().__init__()
@@ -45,13 +42,12 @@ class CrossScale(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to(x.permute(0, 2, 3, 1), (self.stride, self.stride)).permute(0, 3, 1, 2)
+        x = pad_map(x, (self.stride, self.stride))
         return beside(*(eye(x) for eye in self.eyes))
 
 
 class DynamicBias(nn.Module):
-    """What a network says of the offset of two places in a group of `side` x `side`: () -> (1, H, side^2, side^2), for
-    attention."""
+    """What a network says of the offset of two places in a group: () -> (1, H, side^2, side^2), for attention."""
 
     def __init__(self, width: int, heads: int, side: int):
         super().__init__()
@@ -72,8 +68,7 @@ class DynamicBias(nn.Module):
 
 
 class Comb:
-    """One side of a grid in groups of `size` places, each `interval` after the last; in one group if it is no longer
-    than that.
+    """One side of a grid in groups of `size` places, each `interval` after the last; one group if it is no longer.
 
     places: (groups, size) int64, those beyond the side are nobody's.
     """
@@ -108,31 +103,24 @@ class GroupAttention(nn.Module):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.side, self.interval, self.attend = heads, side, interval, Attend()
-        self.qkv, self.out, self.bias = (
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-            DynamicBias(width // 16, heads, side),
-        )
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = DynamicBias(width // 16, heads, side)
 
     def forward(self, t: Tokens) -> Tokens:
-        whole_grid(t)
-        area, keep = self.side**2, None
-        high, wide = (Comb(n, self.side, self.interval, t.x.device) for n in t.grid)
+        b, d, area, keep = t.x.shape[0], t.x.shape[2], self.side**2, None
+        high, wide = (Comb(n, self.side, self.interval, t.x.device) for n in whole_grid(t).grid)
         row, column = high.places[:, None, :, None], wide.places[None, :, None, :]
-        # (groups, groups, side, side)
+        # (rows, columns, side, side)
         index = row.clamp(max=high.side - 1) * wide.side + column.clamp(max=wide.side - 1)
         if not (high.full() and wide.full()):
-            keep = (
-                ((row < high.side) & (column < wide.side)).view(1, -1, area).expand(t.x.shape[0], -1, -1).flatten(0, 1)
-            )
-        # (M, H, area, E)
-        q, k, v = split_heads(
-            self.qkv(t.x.index_select(1, index.flatten()).view(-1, area, t.x.shape[2])), 3, self.heads
-        )
+            keep = (row < high.side) & (column < wide.side)
+            keep = keep.view(1, -1, area).expand(b, -1, -1).flatten(0, 1)
+        x = t.x.index_select(1, index.flatten()).view(-1, area, d)
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each (M, H, area, E)
         y = self.attend(t.inside(q, keep=keep), q, k, v, bias=self.bias())
         (row, down), (column, right) = high.find(), wide.find()
         back = (row[:, None] * wide.count + column) * area + down[:, None] * self.side + right
-        x = self.out(merge_heads(y.x)).view(t.x.shape[0], -1, t.x.shape[2])
+        x = self.out(merge_heads(y.x)).view(b, -1, d)
         return t.carry(y, x.index_select(1, back.flatten()))
 
 
@@ -150,32 +138,18 @@ class CrossFormer(Pyramid):
     """
 
     def __init__(
-        self,
-        *,
-        kernels=(4, 8, 16, 32),
-        width,
-        depths,
-        heads,
-        groups,
-        intervals,
-        cooling=None,
-        num_classes=1000,
+        self, *, kernels=(4, 8, 16, 32), width, depths, heads, groups, intervals, cooling=None, num_classes=1000,
         drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+    ):  # fmt: skip
         stages = []
-        for s, depth in enumerate(depths):
+        for s, rates in enumerate(stage_rates(drop_path, depths)):
             d, blocks = width * 2**s, []
-            for i in range(depth):
-                drop = next(rates)
-                mix = Pre(
-                    nn.LayerNorm(d),
-                    GroupAttention(d, heads[s], groups[s], intervals[s] if i % 2 else 1),
-                    DropPath(drop),
-                )
-                feed = Pre(nn.LayerNorm(d), FeedForward(d, 4 * d), DropPath(drop))
-                cooled = cooling is not None and (i + 1) % cooling == 0 and i + 1 < depth
-                blocks.append(Block(mix, nn.Sequential(feed, cool(d)) if cooled else feed))
+            for i, rate in enumerate(rates):
+                mix = GroupAttention(d, heads[s], groups[s], intervals[s] if i % 2 else 1)
+                block = pre_norm(d, mix, FeedForward(d, 4 * d), drop=rate)
+                if cooling is not None and (i + 1) % cooling == 0 and i + 1 < len(rates):
+                    block.feed = nn.Sequential(block.feed, cool(d))
+                blocks.append(block)
             down = nn.Sequential(LayerNorm2d(d // 2), CrossScale(d // 2, d, (2, 4))) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(Stack(*blocks))))
         # large kernels learn ten times faster with channels first

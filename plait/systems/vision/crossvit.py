@@ -18,20 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Layer, Pre, Stack
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Layer, Stack, stage_rates
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Join, Rename
-from plait.parts.maps import to_map
+from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Swap(nn.Module):
-    """The fusion step: the class token of `mine` asks the patches of `other` and comes home with the answer. One query:
-    O(N)."""
+    """The fusion step: the class token of `mine` asks the patches of `other` and comes home with the answer."""
 
     def __init__(self, width: int, other: int, heads: int, drop: float):
         super().__init__()
@@ -48,6 +48,10 @@ class Swap(nn.Module):
         return mine.carry(said, torch.cat([self.back(cls + self.drop(said.x)), mine.x[:, 1:]], 1))
 
 
+def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
+    return pre_norm(width, Attention(width, heads), FeedForward(width, hidden), norm=Norm, drop=drop)
+
+
 class Round(Layer):
     """Each branch reads on its own, then both swap at once: the fine Tokens, with the coarse ones in the context."""
 
@@ -57,7 +61,7 @@ class Round(Layer):
         super().__init__()
         a, b = widths
         self.stacks = nn.ModuleList(
-            Stack(*(layer(w, heads, h, drops[i]) for i in range(depth))) for w, h, depth in zip(widths, hidden, depths)
+            Stack(*(layer(w, heads, h, drop) for drop in drops[:depth])) for w, h, depth in zip(widths, hidden, depths)
         )
         self.swaps = nn.ModuleList([Swap(a, b, heads, drops[-1]), Swap(b, a, heads, drops[-1])])
 
@@ -68,38 +72,25 @@ class Round(Layer):
         return fine.with_losses(coarse).reading(coarse=coarse.replace(losses=None))
 
 
-def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
-    """One pre-norm encoder layer."""
-    return Block(
-        mix=Pre(Norm(width), Attention(width, heads), DropPath(drop)),
-        feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop)),
-    )
-
-
 class ConvTokens(nn.Module):
-    """The stem of the dagger variants: (B, 3, H, W) -> Tokens, three convolutions given as (kernel, stride,
-    padding)."""
+    """The stem of the dagger variants: (B, 3, H, W) -> Tokens, three convolutions of (kernel, stride, padding)."""
 
     def __init__(self, width: int, layers: tuple[tuple[int, int, int], ...]):
         super().__init__()
-        a, b, c = (
-            nn.Conv2d(i, o, *how)
-            for i, o, how in zip((3, width // 4, width // 2), (width // 4, width // 2, width), layers)
-        )
+        channels = (3, width // 4, width // 2, width)
+        a, b, c = (nn.Conv2d(i, o, *how) for i, o, how in zip(channels, channels[1:], layers))
         self.proj = nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), c)
 
     def forward(self, x: Tensor) -> Tokens:
-        x = self.proj(x)
-        return Tokens(x.flatten(2).transpose(1, 2), grid=(x.shape[-2], x.shape[-1]))  # (B, D, h, w) -> (B, N, D)
+        return to_tokens(self.proj(x))
 
 
 class CrossViT(nn.Module):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean of both branches' heads.
 
-    image, coarse: the (H, W) that the fine and the coarse branch were made for; the model scales its input for the
-    coarse one itself.
-    Pairs are (fine, coarse); depths has a pair for each round of reading and swapping. stems: convolutions instead of
-    patch projections.
+    image, coarse: the (H, W) that the fine and the coarse branch were made for; the model itself scales its input for
+    the coarse one. Pairs are (fine, coarse); depths has a pair for each round of reading and swapping. stems:
+    convolutions instead of patch projections.
     """
 
     takes = ("image",)
@@ -107,38 +98,19 @@ class CrossViT(nn.Module):
     classifier = ("heads.",)
 
     def __init__(
-        self,
-        *,
-        image=(240, 240),
-        coarse=(224, 224),
-        patches=(12, 16),
-        widths,
-        depths,
-        heads,
-        ratio=4,
-        stems=None,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
+        self, *, image=(240, 240), coarse=(224, 224), patches=(12, 16), widths, depths, heads, ratio=4, stems=None,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         super().__init__()
         self.width, self.image, self.coarse, self.patch = sum(widths), tuple(image), tuple(coarse), patches[1]
         self.multiple = patches[0]
-        makers = (
-            [PatchTokens(w, p) for w, p in zip(widths, patches)]
-            if stems is None
-            else [ConvTokens(w, s) for w, s in zip(widths, stems)]
-        )
+        kind, hows = (PatchTokens, patches) if stems is None else (ConvTokens, stems)
         self.eyes = nn.ModuleList(
-            PatchEmbed(stem, (size[0] // p, size[1] // p), w)
-            for stem, size, p, w in zip(makers, (image, coarse), patches, widths)
+            PatchEmbed(kind(w, how), (size[0] // p, size[1] // p), w)
+            for size, p, w, how in zip((image, coarse), patches, widths, hows)
         )
-        counts = [max(pair) for pair in depths]
-        # grows with depth, over all rounds
-        drops = iter(drop_path * i / max(sum(counts) - 1, 1) for i in range(sum(counts)))
-        hidden = [ratio * w for w in widths]
-        self.rounds = nn.ModuleList(
-            Round(widths, pair, heads, hidden, [next(drops) for _ in range(n)]) for pair, n in zip(depths, counts)
-        )
+        hidden, drops = [ratio * w for w in widths], stage_rates(drop_path, [max(pair) for pair in depths])
+        self.rounds = nn.ModuleList(Round(widths, pair, heads, hidden, rates) for pair, rates in zip(depths, drops))
         self.norms = nn.ModuleList(Norm(w) for w in widths)
         self.heads = nn.ModuleList(nn.Linear(w, num_classes) for w in widths if num_classes)
 
@@ -159,9 +131,7 @@ class CrossViT(nn.Module):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of
         each place."""
         fine, coarse = self.streams(x)
-        places = to_map(coarse)  # (B, D2, h, w)
-        # (B, N, D2)
-        places = F.interpolate(places, size=fine.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        places = flat(F.interpolate(to_map(coarse), size=fine.grid, mode="bilinear", align_corners=False))  # (B, N, D2)
         return fine.replace(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
 
     def pool(self, t: Tokens) -> Tensor:

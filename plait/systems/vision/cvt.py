@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads
+from plait.core.block import FeedForward, Stack, check_heads, merge_heads, split_heads
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
 from plait.parts.maps import flat, to_map, to_tokens
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 
 
@@ -40,22 +41,10 @@ class ConvAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         x, special = to_map(t), t.x[:, : t.prefix]
-        q, k, v = (
-            linear(torch.cat([special, flat(conv(x))], 1) if t.prefix else flat(conv(x)))
-            .unflatten(2, (self.heads, -1))
-            .transpose(1, 2)
-            for conv, linear in zip(self.convs, (self.q, self.k, self.v))
-        )  # each (B, H, tokens, E)
+        seen = (torch.cat([special, flat(conv(x))], 1) if t.prefix else flat(conv(x)) for conv in self.convs)
+        q, k, v = (split_heads(f(y), 1, self.heads)[0] for f, y in zip((self.q, self.k, self.v), seen))  # (B, H, ., E)
         t = self.attend(t, q, k, v, to=Tokens(k), scale=self.scale)
         return t.replace(x=self.out(merge_heads(t.x)))
-
-
-def block(width: int, heads: int, drop: float) -> Block:
-    """One pre-norm layer."""
-    return Block(
-        mix=Pre(nn.LayerNorm(width), ConvAttention(width, heads), DropPath(drop)),
-        feed=Pre(nn.LayerNorm(width), FeedForward(width, 4 * width), DropPath(drop)),
-    )
 
 
 class Stage(nn.Module):
@@ -64,7 +53,8 @@ class Stage(nn.Module):
     def __init__(self, channels: int, width: int, depth: int, heads: int, patch: tuple[int, int, int], drop: float):
         super().__init__()
         self.embed = nn.Sequential(nn.Conv2d(channels, width, *patch), LayerNorm2d(width))
-        self.blocks = Stack(*(block(width, heads, drop) for _ in range(depth)))
+        steps = ((ConvAttention(width, heads), FeedForward(width, 4 * width)) for _ in range(depth))
+        self.blocks = Stack(*(pre_norm(width, mix, feed, drop=drop) for mix, feed in steps))
 
     def forward(self, x: Tensor) -> Tokens:
         return self.blocks(to_tokens(self.embed(x)))
@@ -73,8 +63,8 @@ class Stage(nn.Module):
 class LastStage(Stage):
     """The stage that a class token comes to: -> Tokens (B, 1 + N, D)."""
 
-    def __init__(self, channels: int, width: int, depth: int, heads: int, patch: tuple[int, int, int], drop: float):
-        super().__init__(channels, width, depth, heads, patch, drop)
+    def __init__(self, channels: int, width: int, *shape):
+        super().__init__(channels, width, *shape)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
 
     def reset(self) -> None:
@@ -85,10 +75,9 @@ class LastStage(Stage):
 
 
 class CvT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from the class token. patches: (kernel, stride, padding) of each
-    stage.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from the class token.
 
-    drop_path: of the last stage's layers, the same for all.
+    patches: (kernel, stride, padding) of each stage. drop_path: of the last stage's layers, the same for all.
     """
 
     def __init__(
@@ -111,17 +100,11 @@ class CvT(Pyramid):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) of the last stage, the class token first, before the last norm."""
-        x = self.stem(x)
-        *stages, last = self.stages
-        before = []
-        for stage in stages:
+        x, before = self.stem(x), []
+        for stage in self.stages[:-1]:
             before.append(stage(x))
             x = to_map(before[-1])
-        return last(x).with_losses(*before)
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
+        return self.stages[-1](x).with_losses(*before)
 
 
 C13 = dict(widths=(64, 192, 384), depths=(1, 2, 10), heads=(1, 3, 6))

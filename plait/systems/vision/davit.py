@@ -14,12 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, split_heads
+from plait.core.block import (
+    Attention,
+    Block,
+    DropPath,
+    FeedForward,
+    Pre,
+    Stack,
+    check_heads,
+    merge_heads,
+    split_heads,
+    stage_rates,
+)  # fmt: skip
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnTokens
-from plait.parts.mixers.windows import InWindows, pad_to
+from plait.parts.mixers.windows import InWindows, pad_map
 from plait.parts.positions.conditional import ConditionalPositions
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
@@ -42,7 +53,7 @@ class ChannelAttention(nn.Module):
         q, k, v = split_heads(self.qkv(t.x), 3, self.groups)  # each (B, G, N, C)
         scale = (q.shape[2] if self.by_places else q.shape[3]) ** -0.5
         maps = self.attend.weights(q.mT, k.mT, scale=scale).to(v.dtype)  # (B, G, C, C)
-        return t.replace(x=self.out((v @ maps.mT).transpose(1, 2).flatten(2)))
+        return t.replace(x=self.out(merge_heads(v @ maps.mT)))
 
 
 class Halve(nn.Module):
@@ -50,29 +61,23 @@ class Halve(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int):
         super().__init__()
-        self.norm, self.conv = (
-            LayerNorm2d(channels),
-            nn.Conv2d(channels, out, kernel, 2, kernel // 2 if kernel % 2 else 0),
-        )
+        self.norm = LayerNorm2d(channels)
+        self.conv = nn.Conv2d(channels, out, kernel, 2, kernel // 2 if kernel % 2 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return self.conv(
-            x if self.conv.padding[0] else pad_to(x.permute(0, 2, 3, 1), self.conv.kernel_size).permute(0, 3, 1, 2)
-        )
+        return self.conv(x if self.conv.padding[0] else pad_map(x, self.conv.kernel_size))
 
 
 class Stem(nn.Module):
-    """Overlapping patches of 7 every `stride` pixels, normed: (B, 3, H, W) -> (B, D, H / stride, W / stride), rounded
-    up."""
+    """Patches of 7 every `stride` pixels, normed: (B, 3, H, W) -> (B, D, H / stride, W / stride), rounded up."""
 
     def __init__(self, width: int, stride: int):
         super().__init__()
         self.last, self.conv, self.norm = ChannelsLast(), nn.Conv2d(3, width, 7, stride, 3), LayerNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to(x.permute(0, 2, 3, 1), self.conv.stride).permute(0, 3, 1, 2)
-        return self.norm(self.conv(self.last(x)))
+        return self.norm(self.conv(self.last(pad_map(x, self.conv.stride))))
 
 
 def block(width: int, mix: nn.Module, drop: float) -> Block:
@@ -88,26 +93,20 @@ class DaViT(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K). depths count pairs of layers, one of windows and one of
     channels.
 
-    stride: of the stem. halving: the kernel of the convolutions between stages. florence: channels attend as in
-    Florence-2.
+    stride: of the stem. halving: the kernel between stages. florence: channels attend as in Florence-2.
     """
 
     def __init__(
         self, *, stride=4, widths, depths, heads, window=7, halving=2, florence=False, num_classes=1000, drop_path=0.0
     ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        def pair(width: int, heads: int, drop: float) -> Stack:
+            near, far = InWindows(Attention(width, heads), (window, window)), ChannelAttention(width, heads, florence)
+            return Stack(block(width, near, drop), block(width, far, drop))
+
         stages = []
-        for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
-            pairs = (
-                Stack(
-                    block(d, InWindows(Attention(d, h), (window, window)), rate),
-                    block(d, ChannelAttention(d, h, by_places=florence), rate),
-                )
-                for rate in (next(rates) for _ in range(depth))
-            )
-            stages.append(
-                nn.Sequential(Halve(widths[s - 1], d, halving) if s else nn.Identity(), OnTokens(Stack(*pairs)))
-            )
+        for s, (d, h, rates) in enumerate(zip(widths, heads, stage_rates(drop_path, depths))):
+            down = Halve(widths[s - 1], d, halving) if s else nn.Identity()
+            stages.append(nn.Sequential(down, OnTokens(Stack(*(pair(d, h, rate) for rate in rates)))))
         super().__init__(Stem(widths[0], stride), stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
     pool = norm_of_mean

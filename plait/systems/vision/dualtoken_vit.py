@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, stage_rates
 from plait.core.tokens import Tokens, refuse
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
 from plait.parts.maps import to_map, to_tokens
@@ -36,10 +36,8 @@ class Reduce(nn.Module):
 
     def __init__(self, width: int, steps: int, side: int):
         super().__init__()
-        self.steps = nn.Sequential(
-            *(nn.Sequential(ConvNorm(width, width, 3, groups=width, act=nn.GELU), Half()) for _ in range(steps))
-        )
-        self.side = side
+        halve = (nn.Sequential(ConvNorm(width, width, 3, groups=width, act=nn.GELU), Half()) for _ in range(steps))
+        self.steps, self.side = nn.Sequential(*halve), side
 
     def forward(self, t: Tokens) -> Tokens:
         return to_tokens(F.interpolate(self.steps(to_map(t)), size=(self.side, self.side), mode="bilinear"))
@@ -50,12 +48,8 @@ class Mixer(nn.Module):
 
     def __init__(self, width: int, count: int):
         super().__init__()
-        self.norm, self.across, self.along = (
-            nn.LayerNorm(width),
-            FeedForward(count, count),
-            FeedForward(width, width // 2),
-        )
-        self.last = nn.LayerNorm(width)
+        self.norm, self.across = nn.LayerNorm(width), FeedForward(count, count)
+        self.along, self.last = FeedForward(width, width // 2), nn.LayerNorm(width)
 
     def forward(self, g: Tokens) -> Tokens:
         y = self.across(g.inside(self.norm(g.x).mT))
@@ -65,19 +59,16 @@ class Mixer(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """Local Tokens (B, N, D) with global ones (B, G, D) in their context -> what is added to the local ones, and with it
-    the new global ones."""
+    """Local Tokens (B, N, D) with global ones (B, G, D) in their context -> what is added to the local ones, and with
+    it the new global ones."""
 
     gives, reads = ("stream",), ("whole",)
 
     def __init__(self, width: int, heads: int, steps: int, side: int):
         super().__init__()
         self.norm, self.reduce, self.attend = nn.LayerNorm(width), Reduce(width, steps, side), Attention(width, heads)
-        self.share, self.mixer, self.broadcast = (
-            nn.Parameter(torch.empty(1)),
-            Mixer(width, side * side),
-            CrossAttention(width, heads),
-        )
+        self.share, self.mixer = nn.Parameter(torch.empty(1)), Mixer(width, side * side)
+        self.broadcast = CrossAttention(width, heads)
 
     def reset(self) -> None:
         nn.init.zeros_(self.share)
@@ -97,12 +88,9 @@ class GatedFeed(FeedForward):
 
     def __init__(self, width: int, hidden: int):
         super().__init__(width, hidden)
-        self.norm, self.whole, self.own = (
-            nn.LayerNorm(width),
-            nn.Linear(width, width // 4),
-            nn.Linear(width, width // 4),
-        )
-        self.channel, self.place = nn.Linear(width // 4, width), nn.Linear(width // 2, 1)
+        thin = width // 4
+        self.norm, self.whole, self.own = nn.LayerNorm(width), nn.Linear(width, thin), nn.Linear(width, thin)
+        self.channel, self.place = nn.Linear(thin, width), nn.Linear(2 * thin, 1)
 
     def forward(self, t: Tokens) -> Tokens:
         t = super().forward(t)
@@ -126,8 +114,8 @@ class DualBlock(Block):
 
 
 class Merge(nn.Module):
-    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) -> (B, G,
-    D)."""
+    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) become
+    (B, G, D)."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -139,9 +127,8 @@ class Merge(nn.Module):
         x = pad_to(x.permute(0, 2, 3, 1), (2, 2))
         four = to_windows(x, (2, 2))  # (B * H/2 * W/2, 4, C)
         y = self.four(self.norm(four.flatten(1))) + self.most(four.amax(1))
-        return y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1).permute(0, 3, 1, 2), g.replace(
-            x=self.wider(g.x)
-        )
+        y = y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1)
+        return y.permute(0, 3, 1, 2), g.replace(x=self.wider(g.x))
 
 
 class Stage(nn.Module):
@@ -160,20 +147,20 @@ class Stage(nn.Module):
 
 
 class DualTokenViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid; stride: of the stem, at least 4.
+    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid. stride: of the stem, at least 4.
     hidden: in widths."""
 
     def __init__(self, *, stride=8, widths, depths, heads, hidden, side=7, num_classes=1000, drop_path=0.0):
-        half, rates = widths[0] // 2, iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        def block(width: int, heads: int, hidden: int, steps: int, drop: float) -> DualBlock:
+            local = ConvLayer(depthwise(width, width, 7, 1, True), drop)
+            feed = Pre(nn.LayerNorm(width), GatedFeed(width, hidden * width), DropPath(drop))
+            return DualBlock(local, DualAttention(width, heads, steps, side), feed, drop)
+
+        half, stages = widths[0] // 2, []
         fine = (ConvNorm(half, half, 3, s, groups=half, act=nn.GELU) for s in (1, 1, 2))
         proj = nn.Conv2d(half, widths[0], 3, stride // 4, 1), LayerNorm2d(widths[0])
-        stages = []
-        for s, (d, h) in enumerate(zip(widths, heads)):
-            layers = []
-            for drop in (next(rates) for _ in range(depths[s])):
-                mix = DualAttention(d, h, len(widths) - 1 - s, side)
-                feed = Pre(nn.LayerNorm(d), GatedFeed(d, hidden[s] * d), DropPath(drop))
-                layers.append(DualBlock(ConvLayer(depthwise(d, d, 7, 1, True), drop), mix, feed, drop))
+        for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
+            layers = [block(d, heads[s], hidden[s], len(widths) - 1 - s, rate) for rate in rates]
             stages.append(Stage(Merge(widths[s - 1], d) if s else None, layers))
         stem = nn.Sequential(ChannelsLast(), ConvNorm(3, half, 3, 2, act=nn.GELU), *fine, *proj)
         super().__init__(stem, stages, nn.LayerNorm(d), d, num_classes)

@@ -37,16 +37,15 @@ Active = partial(ConvNorm, act=Relu)
 class Unit(nn.Module):
     """relu(x + f(x)), a step of a ResNet (arXiv:1512.03385); x is projected where f changes its shape.
 
-    f is two convolutions of 3 x 3, or, with a bottleneck above one, a single one between two of 1 x 1 on so many times
-    fewer channels.
+    f: two convolutions of 3 x 3; with a bottleneck, one of them on so many times fewer channels, between two of 1 x 1.
     """
 
     def __init__(self, channels: int, out: int, stride: int, bottleneck: int):
         super().__init__()
+        thin = out // bottleneck
         if bottleneck == 1:
             self.f = nn.Sequential(Active(channels, out, 3, stride), ConvNorm(out, out, 3))
         else:
-            thin = out // bottleneck
             self.f = nn.Sequential(Active(channels, thin), Active(thin, thin, 3, stride), ConvNorm(thin, out))
         self.same = nn.Identity() if channels == out and stride == 1 else ConvNorm(channels, out, 1, stride)
 
@@ -55,16 +54,13 @@ class Unit(nn.Module):
 
 
 class ResNet(nn.Module):
-    """(B, 3, H, W) -> a map (B, C_i, H / 4 / 2^i, W / 4 / 2^i) of each stage, the finest first. widths, depths: of the
-    stages."""
+    """(B, 3, H, W) -> a map (B, C_i, H / 4 / 2^i, W / 4 / 2^i) of each stage, finest first. widths, depths: of them."""
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...], bottleneck: int):
         super().__init__()
         channels = widths[0] // bottleneck
-        self.stem, self.stages = (
-            nn.Sequential(ChannelsLast(), Active(3, channels, 7, 2), nn.MaxPool2d(3, 2, 1)),
-            nn.ModuleList(),
-        )
+        self.stem = nn.Sequential(ChannelsLast(), Active(3, channels, 7, 2), nn.MaxPool2d(3, 2, 1))
+        self.stages = nn.ModuleList()
         for s, (out, depth) in enumerate(zip(widths, depths, strict=True)):
             first = Unit(channels, out, 2 if s else 1, bottleneck)
             self.stages.append(nn.Sequential(first, *(Unit(out, out, 1, bottleneck) for _ in range(depth - 1))))
@@ -80,10 +76,7 @@ class ResNet(nn.Module):
 
 class ScaleTokens(nn.Module):
     """Maps, each twice as fine as the next -> Tokens (B, N, D), one for each place of the last, made by attention
-    across the scales.
-
-    widths: channels of the maps that are read, the last of those given.
-    """
+    across the scales. widths: channels of the maps that are read, the last of those given."""
 
     def __init__(self, widths: tuple[int, ...], width: int, depth: int, heads: int):
         super().__init__()
@@ -98,10 +91,8 @@ class ScaleTokens(nn.Module):
     def places(self, maps: list[Tensor]) -> Tokens:
         """(B * N, 1 + M, D): of every place the scale token, then what it owns in each map, coarse to fine, with
         positions."""
-        owned = [
-            to_windows(p(x).permute(0, 2, 3, 1), (2**i, 2**i))
-            for i, (p, x) in enumerate(zip(self.project, reversed(maps)))
-        ]
+        projected = (project(x).permute(0, 2, 3, 1) for project, x in zip(self.project, reversed(maps)))
+        owned = [to_windows(x, (2**i, 2**i)) for i, x in enumerate(projected)]
         return self.positions(prepend(self.token, Tokens(torch.cat(owned, 1))))
 
     def forward(self, maps: list[Tensor]) -> Tokens:
@@ -111,8 +102,7 @@ class ScaleTokens(nn.Module):
 
 
 class DuoFormer(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token; H and W are multiples of the coarsest map's
-    stride.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token; the coarsest map's stride divides H and W.
 
     image: the (H, W) that positions are learned for. widths, depths, bottleneck: of the ResNet's stages. scales: how
     many of its maps are read, from the coarsest on. depth: how many local layers there are, and how many global ones.
@@ -125,23 +115,14 @@ class DuoFormer(Backbone):
     ):
         super().__init__()
         if not 1 <= scales <= len(widths):
-            raise ValueError(
-                f"scales={scales} of a network of {len(widths)} stages: expected between 1 and {len(widths)}"
-            )
+            raise ValueError(f"got scales={scales} of {len(widths)} stages: expected between 1 and {len(widths)}")
         self.width, self.multiple = width, 2 ** (len(widths) + 1)
         local = ScaleTokens(widths[-scales:], width, depth, heads)
         grid = (image[0] // self.multiple, image[1] // self.multiple)
         self.patch_embed = PatchEmbed(nn.Sequential(ResNet(widths, depths, bottleneck), local), grid, width)
         self.stack = Stack(*(Block(mix=Attention(width, heads), feed=nn.Identity()) for _ in range(depth)))
+        self.norm = nn.Identity()
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D) on the grid of the coarsest map, the class token first."""
-        return self.stack(self.patch_embed(x))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token."""
-        return t.x[:, 0]
 
 
 R18 = dict(widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), width=384, depth=6, heads=6, num_classes=2)

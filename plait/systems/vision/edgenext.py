@@ -16,14 +16,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from plait.core.attend import Attend
-from plait.core.block import DropPath, FeedForward, Layer, LayerScale, Pre
+from plait.core.block import DropPath, FeedForward, Layer, LayerScale, Pre, stage_rates
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.positions.sine import in_turn
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
@@ -36,19 +37,20 @@ def depthwise(channels: int, out: int, kernel: int, stride: int, bias: bool) -> 
     return nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=channels, bias=bias)
 
 
+def after(width: int, drop: float) -> nn.Sequential:
+    """What every branch passes."""
+    return nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+
+
 class ConvLayer(Layer):
     """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid
-    and D' channels.
-
-    The residual starts before the convolution, and behind it where it changes the shape.
-    """
+    and D' channels. The residual starts before the convolution, and behind it where it changes the shape."""
 
     def __init__(self, conv: nn.Conv2d, drop: float):
         super().__init__()
         width = conv.out_channels
         self.conv, self.norm, self.feed = OnMap(conv), Norm(width), FeedForward(width, 4 * width)
-        self.after = nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
-        self.keeps = conv.stride == (1, 1) and conv.in_channels == width
+        self.after, self.keeps = after(width, drop), conv.stride == (1, 1) and conv.in_channels == width
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.conv(t)
@@ -71,8 +73,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "keep", "weight", "lengths", why="channels attend to channels over all places alike")
-        b, n, d = t.x.shape
-        q, k, v = self.qkv(t.x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 4, 1).unbind(0)  # each (B, H, E, N)
+        q, k, v = self.qkv(t.x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 4, 1).unbind(0)  # each (B, H, E, N)
         y = self.attend.mix(F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1), v, scale=1.0)
         return t.replace(x=self.out(y.permute(0, 3, 1, 2).flatten(2)))
 
@@ -103,15 +104,10 @@ class Positions(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         rate = 1e4 ** (torch.arange(0, BANDS, 2, device=t.x.device) / -BANDS)
-        rows, columns = (self.waves(n, rate) for n in t.grid)
+        places = (torch.arange(1, n + 1, device=t.x.device)[:, None] * (2 * math.pi / (n + 1e-6)) for n in t.grid)
+        rows, columns = (in_turn(place * rate) for place in places)  # one full circle over all places
         rows, columns = torch.broadcast_tensors(rows[:, None], columns[None])  # each (h, w, BANDS)
         return t.replace(x=t.x + self.proj(torch.cat([rows, columns], 2).flatten(0, 1).to(t.x.dtype)))
-
-    @staticmethod
-    def waves(count: int, rate: Tensor) -> Tensor:
-        """(count, BANDS): sine and cosine in turn, of one full circle over all places."""
-        angle = torch.arange(1, count + 1, device=rate.device)[:, None] * (2 * math.pi / (count + 1e-6)) * rate
-        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
 
 
 class SplitLayer(Layer):
@@ -121,11 +117,8 @@ class SplitLayer(Layer):
     def __init__(self, width: int, heads: int, groups: int, positions: bool, bias: bool, drop: float):
         super().__init__()
         self.cascade, self.positions = Cascade(width, groups, bias), Positions(width) if positions else nn.Identity()
-        self.mix = Pre(
-            Norm(width), ChannelAttention(width, heads), nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
-        )
-        self.norm, self.feed = Norm(width), FeedForward(width, 4 * width)
-        self.after = nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
+        self.mix = Pre(Norm(width), ChannelAttention(width, heads), after(width, drop))
+        self.norm, self.feed, self.after = Norm(width), FeedForward(width, 4 * width), after(width, drop)
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.mix(self.positions(self.cascade(t)))
@@ -136,31 +129,27 @@ class SplitLayer(Layer):
 class EdgeNeXt(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K). groups: of the last layer's channels in every stage but the first.
 
-    soft: an overlapping stem, and convolutions without biases of which the first of each stage halves the grid by
-    itself.
+    soft: an overlapping stem, and convolutions without biases; the first of each stage itself halves the grid.
     """
 
     def __init__(
-        self, *, widths, depths, heads, kernels=(3, 5, 7, 9), groups=(2, 3, 4), soft=False, num_classes=1000, drop_path=0.0
+        self, *, widths, depths, heads, kernels=(3, 5, 7, 9), groups=(2, 3, 4), soft=False, num_classes=1000,
+        drop_path=0.0,
     ):  # fmt: skip
         first = nn.Conv2d(3, widths[0], 9, 4, 4, bias=False) if soft else nn.Conv2d(3, widths[0], 4, 4)
         stages, before = [], widths[0]
-        for i, (width, depth, kernel) in enumerate(zip(widths, depths, kernels)):
-            halves, layers = i > 0 and soft, []
+        for i, (width, kernel, rates) in enumerate(zip(widths, kernels, stage_rates(drop_path, depths))):
             down = nn.Sequential(Norm2d(before), nn.Conv2d(before, width, 2, 2)) if i and not soft else nn.Identity()
-            for n in range(depth):
-                drop = drop_path * (sum(depths[:i]) + n) / max(sum(depths) - 1, 1)
-                if i and n == depth - 1:
-                    layers.append(SplitLayer(width, heads, groups[i - 1], i == 1, not soft, drop))
-                elif n == 0 and halves:
-                    layers.append(ConvLayer(depthwise(before, width, kernel, 2, False), drop))
-                else:
-                    layers.append(ConvLayer(depthwise(width, width, kernel, 1, not soft), drop))
+            convs = [depthwise(width, width, kernel, 1, not soft) for _ in rates]
+            if i and soft:
+                convs[0] = depthwise(before, width, kernel, 2, False)
+            layers = [ConvLayer(conv, rate) for conv, rate in zip(convs, rates)]
+            if i:
+                layers[-1] = SplitLayer(width, heads, groups[i - 1], i == 1, not soft, rates[-1])
             stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*layers))))
             before = width
-        super().__init__(
-            nn.Sequential(ChannelsLast(), first, Norm2d(widths[0])), stages, Norm(before), before, num_classes
-        )
+        stem = nn.Sequential(ChannelsLast(), first, Norm2d(widths[0]))
+        super().__init__(stem, stages, Norm(before), before, num_classes)
 
     pool = norm_of_mean
 

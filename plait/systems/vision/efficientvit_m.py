@@ -5,8 +5,7 @@ and feed-forward step. Its heads read each their own share of the channels, one 
 share what the head before it said: no two heads compute the same, and depth grows within a layer. Every norm is a batch
 norm, which `fold_norms` takes away.
 
-Differs: branches start with batch norms of one, not of zero. (Another EfficientViT, of linear attention, is another
-system.)
+Differs: branches start with batch norms of one, not of zero. (The EfficientViT of linear attention is another system.)
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block
+from plait.core.block import Block, check_heads
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
@@ -33,10 +32,7 @@ class CascadedAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, side: int, kernels: tuple[int, ...]):
         super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"width {width} does not divide into {heads} shares: choose a number of heads that divides the width"
-            )
+        check_heads(width, heads)
         self.side, self.share, self.attend = side, width // heads, Attend()
         self.qkv = nn.ModuleList(ConvNorm(self.share, 2 * KEY + self.share) for _ in range(heads))
         self.spread = nn.ModuleList(ConvNorm(KEY, KEY, k, groups=KEY) for k in kernels[:heads])
@@ -70,10 +66,8 @@ def sandwich(width: int, heads: int, side: int, kernels: tuple[int, ...]) -> Blo
 def halve(channels: int, out: int) -> nn.Sequential:
     """Half the height and width, in a wide space with a look at the whole map, between two local pairs."""
     wide = 4 * channels
-    down = [
-        ConvNorm(channels, wide, act=Relu), ConvNorm(wide, wide, 3, 2, groups=wide, act=Relu),
-        SqueezeExcite(wide, channels), ConvNorm(wide, out),
-    ]  # fmt: skip
+    first, second = ConvNorm(channels, wide, act=Relu), ConvNorm(wide, wide, 3, 2, groups=wide, act=Relu)
+    down = first, second, SqueezeExcite(wide, channels), ConvNorm(wide, out)
     return nn.Sequential(*local(channels), *down, *local(out))
 
 
@@ -82,18 +76,13 @@ class EfficientViTM(Pyramid):
     double each time."""
 
     def __init__(self, *, widths, depths, heads, sides, kernels=(7, 5, 3, 3), halvings=4, num_classes=1000):
-        steps = [3, *(widths[0] >> n for n in reversed(range(halvings)))]
-        acts = [Relu] * (halvings - 1) + [None]
-        stem = nn.Sequential(
-            ChannelsLast(), *(ConvNorm(a, b, 3, 2, act=act) for a, b, act in zip(steps, steps[1:], acts))
-        )
+        steps, acts = [3, *(widths[0] >> n for n in reversed(range(halvings)))], [Relu] * (halvings - 1) + [None]
+        convs = (ConvNorm(a, b, 3, 2, act=act) for a, b, act in zip(steps, steps[1:], acts))
         stages = []
         for i, (width, depth, h, side) in enumerate(zip(widths, depths, heads, sides)):
-            down = halve(widths[i - 1], width) if i else nn.Identity()
-            stages.append(
-                nn.Sequential(down, nn.Sequential(*(sandwich(width, h, side, kernels) for _ in range(depth))))
-            )
-        super().__init__(stem, stages, nn.Identity(), widths[-1], num_classes)
+            layers = nn.Sequential(*(sandwich(width, h, side, kernels) for _ in range(depth)))
+            stages.append(nn.Sequential(halve(widths[i - 1], width) if i else nn.Identity(), layers))
+        super().__init__(nn.Sequential(ChannelsLast(), *convs), stages, nn.Identity(), widths[-1], num_classes)
         if num_classes:
             self.head = nn.Sequential(nn.BatchNorm1d(self.width), self.head)
 

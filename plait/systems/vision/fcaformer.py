@@ -4,8 +4,7 @@ New here: attention grows denser with depth instead of sparser. Each layer leave
 its map merged by a wide strided convolution, and all later layers of the stage also ask those, scaled by factors that
 are learned for each of them. A second convolution enhances what goes on. The first two stages are convolutions.
 
-Differs: nothing on purpose. Factors and biases belong to places, so that only pictures of the model's own size are
-read.
+Differs: nothing on purpose. Factors and biases belong to places: only pictures of the model's own size are read.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, Stack, check_heads, merge_heads
+from plait.core.block import Block, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.tokenizers.patches import OfSize
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.edgenext import ConvLayer
+from plait.systems.vision.edgenext import ConvLayer, after
 
 Pair = tuple[int, int]
 STEP = 4  # places of a grid to one cross token, along each side
 
 
 class DistanceBias(nn.Module):
-    """A learned bias for each head and each distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N,
-    N)."""
+    """A learned bias for each head and distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N)."""
 
     def __init__(self, heads: int, grid: Pair):
         super().__init__()
@@ -71,7 +70,6 @@ class ForwardCrossAttention(nn.Module):
     same."""
 
     on_grid = True
-
     reads = ("layers",)
 
     def __init__(self, width: int, heads: int, grid: Pair, count: int):
@@ -87,9 +85,8 @@ class ForwardCrossAttention(nn.Module):
             asked = torch.cat([asked, self.recall(torch.cat([c.x for c in t.read("layers")], 1))], 1)
             bias = torch.cat([bias, self.recall.bias.expand(-1, -1, t.x.shape[1], -1)], 3)
         weight, shift = self.qkv.weight, self.qkv.bias
-        q = F.linear(t.x, weight[:d], shift[:d]).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, E)
-        kv = F.linear(asked, weight[d:], shift[d:]).unflatten(2, (2, self.heads, -1))
-        k, v = (part.transpose(1, 2) for part in kv.unbind(2))  # each (B, H, N + M, E)
+        (q,) = split_heads(F.linear(t.x, weight[:d], shift[:d]), 1, self.heads)  # (B, H, N, E)
+        k, v = split_heads(F.linear(asked, weight[d:], shift[d:]), 2, self.heads)  # each (B, H, N + M, E)
         t = self.attend(t, q, k, v, to=Tokens(asked), bias=bias)
         return t.replace(x=self.out(merge_heads(t.x)))
 
@@ -102,15 +99,11 @@ class FcaBlock(Block):
     """
 
     def __init__(self, width: int, heads: int, grid: Pair, number: int, last: bool, drop: float):
-        def after() -> nn.Sequential:
-            return nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
-
         count = number * math.prod(-(-side // STEP) for side in grid)
         norms = nn.Sequential(nn.LayerNorm(width), nn.LayerNorm(width))  # one after the other, as published
-        super().__init__(
-            mix=Pre(nn.LayerNorm(width), ForwardCrossAttention(width, heads, grid, count), after()),
-            feed=Pre(norms, FeedForward(width, 4 * width), after()),
-        )
+        attention = ForwardCrossAttention(width, heads, grid, count)
+        mix = Pre(nn.LayerNorm(width), attention, after(width, drop))
+        super().__init__(mix, feed=Pre(norms, FeedForward(width, 4 * width), after(width, drop)))
         self.merge = None if last else OnMap(nn.Conv2d(width, width, 7, STEP, 3, groups=width, bias=False))
         self.enhance = OnMap(ConvNorm(width, width, 3, groups=width))
 
@@ -122,29 +115,13 @@ class FcaBlock(Block):
 
 
 class FcaStack(Stack):
-    """The blocks of a stage, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the
-    same."""
+    """A stage's blocks, each of which also sees what those before it left: Tokens of a grid (B, N, D) -> the same."""
 
     def __init__(self, *blocks: FcaBlock):
         super().__init__(*blocks, gives=("layers",))
 
     def forward(self, t: Tokens) -> Tokens:
         return super().forward(t.reading(layers=())).replace(context=t.context)
-
-
-class OfSize(nn.Module):
-    """Pictures of just the size `image` = (H, W), unchanged. Raises ValueError for others."""
-
-    def __init__(self, image: Pair):
-        super().__init__()
-        self.image = tuple(image)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[2:]) != self.image:
-            raise ValueError(
-                f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
-            )
-        return x
 
 
 def halving(channels: int, width: int) -> nn.Sequential:
@@ -161,16 +138,14 @@ class FcaFormer(Pyramid):
     fits = ("image",)
 
     def __init__(self, *, image=(224, 224), widths, depths, heads, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, grid = [], tuple(-(-side // 4) for side in image)
-        for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
+        for s, (d, h, rates) in enumerate(zip(widths, heads, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // 2) for side in grid) if s else grid
             if h:
-                stack = FcaStack(*(FcaBlock(d, h, grid, i, i == depth - 1, next(rates)) for i in range(depth)))
+                last = len(rates) - 1
+                stack = FcaStack(*(FcaBlock(d, h, grid, i, i == last, rate) for i, rate in enumerate(rates)))
             else:
-                stack = nn.Sequential(
-                    *(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), next(rates)) for _ in range(depth))
-                )
+                stack = nn.Sequential(*(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), rate) for rate in rates))
             stages.append(nn.Sequential(halving(widths[s - 1], d) if s else nn.Identity(), OnTokens(stack)))
         first = widths[0] // 2
         stem = OfSize(image), ChannelsLast(), ConvNorm(3, first, 3, 2, act=nn.GELU), ConvNorm(first, widths[0], 3, 2)

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads
+from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.surgery import factors, fold_after, with_weights
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
 from plait.parts.maps import only_map, to_tokens
-from plait.parts.mixers.windows import pad_to
+from plait.parts.mixers.windows import pad_map
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.pairs.mobileclip import Branches
 from plait.systems.vision.nextvit import NextViT, resized
@@ -42,14 +42,12 @@ class MultiGroup(Branches):
 
 def regrouped(conv: nn.Conv2d, groups: int) -> nn.Conv2d:
     """The same convolution with fewer groups, zeros where it had none: `groups` must divide its own."""
-    ratio = conv.groups // groups
+    ratio, (channels, out) = conv.groups // groups, (conv.in_channels, conv.out_channels)
     own = conv.weight.unflatten(0, (groups, ratio, -1))  # (groups, ratio, out, in, k, k)
     weight = own.new_zeros(*own.shape[:3], ratio, *own.shape[3:])
     for i in range(ratio):
         weight[:, i, :, i] = own[:, i]
-    new = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, 1, conv.padding, groups=groups, device="meta"
-    )
+    new = nn.Conv2d(channels, out, conv.kernel_size, 1, conv.padding, groups=groups, device="meta")
     return with_weights(new, weight.flatten(3, 4).flatten(0, 2), conv.bias)
 
 
@@ -57,19 +55,15 @@ def convolved(width: int, head: int, drop: float) -> Skip:
     """Places mixed in groups of one head's and of two heads' channels, then the groups with one another; with its
     residual."""
     heads = width // head
-    groups = (heads, heads // 2) if heads % 2 == 0 else (heads, 1)
-    return Skip(
-        nn.Sequential(MultiGroup(width, width, 3, groups), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)),
-        DropPath(drop),
-    )
+    places = MultiGroup(width, width, 3, (heads, heads // 2) if heads % 2 == 0 else (heads, 1))
+    return Skip(nn.Sequential(places, nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)), DropPath(drop))
 
 
 def feed(width: int, head: int, ratio: int, drop: float) -> Skip:
     """Two convolutions of one place, each the sum of one of all channels and one of a head's, with their residual."""
     groups, wide = (1, width // head), ratio * width
-    return Skip(
-        nn.Sequential(MultiGroup(width, wide, 1, groups), nn.ReLU(), MultiGroup(wide, width, 1, groups)), DropPath(drop)
-    )
+    up, down = MultiGroup(width, wide, 1, groups), MultiGroup(wide, width, 1, groups)
+    return Skip(nn.Sequential(up, nn.ReLU(), down), DropPath(drop))
 
 
 class Fill(nn.Module):
@@ -80,7 +74,7 @@ class Fill(nn.Module):
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
-        return pad_to(x.permute(0, 2, 3, 1), (self.ratio, self.ratio)).permute(0, 3, 1, 2)
+        return pad_map(x, (self.ratio, self.ratio))
 
 
 class Reduce(nn.Module):
@@ -111,8 +105,7 @@ class Reduced(nn.Module):
         self.q, self.kv, self.out = ConvNorm(width, width), ConvNorm(width, 2 * width), ConvNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        t = to_tokens(self.q(x))
-        seen = to_tokens(self.kv(self.reduce(x)))
+        t, seen = to_tokens(self.q(x)), to_tokens(self.kv(self.reduce(x)))
         (q,), (k, v) = split_heads(t.x, 1, self.heads), split_heads(seen.x, 2, self.heads)
         t = self.attend(t, q, k, v, to=seen)
         return self.out(only_map(t.replace(x=merge_heads(t.x))))
@@ -139,19 +132,18 @@ class FMViT(Pyramid):
     """Pictures (B, 3, H, W) of any size -> logits (B, K). head: channels of a head and of a convolution's smallest
     group.
 
-    Of each stage but the first: lows: the share of channels that attends; ratios: by how much the sides of what it asks
-    are reduced.
+    Of each stage but the first: lows: the share of channels that attends; ratios: of the sides of the map to those of
+    what it asks.
     """
 
     def __init__(self, *, stem, widths, depths, lows, ratios, head=32, hidden=3, num_classes=1000, drop_path=0.0):
         a, b, c = stem
         steps = ((3, a, 2), (a, b, 1), (b, c, 1), (c, c, 2))
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, before = [], c
-        for s, (width, depth) in enumerate(zip(widths, depths)):
+        for s, (width, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
             layers = [resized(before, width, s > 0)]
-            for n in range(depth):
-                mixes, drop = s > 0 and (n + 1) % min(depth, 5) == 0, next(rates)
+            for n, drop in enumerate(rates, 1):
+                mixes = s > 0 and n % min(len(rates), 5) == 0
                 mix = Mix(width, head, lows[s - 1], ratios[s - 1], drop) if mixes else convolved(width, head, drop)
                 layers.append(Block(mix=mix, feed=feed(width, head, hidden, drop)))  # a block that maps flow through
             stages.append(nn.Sequential(*layers))

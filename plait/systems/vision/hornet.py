@@ -2,10 +2,9 @@
 arXiv:2207.14284.
 
 New here: interactions of any order without attention. One thin share of the channels is multiplied by what a large
-depthwise convolution
-says of its neighbours, projected to the width of the next share, multiplied by that, and so on: n products of n gates,
-each twice as wide as the one before, at about the cost of the one convolution. The GF variants see the whole map
-through a learned filter of frequencies.
+depthwise convolution says of its neighbours, projected to the width of the next share, multiplied by that, and so on:
+n products of n gates, each twice as wide as the one before, at about the cost of the one convolution. The GF variants
+see the whole map through a learned filter of frequencies.
 
 Differs: nothing on purpose.
 """
@@ -18,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, FeedForward, LayerScale, Pre, Stack
+from plait.core.block import FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.towers.backbone import norm_of_mean
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -32,10 +32,7 @@ Norm2d = partial(LayerNorm2d, eps=1e-6)
 
 class GlobalFilter(nn.Module):
     """Half of the channels convolved, half filtered in the frequencies of the whole map, then shuffled: (B, C, H, W) ->
-    the same.
-
-    grid: (h, w) of the learned filter, w counting the frequencies of a real signal; resampled for other maps.
-    """
+    the same. grid: (h, w) of the learned filter, w of a real signal's frequencies; resampled for other maps."""
 
     def __init__(self, channels: int, grid: tuple[int, int]):
         super().__init__()
@@ -49,16 +46,13 @@ class GlobalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         near, far = self.before(x).chunk(2, 1)
-        waves = torch.fft.rfft2(far.float(), norm="ortho")
-        weight = self.filter
+        waves, weight = torch.fft.rfft2(far.float(), norm="ortho"), self.filter
         if weight.shape[1:3] != waves.shape[2:]:
-            weight = F.interpolate(
-                weight.permute(3, 0, 1, 2), size=waves.shape[2:], mode="bilinear", align_corners=True
-            )
+            weight = weight.permute(3, 0, 1, 2)
+            weight = F.interpolate(weight, size=waves.shape[2:], mode="bilinear", align_corners=True)
             weight = weight.permute(1, 2, 3, 0)
-        far = torch.fft.irfft2(waves * torch.view_as_complex(weight.contiguous()), s=x.shape[2:], norm="ortho").to(
-            near.dtype
-        )
+        waves = waves * torch.view_as_complex(weight.contiguous())
+        far = torch.fft.irfft2(waves, s=x.shape[2:], norm="ortho").to(near.dtype)
         return self.after(torch.stack([self.near(near), far], 2).flatten(1, 2))
 
 
@@ -68,16 +62,16 @@ class GatedConv(nn.Module):
 
     def __init__(self, width: int, order: int, grid: tuple[int, int] | None, scale: float = 1 / 3):
         super().__init__()
-        if width % 2 ** (order - 1):
+        least = 2 ** (order - 1)
+        if width % least:
             raise ValueError(
-                f"width {width} cannot be halved {order - 1} times: choose a lower order or a multiple of {2 ** (order - 1)}"
+                f"width {width} cannot be halved {order - 1} times: choose a lower order or a multiple of {least}"
             )
         self.shares = [width // 2**i for i in reversed(range(order))]
         total = sum(self.shares)
         self.scale, self.proj, self.out = scale, nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.look = OnMap(
-            nn.Conv2d(total, total, 7, padding=3, groups=total) if grid is None else GlobalFilter(total, grid)
-        )
+        near = nn.Conv2d(total, total, 7, padding=3, groups=total) if grid is None else GlobalFilter(total, grid)
+        self.look = OnMap(near)
         self.widen = nn.ModuleList(nn.Linear(a, b) for a, b in zip(self.shares, self.shares[1:]))
 
     def forward(self, t: Tokens) -> Tokens:
@@ -89,37 +83,23 @@ class GatedConv(nn.Module):
         return t.replace(x=self.out(x))
 
 
-def block(width: int, order: int, grid: tuple[int, int] | None, drop: float) -> Block:
-    """One pre-norm layer."""
-    after = [nn.Sequential(LayerScale(width, 1e-6), DropPath(drop)) for _ in range(2)]
-    return Block(
-        mix=Pre(Norm(width), GatedConv(width, order, grid), after[0]),
-        feed=Pre(Norm(width), FeedForward(width, 4 * width), after[1]),
-    )
-
-
 class HorNet(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, doubled by each further one; order: of its
-    gates.
-
-    Each further stage is one order higher. grids: for each stage the (h, w) of its global filters, None for
-    convolutions.
-    """
+    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, doubled by each further one. order: of its
+    gates, one higher in each further stage. grids: for each stage the (h, w) of its global filters, None for
+    convolutions."""
 
     attends = False
 
     def __init__(self, *, width, depths, order=2, grids=(None, None, None, None), num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
-        for s, (depth, grid) in enumerate(zip(depths, grids)):
+        for s, (grid, rates) in enumerate(zip(grids, stage_rates(drop_path, depths))):
             d = width * 2**s
             down = nn.Sequential(Norm2d(d // 2), nn.Conv2d(d // 2, d, 2, 2)) if s else nn.Identity()
-            stages.append(
-                nn.Sequential(down, OnTokens(Stack(*(block(d, order + s, grid, next(rates)) for _ in range(depth)))))
-            )
-        super().__init__(
-            nn.Sequential(ChannelsLast(), nn.Conv2d(3, width, 4, 4), Norm2d(width)), stages, Norm(d), d, num_classes
-        )
+            steps = ((GatedConv(d, order + s, grid), FeedForward(d, 4 * d), rate) for rate in rates)
+            blocks = (pre_norm(d, mix, feed, norm=Norm, drop=rate, scale=1e-6) for mix, feed, rate in steps)
+            stages.append(nn.Sequential(down, OnTokens(Stack(*blocks))))
+        stem = nn.Sequential(ChannelsLast(), nn.Conv2d(3, width, 4, 4), Norm2d(width))
+        super().__init__(stem, stages, Norm(d), d, num_classes)
 
     pool = norm_of_mean
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, mean, prepend, whole_grid
+from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, stage_rates
+from plait.core.tokens import Tokens, prepend, whole_grid
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.maps import OnTokens, flat, through, to_tokens
 from plait.parts.mixers.windows import numbers, surely
@@ -51,8 +51,8 @@ class Warp(nn.Module):
         place = torch.arange(high * wide, device=x.device)
         row, column = place // wide, place % wide
         number = (row // p * (wide // p) + column // p) * p * p + row % p * p + column % p  # patch after patch
-        # (B, H W, 2)
-        offset = flat(self.offset(x)).float().unflatten(2, (p * p, 2)).flatten(1, 2).index_select(1, number)
+        offset = flat(self.offset(x)).float().unflatten(2, (p * p, 2)).flatten(1, 2)
+        offset = offset.index_select(1, number)  # (B, H W, 2)
         first = torch.arange(b, device=x.device)[:, None] * (high * wide)
         places, shares = [], []  # the four places around each: a bag of rows, weighed by how near they are
         for r, near_r in between(row + offset[..., 0]):
@@ -60,9 +60,8 @@ class Warp(nn.Module):
                 inside = (r >= 0) & (r < high) & (q >= 0) & (q < wide)
                 places.append(first + r.clamp(0, high - 1).long() * wide + q.clamp(0, wide - 1).long())
                 shares.append(near_r * near_q * inside)
-        # each (B H W, 4)
-        bags, weights = torch.stack(places, 2).flatten(0, 1), torch.stack(shares, 2).flatten(0, 1).to(x.dtype)
-        rows = F.embedding_bag(bags, flat(x).flatten(0, 1), mode="sum", per_sample_weights=weights)
+        bags, weights = (torch.stack(parts, 2).flatten(0, 1) for parts in (places, shares))  # each (B H W, 4)
+        rows = F.embedding_bag(bags, flat(x).flatten(0, 1), mode="sum", per_sample_weights=weights.to(x.dtype))
         return rows.view(b, high, wide, c).permute(0, 3, 1, 2)
 
 
@@ -84,17 +83,17 @@ class GlobalAttention(WindowAttention):
     on_grid = True
 
     def forward(self, t: Tokens) -> Tokens:
-        bias = self.bias
-        if numbers(*whole_grid(t).grid) and t.grid == self.window:
-            y = self.mix(t.inside(t.x), bias())
-            return t.carry(y, y.x)
-        sides, count = [2 * n - 1 for n in self.window], t.grid[0] * t.grid[1]
-        table = F.interpolate(
-            bias.table.T.unflatten(1, sides)[None], [2 * n - 1 for n in t.grid], mode="bicubic", align_corners=True
-        )
-        index = offsets(t.grid).to(t.x.device)
-        y = self.mix(t.inside(t.x), table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count)))
+        y = self.mix(t.inside(t.x), self.resampled(*whole_grid(t).grid))
         return t.carry(y, y.x)
+
+    def resampled(self, *grid: int) -> Tensor:
+        """(1, H, N, N): the bias for this grid."""
+        if numbers(*grid) and grid == self.window:
+            return self.bias()
+        table = self.bias.table.T.unflatten(1, [2 * n - 1 for n in self.window])[None]
+        table = F.interpolate(table, [2 * n - 1 for n in grid], mode="bicubic", align_corners=True)
+        index, count = offsets(grid).to(table.device), grid[0] * grid[1]
+        return table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count))
 
 
 class ClassToken(nn.Module):
@@ -122,31 +121,18 @@ class LIT(Pyramid):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        patch=4,
-        widths,
-        depths,
-        heads,
-        ratios=(4, 4, 4, 4),
-        cls=False,
-        num_classes=1000,
+        self, *, image=(224, 224), patch=4, widths, depths, heads, ratios=(4, 4, 4, 4), cls=False, num_classes=1000,
         drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+    ):  # fmt: skip
         stages, grid, eps = [], tuple(-(-side // patch) for side in image), 1e-6 if cls else 1e-5
-        for s, (d, depth, h) in enumerate(zip(widths, depths, heads)):
+        for s, (d, h, ratio, rates) in enumerate(zip(widths, heads, ratios, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // 2) for side in grid) if s else grid
             blocks = []
-            for _ in range(depth):
-                drop = DropPath(next(rates))
-                mix = (
-                    Pre(nn.LayerNorm(d, eps), Attention(d, h) if cls else GlobalAttention(d, h, grid), drop)
-                    if h
-                    else nn.Identity()
-                )
-                blocks.append(Block(mix, Pre(nn.LayerNorm(d, eps), FeedForward(d, ratios[s] * d), drop)))
+            for drop in map(DropPath, rates):
+                mix, feed = nn.Identity(), Pre(nn.LayerNorm(d, eps), FeedForward(d, ratio * d), drop)
+                if h:
+                    mix = Pre(nn.LayerNorm(d, eps), Attention(d, h) if cls else GlobalAttention(d, h, grid), drop)
+                blocks.append(Block(mix, feed))
             stack = Stack(*blocks)
             if cls:
                 head = int(s == len(widths) - 1)
@@ -162,10 +148,6 @@ class LIT(Pyramid):
             x, losses = through(stage, x, losses)
         down, blocks = self.stages[-1]
         return blocks.f(to_tokens(down(x)).replace(losses=losses))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed, or the mean of the normed tokens."""
-        return self.norm(t.x[:, 0]) if t.prefix else mean(t.replace(x=self.norm(t.x)))
 
 
 SWIN = dict(widths=(96, 192, 384, 768), heads=(0, 0, 12, 24))

@@ -1,6 +1,5 @@
 """MAFormer: A Transformer Network with Multi-scale Attention Fusion for Visual Recognition. Wang, Sun, Wang, Zhang, Li,
-Xin, Zhang, Ding,
-Han, 2022. arXiv:2209.01620.
+Xin, Zhang, Ding, Han, 2022. arXiv:2209.01620.
 
 New here: fine and coarse at once. In every layer of the first three stages windows attend to themselves, while one
 matrix over places distils the whole map to half as many tokens, learnt, not pooled; each windowed token then asks the
@@ -8,10 +7,9 @@ distilled ones, so that the picture decides how much of the whole goes where. Th
 to itself.
 
 Differs: no code was published; this follows public accounts of the method, not the paper's tables, and the sizes below
-are ours. A matrix
-over places belongs to one picture size: maps of other pictures are resampled to its grid first, for the coarse tokens
-alone. Decided here: the distilled tokens get learnt positions; what windows found and what they were answered are
-added, both to the residual.
+are ours. A matrix over places belongs to one picture size: maps of other pictures are resampled to its grid first, for
+the coarse tokens alone. Decided here: the distilled tokens get learnt positions; what windows found and what they were
+answered are added, both to the residual.
 """
 
 from __future__ import annotations
@@ -20,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Attention, CrossAttention, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens
 from plait.parts.maps import OnTokens, flat, to_map
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.davit import Halve, Stem
 from plait.systems.vision.swin import WindowAttention
@@ -70,14 +69,11 @@ class MAFormer(Pyramid):
     fits = ("image",)
 
     def __init__(self, *, image=(224, 224), stride=4, widths, depths, heads, window=7, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, grid = [], tuple(-(-side // stride) for side in image)
-        for s, (d, h) in enumerate(zip(widths, heads)):
-            blocks = []
-            for drop in (next(rates) for _ in range(depths[s])):
-                mix = Fusion(d, h, window, grid) if s < len(widths) - 1 else Attention(d, h)
-                feed = Pre(nn.LayerNorm(d), FeedForward(d, 4 * d), DropPath(drop))
-                blocks.append(Block(Pre(nn.LayerNorm(d), mix, DropPath(drop)), feed))
+        for s, (d, h, rates) in enumerate(zip(widths, heads, stage_rates(drop_path, depths))):
+            last = s == len(widths) - 1
+            mixers = (Attention(d, h) if last else Fusion(d, h, window, grid) for _ in rates)
+            blocks = (pre_norm(d, mix, FeedForward(d, 4 * d), drop=rate) for mix, rate in zip(mixers, rates))
             stages.append(nn.Sequential(Halve(widths[s - 1], d, 3) if s else nn.Identity(), OnTokens(Stack(*blocks))))
             grid = tuple(-(-side // 2) for side in grid)
         super().__init__(Stem(widths[0], stride), stages, nn.LayerNorm(d), d, num_classes)

@@ -15,12 +15,14 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Block, DropPath, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import crop, pad_to
+from plait.parts.towers.encoder import pre_norm
+from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.swin import WindowAttention
 
@@ -58,16 +60,11 @@ class MBConv(nn.Module):
         self.norm, self.up = nn.BatchNorm2d(channels, eps=EPS), ConvNorm(channels, hidden, act=Gelu, eps=EPS)
         self.spread = nn.Conv2d(hidden, hidden, 3, stride, stride % 2, groups=hidden, bias=False)
         self.spread_norm, self.act = nn.BatchNorm2d(hidden, eps=EPS), Gelu()
-        self.weigh, self.down, self.drop = (
-            SqueezeExcite(hidden, out // 4, act=nn.SiLU),
-            Pointwise(hidden, out),
-            DropPath(drop),
-        )
-        self.shortcut = nn.Identity()
+        self.weigh, self.down = SqueezeExcite(hidden, out // 4, act=nn.SiLU), Pointwise(hidden, out)
+        self.drop, self.shortcut = DropPath(drop), nn.Identity()
         if stride == 2:
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(2), nn.Identity() if channels == out else Pointwise(channels, out)
-            )
+            widen = nn.Identity() if channels == out else Pointwise(channels, out)
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), widen)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.up(self.norm(x))
@@ -87,27 +84,25 @@ class Stem(nn.Module):
         return self.conv2(self.act(self.norm(self.conv1(self.last(halved(x))))))
 
 
+def block(width: int, mix: nn.Module, drop: float) -> Block:
+    return pre_norm(width, mix, FeedForward(width, 4 * width, act=Gelu), drop=drop)
+
+
 class MaxViT(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2 for the stem and of 2 for each stage, 32 for
     four of them.
 
-    stem: channels before the first stage. head: channels of a head. window: places a side, of windows and of grids
-    alike.
+    stem: channels before the first stage. head: channels of a head. window: places a side, of windows and grids alike.
     """
 
     def __init__(self, *, stem, widths, depths, head=32, window=7, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
-        stages, channels = [], stem
-        for d, depth in zip(widths, depths):
+        stages, channels, kinds = [], stem, (WindowAttention, GridAttention)
+        for d, rates in zip(widths, stage_rates(drop_path, depths)):
             layers = []
-            for i in range(depth):
-                drop = next(rates)
-                pair = (
-                    block(d, kind(d, d // head, (window, window)), drop) for kind in (WindowAttention, GridAttention)
-                )
-                layers.append(
-                    nn.Sequential(MBConv(d if i else channels, d, 1 if i else 2, drop), OnTokens(Stack(*pair)))
-                )
+            for i, rate in enumerate(rates):
+                pair = (block(d, kind(d, d // head, (window, window)), rate) for kind in kinds)
+                conv = MBConv(d if i else channels, d, 1 if i else 2, rate)
+                layers.append(nn.Sequential(conv, OnTokens(Stack(*pair))))
             stages.append(nn.Sequential(*layers))
             channels = d
         super().__init__(Stem(stem), stages, nn.LayerNorm(d), d, num_classes)
@@ -117,12 +112,6 @@ class MaxViT(Pyramid):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): a layer on the norm of the mean token."""
         return self.hidden(self.norm(mean(t)))
-
-
-def block(width: int, mix: nn.Module, drop: float) -> Block:
-    """One pre-norm layer."""
-    feed = FeedForward(width, 4 * width, act=Gelu)
-    return Block(mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)), feed=Pre(nn.LayerNorm(width), feed, DropPath(drop)))
 
 
 TINY = dict(stem=64, widths=(64, 128, 256, 512), depths=(2, 2, 5, 2))
@@ -200,15 +189,7 @@ def public_table(ts: list[Tensor]) -> list[Tensor]:
 def layer(theirs: str, ours: str) -> list[Rule]:
     """A layer of either kind of attention."""
     bias = (f"{theirs}.attn.rel_pos.relative_position_bias_table",), (f"{ours}.mix.f.bias.table",)
-    return [
-        Rename(f"{theirs}.norm1.{{p}}", f"{ours}.mix.norm.{{p}}"),
-        Rename(f"{theirs}.attn.qkv.{{p}}", f"{ours}.mix.f.qkv.{{p}}"),
-        Rename(f"{theirs}.attn.proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
-        Rule(*bias, table, public_table),
-        Rename(f"{theirs}.norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
-        Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-    ]
+    return [Rule(*bias, table, public_table), *timm_blocks(theirs, ours)]
 
 
 THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.{i}"
