@@ -17,6 +17,7 @@ from plait.core.init import initialise, initialise_rest
 from plait.core.methods import apply_methods, read_change
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
 from plait.core.weights import State, assign, convert, converted, load_strict
+from plait.errors import PlaitError
 
 
 def create_model(
@@ -34,8 +35,8 @@ def create_model(
 
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
     pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
-        size's weights row names, or in ours: safetensors, a pickle of tensors, or the `*.index.json` of several such
-        files beside it. Every key must fit; but where `num_classes` is given and the file's classifier is for another
+        size's weights row names, or in ours: safetensors, a pickle of tensors, the `*.index.json` of several such files
+        beside it, or the folder where they lie. Every key must fit; but where `num_classes` is given and the file's classifier is for another
         number, or the file has none, the classifier starts anew, with the numbers that it has without a file.
     dtype: of the weights and floating buffers, as after `model.to(dtype)`. Without it they are float32, whatever the
         file holds.
@@ -51,11 +52,11 @@ def create_model(
     """
     info, changes = model_info(name), [read_change(c) for c in changes]
     if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
+        raise PlaitError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
     try:
         model = build(name, **arguments)
     except TypeError as error:
-        raise ValueError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
+        raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
     if pretrained:
         anew = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
         weights = _find(info, pretrained)
@@ -70,22 +71,17 @@ def create_model(
 
 def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
     """The published weights of a size (True), or those at a path or URL."""
-    row = info.weights
+    row, where = info.weights, str(source)
+    if source is True and not {"hub", "url"} & row.keys():
+        raise PlaitError(f"{info.name} has no published weights: give pretrained= a path or a URL")
     if source is True and "hub" in row:
-        fetch = partial(hub_file, row["hub"], revision=row.get("revision", "main"))
-        file = fetch(row["file"])
-        return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
-    if source is True and "url" not in row:
-        raise ValueError(f"{info.name} has no published weights: give pretrained= a path or a URL")
-    url = str(row["url"] if source is True else source)
-    if not url.startswith(("http://", "https://")):
-        return read_weights(url)
-    file = url_file(url)
-    return (
-        read_shards(file, lambda name: url_file(urljoin(url, name)))
-        if file.name.endswith(INDEX)
-        else read_weights(file)
-    )
+        fetch, first = partial(hub_file, row["hub"], revision=row.get("revision", "main")), row["file"]
+    elif (first := row["url"] if source is True else where).startswith(("http://", "https://")):
+        fetch = lambda name: url_file(urljoin(first, name))  # noqa: E731
+    else:
+        return read_weights(where)
+    file = fetch(first)
+    return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
 
 
 def _published(
@@ -119,7 +115,7 @@ def save_weights(model: nn.Module, source: str = "plait") -> State:
 def _rules(model: nn.Module, source: str):
     rules = getattr(sys.modules[type(model).__module__], "RULES", {})
     if source not in rules:
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} has no rules for the layout {source!r}: expected one of {', '.join(['plait', *rules])}"
         )
     return rules[source]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from plait.errors import PlaitError
+
 SILENCE = 30  # seconds without an answer before a server counts as out of reach
 
 
@@ -23,7 +25,7 @@ def hub_file(hub: str, file: str, revision: str = "main") -> Path:
     try:
         return Path(hf_hub_download(hub, file, revision=revision))
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise ValueError(_unreachable(f"https://huggingface.co/{hub}/resolve/{revision}/{file}", error)) from error
+        raise PlaitError(_unreachable(f"https://huggingface.co/{hub}/resolve/{revision}/{file}", error)) from error
 
 
 def url_file(url: str) -> Path:
@@ -47,7 +49,7 @@ def url_file(url: str) -> Path:
             raise OSError(f"the connection ended after {got:,} of {int(said):,} bytes")
         os.replace(part, target)
     except (OSError, http.client.HTTPException) as error:  # refused connections and timeouts are OSErrors
-        raise ValueError(_unreachable(url, error)) from error
+        raise PlaitError(_unreachable(url, error)) from error
     finally:
         part.unlink(missing_ok=True)
     return target

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from plait.errors import PlaitError
+
 
 def xavier_uniform(module: nn.Module) -> None:
     """Weights that keep the variance (Glorot and Bengio 2010), as in the first ViT. The usual 0.02 is the same at a
@@ -133,7 +135,7 @@ def _fill(name: str, module: nn.Module, scheme: dict[type, Callable]) -> None:
     elif type(module) in scheme:
         scheme[type(module)](module)
     elif _tensors(module):
-        raise ValueError(
+        raise PlaitError(
             f"{name or 'the model'} ({type(module).__name__}) owns weights but declares no initialisation: "
             "give it a reset() method or add its type to the model's scheme"
         )

@@ -182,7 +182,7 @@ def _read(path: Path) -> Method:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     function = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == path.stem), None)
     if function is None:
-        raise ValueError(f"{path} is no method file: it has no function {path.stem}")
+        raise PlaitError(f"{path} is no method file: it has no function {path.stem}")
     a = function.args
     positional = zip(a.args[1:], [None] * (len(a.args) - 1 - len(a.defaults)) + list(a.defaults))
     arguments = [*a.args[1:], *a.kwonlyargs]

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from plait.core.weights import State
+from plait.errors import PlaitError
 
 INDEX = ".index.json"
+NAMES = tuple(f"{name}{index}" for name in ("model.safetensors", "pytorch_model.bin") for index in ("", INDEX))
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -54,32 +56,38 @@ class Weights(State):
 
 
 def read_weights(path: str | Path) -> Weights:
-    """All tensors that `path` names: a file, or the index (`*.index.json`) of the files beside it.
+    """All tensors that `path` names: a file, the index (`*.index.json`) of the files beside it, or a folder with one of
+    `NAMES`.
 
     Of a pickle only tensors and plain containers are read, so that no code runs. Raises ValueError for a file that is
     not there, is damaged, or holds anything else, and for an index that does not tell what its files hold.
     """
     path = Path(path)
+    if path.is_dir():
+        names = [name for name in NAMES if (path / name).is_file()]
+        if not names:
+            raise PlaitError(f"{path} holds no weights: expected {' or '.join(NAMES)}, or the name of a file")
+        path /= names[0]
     return read_shards(path, lambda name: path.parent / name) if path.name.endswith(INDEX) else _read(path)
 
 
 def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
     """The tensors of all files that `index` names, each of which lies at `find(its name)`."""
     if not index.is_file():
-        raise ValueError(f"no weights file at {index}")
+        raise PlaitError(f"no weights file at {index}")
     try:
         told = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(told.values()))
         if not files or any(Path(name).name != name for name in files):
-            raise ValueError("its files must lie beside it")
+            raise PlaitError("its files must lie beside it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
+        raise PlaitError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
     found = Weights()
     for name in files:
         part = _read(find(name))
         if part.keys() != (want := {key for key, file in told.items() if file == name}):
             odd = sorted(part.keys() ^ want)
-            raise ValueError(f"{name} does not hold what {index.name} says: {', '.join(odd[:5])} ({len(odd)} in all)")
+            raise PlaitError(f"{name} does not hold what {index.name} says: {', '.join(odd[:5])} ({len(odd)} in all)")
         found.update(part)
         found.maps += part.maps
     return found
@@ -87,7 +95,7 @@ def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
 
 def _read(path: Path) -> Weights:
     if not path.is_file():
-        raise ValueError(f"no weights file at {path}")
+        raise PlaitError(f"no weights file at {path}")
     return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
 
 
@@ -98,19 +106,19 @@ def _safetensors(path: Path) -> Weights:
         length = int.from_bytes(file.read(8), "little")
         try:
             if size < 8 or 8 + length > size:
-                raise ValueError(f"its header needs {8 + length:,} bytes, and it has {size:,}")
+                raise PlaitError(f"its header needs {8 + length:,} bytes, and it has {size:,}")
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
             rows = {k: (DTYPES[v["dtype"]], v["shape"], *v["data_offsets"]) for k, v in header.items()}
             end = 0
             for key, (dtype, shape, begin, stop) in sorted(rows.items(), key=lambda row: row[1][2:]):
                 if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or min(shape, default=0) < 0:
-                    raise ValueError(f"{key} lies at {begin:,} to {stop:,}, which does not fit its shape {shape}")
+                    raise PlaitError(f"{key} lies at {begin:,} to {stop:,}, which does not fit its shape {shape}")
                 end = stop
             if 8 + length + end != size:
-                raise ValueError(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
+                raise PlaitError(f"its tensors need {8 + length + end:,} bytes, and it has {size:,}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise PlaitError(
                 f"{path} is no safetensors file, or not a whole one: {type(error).__name__}: {error}"
             ) from error
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -132,14 +140,14 @@ def _pickle(path: Path) -> Weights:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(
+        raise PlaitError(
             f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}"
         ) from error
     for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(
+        raise PlaitError(
             f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'"
         )
     return Weights(state)

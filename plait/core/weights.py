@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from plait.errors import PlaitError
+
 State = dict[str, Tensor]
 
 
@@ -74,7 +76,7 @@ def Tied(public: Sequence[str], ours: str) -> Rule:
     def one(tensors: list[Tensor]) -> list[Tensor]:
         first = tensors[0]
         if any(t.shape != first.shape or not (t.is_meta or torch.equal(t, first)) for t in tensors):
-            raise ValueError(
+            raise PlaitError(
                 f"{' and '.join(public)} differ: expected one tensor under all these names, tie them before loading"
             )
         return tensors[:1]
@@ -107,14 +109,14 @@ def converted(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> 
             found = pattern.fullmatch(key).groupdict()
             keys = [_fill(s, found) for s in sources]
             if missing := [k for k in keys if k not in left]:
-                raise ValueError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")
+                raise PlaitError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")
             taken, names = [left.pop(k) for k in keys], [_fill(t, found) for t in targets]
             if twice := done.intersection(names):
-                raise ValueError(f"two sources for {', '.join(twice)}: the last was {key}")
+                raise PlaitError(f"two sources for {', '.join(twice)}: the last was {key}")
             done.update(names)
             yield taken, dict(zip(names, change(taken), strict=bool(targets)))
     if left:
-        raise ValueError(f"{len(left)} keys that no rule knows: {_some(left)}. Is this the layout that `source` names?")
+        raise PlaitError(f"{len(left)} keys that no rule knows: {_some(left)}. Is this the layout that `source` names?")
 
 
 def _pattern(template: str) -> re.Pattern:
@@ -158,7 +160,7 @@ def refuse_misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None
             faults.append(f"{key} has shape {tuple(shapes[key])}, expected {tuple(own[key].shape)}")
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"the weights do not fit {type(model).__name__}: {'; '.join(faults[:5])}{more}")
+        raise PlaitError(f"the weights do not fit {type(model).__name__}: {'; '.join(faults[:5])}{more}")
 
 
 def assign(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from plait.core.catalog import build, systems
 from plait.core.init import initialise_rest
 from plait.core.weight_files import read_weights
 from plait.core.weights import Join, Rename, Split, assign, converted
+from plait.errors import PlaitError
 
 ViT = "vit_toy"
 every_system = pytest.mark.parametrize("name", [f"{s}_toy" for s in systems()])
@@ -204,6 +206,34 @@ def test_shards_load_as_one_file(name, ending, tmp_path):
     model = plait.create_model(name, seed=3)
     state = {k: v.contiguous() for k, v in plait.save_weights(model, source).items()}
     same(plait.create_model(name, pretrained=sharded(tmp_path, state, ending)), model)
+
+
+def test_a_folder_is_as_good_as_the_file_in_it(tmp_path):
+    model = plait.create_model(ViT, seed=3)
+    with pytest.raises(PlaitError, match="holds no weights: expected model.safetensors or"):
+        plait.create_model(ViT, pretrained=tmp_path)
+    sharded(tmp_path, model.state_dict())
+    same(plait.create_model(ViT, pretrained=tmp_path), model)
+    saved(tmp_path / "model.safetensors", plait.create_model(ViT, seed=4))  # one file says all, shards or not
+    same(plait.create_model(ViT, pretrained=tmp_path), plait.create_model(ViT, seed=4))
+
+
+def test_shards_on_the_hub_are_fetched_each(tmp_path, monkeypatch):
+    """From the cache of the hub's client, as it lies on a disk."""
+    model, home = plait.create_model(ViT, seed=3), tmp_path / "models--someone--vit"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    (home / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    index = sharded(home / "snapshots" / ("0" * 40), model.state_dict())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    row = {"hub": "someone/vit", "file": index.name, "source": "plait"}
+    info = plait.model_info(ViT)
+    info = replace(info, system=replace(info.system, weights={"toy": row}))
+    monkeypatch.setattr("plait.core.create.model_info", lambda _: info)
+    same(plait.create_model(ViT, pretrained=True), model)
+    (index.parent / "model-1.safetensors").unlink()
+    with pytest.raises(PlaitError, match="no weights from .*someone/vit/resolve/main/model-1.safetensors"):
+        plait.create_model(ViT, pretrained=True)
 
 
 def broken(index: Path, **change) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -223,6 +224,18 @@ def test_a_url_is_read_once_and_never_mistaken_for_another(server, tmp_path):
         other = loaded("vit_tiny_patch16_224", f"{address}/{folder}/weights.safetensors")
         assert torch.equal(other.head.weight, model.head.weight)
     assert asked == ["/a/weights.safetensors", "/b/weights.safetensors"]
+
+
+def test_shards_at_a_url_are_read_beside_their_index(server, tmp_path):
+    address, asked = server
+    model, state, _ = published("vit_tiny_patch16_224", tmp_path)
+    told = {key: f"part-{i % 2}.safetensors" for i, key in enumerate(state)}
+    for name in set(told.values()):
+        save_file({k: v for k, v in state.items() if told[k] == name}, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": told}))
+    other = loaded("vit_tiny_patch16_224", f"{address}/a/model.safetensors.index.json")
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
+    assert asked == ["/a/model.safetensors.index.json", "/a/part-0.safetensors", "/a/part-1.safetensors"]
 
 
 def test_a_broken_download_is_refused_and_leaves_nothing(server, tmp_path):
