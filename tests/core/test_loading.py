@@ -274,6 +274,7 @@ def test_tensors_that_share_memory_do_not_become_tied(tmp_path):
     rules = [Rename("q", "q.weight"), Rename("k", "k.weight"), Split("both", ["a.weight", "b.weight"])]
     assign(model, converted(read_weights(tmp_path / "w.bin"), rules), share=True)
     assert torch.equal(model.q.weight, model.k.weight)
+    assert all(p.untyped_storage().nbytes() == p.nbytes for p in model.parameters())  # none holds on to more
     save_file(model.state_dict(), tmp_path / "w.safetensors")  # which refuses shared memory
     with torch.no_grad():
         model.q.weight.zero_()
