@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import plait
 from plait.core.weights import State
+from plait.parts.objectives import align_fuse
 from plait.parts.objectives.momentum import Momentum, ema_update
 from plait.systems.pairs import albef
 from tests.parity.compare import Row, count, relative_error
@@ -141,11 +142,11 @@ def _losses(model: nn.Module, training: Momentum, name: str, batch: dict) -> Ite
     negatives = torch.tensor(theirs["negative_images"]), torch.tensor(theirs["negative_texts"])
     losses = {
         "align": albef.objective(model, batch, training, torch.Generator().manual_seed(0))["align"],
-        "match": albef.match_loss(model, image, text, *negatives, torch.ones(12, dtype=torch.bool)),
+        "match": align_fuse.match_loss(model, image, text, *negatives, torch.ones(12, dtype=torch.bool)),
     }
     if "words" in theirs:
         hidden, labels = torch.tensor(NUMBERS["masked_ids"]), torch.tensor(NUMBERS["labels"])
-        losses["words"] = albef.words_loss(model, training.teacher, hidden, keep, labels, image, before, alpha)
+        losses["words"] = align_fuse.words_loss(model, training.teacher, hidden, keep, labels, image, before, alpha)
         logits = model.words(model.cross(model.read(hidden, keep), image).x[labels >= 0])
         yield f"{name} words logits", logits, recorded(theirs["words_logits"])
     yield f"{name} losses", torch.stack(list(losses.values())), torch.tensor([theirs[k] for k in losses])

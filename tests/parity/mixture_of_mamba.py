@@ -17,7 +17,8 @@ from plait.core.catalog import model_info
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, convert, load_strict
-from plait.systems.unified.mixture_of_mamba import NAMES, MambaMixture, layout
+from plait.parts.mixers.mamba import layout
+from plait.systems.unified.mixture_of_mamba import NAMES, MambaMixture
 from tests.parity.compare import Row, count, relative_error
 from tests.parity.recorded import values, weights
 

@@ -9,7 +9,8 @@ import torch
 import plait
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
-from plait.systems.unified.mixture_of_mamba import MambaMixture, Routed, layout
+from plait.parts.mixers.mamba import layout
+from plait.systems.unified.mixture_of_mamba import MambaMixture, Routed
 from tests.parity.compare import count, perturb
 from tests.parity.mixture_of_mamba import inputs, official, widths
 from tests.peers import declare_torchvision

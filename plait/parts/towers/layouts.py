@@ -14,6 +14,17 @@ def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
     ]
 
 
+def one_branches(theirs: str, ours: str) -> list[Rule]:
+    """timm's MobileOneBlock to `parts.branches.Branches`, followed by a squeeze-and-excitation where it has one."""
+    return [
+        *conv_norm(f"{theirs}.conv_kxk.0", f"{ours}.convs.0"),
+        *conv_norm(f"{theirs}.conv_scale", f"{ours}.convs.1"),
+        Rename(f"{theirs}.identity.{{p}}", f"{ours}.skip.{{p}}"),
+        Rename(f"{theirs}.se.fc1.{{p}}", f"{ours}.after.0.down.{{p}}"),
+        Rename(f"{theirs}.se.fc2.{{p}}", f"{ours}.after.0.up.{{p}}"),
+    ]
+
+
 def timm_blocks(theirs: str = "blocks.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
     """timm's ViT blocks, with or without layer scale, to ours."""
     return [
@@ -65,15 +76,19 @@ def bert_words(theirs: str, ours: str, weight: str = "weight", bias: str = "bias
 def bert_layers(
     theirs: str = "encoder.layer.{i}", ours: str = "stack.blocks.{i}", weight: str = "weight", bias: str = "bias"
 ) -> list[Rule]:
-    """transformers' BertLayer to ours; `weight` and `bias` are what its norms call theirs (gamma and beta in old
-    files)."""
+    """transformers' BertLayer to ours, with or without cross-attention; `weight` and `bias` are what its norms call
+    theirs (gamma and beta in old files)."""
     norms = {
         f"{theirs}.attention.output.LayerNorm": f"{ours}.mix.norm",
+        f"{theirs}.crossattention.output.LayerNorm": f"{ours}.cross.norm",
         f"{theirs}.output.LayerNorm": f"{ours}.feed.norm",
     }
     return [
         Join([f"{theirs}.attention.self.{n}.{{p}}" for n in ("query", "key", "value")], f"{ours}.mix.f.qkv.{{p}}"),
         Rename(f"{theirs}.attention.output.dense.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.crossattention.self.query.{{p}}", f"{ours}.cross.f.q.{{p}}"),
+        Join([f"{theirs}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.cross.f.kv.{{p}}"),
+        Rename(f"{theirs}.crossattention.output.dense.{{p}}", f"{ours}.cross.f.out.{{p}}"),
         Rename(f"{theirs}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
         Rename(f"{theirs}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
         *(Rename(f"{public}.{weight}", f"{own}.weight") for public, own in norms.items()),

@@ -4,23 +4,21 @@ arXiv:2107.07651.
 New here: BERT is cut in two. Its first half reads the text alone, and a contrastive loss aligns what it says with what
 a ViT says of the picture; its second half asks the picture, by cross-attention. Alignment comes first, so that the
 fusion meets features that already speak of the same things; and a momentum teacher softens all targets, because web
-captions lie. The objective is a page at the end of this file.
+captions lie (`parts/objectives/align_fuse.py`).
 
 Differs: the teacher has no dropout, follows the whole model and is trusted over 1,000 steps instead of an epoch. Queues
 start empty, not with noise; every process keeps its own. Rows of one group (`batch["same"]`, else `batch["row"]`) are
 never each other's negatives, in the queue too, as in the official retrieval fine-tuning. The losses leave out what a
 batch lacks: an absent picture or text makes no pair, though a text alone still has words to guess. `queue=0` (nano)
-contrasts within the batch: the paper's towers come pre-trained, and from
-scratch a queue of stale vectors holds the alignment back (scanned digits and words, 300 steps of it alone, two seeds:
-0.39 and 0.37 of the held-out digits named without a queue, 0.29 and 0.23 with one of 256).
-The published files also hold the teacher and its queues: both layouts drop them (`*_m.*`, `*_queue`), since training
-makes its own.
+contrasts within the batch: the paper's towers come pre-trained, and from scratch a queue of stale vectors holds the
+alignment back (scanned digits and words, 300 steps of it alone, two seeds: 0.39 and 0.37 of the held-out digits named
+without a queue, 0.29 and 0.23 with one of 256). The published teacher and its queues (`*_m.*`, `*_queue`) are dropped,
+since training makes its own.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +27,9 @@ from torch import Tensor, nn
 from plait.core.block import Attention, CrossAttention, Stack
 from plait.core.init import torch_default
 from plait.core.tokens import Tokens
-from plait.core.weights import Drop, Join, Rename, Rule, Tied, View
+from plait.core.weights import Drop, Rename, Tied, View
 from plait.parts.heads.words import WordHead, first_place
-from plait.parts.objectives.matching import hard_negatives, hide_words
-from plait.parts.objectives.momentum import Momentum, alike, mean_where, queue_contrast
+from plait.parts.objectives import align_fuse
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
@@ -61,11 +58,9 @@ class Picture(nn.Module):
 class ALBEF(nn.Module):
     """A batch of pictures and texts -> unit vectors of each, and their fusion.
 
-    image, patch, image_width, image_depth, image_heads: the picture's tower. vocab, length (most tokens), mask (the id
-    of a hidden word): the texts. width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit
-    vectors.
-    guess: whether there is a word head; without it the objective hides no words. queue: how many vectors the objective
-    remembers, or 0.
+    image, patch, image_*: the picture's tower. vocab, length (most tokens), mask (the id of a hidden word): the texts.
+    width, text_depth, fusion_depth, heads: BERT's two halves. embed_width: of the unit vectors. guess: whether there is
+    a word head; without it the objective hides no words. queue: how many vectors the objective remembers, or 0.
     """
 
     takes = ("image", "text")
@@ -73,25 +68,10 @@ class ALBEF(nn.Module):
     scheme = {nn.Conv2d: torch_default}
 
     def __init__(
-        self,
-        *,
-        image=(256, 256),
-        patch=16,
-        image_width=768,
-        image_depth=12,
-        image_heads=12,
-        vocab=30522,
-        length=512,
-        mask=103,
-        width=768,
-        text_depth=6,
-        fusion_depth=6,
-        heads=12,
-        embed_width=256,
-        dropout=0.1,
-        guess=True,
+        self, *, image=(256, 256), patch=16, image_width=768, image_depth=12, image_heads=12, vocab=30522, length=512,
+        mask=103, width=768, text_depth=6, fusion_depth=6, heads=12, embed_width=256, dropout=0.1, guess=True,
         queue=65536,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.width, self.embed_width, self.part_widths = width, embed_width, {}
         self.vocab, self.mask, self.text_depth, self.queue = vocab, mask, text_depth, queue
@@ -100,9 +80,8 @@ class ALBEF(nn.Module):
         self.text_embedding = TextEmbedding(vocab, length, width, TextNorm, dropout=dropout)
         layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
         cross = partial(CrossAttention, context_width=image_width, dropout=dropout, stream="image")
-        self.layers = nn.ModuleList(
-            layers(width, text_depth, heads, 4 * width) + layers(width, fusion_depth, heads, 4 * width, cross=cross),
-        )
+        first = layers(width, text_depth, heads, 4 * width)
+        self.layers = nn.ModuleList(first + layers(width, fusion_depth, heads, 4 * width, cross=cross))
         self.image_proj, self.text_proj = nn.Linear(image_width, embed_width), nn.Linear(width, embed_width)
         self.match = nn.Linear(width, 2)  # fused (B, D) -> (B, 2): no pair, a pair
         self.guess = WordHead(width, vocab, TextNorm) if guess else None
@@ -124,15 +103,15 @@ class ALBEF(nn.Module):
     def read(self, ids: Tensor, keep: Tensor) -> Tokens:
         """(B, N), (B, N) -> Tokens (B, N, D) from BERT's first half."""
         t = self.text_embedding(ids, keep)
-        for i in range(self.text_depth):
-            t = self.layers[i](t)
+        for layer in self.layers[: self.text_depth]:
+            t = layer(t)
         return t
 
     def cross(self, text: Tokens, image: Tokens) -> Tokens:
         """The text asks, the picture answers: Tokens (B, N, D) from BERT's second half."""
         text = text.reading(image=image)
-        for i in range(self.text_depth, len(self.layers)):
-            text = self.layers[i](text)
+        for layer in self.layers[self.text_depth :]:
+            text = layer(text)
         return text.replace(context=None)
 
     def words(self, x: Tensor) -> Tensor:
@@ -173,135 +152,35 @@ class ALBEF(nn.Module):
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """Everything at once: image, text (B, E); fused (B, D); match (B, 2); logit_scale (1,); and with a word head,
         words (B, V): what stands in each row's first hidden place (its leading token where nothing is hidden)."""
-        image, present, ids, keep = self.open(batch)
-        image, text = self.see(image, present), self.read(ids, keep)
-        t = self.cross(text, image)
-        out = {
-            **self.vectors(image, text),
-            "fused": t.x[:, 0],
-            "match": self.match(t.x[:, 0]),
-            "logit_scale": self.logit_scale,
-        }
+        pixels, present, ids, keep = self.open(batch)
+        image, text = self.see(pixels, present), self.read(ids, keep)
+        fused = self.cross(text, image).x
+        out = {**self.vectors(image, text), "fused": fused[:, 0], "match": self.match(fused[:, 0])}
+        out["logit_scale"] = self.logit_scale
         if self.guess is not None:
-            out["words"] = self.words(first_place(t.x, (ids == self.mask) & keep))
+            out["words"] = self.words(first_place(fused, (ids == self.mask) & keep))
         return out
 
 
-class Needs(NamedTuple):
-    """What the objective keeps between steps: an EMA teacher and one queue of `queue` vectors of `width` per
-    modality."""
+objective, make_state, after_step = align_fuse.objective, align_fuse.make_state, align_fuse.after_step
 
-    momentum: float
-    queue: int
-    width: int
-    alpha: float  # the teacher's share of the targets
-    ramp: int  # steps over which it gets there
-
-
-def needs(model: ALBEF) -> Needs:
-    return Needs(momentum=0.995, queue=model.queue, width=model.embed_width, alpha=0.4, ramp=1000)
-
-
-def make_state(model: ALBEF, seed: int) -> nn.Module:
-    """The teacher and the queues; nothing in them is random, so that the seed has no say."""
-    n = needs(model)
-    return Momentum(model, model.takes, size=n.queue, width=n.width, momentum=n.momentum, ramp=n.ramp)
-
-
-def objective(model: ALBEF, batch: dict, state: Momentum, generator: torch.Generator) -> dict[str, Tensor]:
-    """{"align", "match", "words"}: three losses of a batch of pairs. What the teacher saw is left in `state` until
-    `after_step`.
-
-    batch may hold "same" (B,) int64, the group of each row; without it rows are told apart by "row", or else all
-    differ.
-    """
-    pixels, present, ids, keep = model.open(batch)
-    image, text = model.see(pixels, present), model.read(ids, keep)
-    with torch.no_grad():
-        image_then = state.teacher.see(pixels, present)
-        vectors_then = state.teacher.vectors(image_then, state.teacher.read(ids, keep))
-    alpha = needs(model).alpha * state.warmth()
-    real, group = present & keep.any(1), batch.get("same", batch.get("row"))
-    align, scores = queue_contrast(
-        model.vectors(image, text), vectors_then, state.queues, real, group, model.temperature, alpha
-    )
-    state.observe(vectors_then, real, group)
-    others = real[None, :] & ~alike(group, ids.shape[0], ids.device)
-    pictures, found_pictures = hard_negatives(scores["text"], others, generator)
-    texts, found_texts = hard_negatives(scores["image"], others, generator)
-    counts = torch.cat([real, real & found_pictures, real & found_texts])
-    losses = {"align": align, "match": match_loss(model, image, text, pictures, texts, counts)}
-    if model.guess is not None:
-        candidates = keep & (torch.arange(ids.shape[1], device=ids.device) > 0)  # the leading token is never hidden
-        hidden, labels = hide_words(ids, candidates, generator, mask=model.mask, vocab=model.vocab)
-        losses["words"] = words_loss(model, state.teacher, hidden, keep, labels, image, image_then, alpha)
-    return losses
-
-
-def after_step(model: ALBEF, state: Momentum) -> None:
-    """The queues take in what the teacher saw, the teacher follows, and the temperature stays in the official
-    bounds."""
-    state.advance(model)
-    with torch.no_grad():
-        model.temperature.clamp_(0.001, 0.5)
-
-
-def match_loss(model: ALBEF, image: Tokens, text: Tokens, pictures: Tensor, texts: Tensor, counts: Tensor) -> Tensor:
-    """Each pair, each text with a wrong picture and each picture with a wrong text, told apart; counts (3 B,): which of
-    these there are."""
-    asking, answering = rows_of(text, texts), rows_of(image, pictures)
-    asking = text.replace(x=torch.cat([text.x, text.x, asking.x]), keep=torch.cat([text.keep, text.keep, asking.keep]))
-    answering = image.replace(
-        x=torch.cat([image.x, answering.x, image.x]), keep=torch.cat([image.keep, answering.keep, image.keep])
-    )
-    logits = model.match(model.cross(asking, answering).x[:, 0]).float()
-    labels = torch.zeros_like(counts, dtype=torch.int64)
-    labels[: image.x.shape[0]] = 1
-    return mean_where(F.cross_entropy(logits, labels, reduction="none"), counts)
-
-
-def words_loss(model, teacher, hidden, keep, labels, image, image_then, alpha) -> Tensor:
-    """Hidden words guessed from the rest of the text and the picture; targets are the words and the teacher's
-    guesses."""
-    chosen = labels >= 0
-    logits = model.words(model.cross(model.read(hidden, keep), image).x[chosen]).float()  # (M, V)
-    with torch.no_grad():
-        believed = teacher.words(teacher.cross(teacher.read(hidden, keep), image_then).x[chosen]).float().softmax(-1)
-    log = logits.log_softmax(-1)
-    told = -log.gather(1, labels[chosen][:, None])[:, 0]
-    return ((1 - alpha) * told - alpha * (believed * log).sum(-1)).sum() / chosen.sum().clamp(min=1)
-
-
-def rows_of(t: Tokens, index: Tensor) -> Tokens:
-    return t.replace(x=t.x[index], keep=t.keep[index])
-
-
-def layout(bert: str) -> list[Rule]:
-    """The official keys; `bert` is the prefix of BERT's."""
-    layer, ours = f"{bert}.encoder.layer.{{i}}", "layers.{i}"
-    return [
-        *(Drop(f"{name}_m.{{rest*}}") for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj")),
-        *(Drop(name) for name in ("image_queue", "text_queue", "idx_queue", "queue_ptr")),
-        *timm_vit("visual_encoder.", "picture."),
-        *bert_input(f"{bert}.embeddings"),
-        *bert_layers(layer, ours),
-        Rename(f"{layer}.crossattention.self.query.{{p}}", f"{ours}.cross.f.q.{{p}}"),
-        Join([f"{layer}.crossattention.self.{n}.{{p}}" for n in ("key", "value")], f"{ours}.cross.f.kv.{{p}}"),
-        Rename(f"{layer}.crossattention.output.dense.{{p}}", f"{ours}.cross.f.out.{{p}}"),
-        Rename(f"{layer}.crossattention.output.LayerNorm.{{p}}", f"{ours}.cross.norm.{{p}}"),
-        *bert_words("text_encoder.cls.predictions.transform", "guess"),
-        Tied(["text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"], "guess.bias"),
-        Rename("vision_proj.{p}", "image_proj.{p}"),
-        Rename("text_proj.{p}", "text_proj.{p}"),
-        Rename("itm_head.{p}", "match.{p}"),
-        View("temp", "temperature", (1,), ()),
-    ]
-
-
+OWN = [
+    *(Drop(f"{name}_m.{{rest*}}") for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj")),
+    *(Drop(name) for name in ("image_queue", "text_queue", "idx_queue", "queue_ptr")),
+    *timm_vit("visual_encoder.", "picture."),
+    *bert_words("text_encoder.cls.predictions.transform", "guess"),
+    Tied(["text_encoder.cls.predictions.decoder.bias", "text_encoder.cls.predictions.bias"], "guess.bias"),
+    Rename("vision_proj.{p}", "image_proj.{p}"),
+    Rename("text_proj.{p}", "text_proj.{p}"),
+    Rename("itm_head.{p}", "match.{p}"),
+    View("temp", "temperature", (1,), ()),
+]
+BERT = [*bert_input("text_encoder.bert.embeddings"), *bert_layers("text_encoder.bert.encoder.layer.{i}", "layers.{i}")]
+FINE_BERT = [*bert_input("text_encoder.embeddings"), *bert_layers("text_encoder.encoder.layer.{i}", "layers.{i}")]
 WORDS = ["text_encoder.cls.predictions.decoder.weight", "text_encoder.bert.embeddings.word_embeddings.weight"]
 RULES = {
-    "official": [Tied(WORDS, "text_embedding.words.table.weight"), *layout("text_encoder.bert")],
-    "official_retrieval": layout("text_encoder"),  # fine-tuned: BERT without its word head
+    "official": [Tied(WORDS, "text_embedding.words.table.weight"), *OWN, *BERT],
+    "official_retrieval": OWN + FINE_BERT,  # fine-tuned: BERT without its word head
 }
 
 MODEL = ALBEF
@@ -311,12 +190,12 @@ DEFAULT = "nano"
 FINE = dict(image=(384, 384), guess=False)
 SIZES = {
     "toy": dict(
-        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=16, mask=4, width=48, text_depth=2,
-        fusion_depth=2, heads=4, embed_width=16, dropout=0.0, queue=12,
+        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=16, mask=4, width=48,
+        text_depth=2, fusion_depth=2, heads=4, embed_width=16, dropout=0.0, queue=12,
     ),
     "nano": dict(
-        image=(64, 64), patch=8, image_width=192, image_depth=6, image_heads=3, vocab=8192, mask=4, width=192, text_depth=3,
-        fusion_depth=3, heads=3, embed_width=128, queue=0,
+        image=(64, 64), patch=8, image_width=192, image_depth=6, image_heads=3, vocab=8192, mask=4, width=192,
+        text_depth=3, fusion_depth=3, heads=3, embed_width=128, queue=0,
     ),
     "base": dict(),
     "base_4m": dict(),

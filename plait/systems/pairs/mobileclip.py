@@ -20,59 +20,19 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, Stack
 from plait.core.surgery import factors, fold_before, with_weights
 from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Lift, Rename, Rule, View
+from plait.core.weights import Lift, Rename, View
+from plait.parts.branches import Branches, unit
 from plait.parts.convs import ChannelsLast, ConvNorm, MapScale, Pointwise, Skip, SqueezeExcite
 from plait.parts.maps import OnTokens, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.towers.encoder import pre_norm_blocks
-from plait.parts.towers.layouts import conv_norm, open_clip_text, timm_blocks
+from plait.parts.towers.layouts import conv_norm, one_branches, open_clip_text, timm_blocks
 from plait.parts.towers.pair import TwoTowers
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.pairs.clip import TextTower
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 HEAD = 32  # channels of a head
-CONV = tuple[int, int, int, int]  # channels, out, stride, groups
-
-
-class Branches(nn.Module):
-    """A sum of convolutions of several kernels, each with its norm, and of the normed input where that has the same
-    shape; then `after`."""
-
-    def __init__(self, conv: CONV, kernels: tuple[int, ...], after: nn.Module | None = None):
-        super().__init__()
-        channels, out, stride, groups = conv
-        self.convs = nn.ModuleList(ConvNorm(channels, out, k, stride, groups=groups) for k in kernels)
-        self.skip = nn.BatchNorm2d(channels) if channels == out and stride == 1 else None
-        self.after = nn.Identity() if after is None else after
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.convs[0](x)
-        for conv in self.convs[1:]:
-            y = y + conv(x)
-        return self.after(y if self.skip is None else y + self.skip(x))
-
-    def fold(self) -> nn.Module:
-        largest = max(self.convs, key=lambda conv: conv.kernel_size)
-        weight, bias = sum(fit(conv.weight, largest) for conv in self.convs), sum(conv.bias for conv in self.convs)
-        if self.skip is not None:
-            scale, shift = factors(self.skip)
-            weight, bias = weight + unit(largest, scale), bias + shift
-        return nn.Sequential(with_weights(largest, weight, bias), self.after)
-
-
-def fit(weight: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A smaller kernel in the middle of one of `conv`'s size."""
-    margin = (conv.kernel_size[0] - weight.shape[2]) // 2
-    return F.pad(weight, [margin] * 4)
-
-
-def unit(conv: nn.Conv2d, scale: Tensor) -> Tensor:
-    """The kernel of `conv`'s shape that multiplies each channel by `scale` (C,)."""
-    weight, middle = torch.zeros_like(conv.weight), conv.kernel_size[0] // 2
-    channel = torch.arange(len(scale), device=scale.device)
-    weight[channel, channel % weight.shape[1], middle, middle] = scale
-    return weight
 
 
 class RepMixer(nn.Module):
@@ -80,11 +40,8 @@ class RepMixer(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mix, self.norm, self.scale = (
-            Branches((width, width, 1, width), (3, 1)),
-            nn.BatchNorm2d(width),
-            MapScale(width),
-        )
+        self.mix = Branches((width, width, 1, width), (3, 1))
+        self.norm, self.scale = nn.BatchNorm2d(width), MapScale(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.scale(self.mix(x) - self.norm(x))
@@ -123,13 +80,8 @@ class NormedAttention(nn.Module):
 
 def feed(width: int, ratio: int, after: nn.Module) -> Skip:
     """A depthwise convolution, then two of one place, with their residual."""
-    steps = (
-        ConvNorm(width, width, 7, groups=width),
-        Pointwise(width, ratio * width),
-        nn.GELU(),
-        Pointwise(ratio * width, width),
-    )
-    return Skip(nn.Sequential(*steps), after)
+    around, wide = ConvNorm(width, width, 7, groups=width), ratio * width
+    return Skip(nn.Sequential(around, Pointwise(width, wide), nn.GELU(), Pointwise(wide, width)), after)
 
 
 def layer(width: int) -> Block:
@@ -138,12 +90,10 @@ def layer(width: int) -> Block:
 
 
 def last_layer(width: int) -> Block:
-    """A layer of attention. Its scales stand in a sequence, for public weights call them otherwise than those of other
-    layers."""
-    return Block(
-        mix=Skip(NormedAttention(width, width // HEAD), MapScale(width)),
-        feed=feed(width, 3, nn.Sequential(MapScale(width))),
-    )
+    """A layer of attention. The feed's scale stands in a sequence, for public weights call it otherwise than that of
+    other layers."""
+    mix = Skip(NormedAttention(width, width // HEAD), MapScale(width))
+    return Block(mix=mix, feed=feed(width, 3, nn.Sequential(MapScale(width))))
 
 
 def halve(channels: int, out: int, squeeze: bool) -> nn.Sequential:
@@ -269,46 +219,37 @@ WEIGHTS = {
 }
 
 
-def branches(public: str, ours: str, squeeze: str = "after.0") -> list[Rule]:
-    """timm's MobileOneBlock."""
-    return [
-        *conv_norm(f"{public}.conv_kxk.0", f"{ours}.convs.0"),
-        *conv_norm(f"{public}.conv_scale", f"{ours}.convs.1"),
-        Rename(f"{public}.identity.{{p}}", f"{ours}.skip.{{p}}"),
-        Rename(f"{public}.se.fc1.{{p}}", f"{ours}.{squeeze}.down.{{p}}"),
-        Rename(f"{public}.se.fc2.{{p}}", f"{ours}.{squeeze}.up.{{p}}"),
-    ]
-
-
-def scale(public: str, ours: str) -> Rule:
-    return View(f"{public}.gamma", f"{ours}.gamma", (-1,), (-1, 1, 1))
-
-
 IMAGE, TEXT = "towers.image", "towers.text"
 LAYER, MINE = "visual.trunk.stages.{s}.blocks.{i}", f"{IMAGE}.stages.{{s}}.2.{{i}}"
 DOWN, HALF = "visual.trunk.stages.{s}.downsample.proj", f"{IMAGE}.stages.{{s}}.0"
+SCALES = {
+    "token_mixer.layer_scale": "mix.scale",
+    "layer_scale_1": "mix.after",
+    "layer_scale": "feed.after",
+    "layer_scale_2": "feed.after.0",
+}
 RULES = {
     "open_clip": [
         Lift("logit_scale", "logit_scale"),
-        *(rule for n in range(3) for rule in branches(f"visual.trunk.stem.{n}", f"{IMAGE}.stem.{n + 1}")),
+        *(rule for n in range(3) for rule in one_branches(f"visual.trunk.stem.{n}", f"{IMAGE}.stem.{n + 1}")),
         *conv_norm(f"{DOWN}.0.large_conv", f"{HALF}.0.convs.0"),
         *conv_norm(f"{DOWN}.0.small_conv", f"{HALF}.0.convs.1"),
-        *branches(f"{DOWN}.0", f"{HALF}.0"),
-        *branches(f"{DOWN}.1", f"{HALF}.1"),
+        *one_branches(f"{DOWN}.0", f"{HALF}.0"),
+        *one_branches(f"{DOWN}.1", f"{HALF}.1"),
         Rename("visual.trunk.stages.{s}.pos_emb.pos_enc.{p}", f"{IMAGE}.stages.{{s}}.1.f.{{p}}"),
         Rename(f"{LAYER}.token_mixer.norm.identity.{{p}}", f"{MINE}.mix.norm.{{p}}"),
-        *branches(f"{LAYER}.token_mixer.mixer", f"{MINE}.mix.mix"),
-        scale(f"{LAYER}.token_mixer.layer_scale", f"{MINE}.mix.scale"),
+        *one_branches(f"{LAYER}.token_mixer.mixer", f"{MINE}.mix.mix"),
+        *(
+            View(f"{LAYER}.{public}.gamma", f"{MINE}.{ours}.gamma", (-1,), (-1, 1, 1))
+            for public, ours in SCALES.items()
+        ),
         Rename(f"{LAYER}.norm.{{p}}", f"{MINE}.mix.f.norm.{{p}}"),
         Rename(f"{LAYER}.token_mixer.qkv.weight", f"{MINE}.mix.f.attention.f.qkv.weight"),
         Rename(f"{LAYER}.token_mixer.proj.{{p}}", f"{MINE}.mix.f.attention.f.out.{{p}}"),
-        scale(f"{LAYER}.layer_scale_1", f"{MINE}.mix.after"),
         *conv_norm(f"{LAYER}.mlp.conv", f"{MINE}.feed.f.0"),
         Rename(f"{LAYER}.mlp.fc1.{{p}}", f"{MINE}.feed.f.1.{{p}}"),
         Rename(f"{LAYER}.mlp.fc2.{{p}}", f"{MINE}.feed.f.3.{{p}}"),
-        scale(f"{LAYER}.layer_scale", f"{MINE}.feed.after"),
-        scale(f"{LAYER}.layer_scale_2", f"{MINE}.feed.after.0"),
-        *branches("visual.trunk.final_conv", f"{IMAGE}.final"),
+        *one_branches("visual.trunk.final_conv", f"{IMAGE}.final"),
         Rename("visual.trunk.head.fc.{p}", f"{IMAGE}.head.{{p}}"),
         Rename("visual.trunk.cls_token", f"{IMAGE}.cls"),
         Rename("visual.trunk.pos_embed", f"{IMAGE}.positions.table"),

@@ -15,44 +15,18 @@ one is not told. Sizes are those of the paper by width and depth (its vocabulari
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, Pre, Stack
 from plait.core.init import torch_default
-from plait.core.tokens import Tokens, join, mean, refuse
+from plait.core.tokens import Tokens, join, mean
 from plait.core.weights import Rename
-from plait.parts.mixers.scan import selective_scan, step
+from plait.parts.mixers.mamba import Kinds, Mamba, State, layout
 from plait.parts.presence import fill_absent, masked
 from plait.systems.unified.meta_transformer import tokenizer
-
-
-class Layout(NamedTuple):
-    """Which token is of which kind, and where the real ones are.
-
-    kinds   ((kind, count), ...): runs of tokens, the same in all rows; or (B, N) int64, any kind in any place, which
-            costs as much as all
-            kinds together
-    order   (B * N,) int64: rows of the flattened tokens with each sequence's real ones first; None: all are real
-    back    (B * N,) int64: undoes it
-    """
-
-    kinds: tuple[tuple[int, int], ...] | Tensor
-    order: Tensor | None = None
-    back: Tensor | None = None
-
-
-def layout(kinds: tuple[tuple[int, int], ...] | Tensor, keep: Tensor | None) -> Layout:
-    """The layout of tokens of these kinds, of which `keep` (B, N) are real."""
-    if keep is None:
-        return Layout(kinds)
-    order = (~keep).int().argsort(dim=1, stable=True)
-    first = keep.shape[1] * torch.arange(keep.shape[0], device=keep.device)[:, None]
-    return Layout(kinds, (first + order).flatten(), (first + order.argsort(dim=1)).flatten())
 
 
 class Routed(nn.Module):
@@ -62,7 +36,7 @@ class Routed(nn.Module):
         super().__init__()
         self.experts = nn.ModuleList(nn.Linear(inside, outside, bias=bias) for _ in range(kinds))
 
-    def forward(self, x: Tensor, kinds: tuple[tuple[int, int], ...] | Tensor) -> Tensor:
+    def forward(self, x: Tensor, kinds: Kinds) -> Tensor:
         """kinds as in `Layout`; a tensor has the shape of x without its last dimension."""
         if not isinstance(kinds, Tensor):
             runs = x.split([count for _, count in kinds], 1)
@@ -73,100 +47,19 @@ class Routed(nn.Module):
         return y
 
 
-class State(NamedTuple):
-    """What a mixer remembers: the inputs of its convolution (B, taps - 1, C), and the scan's state (B, S, C)."""
+class MambaMixture(Mamba):
+    """A Mamba mixer whose projections exist once per kind of token; with one kind it is a dense Mamba."""
 
-    inputs: Tensor
-    hidden: Tensor
+    def __init__(self, width: int, kinds: int, *, size: int = 16):
+        super().__init__(width, partial(Routed, kinds), size=size)
+
+    def reset(self) -> None:
+        super().reset()
+        for expert in self.pace.experts:
+            self.reset_pace(expert)
 
 
 States = tuple[tuple[State, State], ...]  # of both mixers of each layer
-
-
-class MambaMixture(nn.Module):
-    """The mixer: Tokens (B, N, D) -> Tokens (B, N, D), causal. With one kind it is a dense Mamba (arXiv:2312.00752).
-
-    size: S, states per channel. taps: of the convolution. expand: C / D.
-    """
-
-    reads = ("layout",)
-
-    def __init__(self, width: int, kinds: int, *, size: int = 16, taps: int = 4, expand: int = 2):
-        super().__init__()
-        inner, self.rank, self.size = expand * width, math.ceil(width / 16), size
-        self.into = Routed(kinds, width, 2 * inner)
-        self.conv = nn.Conv1d(inner, inner, taps, groups=inner)  # its weights; `recent` computes it
-        self.choose = Routed(kinds, inner, self.rank + 2 * size)
-        self.pace = Routed(kinds, self.rank, inner, bias=True)
-        self.rates = nn.Parameter(torch.empty(inner, size))  # log of the rates of decay
-        self.skip = nn.Parameter(torch.empty(inner))
-        self.out = Routed(kinds, inner, width)
-
-    def reset(self) -> None:
-        self.conv.reset_parameters()
-        nn.init.ones_(self.skip)
-        self.rates.copy_(torch.arange(1, self.size + 1).log().expand_as(self.rates))
-        for expert in self.pace.experts:
-            nn.init.uniform_(expert.weight, -(self.rank**-0.5), self.rank**-0.5)
-            dt = torch.empty_like(expert.bias).uniform_(math.log(0.001), math.log(0.1)).exp()
-            expert.bias.copy_(dt + (-torch.expm1(-dt)).log())  # so that softplus gives dt, spread over (0.001, 0.1)
-
-    def start(self, rows: int) -> State:
-        """The state before the first token."""
-        inner, taps = self.conv.in_channels, self.conv.kernel_size[0]
-        return State(self.skip.new_zeros(rows, taps - 1, inner), self.skip.new_zeros(rows, self.size, inner))
-
-    def forward(self, t: Tokens) -> Tokens:
-        refuse(t, "weight", "lengths", why="a scan reads every token once, in order")
-        return t.replace(x=self.run(t.x, t.read("layout"), t.keep, self.start(t.x.shape[0]))[0])
-
-    def run(self, x: Tensor, layout: Layout, keep: Tensor | None, state: State) -> tuple[Tensor, State]:
-        """Tokens (B, N, D), of which `keep` (B, N) are real, after `state` -> (B, N, D), and the state after them."""
-        x, gate = self.into(x, layout.kinds).chunk(2, -1)
-        x, inputs = self.recent(x, layout, keep, state.inputs)
-        dt, b, c = self.chosen(x, layout.kinds)
-        if keep is not None:
-            dt = dt.masked_fill(~keep[..., None], 0.0)
-        y, hidden = selective_scan(x, dt, self.decay(), b, c, state.hidden)
-        return self.out(torch.addcmul(y, x, self.skip) * F.silu(gate), layout.kinds), State(inputs, hidden)
-
-    def step(self, x: Tensor, kinds: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token per row: x (B, D) of kinds (B,) -> (B, D), and the state with it."""
-        x, gate = self.into(x, kinds).chunk(2, -1)
-        window = torch.cat([state.inputs, x[:, None]], 1)  # (B, taps, C)
-        x = F.silu((window * self.conv.weight[:, 0].T).sum(1) + self.conv.bias)
-        dt, b, c = self.chosen(x, kinds)
-        y, hidden = step(x, dt, self.decay(), b, c, state.hidden)
-        return self.out(torch.addcmul(y, x, self.skip) * F.silu(gate), kinds), State(window[:, 1:], hidden)
-
-    def decay(self) -> Tensor:
-        """(S, C) rates, negative."""
-        return -self.rates.float().exp().T.contiguous()
-
-    def chosen(self, x: Tensor, kinds: tuple[tuple[int, int], ...] | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What each token chooses: step sizes (..., C), how it enters and how it is read, (..., S) each."""
-        dt, b, c = self.choose(x, kinds).split([self.rank, self.size, self.size], -1)
-        dt = self.pace(dt, kinds)
-        return torch.logaddexp(dt, dt.new_zeros(())), b, c  # softplus, twice as fast
-
-    def recent(self, x: Tensor, layout: Layout, keep: Tensor | None, past: Tensor) -> tuple[Tensor, Tensor]:
-        """A causal convolution per channel over the real tokens, activated; and the last inputs of each row."""
-        n, taps = x.shape[1], self.conv.kernel_size[0]
-        if layout.order is not None:
-            x = x.flatten(0, 1).index_select(0, layout.order).view_as(x)
-        window = torch.cat([past.to(x.dtype), x], 1)  # (B, taps - 1 + N, C)
-        y = self.conv.bias
-        for i, weight in enumerate(
-            self.conv.weight[:, 0].T.contiguous()
-        ):  # a convolution would turn the tokens around: thirty times slower
-            y = torch.addcmul(y, window[:, i : i + n], weight)
-        y = F.silu(y)
-        if layout.back is None:
-            return y, window[:, n:]
-        last = keep.sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)  # (B, taps - 1)
-        return y.flatten(0, 1).index_select(0, layout.back).view_as(y), window.gather(
-            1, last[..., None].expand(-1, -1, window.shape[2])
-        )
 
 
 class Mixers(Block):
@@ -185,8 +78,7 @@ class Mixers(Block):
 class MixtureOfMamba(nn.Module):
     """A batch of any modalities, in one sequence -> one vector that has read them all.
 
-    slots: as in `MetaTransformer`; the order is that of reading, and each slot has projections of its own. depth: pairs
-    of mixers.
+    slots: as in `MetaTransformer`, in the order of reading; each has projections of its own. depth: pairs of mixers.
     """
 
     attends = False
@@ -274,23 +166,19 @@ NAMES = {
     "pace": "local_experts_dt_proj",
     "out": "local_experts_out_proj",
 }
+BLOCKS = {f"layers.{{i}}.block{n}": f"stack.blocks.{{i}}.{part}" for n, part in enumerate(("mix", "feed"), 1)}
 RULES = {
     "official": [  # the layers; nobody published the rest, which keeps our names
-        rule
-        for theirs, ours in (("block1", "mix"), ("block2", "feed"))
-        for rule in (
-            Rename(f"layers.{{i}}.{theirs}.norm.weight", f"stack.blocks.{{i}}.{ours}.norm.weight"),
-            Rename(f"layers.{{i}}.{theirs}.mamba_model.conv1d.{{p}}", f"stack.blocks.{{i}}.{ours}.f.conv.{{p}}"),
-            Rename(f"layers.{{i}}.{theirs}.mamba_model.A_log", f"stack.blocks.{{i}}.{ours}.f.rates"),
-            Rename(f"layers.{{i}}.{theirs}.mamba_model.D", f"stack.blocks.{{i}}.{ours}.f.skip"),
-            *(
-                Rename(
-                    f"layers.{{i}}.{theirs}.mamba_model.{public}.{{k}}.{{p}}",
-                    f"stack.blocks.{{i}}.{ours}.f.{name}.experts.{{k}}.{{p}}",
-                )
-                for name, public in NAMES.items()
-            ),
-        )
+        *(Rename(f"{a}.norm.weight", f"{b}.norm.weight") for a, b in BLOCKS.items()),
+        *(Rename(f"{a}.mamba_model.conv1d.{{p}}", f"{b}.f.conv.{{p}}") for a, b in BLOCKS.items()),
+        *(Rename(f"{a}.mamba_model.A_log", f"{b}.f.rates") for a, b in BLOCKS.items()),
+        *(Rename(f"{a}.mamba_model.D", f"{b}.f.skip") for a, b in BLOCKS.items()),
+        *(
+            Rename(f"{a}.mamba_model.{public}.{{k}}.{{p}}", f"{b}.f.{name}.experts.{{k}}.{{p}}")
+            for a, b in BLOCKS.items()
+            for name, public in NAMES.items()
+        ),
+        Rename("slots.{rest*}", "slots.{rest*}"),
+        Rename("norm.{p}", "norm.{p}"),
     ]
-    + [Rename("slots.{rest*}", "slots.{rest*}"), Rename("norm.{p}", "norm.{p}")]
 }

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.surgery import factors, fold_after, with_weights
+from plait.parts.branches import Branches
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
 from plait.parts.maps import only_map, to_tokens
 from plait.parts.mixers.windows import pad_map
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.pairs.mobileclip import Branches
 from plait.systems.vision.nextvit import NextViT, resized
 
 
