@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +37,16 @@ def Rename(public: str, ours: str) -> Rule:
     return Rule((public,), (ours,))
 
 
-def Join(public: Sequence[str], ours: str) -> Rule:
-    """Several tensors of one shape become one, stacked along dimension 0: separate q, k, v to a fused one."""
-    count = len(public)
-    return Rule(tuple(public), (ours,), lambda ts: [torch.cat(ts)], lambda ts: list(ts[0].chunk(count)))
+def Join(public: Sequence[str], ours: str, shares: Sequence[int] | None = None) -> Rule:
+    """Several tensors become one, stacked along dimension 0: separate q, k, v to a fused one. shares: how long they are
+    in proportion, such as (1, 2) for q and kv; None: all alike."""
+    parts = tuple(shares or (1,) * len(public))
+
+    def back(tensors: list[Tensor]) -> list[Tensor]:
+        unit = len(tensors[0]) // sum(parts)
+        return list(tensors[0].split([unit * part for part in parts]))
+
+    return Rule(tuple(public), (ours,), lambda ts: [torch.cat(ts)], back)
 
 
 def Split(public: str, ours: Sequence[str]) -> Rule:
@@ -87,6 +93,14 @@ def Tied(public: Sequence[str], ours: str) -> Rule:
 def Drop(public: str) -> Rule:
     """A public key that carries nothing learned (position numbers, counters). It does not come back."""
     return Rule((public,), ())
+
+
+def under(rules: Sequence[Rule], public: str = "", ours: str = "") -> list[Rule]:
+    """The same rules of a part whose keys begin with `public` there and with `ours` here."""
+    return [
+        replace(rule, public=tuple(public + key for key in rule.public), ours=tuple(ours + key for key in rule.ours))
+        for rule in rules
+    ]
 
 
 def convert(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> State:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from plait.core.block import LayerScale
 from plait.core.init import kaiming_normal
 from plait.core.surgery import fold_after
+from plait.parts.mixers.windows import numbers
 
 Relu = partial(nn.ReLU, inplace=True)  # behind a norm, whose result nobody else reads
 
@@ -68,16 +69,9 @@ class ConvNorm(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        kernel: int = 1,
-        stride: int = 1,
-        *,
-        groups: int = 1,
-        act: Callable[[], nn.Module] | None = None,
-        eps: float = 1e-5,
-    ):
+        self, channels: int, out: int, kernel: int = 1, stride: int = 1,
+        *, groups: int = 1, act: Callable[[], nn.Module] | None = None, eps: float = 1e-5,
+    ):  # fmt: skip
         super().__init__()
         if kernel == stride == groups == 1:
             self.conv = Pointwise(channels, out, bias=False)
@@ -94,6 +88,16 @@ class ConvNorm(nn.Module):
         """The convolution with the norm in it, and the activation where there is one."""
         conv = fold_after(self.conv, self.norm)
         return conv if self.act is None else nn.Sequential(conv, self.act)
+
+
+class Half(nn.Module):
+    """Average of 2 x 2 places, of fewer at an odd edge: (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for dim, side in enumerate(x.shape[2:], 2):
+            if not numbers(side) or side % 2:  # an edge of its own is averaged with itself
+                x = x.index_select(dim, torch.arange((side + 1) // 2 * 2, device=x.device).clamp(max=side - 1))
+        return F.avg_pool2d(x, 2)
 
 
 class Skip(nn.Module):
@@ -119,20 +123,12 @@ class SqueezeExcite(nn.Module):
     """Channels weighed by what the whole map says (arXiv:1709.01507): (B, C, H, W) -> the same shape."""
 
     def __init__(
-        self,
-        channels: int,
-        hidden: int,
-        *,
-        act: Callable[[], nn.Module] = nn.ReLU,
-        gate: Callable[[], nn.Module] = nn.Sigmoid,
-    ):
+        self, channels: int, hidden: int,
+        *, act: Callable[[], nn.Module] = nn.ReLU, gate: Callable[[], nn.Module] = nn.Sigmoid,
+    ):  # fmt: skip
         super().__init__()
-        self.down, self.act, self.up, self.gate = (
-            nn.Conv2d(channels, hidden, 1),
-            act(),
-            nn.Conv2d(hidden, channels, 1),
-            gate(),
-        )
+        self.down, self.act = nn.Conv2d(channels, hidden, 1), act()
+        self.up, self.gate = nn.Conv2d(hidden, channels, 1), gate()
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.up(self.act(self.down(x.mean((2, 3), keepdim=True)))))

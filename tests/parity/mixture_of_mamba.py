@@ -56,7 +56,8 @@ def parity(name: str) -> Row:
     for which in ("mixture", "dense"):
         model = official(which)
         for mask in (None, keep):
-            y = model(Tokens(x, mask), layout(kinds * (which == "mixture"), mask)).x
+            given = layout(kinds * (which == "mixture"), mask)
+            y = model(Tokens(x, mask).reading(layout=given)).x
             errors.append(relative_error(y, values(NUMBERS[which]["output"])))
     return Row(
         name, "official mixer, recorded", count(official("mixture")), NUMBERS["mixture"]["parameters"], max(errors)

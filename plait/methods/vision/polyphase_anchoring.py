@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from plait.core.surgery import Undo, swap, together
 from plait.core.tokens import Tokens, unpacked
 from plait.parts.maps import flat, to_map
-from plait.parts.mixers.windows import InWindows
+from plait.parts.mixers.windows import InWindows, WindowAttention
 from plait.parts.positions.conditional import ConditionalPositions
 from plait.parts.positions.learned import GridPositions
-from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.tokenizers.patches import PatchMap, PatchTokens
 from plait.systems.vision.pvt import ReducedAttention
-from plait.systems.vision.swin import Merge, PatchMap, ShiftedWindowAttention, WindowAttention
+from plait.systems.vision.swin import Merge, ShiftedWindowAttention
 
 Pair = tuple[int, int]
 
@@ -149,7 +149,8 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
 
     if getattr(model, "multiple", 1) is None:
         raise ValueError(
-            f"{type(model).__name__} reads pictures of one size, each place by weights of its own: choose one of any size"
+            f"{type(model).__name__} reads pictures of one size, each place by weights of its own: "
+            "choose one of any size"
         )
     changes = anchored()
     known = (*changes, ConditionalPositions)
@@ -157,7 +158,8 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
     for name, m in model.named_modules():
         if isinstance(m, nn.Conv2d) and id(m) not in inside and (set(m.stride) != {1} or set(m.kernel_size) != {1}):
             raise ValueError(
-                f"{type(model).__name__} has the convolution {name}, which knows borders: choose one of patches and windows"
+                f"{type(model).__name__} has the convolution {name}, which knows borders: "
+                "choose one of patches and windows"
             )
     if not any(type(m) in changes for m in model.modules()):
         raise ValueError(

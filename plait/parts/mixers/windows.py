@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.attend import Attend
+from plait.core.block import check_heads, merge_heads, split_heads
 from plait.core.tokens import Tokens, whole_grid
+from plait.parts.positions.relative import RelativeBias
 
 Pair = tuple[int, int]
 
@@ -67,6 +70,30 @@ class InWindows(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.size)
         return mend(t, self.f(t.inside(x, grid=self.size)), self.size, grid)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset (Swin, arXiv:2103.14030):
+    Tokens (B, N, D) -> the same."""
+
+    on_grid = True
+
+    def __init__(self, width: int, heads: int, window: tuple[int, int]):
+        super().__init__()
+        check_heads(width, heads)
+        self.heads, self.window, self.attend = heads, window, Attend()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = RelativeBias(window, heads)
+
+    def mix(self, windows: Tokens, bias: Tensor) -> Tokens:
+        """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
+        q, k, v = split_heads(self.qkv(windows.x), 3, self.heads)  # each (M, H, h w, E)
+        y = self.attend(windows, q, k, v, bias=bias)
+        return y.replace(x=self.out(merge_heads(y.x)))
+
+    def forward(self, t: Tokens) -> Tokens:
+        x, grid = cut(t, self.window)
+        return mend(t, self.mix(t.inside(x), self.bias()), self.window, grid)
 
 
 def to_windows(x: Tensor, size: Pair) -> Tensor:

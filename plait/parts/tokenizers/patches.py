@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
+from plait.parts.convs import ChannelsLast, LayerNorm2d
+from plait.parts.mixers.windows import pad_map
 
 
 def patch_grid(x: Tensor, patch: int) -> tuple[int, int]:
@@ -45,3 +47,15 @@ class OfSize(nn.Module):
                 f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
             )
         return x
+
+
+class PatchMap(nn.Module):
+    """Non-overlapping patches, projected and normed: (B, C, H, W) -> (B, D, H / P, W / P), rounded up."""
+
+    def __init__(self, width: int, patch: int, channels: int = 3, *, eps: float = 1e-5):
+        super().__init__()
+        self.last, self.proj = ChannelsLast(), nn.Conv2d(channels, width, patch, patch)
+        self.norm = LayerNorm2d(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(self.last(pad_map(x, self.proj.kernel_size))))

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plait.core.weights import Lift, Rename
+from plait.core.weights import Lift, Rename, under
 from plait.parts.towers.layouts import open_clip_text
 from plait.parts.towers.pair import TwoTowers
 from plait.systems.pairs.clip import TextTower
-from plait.systems.vision.vitamin import ViTamin, trunk
+from plait.systems.vision import vitamin
 
 
 class PictureTower(nn.Module):
     """Pictures (B, 3, H, W) -> vectors (B, E): the pooled features, projected."""
 
-    def __init__(self, vitamin: ViTamin, embed: int):
+    def __init__(self, eye: vitamin.ViTamin, embed: int):
         super().__init__()
-        self.vitamin, self.project = vitamin, nn.Linear(vitamin.width, embed, bias=False)
+        self.vitamin, self.project = eye, nn.Linear(eye.width, embed, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.vitamin.pool(self.vitamin.tokens(x)))
@@ -30,16 +30,14 @@ class PictureTower(nn.Module):
 
 class ViTaminCLIP(TwoTowers):
     """image, channels, depths, width, depth, heads, positions: the picture tower, as in `vitamin`. vocab, length,
-    text_*: the text tower.
-    embed: E.
-    """
+    text_*: the text tower. embed: E."""
 
     def __init__(
         self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True, drop_path=0.0,
         vocab=49408, length=77, text_width, text_depth=12, text_heads, embed,
     ):  # fmt: skip
         shape = dict(image=image, channels=channels, depths=depths, width=width, depth=depth, heads=heads)
-        eye = ViTamin(**shape, positions=positions, num_classes=0, drop_path=drop_path)
+        eye = vitamin.ViTamin(**shape, positions=positions, num_classes=0, drop_path=drop_path)
         text = TextTower(vocab, length, text_width, text_depth, text_heads, embed, nn.GELU)
         super().__init__(PictureTower(eye, embed), text, image, embed)
 
@@ -62,28 +60,13 @@ TAKES = ("image", "text")
 ROLES = ("embedder",)
 DEFAULT = "nano"
 TOY = dict(
-    image=(32, 32),
-    channels=(8, 16),
-    depths=(1, 2),
-    width=32,
-    depth=2,
-    heads=2,
-    text_width=32,
-    text_depth=2,
-    text_heads=2,
-    embed=16,
-)
+    image=(32, 32), channels=(8, 16), depths=(1, 2), width=32, depth=2, heads=2, text_width=32, text_depth=2,
+    text_heads=2, embed=16,
+)  # fmt: skip
 NANO = dict(
-    image=(64, 64),
-    channels=(32, 64),
-    width=160,
-    depth=5,
-    heads=5,
-    text_width=160,
-    text_depth=4,
-    text_heads=5,
+    image=(64, 64), channels=(32, 64), width=160, depth=5, heads=5, text_width=160, text_depth=4, text_heads=5,
     embed=128,
-)
+)  # fmt: skip
 SIZES = {
     "toy": TOY | dict(vocab=64, length=16),
     "nano": NANO | dict(vocab=8192),
@@ -127,7 +110,7 @@ IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {
     "open_clip": [
         Lift("logit_scale", "logit_scale"),
-        *trunk("visual.trunk.", f"{IMAGE}.vitamin."),
+        *under(vitamin.RULES["timm"], "visual.trunk.", f"{IMAGE}.vitamin."),
         Rename("visual.head.proj.weight", f"{IMAGE}.project.weight"),
         *open_clip_text("text.", TEXT),
     ]

@@ -11,57 +11,39 @@ Differs: keys and values come from one product. Runs of tokens in reading order 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, merge_heads, split_heads
+from plait.core.block import Block, DropPath, merge_heads, split_heads, stage_rates
 from plait.core.init import trunc_normal
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
-from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, Relu, Skip, beside
+from plait.parts.convs import ChannelsLast, ConvNorm, Half, Pointwise, Relu, Skip, beside
 from plait.parts.maps import only_map, to_map, to_tokens
-from plait.parts.mixers.windows import numbers
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
 
 
 class Feed(nn.Module):
-    """A batch norm and two convolutions of one place."""
+    """A batch norm and two convolutions of one place. norm: the batch norm; public weights of attention layers call it
+    otherwise, there it stands in a sequence."""
 
-    def __init__(self, width: int, ratio: int):
+    def __init__(self, width: int, ratio: int, norm: nn.Module):
         super().__init__()
-        self.norm, self.up, self.down = (
-            self.make_norm(width),
-            Pointwise(width, ratio * width),
-            Pointwise(ratio * width, width),
-        )
-
-    @staticmethod
-    def make_norm(width: int) -> nn.Module:
-        return nn.BatchNorm2d(width)
+        self.norm, self.up, self.down = norm, Pointwise(width, ratio * width), Pointwise(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.relu(self.up(self.norm(x))))
 
     def fold(self) -> nn.Module:
-        norm = next(m for m in self.norm.modules() if isinstance(m, nn.BatchNorm2d))
+        norm = self.norm[0] if isinstance(self.norm, nn.Sequential) else self.norm
         return nn.Sequential(fold_before(norm, self.up), nn.ReLU(), self.down)
 
 
-class LastFeed(Feed):
-    """The feed-forward step of an attention layer, whose norm goes by another name in public weights."""
-
-    @staticmethod
-    def make_norm(width: int) -> nn.Module:
-        return nn.Sequential(nn.BatchNorm2d(width))
-
-
 class Averaged(nn.Module):
-    """Attention to keys that average `run` tokens in reading order: (B, C, H, W) -> the same. head: channels of each
-    head."""
+    """Attention to keys that average `run` tokens in reading order: (B, C, H, W) -> the same. head: channels of one."""
 
     def __init__(self, width: int, head: int, run: int):
         super().__init__()
@@ -94,16 +76,6 @@ def convolved(width: int, head: int, drop: float) -> Skip:
     return Skip(mix, DropPath(drop))
 
 
-class Half(nn.Module):
-    """Average of 2 x 2 places, of fewer at an odd edge: (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        for dim, side in enumerate(x.shape[2:], 2):
-            if not numbers(side) or side % 2:  # an edge of its own is averaged with itself
-                x = x.index_select(dim, torch.arange((side + 1) // 2 * 2, device=x.device).clamp(max=side - 1))
-        return F.avg_pool2d(x, 2)
-
-
 def resized(channels: int, width: int, halves: bool) -> nn.Module:
     """From the layer before to this one's width and grid."""
     if halves:
@@ -128,10 +100,8 @@ class TwoPaths(nn.Module):
     def __init__(self, channels: int, width: int, halves: bool, head: int, run: int, drop: float):
         super().__init__()
         most = width // 4 * 3
-        self.resize, self.attend = (
-            resized(channels, most, halves),
-            Skip(Averaged(most, head, run), DropPath(0.75 * drop)),
-        )
+        self.resize = resized(channels, most, halves)
+        self.attend = Skip(Averaged(most, head, run), DropPath(0.75 * drop))
         self.rest, self.convolve = ConvNorm(most, width - most), convolved(width - most, head, 0.25 * drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,10 +110,10 @@ class TwoPaths(nn.Module):
 
 
 class NextViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). widths: of each stage's convolution layers; ends: of its attention
-    layers, none in the first.
+    """Pictures (B, 3, H, W) -> logits (B, K).
 
-    runs: how many tokens each stage's keys are averages of. head: channels of a head and of a convolution's group.
+    widths: of each stage's convolution layers; ends: of its attention layers, none in the first. runs: how many tokens
+    each stage's keys are averages of. head: channels of a head and of a convolution's group.
     """
 
     scheme = {nn.Linear: trunc_normal}
@@ -153,20 +123,19 @@ class NextViT(Pyramid):
     ):
         a, b, c = stem
         steps = ((3, a, 2), (a, b, 1), (b, c, 1), (c, c, 2))
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages, before = [], c
-        for s, (width, depth) in enumerate(zip(widths, depths)):
+        for s, rates in enumerate(stage_rates(drop_path, depths)):
             layers = []
-            for n in range(depth):
-                halves, drop = s > 0 and n == 0, next(rates)
-                if s and (n + 1) % min(depth, 5) == 0:
-                    mix, feed = (
-                        TwoPaths(before, ends[s - 1], halves, head, runs[s - 1], drop),
-                        LastFeed(before := ends[s - 1], 2),
-                    )
+            for n, drop in enumerate(rates):
+                width, halves = widths[s], s > 0 and n == 0
+                if s and (n + 1) % min(depths[s], 5) == 0:
+                    width = ends[s - 1]
+                    mix = TwoPaths(before, width, halves, head, runs[s - 1], drop)
+                    feed = Feed(width, 2, nn.Sequential(nn.BatchNorm2d(width)))
                 else:
-                    mix, feed = Convolve(before, width, halves, head, drop), Feed(before := width, 3)
+                    mix, feed = Convolve(before, width, halves, head, drop), Feed(width, 3, nn.BatchNorm2d(width))
                 layers.append(Block(mix=mix, feed=Skip(feed, DropPath(drop))))  # a block that maps flow through
+                before = width
             stages.append(nn.Sequential(*layers))
         first = nn.Sequential(ChannelsLast(), *(ConvNorm(i, o, 3, stride, act=Relu) for i, o, stride in steps))
         super().__init__(first, stages, nn.BatchNorm2d(before), before, num_classes)
@@ -209,14 +178,6 @@ WEIGHTS = {
     "large": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", timm="nextvit_large.bd_ssld_6m_in1k"),
     "large_384": WHOLE | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", timm="nextvit_large.bd_ssld_6m_in1k_384"),
 }
-
-
-def timm_convolved(public: str, ours: str) -> list[Rename]:
-    return [
-        Rename(f"{public}.group_conv3x3.weight", f"{ours}.f.0.conv.weight"),
-        Rename(f"{public}.norm.{{p}}", f"{ours}.f.0.norm.{{p}}"),
-        Rename(f"{public}.projection.weight", f"{ours}.f.1.weight"),
-    ]
 
 
 THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.{i}"

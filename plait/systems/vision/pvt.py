@@ -1,10 +1,8 @@
 """Pyramid Vision Transformer: A Versatile Backbone for Dense Prediction without Convolutions. Wang, Xie, Li, Fan, Song,
-Liang, Lu, Luo,
-Shao, 2021. arXiv:2102.12122.
+Liang, Lu, Luo, Shao, 2021. arXiv:2102.12122.
 
 New here: a transformer with four resolutions, for detectors and segmenters that expect them. Attention at the fine ones
-is affordable
-because each place asks a coarser picture: keys and values come from patches of 8, 4 and 2 places a side.
+is affordable because each place asks a coarser picture: keys and values come from patches of 8, 4 and 2 places a side.
 
 Differs: pictures that do not divide into patches are filled up with zeros; positions are resampled bicubically to other
 sizes; all norms have the eps 1e-6 of transformers.
@@ -19,25 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.block import Attention, FeedForward, Make, Stack, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Join, Rename
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
-from plait.parts.towers.encoder import Make
+from plait.parts.tokenizers.patches import PatchMap
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.swin import PatchMap
 
 EPS = 1e-6
 Norm = partial(nn.LayerNorm, eps=EPS)
 
 
 class ReducedAttention(nn.Module):
-    """Every place of a grid asks patches of `ratio` x `ratio` places: Tokens (B, N, D) -> the same, at the cost of N^2
-    / ratio^2.
+    """Every place of a grid asks patches of `ratio` x `ratio` places: Tokens (B, N, D) -> the same, for N^2 / ratio^2.
 
-    Places at the lower and right edge that fill no patch ask but are not asked. norm(width) makes the norm of the
-    patches.
+    Places at the lower and right edge that fill no patch ask but are not asked. norm(width) makes the patches' norm.
     """
 
     on_grid = True
@@ -81,8 +77,7 @@ class Stage(nn.Module):
 
 
 class PVT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token of the last stage. Sides are multiples of all
-    patches together; others are filled up with zeros.
+    """Pictures (B, 3, H, W) -> logits (B, K), read from a class token of the last stage.
 
     image: the (H, W) that positions are learned for. patches: of the stem, then of each stage's map. ratios: by how
     much the sides of what is asked are reduced in each stage. hidden: the feed-forward widths in widths.
@@ -91,26 +86,15 @@ class PVT(Pyramid):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        patches=(4, 2, 2, 2),
-        widths=(64, 128, 320, 512),
-        depths,
-        heads=(1, 2, 5, 8),
-        hidden=(8, 8, 4, 4),
-        ratios=(8, 4, 2, 1),
-        num_classes=1000,
-        drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        self, *, image=(224, 224), patches=(4, 2, 2, 2), widths=(64, 128, 320, 512), depths, heads=(1, 2, 5, 8),
+        hidden=(8, 8, 4, 4), ratios=(8, 4, 2, 1), num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         stages, grid, channels = [], image, 3
-        for s, (d, patch) in enumerate(zip(widths, patches)):
+        for s, (d, patch, rates) in enumerate(zip(widths, patches, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // patch) for side in grid)
             positions = GridPositions(grid, d, prefix=int(s == len(widths) - 1))
-            blocks = (
-                block(d, reduced(d, heads[s], ratios[s], Norm), hidden[s] * d, next(rates)) for _ in range(depths[s])
-            )
+            parts = ((reduced(d, heads[s], ratios[s], Norm), FeedForward(d, hidden[s] * d)) for _ in rates)
+            blocks = [pre_norm(d, mix, feed, norm=Norm, drop=drop) for (mix, feed), drop in zip(parts, rates)]
             stages.append(Stage(PatchMap(d, patch, channels, eps=EPS), positions, Stack(*blocks), d))
             channels = d
         super().__init__(nn.Identity(), stages, Norm(d), d, num_classes)
@@ -131,17 +115,6 @@ class PVT(Pyramid):
             before.append(stage(x))
             x = to_map(before[-1])
         return self.stages[-1](x).with_losses(*before)
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
-
-
-def block(width: int, mix: nn.Module, hidden: int, drop: float) -> Block:
-    """One pre-norm layer."""
-    return Block(
-        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
-    )
 
 
 SMALL = dict(image=(32, 32), patches=(2, 2, 2, 2), heads=(1, 2, 4, 8), hidden=(4, 4, 4, 4), ratios=(4, 2, 2, 1))

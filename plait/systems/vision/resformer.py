@@ -41,17 +41,15 @@ class GlobalPositions(nn.Module):
         self.width, self.refine = width, nn.Conv2d(width, width, 3, padding=1, groups=width)
 
     def forward(self, t: Tokens) -> Tokens:
-        rows, columns = (
-            waves(torch.arange(1, n + 1, device=t.x.device) * (2 * math.pi / (n + 1e-6)), self.width // 2)
-            for n in t.grid
-        )  # (side, D/2)
+        angles = (torch.arange(1, n + 1, device=t.x.device) * (2 * math.pi / (n + 1e-6)) for n in t.grid)
+        rows, columns = (waves(angle, self.width // 2) for angle in angles)  # (side, D/2)
         x = torch.cat([rows[:, None].expand(-1, t.grid[1], -1), columns.expand(t.grid[0], -1, -1)], 2)  # (h, w, D)
         return t.replace(x=t.x + self.refine(x.permute(2, 0, 1)[None]).flatten(2).mT)
 
 
 class LocalAttention(nn.Module):
-    """Self-attention, plus a 3 x 3 convolution over the values of the grid, the same for every head: Tokens (B, 1 + N,
-    D) -> the same."""
+    """Self-attention, plus a 3 x 3 convolution over the values, the same for every head: Tokens (B, 1 + N, D) of a grid
+    -> the same."""
 
     on_grid = True
 
@@ -83,14 +81,10 @@ class ResFormer(Backbone):
     def __init__(self, *, patch=16, width, depth=12, heads, num_classes=1000, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch
-        self.stem, self.positions, self.cls = (
-            PatchTokens(width, patch),
-            GlobalPositions(width),
-            nn.Parameter(torch.empty(1, 1, width)),
-        )
-        self.stack = Stack(
-            *pre_norm_blocks(width, depth, heads, 4 * width, norm=Norm, mix=LocalAttention, drop_path=drop_path)
-        )
+        self.stem, self.positions = PatchTokens(width, patch), GlobalPositions(width)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
+        layers = partial(pre_norm_blocks, norm=Norm, mix=LocalAttention, drop_path=drop_path)
+        self.stack = Stack(*layers(width, depth, heads, 4 * width))
         # what it tells the patches nobody reads: only the class token is pooled
         self.stack.blocks[-1].mix.f.near.requires_grad_(False)
         self.norm = Norm(width)
@@ -102,10 +96,6 @@ class ResFormer(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         return self.stack(prepend(self.cls, self.positions(self.stem(x))))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 def losses(model: ResFormer, pictures: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:
@@ -120,10 +110,8 @@ def losses(model: ResFormer, pictures: Sequence[Tensor], target: Tensor) -> dict
     teachers = [F.layer_norm(f.detach(), f.shape[-1:], eps=1e-6) for f in features]
     apart = [F.smooth_l1_loss(f, teacher) for f, teacher in zip(features[1:], teachers)]
     classes = [F.cross_entropy(model.head(f), target) for f in features]
-    return {
-        "classes": torch.stack(classes).mean(),
-        "consistency": sum(apart, features[0].new_zeros(())) / len(features),
-    }
+    consistency = sum(apart, features[0].new_zeros(())) / len(features)
+    return {"classes": torch.stack(classes).mean(), "consistency": consistency}
 
 
 MODEL = ResFormer

@@ -16,12 +16,15 @@ import re
 
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Block, FeedForward, Stack, stage_rates
 from plait.core.weights import Drop, Rename
 from plait.parts.maps import OnTokens
+from plait.parts.mixers.windows import WindowAttention
+from plait.parts.tokenizers.patches import PatchMap
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.swin import Merge, PatchMap, ShiftedWindowAttention, WindowAttention
+from plait.systems.vision.swin import Merge, ShiftedWindowAttention
 
 HEAD = 32  # the width of every head, so that heads can be added and taken away without changing the others
 PIECES = {r".*\.qkv\..*": (3, 1), r"stages\.\d+\.0\.norm\..*": (4,), r"stages\.\d+\.0\.proj\..*": (1, 4)}
@@ -37,11 +40,10 @@ class S3(Pyramid):
     def __init__(
         self, *, patch=4, widths, depths, heads, windows, ratios=(4, 4, 4, 4), num_classes=1000, drop_path=0.0
     ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
-        for s, (width, depth) in enumerate(zip(widths, depths)):
-            plans = zip(*(each(choice[s], depth) for choice in (heads, windows, ratios)))
-            stack = Stack(*(block(width, plan, i % 2 == 1, next(rates)) for i, plan in enumerate(plans)))
+        for s, (width, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
+            plans = zip(*(each(choice[s], len(rates)) for choice in (heads, windows, ratios)), rates)
+            stack = Stack(*(layer(width, *plan, shifted=i % 2 == 1) for i, plan in enumerate(plans)))
             stages.append(nn.Sequential(merge(widths[s - 1], width) if s else nn.Identity(), OnTokens(stack)))
         super().__init__(PatchMap(widths[0], patch), stages, nn.LayerNorm(width), width, num_classes)
 
@@ -54,14 +56,11 @@ def each(choice: float | tuple, depth: int) -> tuple:
     return layers
 
 
-def block(width: int, plan: tuple[int, int, float], shifted: bool, drop: float) -> Block:
-    """One pre-norm layer of Swin with its own (heads, window, ratio); queries, keys and values are as wide as the heads
-    are many."""
-    heads, window, ratio = plan
+def layer(width: int, heads: int, window: int, ratio: float, drop: float, *, shifted: bool) -> Block:
+    """One layer of Swin with choices of its own; queries, keys and values are as wide as the heads are many."""
     mix = (ShiftedWindowAttention if shifted else WindowAttention)(HEAD * heads, heads, (window, window))
     mix.qkv, mix.out = nn.Linear(width, 3 * HEAD * heads), nn.Linear(HEAD * heads, width)
-    feed = FeedForward(width, int(ratio * width))
-    return Block(mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)), feed=Pre(nn.LayerNorm(width), feed, DropPath(drop)))
+    return pre_norm(width, mix, FeedForward(width, int(ratio * width)), drop=drop)
 
 
 def merge(width: int, out: int) -> Merge:
@@ -73,23 +72,20 @@ def merge(width: int, out: int) -> Merge:
 
 def subnet(supernet: nn.Module, small: nn.Module, pieces: dict[str, tuple[int, ...]] = PIECES) -> dict[str, Tensor]:
     """The parameters of `small` as leading slices of those of `supernet`, built alike but nowhere smaller, with the
-    same windows.
+    same windows. Raises ValueError where `small` is larger.
 
     `torch.func.functional_call(small, subnet(supernet, small), pictures)` runs the slice; its gradients reach the
     supernet, all of whose subnets so share their weights. `small` may be on the meta device. pieces: for keys that
-    match a pattern, of how many equal pieces each
-    dimension consists: the slice leads in every one. Raises ValueError where `small` is larger.
+    match a pattern, of how many equal pieces each dimension consists: the slice leads in every one.
     """
     found, large = {}, dict(supernet.named_parameters())
     for name, wanted in small.named_parameters():
         x = large.get(name)
-        if (
-            x is None
-            or any(a > b for a, b in zip(wanted.shape, x.shape))
-            or (name.endswith("bias.table") and len(x) != len(wanted))
-        ):
+        fits = x is not None and all(a <= b for a, b in zip(wanted.shape, x.shape))
+        if not fits or (name.endswith("bias.table") and len(x) != len(wanted)):
             raise ValueError(
-                f"{name} {tuple(wanted.shape)} is no slice of the supernet: expected a net nowhere larger, with its windows"
+                f"{name} {tuple(wanted.shape)} is no slice of the supernet: "
+                "expected a net nowhere larger, with its windows"
             )
         counts = next((c for pattern, c in pieces.items() if re.fullmatch(pattern, name)), ())
         for dim, size in enumerate(wanted.shape):

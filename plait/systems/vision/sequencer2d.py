@@ -14,10 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack
+from plait.core.block import FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename
 from plait.parts.maps import OnTokens
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -67,40 +68,23 @@ class BiLSTM2D(nn.Module):
 class Sequencer2D(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K).
 
-    patches, widths, depths, hiddens: of each stage, how many pixels or tokens a side become one, its width, its layers,
-    its LSTMs' width.
+    Of each stage, patches: how many pixels or tokens a side become one; widths; depths; hiddens: its LSTMs' width.
     """
 
     attends = False
-    # every size is read that divides by the patches, but a program that was exported keeps its own: lengths are
-    # unrolled
-    multiple = None
+    multiple = None  # any that divides by the patches, but an exported program keeps its own: lengths are unrolled
 
     def __init__(
-        self,
-        *,
-        patches=(7, 2, 1, 1),
-        widths=(192, 384, 384, 384),
-        depths,
-        hiddens=(48, 96, 96, 96),
-        num_classes=1000,
-        drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
-
-        def block(width: int, hidden: int) -> Block:
-            rate = next(rates)
-            return Block(
-                Pre(Norm(width), BiLSTM2D(width, hidden), DropPath(rate)),
-                Pre(Norm(width), FeedForward(width, 3 * width), DropPath(rate)),
-            )
-
-        def stage(i: int) -> nn.Module:
-            down = nn.Conv2d(widths[i - 1], widths[i], patches[i], patches[i]) if i else nn.Identity()
-            return nn.Sequential(down, OnTokens(Stack(*(block(widths[i], hiddens[i]) for _ in range(depths[i])))))
-
+        self, *, patches=(7, 2, 1, 1), widths=(192, 384, 384, 384), depths, hiddens=(48, 96, 96, 96),
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
+        stages = []
+        for i, (d, hidden, patch, rates) in enumerate(zip(widths, hiddens, patches, stage_rates(drop_path, depths))):
+            down = nn.Conv2d(widths[i - 1], d, patch, patch) if i else nn.Identity()
+            blocks = (pre_norm(d, BiLSTM2D(d, hidden), FeedForward(d, 3 * d), norm=Norm, drop=r) for r in rates)
+            stages.append(nn.Sequential(down, OnTokens(Stack(*blocks))))
         stem = nn.Conv2d(3, widths[0], patches[0], patches[0])
-        super().__init__(stem, [stage(i) for i in range(len(widths))], Norm(widths[-1]), widths[-1], num_classes)
+        super().__init__(stem, stages, Norm(widths[-1]), widths[-1], num_classes)
 
 
 MODEL = Sequencer2D

@@ -1,10 +1,9 @@
 """Scale-Aware Modulation Meet Transformer. Lin, Wu, Chen, Huang, Jin, 2023. arXiv:2307.08579.
 
 New here: from modulation to attention as the maps get smaller. Early layers multiply each token by a summary of its
-neighbours at four
-scales: the channels are shared out to depthwise convolutions of 3, 5, 7 and 9, whose answers are regrouped, one of each
-scale, and mixed by cheap projections. In the third stage such layers and attention take turns; the last stage only
-attends.
+neighbours at four scales: the channels are shared out to depthwise convolutions of 3, 5, 7 and 9, whose answers are
+regrouped, one of each scale, and mixed by cheap projections. In the third stage such layers and attention take turns;
+the last stage only attends.
 
 Differs: queries, keys and values come from one product.
 """
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.block import Stack, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.tokens import Tokens, mean
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Join, Rename, under
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Pointwise, Relu
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -41,13 +41,8 @@ class Modulation(nn.Module):
         share = width // len(KERNELS)
         self.value, self.seen, self.out = (nn.Linear(width, width) for _ in range(3))
         self.scales = nn.ModuleList(depthwise(share, k) for k in KERNELS)
-        mix = (
-            nn.Conv2d(width, 2 * width, 1, groups=share),
-            nn.BatchNorm2d(2 * width),
-            nn.GELU(),
-            Pointwise(2 * width, width),
-        )
-        self.mix = OnMap(nn.Sequential(*mix))
+        wider = nn.Conv2d(width, 2 * width, 1, groups=share), nn.BatchNorm2d(2 * width)
+        self.mix = OnMap(nn.Sequential(*wider, nn.GELU(), Pointwise(2 * width, width)))
 
     def forward(self, t: Tokens) -> Tokens:
         shares = self.seen(t.x).chunk(len(KERNELS), 2)
@@ -57,8 +52,7 @@ class Modulation(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Self-attention, to which a depthwise convolution of the values is added: Tokens of a grid (B, N, D) -> the
-    same."""
+    """Self-attention plus a depthwise convolution of the values: Tokens of a grid (B, N, D) -> the same."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -79,23 +73,12 @@ class ConvFeed(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.up, self.near, self.act, self.down = (
-            nn.Linear(width, hidden),
-            depthwise(hidden, 3),
-            nn.GELU(),
-            nn.Linear(hidden, width),
-        )
+        self.up, self.near = nn.Linear(width, hidden), depthwise(hidden, 3)
+        self.act, self.down = nn.GELU(), nn.Linear(hidden, width)
 
     def forward(self, t: Tokens) -> Tokens:
         y = t.replace(x=self.up(t.x))
         return t.replace(x=self.down(self.act(y.x + self.near(y).x)))
-
-
-def block(width: int, mix: nn.Module, ratio: int, drop: float) -> Block:
-    """One pre-norm layer."""
-    return Block(
-        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), ConvFeed(width, ratio * width), DropPath(drop))
-    )
 
 
 class NormTokens(nn.Module):
@@ -110,27 +93,23 @@ class NormTokens(nn.Module):
 
 
 class SMT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). heads: of the third and the fourth stage; kernel: of the stem's first
-    convolution.
+    """Pictures (B, 3, H, W) -> logits (B, K). Each stage ends in its norm, so there is none after the last.
 
-    Each stage ends in its norm, so there is none after the last.
+    heads: of the third and the fourth stage; kernel: of the stem's first convolution.
     """
 
     def __init__(self, *, widths, depths, heads, ratios, kernel=3, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
-        for s, (width, depth, ratio) in enumerate(zip(widths, depths, ratios)):
-            attends = [s == 3 or (s == 2 and i % 2 == 1) for i in range(depth)]
-            mixers = (LocalAttention(width, heads[s - 2]) if attend else Modulation(width) for attend in attends)
-            blocks = Stack(*(block(width, mix, ratio, next(rates)) for mix in mixers))
-            down = nn.Sequential(nn.Conv2d(widths[s - 1], width, 3, 2, 1), LayerNorm2d(width)) if s else nn.Identity()
-            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(blocks, NormTokens(width)))))
-        first = (
-            ConvNorm(3, widths[0], kernel, 2, act=Relu),
-            nn.Conv2d(widths[0], widths[0], 2, 2),
-            LayerNorm2d(widths[0]),
-        )
-        super().__init__(nn.Sequential(ChannelsLast(), *first), stages, nn.Identity(), widths[-1], num_classes)
+        for s, (d, ratio, rates) in enumerate(zip(widths, ratios, stage_rates(drop_path, depths))):
+            attends = [s == 3 or (s == 2 and i % 2 == 1) for i in range(depths[s])]
+            mixers = (LocalAttention(d, heads[s - 2]) if attend else Modulation(d) for attend in attends)
+            steps = ((mix, ConvFeed(d, ratio * d), drop) for mix, drop in zip(mixers, rates))
+            blocks = Stack(*(pre_norm(d, mix, feed, norm=Norm, drop=drop) for mix, feed, drop in steps))
+            down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), LayerNorm2d(d)) if s else nn.Identity()
+            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(blocks, NormTokens(d)))))
+        first, c = ConvNorm(3, widths[0], kernel, 2, act=Relu), widths[0]
+        stem = nn.Sequential(ChannelsLast(), first, nn.Conv2d(c, c, 2, 2), LayerNorm2d(c))
+        super().__init__(stem, stages, nn.Identity(), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the mean token."""
@@ -161,53 +140,32 @@ WEIGHTS = {
     "b": OFFICIAL | dict(github="AFeng-x/SMT smt_b"),
     "l": OFFICIAL | dict(github="AFeng-x/SMT smt_l"),
 }
-
-
-def fused(public: str, ours: str) -> Rule:
-    """Queries, and keys with values, to one product."""
-
-    def back(tensors: list[Tensor]) -> list[Tensor]:
-        third = len(tensors[0]) // 3
-        return list(tensors[0].split([third, 2 * third]))
-
-    return Rule((f"{public}.q.{{p}}", f"{public}.kv.{{p}}"), (f"{ours}.qkv.{{p}}",), lambda ts: [torch.cat(ts)], back)
-
-
-def stage(s: int) -> list[Rule]:
-    layer, mine = f"block{s + 1}.{{i}}", f"stages.{s}.1.f.0.blocks.{{i}}"
-    down = [
-        Rename(f"patch_embed{s + 1}.proj.{{p}}", f"stages.{s}.0.0.{{p}}"),
-        Rename(f"patch_embed{s + 1}.norm.{{p}}", f"stages.{s}.0.1.{{p}}"),
-    ]
-    return down * bool(s) + [
-        Rename(f"{layer}.norm1.{{p}}", f"{mine}.mix.norm.{{p}}"),
-        Rename(f"{layer}.attn.v.{{p}}", f"{mine}.mix.f.value.{{p}}"),
-        Rename(f"{layer}.attn.s.{{p}}", f"{mine}.mix.f.seen.{{p}}"),
-        *(
-            Rename(f"{layer}.attn.local_conv_{n + 1}.{{p}}", f"{mine}.mix.f.scales.{n}.f.{{p}}")
-            for n in range(len(KERNELS))
-        ),
-        Rename(f"{layer}.attn.proj0.{{p}}", f"{mine}.mix.f.mix.f.0.{{p}}"),
-        Rename(f"{layer}.attn.bn.{{p}}", f"{mine}.mix.f.mix.f.1.{{p}}"),
-        Rename(f"{layer}.attn.proj1.{{p}}", f"{mine}.mix.f.mix.f.3.{{p}}"),
-        fused(f"{layer}.attn", f"{mine}.mix.f"),
-        Rename(f"{layer}.attn.local_conv.{{p}}", f"{mine}.mix.f.near.f.{{p}}"),
-        Rename(f"{layer}.attn.proj.{{p}}", f"{mine}.mix.f.out.{{p}}"),
-        Rename(f"{layer}.norm2.{{p}}", f"{mine}.feed.norm.{{p}}"),
-        Rename(f"{layer}.mlp.fc1.{{p}}", f"{mine}.feed.f.up.{{p}}"),
-        Rename(f"{layer}.mlp.dwconv.dwconv.{{p}}", f"{mine}.feed.f.near.f.{{p}}"),
-        Rename(f"{layer}.mlp.fc2.{{p}}", f"{mine}.feed.f.down.{{p}}"),
-        Rename(f"norm{s + 1}.{{p}}", f"stages.{s}.1.f.1.norm.{{p}}"),
-    ]
-
-
+LAYER = {
+    "norm1.{p}": "mix.norm.{p}",
+    "attn.v.{p}": "mix.f.value.{p}",
+    "attn.s.{p}": "mix.f.seen.{p}",
+    **{f"attn.local_conv_{n + 1}.{{p}}": f"mix.f.scales.{n}.f.{{p}}" for n in range(len(KERNELS))},
+    "attn.proj0.{p}": "mix.f.mix.f.0.{p}",
+    "attn.bn.{p}": "mix.f.mix.f.1.{p}",
+    "attn.proj1.{p}": "mix.f.mix.f.3.{p}",
+    "attn.local_conv.{p}": "mix.f.near.f.{p}",
+    "attn.proj.{p}": "mix.f.out.{p}",
+    "norm2.{p}": "feed.norm.{p}",
+    "mlp.fc1.{p}": "feed.f.up.{p}",
+    "mlp.dwconv.dwconv.{p}": "feed.f.near.f.{p}",
+    "mlp.fc2.{p}": "feed.f.down.{p}",
+}
+BLOCK = [*(Rename(*names) for names in LAYER.items()), Join(["attn.q.{p}", "attn.kv.{p}"], "mix.f.qkv.{p}", (1, 2))]
 RULES = {
     "official": [
         Rename("patch_embed1.conv.0.weight", "stem.1.conv.weight"),
         Rename("patch_embed1.conv.1.{p}", "stem.1.norm.{p}"),
         Rename("patch_embed1.conv.3.{p}", "stem.2.{p}"),
         Rename("patch_embed1.norm.{p}", "stem.3.{p}"),
-        *(rule for s in range(4) for rule in stage(s)),
+        *(Rename(f"patch_embed{s + 1}.proj.{{p}}", f"stages.{s}.0.0.{{p}}") for s in range(1, 4)),
+        *(Rename(f"patch_embed{s + 1}.norm.{{p}}", f"stages.{s}.0.1.{{p}}") for s in range(1, 4)),
+        *(rule for s in range(4) for rule in under(BLOCK, f"block{s + 1}.{{i}}.", f"stages.{s}.1.f.0.blocks.{{i}}.")),
+        *(Rename(f"norm{s + 1}.{{p}}", f"stages.{s}.1.f.1.norm.{{p}}") for s in range(4)),
         Rename("head.{p}", "head.{p}"),
     ]
 }

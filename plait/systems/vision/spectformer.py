@@ -18,17 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack, stage_rates
 from plait.core.tokens import Tokens, mean, whole_grid
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Join, Rename, Rule, under
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Relu
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import numbers
 from plait.parts.positions.learned import GridPositions
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.crossformer import CrossScale
-from plait.systems.vision.smt import ConvFeed, NormTokens, fused
+from plait.systems.vision.smt import ConvFeed, NormTokens
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -53,13 +54,10 @@ class SpectralGate(nn.Module):
         high, wide = whole_grid(t).grid
         gain = self.filter
         if not numbers(high, wide) or t.grid != self.grid:
-            gain = F.interpolate(
-                gain.permute(3, 2, 0, 1), size=(high, wide // 2 + 1), mode="bilinear", align_corners=True
-            )
-            gain = gain.permute(2, 3, 1, 0).contiguous()
-        waves = torch.fft.rfft2(t.x.float().unflatten(1, t.grid), dim=(1, 2), norm="ortho") * torch.view_as_complex(
-            gain
-        )
+            size, gain = (high, wide // 2 + 1), gain.permute(3, 2, 0, 1)
+            gain = F.interpolate(gain, size=size, mode="bilinear", align_corners=True).permute(2, 3, 1, 0).contiguous()
+        waves = torch.fft.rfft2(t.x.float().unflatten(1, t.grid), dim=(1, 2), norm="ortho")
+        waves = waves * torch.view_as_complex(gain)
         return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
 
 
@@ -75,11 +73,8 @@ class Ask(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
-        self.norm, self.cross, self.feed = (
-            Norm(width),
-            CrossAttention(width, heads),
-            Pre(Norm(width), FeedForward(width, hidden)),
-        )
+        self.norm, self.cross = Norm(width), CrossAttention(width, heads)
+        self.feed = Pre(Norm(width), FeedForward(width, hidden))
 
     def forward(self, t: Tokens) -> Tensor:
         first = mean(t)[:, None]
@@ -100,37 +95,25 @@ class SpectFormer(Pyramid):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        patch=None,
-        thin=32,
-        widths,
-        depths,
-        spectral,
-        heads,
-        ratios,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        self, *, image=(224, 224), patch=None, thin=32, widths, depths, spectral, heads, ratios,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         stages, grid, last = [], tuple(-(-side // (patch or 4)) for side in image), len(widths) - 1
-        for s, (d, depth) in enumerate(zip(widths, depths)):
+        for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // 2) for side in grid) if s else grid
             blocks = []
-            for i in range(depth):
-                drop, filters = DropPath(next(rates)), i < spectral[s]
+            for i, rate in enumerate(rates):
+                filters = i < spectral[s]
                 mix = SpectralGate(d, grid) if filters else Attention(d, heads[s])
                 feed = (FeedForward if patch else ConvolvedFeed)(d, ratios[s] * d)
                 if patch and filters:  # one residual step around both
-                    blocks.append(Block(Pre(Norm(d), nn.Sequential(mix, NormTokens(d), feed), drop), nn.Identity()))
+                    both = Pre(Norm(d), nn.Sequential(mix, NormTokens(d), feed), DropPath(rate))
+                    blocks.append(Block(both, nn.Identity()))
                 else:
-                    blocks.append(Block(Pre(Norm(d), mix, drop), Pre(Norm(d), feed, drop)))
+                    blocks.append(pre_norm(d, mix, feed, norm=Norm, drop=rate))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), LayerNorm2d(d)) if s else nn.Identity()
-            around = (
-                (GridPositions(grid, d), Stack(*blocks)) if patch else (Stack(*blocks), *[NormTokens(d)] * (s < last))
-            )
-            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*around))))
+            before, behind = [GridPositions(grid, d)] * bool(patch), [NormTokens(d)] * (not patch and s < last)
+            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*before, Stack(*blocks), *behind))))
         if patch:
             stem = (CrossScale(3, widths[0], (patch,)),)
         else:
@@ -159,49 +142,29 @@ ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(
-        image=(32, 32),
-        thin=8,
-        widths=(16, 32),
-        depths=(1, 2),
-        spectral=(1, 1),
-        heads=(2, 4),
-        ratios=(2, 2),
+        image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(1, 1), heads=(2, 4), ratios=(2, 2),
         num_classes=10,
     ),
     "nano": dict(
-        image=(64, 64),
-        thin=16,
-        widths=(32, 64, 128),
-        depths=(2, 2, 3),
-        spectral=(2, 2, 0),
-        heads=(1, 2, 4),
+        image=(64, 64), thin=16, widths=(32, 64, 128), depths=(2, 2, 3), spectral=(2, 2, 0), heads=(1, 2, 4),
         ratios=(4, 4, 3),
     ),
     "ti": PLAIN | dict(widths=(256,), depths=(12,), heads=(4,)),
     "xs": PLAIN | dict(widths=(384,), depths=(12,), heads=(6,)),
     "s": PLAIN | dict(widths=(384,), depths=(19,), heads=(6,), drop_path=0.15),
     "b": PLAIN | dict(widths=(512,), depths=(19,), heads=(8,), drop_path=0.25),
-    "h_s": TREE
-    | dict(widths=(64, 128, 320, 448), depths=(3, 4, 6, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1),
-    "h_b": TREE
-    | dict(
-        thin=64,
-        widths=(64, 128, 320, 512),
-        depths=(3, 4, 12, 3),
-        spectral=(3, 4, 0, 0),
-        heads=(2, 4, 10, 16),
+    "h_s": TREE | dict(
+        widths=(64, 128, 320, 448), depths=(3, 4, 6, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1,
+    ),
+    "h_b": TREE | dict(
+        thin=64, widths=(64, 128, 320, 512), depths=(3, 4, 12, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 16),
         drop_path=0.1,
     ),
-    "h_l": TREE
-    | dict(
-        thin=64,
-        widths=(96, 192, 384, 512),
-        depths=(3, 6, 18, 3),
-        spectral=(3, 6, 0, 0),
-        heads=(3, 6, 12, 16),
+    "h_l": TREE | dict(
+        thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3), spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16),
         drop_path=0.3,
     ),
-}
+}  # fmt: skip
 
 WEIGHTS = {
     "ti": dict(github="badripatro/SpectFormers vanilla spectformer-ti"),
@@ -220,24 +183,12 @@ FILTERED |= {
     for p in ("weight", "bias")
 }
 PLAIN_BLOCK = "stages.0.1.f.1.blocks.{i}"
-
-
-def stage(s: int) -> list[Rule]:
-    theirs, ours = f"block{s + 1}.{{i}}", f"stages.{s}.1.f.0.blocks.{{i}}"
-    return [
-        *(
-            Rename(f"patch_embed{s + 1}.{name}.{{p}}", f"stages.{s}.0.{n}.{{p}}")
-            for n, name in enumerate(("proj", "norm"))
-            if s
-        ),
-        Rename(f"{theirs}.attn.complex_weight", f"{ours}.mix.f.filter"),
-        fused(f"{theirs}.attn", f"{ours}.mix.f"),
-        Rename(f"{theirs}.mlp.dwconv.dwconv.{{p}}", f"{ours}.feed.f.near.f.{{p}}"),
-        *timm_blocks(theirs, ours),
-        Rename(f"norm{s + 1}.{{p}}", f"stages.{s}.1.f.1.norm.{{p}}"),
-    ]
-
-
+LAYER = [
+    Rename("{i}.attn.complex_weight", "{i}.mix.f.filter"),
+    Join(["{i}.attn.q.{p}", "{i}.attn.kv.{p}"], "{i}.mix.f.qkv.{p}", (1, 2)),
+    Rename("{i}.mlp.dwconv.dwconv.{p}", "{i}.feed.f.near.f.{p}"),
+    *timm_blocks("{i}", "{i}"),
+]
 RULES = {
     "official": [
         Rule(
@@ -251,7 +202,10 @@ RULES = {
         *(Rename(f"patch_embed1.{name}.{{p}}", f"stem.{n}.{{p}}") for n, name in ((4, "proj"), (5, "norm"))),
         # together: a plain model has the second only
         Rule(("post_network.0.norm1.{p}", "norm4.{p}"), ("ask.norm.{p}", "norm.{p}")),
-        *(rule for s in range(4) for rule in stage(s)),
+        *(Rename(f"patch_embed{s + 1}.proj.{{p}}", f"stages.{s}.0.0.{{p}}") for s in range(1, 4)),
+        *(Rename(f"patch_embed{s + 1}.norm.{{p}}", f"stages.{s}.0.1.{{p}}") for s in range(1, 4)),
+        *(rule for s in range(4) for rule in under(LAYER, f"block{s + 1}.", f"stages.{s}.1.f.0.blocks.")),
+        *(Rename(f"norm{s + 1}.{{p}}", f"stages.{s}.1.f.1.norm.{{p}}") for s in range(4)),
         Rename("post_network.0.attn.proj.{p}", "ask.cross.out.{p}"),
         Rename("post_network.0.attn.{q}.{p}", "ask.cross.{q}.{p}"),
         Rename("post_network.0.norm2.{p}", "ask.feed.norm.{p}"),

@@ -49,8 +49,7 @@ class Weighed(nn.Module):
 
 
 def dealt(places: Tensor, groups: int) -> Tensor:
-    """(N,) in the order in which they lie when they are dealt out to the groups in turn; N is a multiple of
-    `groups`."""
+    """(N,) in the order in which they lie when they are dealt out to the groups in turn, N a multiple of `groups`."""
     return places.view(-1, groups).T.flatten()
 
 
@@ -58,9 +57,8 @@ class Recursion(nn.Module):
     """One block, run in a loop for each of `groups` and followed by the step that is that loop's own: Tokens (B, N, D)
     -> the same.
 
-    groups: into how many slices each loop cuts the tokens. In the first a slice is a run of neighbours, later it takes
-    tokens from
-    everywhere: drawn in training, dealt out in evaluation. N is a multiple of each.
+    groups: into how many slices each loop cuts the tokens, N being a multiple of each. In the first a slice is a run of
+    neighbours, later it takes tokens from everywhere: drawn in training, dealt out in evaluation.
     """
 
     def __init__(self, block: Block, groups: Sequence[int], steps: Iterable[nn.Module]):
@@ -89,39 +87,28 @@ class SReT(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K).
 
     image: the (H, W) that positions are learned for. head: width of a head. blocks: how many there are in each stage.
-    groups: for each stage the number of slices in every loop, so as many as there are loops. ratio, between:
-    feed-forward widths in widths, in blocks and between.
+    groups: for each stage the number of slices in every loop. ratio, between: feed-forward widths in widths, in blocks
+    and between loops.
     """
 
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        head=32,
-        heads=(2, 4, 8),
-        blocks=(2, 5, 3),
-        groups=((8, 2), (4, 1), (1, 1)),
-        ratio=3.6,
-        between=1,
-        num_classes=1000,
-        drop_path=0.1,
-    ):
+        self, *, image=(224, 224), head=32, heads=(2, 4, 8), blocks=(2, 5, 3), groups=((8, 2), (4, 1), (1, 1)),
+        ratio=3.6, between=1, num_classes=1000, drop_path=0.1,
+    ):  # fmt: skip
+        def recursion(d: int, heads: int, groups: tuple[int, ...], drop: float) -> Recursion:
+            mix = Weighed(Norm(d), Attention(d, heads), DropPath(drop))
+            feed = Weighed(Norm(d), FeedForward(d, int(ratio * d)), DropPath(drop))
+            steps = [Weighed(Norm(d), FeedForward(d, int(between * d))) for _ in groups]
+            return Recursion(Block(mix, feed), groups, steps)
+
         widths, loops = [head * h for h in heads], [len(g) for g in groups]
         total, stages = sum(b * n for b, n in zip(blocks, loops)), []
         for s, d in enumerate(widths):
             before = sum(b * n for b, n in zip(blocks[:s], loops))
-
-            def layer(drop: float) -> Block:
-                mix = Weighed(Norm(d), Attention(d, heads[s]), DropPath(drop))
-                return Block(mix, Weighed(Norm(d), FeedForward(d, int(ratio * d)), DropPath(drop)))
-
-            def recursion(drop: float) -> Recursion:
-                steps = [Weighed(Norm(d), FeedForward(d, int(between * d))) for _ in groups[s]]
-                return Recursion(layer(drop), groups[s], steps)
-
-            stack = nn.Sequential(*(recursion(drop_path * (before + i) / total) for i in range(blocks[s])))
+            drops = [drop_path * (before + i) / total for i in range(blocks[s])]
+            stack = nn.Sequential(*(recursion(d, heads[s], groups[s], drop) for drop in drops))
             down = nn.Conv2d(widths[s - 1], d, 3, 2, 1, groups=widths[s - 1]) if s else nn.Identity()
             stages.append(nn.Sequential(down, OnTokens(stack)))
         first, stem = widths[0], [ChannelsLast()]
@@ -178,11 +165,6 @@ WEIGHTS = {
 }
 
 
-def positions(tensors: list[Tensor]) -> list[Tensor]:
-    """(1, H * W, D) to a square map."""
-    return [x.mT.unflatten(2, (isqrt(x.shape[1]), -1)).contiguous() for x in tensors]
-
-
 BLOCK = {
     "norm1.{p}": "mix.norm.{p}",
     "attn.qkv.{p}": "mix.f.qkv.{p}",
@@ -202,25 +184,28 @@ STEP = {
     "coefficient1.bias": "stay",
     "coefficient2.bias": "add",
 }
-
-
-def recursion(i: int) -> list[Rule]:
-    """A block of two loops, which the public layout has once for each loop."""
-    theirs, ours = "transformers.{s}.blocks", f"stages.{{s}}.1.f.{i}"
-    pairs = [
-        Tied([f"{theirs}.{4 * i}.{a}", f"{theirs}.{4 * i + 2}.{a}"], f"{ours}.block.{b}") for a, b in BLOCK.items()
-    ]
-    return pairs + [
-        Rename(f"{theirs}.{4 * i + 1 + 2 * n}.{a}", f"{ours}.steps.{n}.{b}") for n in (0, 1) for a, b in STEP.items()
-    ]
-
-
+THEIRS, OURS = "transformers.{s}.blocks.", "stages.{s}.1.f."
 RULES = {
     "official": [
         *(Rename(f"patch_embed.conv{i + 1}.{{p}}", f"stem.{3 * i + 1}.{{p}}") for i in range(3)),
         *(Rename(f"patch_embed.bn{i + 1}.{{p}}", f"stem.{3 * i + 2}.{{p}}") for i in range(3)),
-        Rule(("pos_embed",), ("stem.10.f.table",), lambda ts: [ts[0].flatten(2).mT.contiguous()], positions),
-        *(rule for i in range(5) for rule in recursion(i)),
+        Rule(  # a square map to (1, H * W, D)
+            ("pos_embed",),
+            ("stem.10.f.table",),
+            lambda ts: [ts[0].flatten(2).mT.contiguous()],
+            lambda ts: [ts[0].mT.unflatten(2, (isqrt(ts[0].shape[1]), -1)).contiguous()],
+        ),  # fmt: skip
+        *(  # a block of two loops, which the public layout has once for each loop
+            Tied([f"{THEIRS}{4 * i}.{a}", f"{THEIRS}{4 * i + 2}.{a}"], f"{OURS}{i}.block.{b}")
+            for i in range(5)
+            for a, b in BLOCK.items()
+        ),
+        *(
+            Rename(f"{THEIRS}{4 * i + 1 + 2 * n}.{a}", f"{OURS}{i}.steps.{n}.{b}")
+            for i in range(5)
+            for n in (0, 1)
+            for a, b in STEP.items()
+        ),
         *(Rename(f"pools.{s}.conv.{{p}}", f"stages.{s + 1}.0.{{p}}") for s in range(2)),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.{p}", "head.{p}"),

@@ -14,50 +14,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, split_heads
+from plait.core.block import Block, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Drop, Join, Rename
-from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnTokens
-from plait.parts.mixers.windows import cut, mend, pad_to
-from plait.parts.positions.relative import RelativeBias
+from plait.parts.mixers.windows import WindowAttention, pad_to
+from plait.parts.tokenizers.patches import PatchMap
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
-
-
-class WindowAttention(nn.Module):
-    """Self-attention inside the windows (h, w) of a grid, with a learned bias per offset: Tokens (B, N, D) -> the
-    same."""
-
-    on_grid = True
-
-    def __init__(self, width: int, heads: int, window: tuple[int, int]):
-        super().__init__()
-        check_heads(width, heads)
-        self.heads, self.window, self.attend = heads, window, Attend()
-        self.qkv, self.out, self.bias = (
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-            RelativeBias(window, heads),
-        )
-
-    def mix(self, windows: Tokens, bias: Tensor) -> Tokens:
-        """Windows (M, h w, D) and what is added to their scores, broadcastable to (M, H, h w, h w) -> windows."""
-        q, k, v = split_heads(self.qkv(windows.x), 3, self.heads)  # each (M, H, h w, E)
-        y = self.attend(windows, q, k, v, bias=bias)
-        return y.replace(x=self.out(merge_heads(y.x)))
-
-    def forward(self, t: Tokens) -> Tokens:
-        x, grid = cut(t, self.window)
-        return mend(t, self.mix(t.inside(x), self.bias()), self.window, grid)
 
 
 class ShiftedWindowAttention(WindowAttention):
     """The same with windows that begin half a window further, along each side that has more than one. The grid is a
     ring: its last windows hold places of both ends, which do not see each other."""
-
-    on_grid = True
 
     def forward(self, t: Tokens) -> Tokens:
         x = pad_to(whole_grid(t).x.unflatten(1, t.grid), self.window)
@@ -94,22 +64,6 @@ class Ring:
         return places // self.window, places % self.window
 
 
-class PatchMap(nn.Module):
-    """Non-overlapping patches, projected and normed: (B, C, H, W) -> (B, D, H / P, W / P), rounded up."""
-
-    def __init__(self, width: int, patch: int, channels: int = 3, *, eps: float = 1e-5):
-        super().__init__()
-        self.last, self.proj, self.norm = (
-            ChannelsLast(),
-            nn.Conv2d(channels, width, patch, patch),
-            LayerNorm2d(width, eps=eps),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = pad_to(x.permute(0, 2, 3, 1), self.proj.kernel_size).permute(0, 3, 1, 2)
-        return self.norm(self.proj(self.last(x)))
-
-
 class Merge(nn.Module):
     """Four neighbours become one: (B, C, H, W) -> (B, 2 C, H / 2, W / 2), rounded up."""
 
@@ -128,21 +82,16 @@ class Swin(Pyramid):
     heads: of every stage."""
 
     def __init__(self, *, patch=4, width, depths, heads, window=7, ratio=4, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
-        stages = []
-        for s, (depth, h) in enumerate(zip(depths, heads)):
-            d, kinds = width * 2**s, (WindowAttention, ShiftedWindowAttention)
-            stack = Stack(*(block(d, kinds[i % 2](d, h, (window, window)), ratio, next(rates)) for i in range(depth)))
-            stages.append(nn.Sequential(Merge(d // 2) if s else nn.Identity(), OnTokens(stack)))
-        super().__init__(PatchMap(width, patch), stages, nn.LayerNorm(d), d, num_classes)
+        def layer(d: int, h: int, i: int, drop: float) -> Block:
+            mix = (ShiftedWindowAttention if i % 2 else WindowAttention)(d, h, (window, window))
+            return pre_norm(d, mix, FeedForward(d, ratio * d), drop=drop)
 
-
-def block(width: int, mix: nn.Module, ratio: int, drop: float) -> Block:
-    """One pre-norm layer."""
-    return Block(
-        mix=Pre(nn.LayerNorm(width), mix, DropPath(drop)),
-        feed=Pre(nn.LayerNorm(width), FeedForward(width, ratio * width), DropPath(drop)),
-    )
+        stages, d = [], width
+        for h, rates in zip(heads, stage_rates(drop_path, depths)):
+            stack = Stack(*(layer(d, h, i, drop) for i, drop in enumerate(rates)))
+            stages.append(nn.Sequential(Merge(d // 2) if stages else nn.Identity(), OnTokens(stack)))
+            d *= 2
+        super().__init__(PatchMap(width, patch), stages, nn.LayerNorm(d // 2), d // 2, num_classes)
 
 
 TINY = dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))

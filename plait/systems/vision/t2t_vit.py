@@ -1,10 +1,9 @@
 """Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet. Yuan et al., 2021. arXiv:2101.11986.
 
 New here: tokens are made in steps. Overlapping windows of neighbouring tokens are joined (a soft split), a thin layer
-mixes the joined
-tokens and makes them narrow again, and the result is a map to be split anew: three splits leave one token for 16 x 16
-pixels, each made of all that surrounds it. The transformer behind is deep and narrow. The thin layers are a Performer
-(linear in the tokens, by fixed random features) or, in the `t_` sizes, ordinary attention.
+mixes the joined tokens and makes them narrow again, and the result is a map to be split anew: three splits leave one
+token for 16 x 16 pixels, each made of all that surrounds it. The transformer behind is deep and narrow. The thin layers
+are a Performer (linear in the tokens, by fixed random features) or, in the `t_` sizes, ordinary attention.
 
 Differs: dropout in the Performer is left out. Other picture sizes are read, rectangles too. The published weights of 7
 to 24 and t_14 to t_24 were trained with attention scaled by the width instead of a head's width: those load as
@@ -21,9 +20,10 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Attention, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, prepend
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Rename, Rule, under
 from plait.parts.maps import only_map
 from plait.parts.positions.sine import SequenceWaves
+from plait.parts.tokenizers.patches import patch_grid
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
@@ -92,8 +92,7 @@ class Thin(nn.Module):
 
 
 class TokensToToken(nn.Module):
-    """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) with their grid. thin: the layers' width
-    between."""
+    """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) of a grid. thin: the width between."""
 
     def __init__(self, width: int, thin: int, mix: type[nn.Module]):
         super().__init__()
@@ -102,9 +101,7 @@ class TokensToToken(nn.Module):
         self.split, self.proj = nn.Unfold(3, padding=1, stride=2), nn.Linear(9 * thin, width)
 
     def forward(self, x: Tensor) -> Tokens:
-        if x.shape[2] % 16 or x.shape[3] % 16:
-            raise ValueError(f"pictures of {x.shape[2]} x {x.shape[3]}: expected multiples of 16, resize or pad them")
-        grid = (x.shape[2] // 16, x.shape[3] // 16)
+        grid = patch_grid(x, 16)
         return Tokens(self.proj(self.split(self.second(self.first(x))).mT), grid=grid)
 
 
@@ -120,10 +117,8 @@ class T2TViT(Backbone):
     ):
         super().__init__()
         self.width = width
-        self.stem, self.cls = (
-            TokensToToken(width, thin, Values if exact else Performer),
-            nn.Parameter(torch.empty(1, 1, width)),
-        )
+        self.stem = TokensToToken(width, thin, Values if exact else Performer)
+        self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.positions = SequenceWaves(1 + image[0] // 16 * (image[1] // 16), width)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, mix=BareAttention, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
@@ -135,10 +130,6 @@ class T2TViT(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         return self.stack(self.positions(prepend(self.cls, self.stem(x))))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 LITE = dict(width=256, heads=4, hidden=512)
@@ -182,30 +173,6 @@ WEIGHTS = {
 }
 
 
-def _thin(theirs: str, ours: str) -> list[Rule]:
-    """One of the two thin layers: the exact one, known by its fused projection, or else the Performer."""
-    theirs, ours = f"tokens_to_token.{theirs}", f"stem.{ours}"
-    exact = {
-        "attn.qkv.weight": "mix.qkv.weight",
-        "attn.proj.weight": "mix.out.weight",
-        "attn.proj.bias": "mix.out.bias",
-        "mlp.fc1.weight": "feed.f.up.weight",
-        "mlp.fc1.bias": "feed.f.up.bias",
-        "mlp.fc2.weight": "feed.f.down.weight",
-        "mlp.fc2.bias": "feed.f.down.bias",
-    }
-    return [
-        Rule(tuple(f"{theirs}.{n}" for n in exact), tuple(f"{ours}.{n}" for n in exact.values())),
-        Rename(f"{theirs}.w", f"{ours}.mix.features"),
-        Rename(f"{theirs}.kqv.{{p}}", f"{ours}.mix.kqv.{{p}}"),
-        Rename(f"{theirs}.proj.{{p}}", f"{ours}.mix.out.{{p}}"),
-        Rename(f"{theirs}.mlp.0.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{theirs}.mlp.2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-        Rename(f"{theirs}.norm1.{{p}}", f"{ours}.norm.{{p}}"),
-        Rename(f"{theirs}.norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
-    ]
-
-
 def _queries(power: float):
     """Scale the queries of a fused projection (3 D, D) from the width's square root to that of heads of 64, or back."""
 
@@ -216,11 +183,30 @@ def _queries(power: float):
     return change
 
 
+EXACT_THIN = {
+    "attn.qkv.weight": "mix.qkv.weight",
+    "attn.proj.weight": "mix.out.weight",
+    "attn.proj.bias": "mix.out.bias",
+    "mlp.fc1.weight": "feed.f.up.weight",
+    "mlp.fc1.bias": "feed.f.up.bias",
+    "mlp.fc2.weight": "feed.f.down.weight",
+    "mlp.fc2.bias": "feed.f.down.bias",
+}
+THIN = [
+    Rule(tuple(EXACT_THIN), tuple(EXACT_THIN.values())),  # the exact one, known by its fused projection
+    Rename("w", "mix.features"),
+    Rename("kqv.{p}", "mix.kqv.{p}"),
+    Rename("proj.{p}", "mix.out.{p}"),
+    Rename("mlp.0.{p}", "feed.f.up.{p}"),
+    Rename("mlp.2.{p}", "feed.f.down.{p}"),
+    Rename("norm1.{p}", "norm.{p}"),
+    Rename("norm2.{p}", "feed.norm.{p}"),
+]
 OFFICIAL = [
     Rename("cls_token", "cls"),
     Rename("pos_embed", "positions.table"),
-    *_thin("attention1", "first"),
-    *_thin("attention2", "second"),
+    *under(THIN, "tokens_to_token.attention1.", "stem.first."),
+    *under(THIN, "tokens_to_token.attention2.", "stem.second."),
     Rename("tokens_to_token.project.{p}", "stem.proj.{p}"),
     *timm_blocks(),
     Rename("norm.{p}", "norm.{p}"),

@@ -8,8 +8,8 @@ map is pooled.
 
 Differs: the authors published the layer, not the net. As in their code, places beyond the edge are keys and values of
 zero, there are no positions, and heads go into the residual unprojected; theirs has one head, and a convolution for a
-feed-forward step. The net around it follows public accounts, not the paper's tables: its sizes, how far channels are
-rolled (one kernel) and the pooling (the mean of four) are decided here.
+feed-forward step. The net around it follows public accounts, not the paper's tables: its sizes, how far channels
+are rolled (one kernel) and the pooling (the mean of four) are decided here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, split_heads
+from plait.core.block import FeedForward, Stack, check_heads, split_heads, stage_rates
 from plait.core.tokens import Tokens, whole_grid
-from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
+from plait.parts.convs import ChannelsLast, ConvNorm, Half, LayerNorm2d
 from plait.parts.maps import OnTokens
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.nextvit import Half
 
 
 def around(x: Tensor, kernel: int, dilation: int) -> Tensor:
@@ -79,15 +79,13 @@ class TiC(Pyramid):
     rolls."""
 
     def __init__(self, *, widths, depths, heads, kernel=5, dilations=(1, 2), num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         stages = []
-        for s, (d, h) in enumerate(zip(widths, heads)):
+        for s, (d, h, rates) in enumerate(zip(widths, heads, stage_rates(drop_path, depths))):
             blocks = []
-            for i, drop in enumerate(next(rates) for _ in range(depths[s])):
+            for i, drop in enumerate(rates):
                 mix: nn.Module = AttentionConv(d, h, kernel, dilations[i % len(dilations)])
                 mix = nn.Sequential(Roll(kernel), mix) if i % 2 else mix
-                feed = Pre(nn.LayerNorm(d), FeedForward(d, 4 * d), DropPath(drop))
-                blocks.append(Block(Pre(nn.LayerNorm(d), mix, DropPath(drop)), feed))
+                blocks.append(pre_norm(d, mix, FeedForward(d, 4 * d), drop=drop))
             pool = nn.Sequential(Half(), nn.Conv2d(widths[s - 1], d, 1), LayerNorm2d(d)) if s else nn.Identity()
             stages.append(nn.Sequential(pool, OnTokens(Stack(*blocks))))
         half = widths[0] // 2

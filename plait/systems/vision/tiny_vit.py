@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads
+from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, stage_rates
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
@@ -60,8 +60,8 @@ class Constant(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D) -> the same. Grids are
-    filled up with zeros."""
+    """Norm, then attention inside windows of side * side places: Tokens of a grid (B, N, D), filled up with zeros ->
+    the same."""
 
     on_grid = True
 
@@ -88,10 +88,8 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, ratio: int, drop: float):
         super().__init__()
         hidden = channels * ratio
-        self.up, self.spread = (
-            ConvNorm(channels, hidden, act=nn.GELU),
-            ConvNorm(hidden, hidden, 3, groups=hidden, act=nn.GELU),
-        )
+        self.up = ConvNorm(channels, hidden, act=nn.GELU)
+        self.spread = ConvNorm(hidden, hidden, 3, groups=hidden, act=nn.GELU)
         self.down, self.drop, self.act = ConvNorm(hidden, channels), DropPath(drop), nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,14 +103,12 @@ def halve(channels: int, out: int) -> nn.Sequential:
     )
 
 
-def block(width: int, heads: int, side: int, drop: float) -> Block:
+def layer(width: int, heads: int, side: int, drop: float) -> Block:
     """Attention in windows; then a depthwise convolution across their borders and the feed-forward step."""
+    feed = Pre(nn.LayerNorm(width), FeedForward(width, 4 * width), DropPath(drop))
     return Block(
         mix=Pre(nn.Identity(), WindowAttention(width, heads, side), DropPath(drop)),
-        feed=nn.Sequential(
-            OnMap(ConvNorm(width, width, 3, groups=width)),
-            Pre(nn.LayerNorm(width), FeedForward(width, 4 * width), DropPath(drop)),
-        ),
+        feed=nn.Sequential(OnMap(ConvNorm(width, width, 3, groups=width)), feed),
     )
 
 
@@ -121,14 +117,13 @@ class TinyViT(Pyramid):
     the first."""
 
     def __init__(self, *, widths, depths, heads, sides, num_classes=1000, drop_path=0.0):
-        rates = iter(drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
-        stages = [nn.Sequential(*(Bottleneck(widths[0], 4, next(rates)) for _ in range(depths[0])))]
-        for before, width, depth, h, side in zip(widths, widths[1:], depths[1:], heads, sides):
-            blocks = (block(width, h, side, next(rates)) for _ in range(depth))
-            stages.append(nn.Sequential(halve(before, width), OnTokens(Stack(*blocks))))
-        stem = nn.Sequential(
-            ChannelsLast(), ConvNorm(3, widths[0] // 2, 3, 2, act=nn.GELU), ConvNorm(widths[0] // 2, widths[0], 3, 2)
-        )
+        first, *later = stage_rates(drop_path, depths)
+        stages = [nn.Sequential(*(Bottleneck(widths[0], 4, drop) for drop in first))]
+        for before, width, h, side, rates in zip(widths, widths[1:], heads, sides, later):
+            stack = Stack(*(layer(width, h, side, drop) for drop in rates))
+            stages.append(nn.Sequential(halve(before, width), OnTokens(stack)))
+        thin = widths[0] // 2
+        stem = nn.Sequential(ChannelsLast(), ConvNorm(3, thin, 3, 2, act=nn.GELU), ConvNorm(thin, widths[0], 3, 2))
         super().__init__(stem, stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
     def pool(self, t: Tokens) -> Tensor:

@@ -13,17 +13,20 @@ with published weights, which does both the other way round.
 from __future__ import annotations
 
 from functools import partial
+from math import isqrt
 
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Layer, Pre
+from plait.core.block import Attention, Block, FeedForward, Layer, drop_rates
 from plait.core.tokens import Tokens, prepend, refuse
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Join, Rename, Rule, under
 from plait.parts.maps import to_tokens
 from plait.parts.mixers.windows import to_windows
 from plait.parts.positions.learned import GridPositions
+from plait.parts.tokenizers.patches import patch_grid
 from plait.parts.towers.backbone import Backbone
+from plait.parts.towers.encoder import pre_norm
 
 Norm = partial(nn.LayerNorm, eps=1e-5)
 WORD = 4  # pixels a side
@@ -45,11 +48,7 @@ class Words(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        if x.shape[2] % self.patch or x.shape[3] % self.patch:
-            raise ValueError(
-                f"pictures of {x.shape[2]} x {x.shape[3]} do not divide into patches of {self.patch}: resize or pad them"
-            )
+        grid = patch_grid(x, self.patch)
         if self.alone:
             x = x.unflatten(2, (grid[0], self.patch)).unflatten(4, (grid[1], self.patch))  # (B, 3, h, P, w, P)
             x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B * N, 3, P, P)
@@ -76,8 +75,8 @@ class Sentences(nn.Module):
 
 
 class Nested(Layer):
-    """One layer: the words of each patch, in the context, read each other, tell their patch, and the patches read each
-    other."""
+    """The words of each patch, which the context holds, read each other, tell their patch, and the patches read each
+    other: Tokens (B, 1 + N, D) -> the same."""
 
     reads = ("words",)
 
@@ -100,19 +99,9 @@ class TNT(Backbone):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        patch=16,
-        inner,
-        inner_heads=4,
-        width,
-        depth=12,
-        heads,
-        legacy=False,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
+        self, *, image=(224, 224), patch=16, inner, inner_heads=4, width, depth=12, heads, legacy=False,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         super().__init__()
         self.width, self.multiple = width, patch
         count = (patch // WORD) ** 2
@@ -123,19 +112,12 @@ class TNT(Backbone):
 
         def layer(size: int, heads: int, drop: float) -> Block:
             mix = Attention(size, heads, qkv_bias=False)
-            return Block(
-                mix=Pre(Norm(size), mix, DropPath(drop)),
-                feed=Pre(Norm(size), FeedForward(size, 4 * size), DropPath(drop)),
-            )
+            return pre_norm(size, mix, FeedForward(size, 4 * size), norm=Norm, drop=drop)
 
-        drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        tell = partial(Sentences, inner, count, width, together=not legacy, bias=legacy)
         self.blocks = nn.ModuleList(
-            Nested(
-                layer(inner, inner_heads, d),
-                Sentences(inner, count, width, together=not legacy, bias=legacy),
-                layer(width, heads, d),
-            )
-            for d in drops
+            Nested(layer(inner, inner_heads, drop), tell(), layer(width, heads, drop))
+            for drop in drop_rates(drop_path, depth)
         )
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
@@ -151,10 +133,6 @@ class TNT(Backbone):
         for block in self.blocks:
             t = block(t)
         return t.replace(context=None)
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
 
 
 MODEL = TNT
@@ -174,54 +152,43 @@ WEIGHTS = {
     "b_patch16_224": TIMM | dict(hub="timm/tnt_b_patch16_224.in1k"),
     "s_legacy_patch16_224": TIMM | dict(hub="timm/tnt_s_legacy_patch16_224.in1k"),
 }
-
-
-def _thirds(ts: list[Tensor]) -> list[Tensor]:
-    return list(ts[0].split([2 * len(ts[0]) // 3, len(ts[0]) // 3]))
-
-
-def _layer(theirs: str, ours: str) -> list[Rule]:
-    """A transformer layer whose parts end in "in" or "out" there; its values are projected apart from queries and
-    keys."""
-    mlp = "mlp" if theirs == "out" else "mlp_in"
-    return [
-        Rename(f"blocks.{{i}}.norm_{theirs}.{{p}}", f"blocks.{{i}}.{ours}.mix.norm.{{p}}"),
-        Rule(
-            (f"blocks.{{i}}.attn_{theirs}.qk.weight", f"blocks.{{i}}.attn_{theirs}.v.weight"),
-            (f"blocks.{{i}}.{ours}.mix.f.qkv.weight",),
-            lambda ts: [torch.cat(ts)],
-            _thirds,
-        ),
-        Rename(f"blocks.{{i}}.attn_{theirs}.proj.{{p}}", f"blocks.{{i}}.{ours}.mix.f.out.{{p}}"),
-        Rename(f"blocks.{{i}}.norm_{mlp}.{{p}}", f"blocks.{{i}}.{ours}.feed.norm.{{p}}"),
-        Rename(f"blocks.{{i}}.{mlp}.fc1.{{p}}", f"blocks.{{i}}.{ours}.feed.f.up.{{p}}"),
-        Rename(f"blocks.{{i}}.{mlp}.fc2.{{p}}", f"blocks.{{i}}.{ours}.feed.f.down.{{p}}"),
-    ]
-
-
-def _places(ts: list[Tensor]) -> list[Tensor]:
-    return [ts[0].flatten(2).mT]
-
-
-def _square(ts: list[Tensor]) -> list[Tensor]:
-    side = round(ts[0].shape[1] ** 0.5)
-    return [ts[0].mT.unflatten(2, (side, side))]
-
-
+LAYERS = {  # ours: what theirs ends in, and the beginning of its feed-forward's names
+    "inner": ("in", "mlp_in"),
+    "outer": ("out", "mlp"),
+}
 RULES = {
     "timm": [
         Rename("cls_token", "cls"),
         Rename("patch_pos", "positions.table"),
-        Rule(("pixel_pos",), ("words.positions",), _places, _square),
+        Rule(  # a square map to (1, n, d)
+            ("pixel_pos",),
+            ("words.positions",),
+            lambda ts: [ts[0].flatten(2).mT],
+            lambda ts: [ts[0].mT.unflatten(2, (isqrt(ts[0].shape[1]), -1))],
+        ),  # fmt: skip
         Rename("pixel_embed.proj.{p}", "words.proj.{p}"),
         Rename("norm1_proj.{p}", "first.norm.{p}"),
         Rename("proj.{p}", "first.proj.{p}"),
         Rename("norm2_proj.{p}", "first.last.{p}"),
-        *_layer("in", "inner"),
+        *(
+            rule
+            for ours, (end, mlp) in LAYERS.items()
+            for rule in under(
+                [
+                    Rename(f"norm_{end}.{{p}}", f"{ours}.mix.norm.{{p}}"),
+                    Join([f"attn_{end}.{n}.weight" for n in ("qk", "v")], f"{ours}.mix.f.qkv.weight", (2, 1)),
+                    Rename(f"attn_{end}.proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+                    Rename(f"norm_{mlp}.{{p}}", f"{ours}.feed.norm.{{p}}"),
+                    Rename(f"{mlp}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+                    Rename(f"{mlp}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+                ],
+                "blocks.{i}.",
+                "blocks.{i}.",
+            )
+        ),
         Rename("blocks.{i}.norm1_proj.{p}", "blocks.{i}.tell.norm.{p}"),
         Rename("blocks.{i}.proj.{p}", "blocks.{i}.tell.proj.{p}"),
         Rename("blocks.{i}.norm2_proj.{p}", "blocks.{i}.tell.last.{p}"),
-        *_layer("out", "outer"),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.{p}", "head.{p}"),
     ]

@@ -16,14 +16,15 @@ from functools import partial
 import torch
 from torch import nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
+from plait.core.block import Attention, FeedForward, Stack, stage_rates
 from plait.core.weights import Rename, Rule
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import InWindows
 from plait.parts.positions.conditional import ConditionalPositions
+from plait.parts.tokenizers.patches import PatchMap
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.pvt import reduced
-from plait.systems.vision.swin import PatchMap
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -38,35 +39,19 @@ class Twins(Pyramid):
     """
 
     def __init__(
-        self,
-        *,
-        patches=(4, 2, 2, 2),
-        widths,
-        depths,
-        heads,
-        hidden=(4, 4, 4, 4),
-        ratios=(8, 4, 2, 1),
-        window=None,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
+        self, *, patches=(4, 2, 2, 2), widths, depths, heads, hidden=(4, 4, 4, 4), ratios=(8, 4, 2, 1), window=None,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         stages, channels = [], 3
-        for s, d in enumerate(widths):
+        for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
             blocks = []
-            for i in range(depths[s]):
-                drop, local = next(rates), window is not None and i % 2 == 0
-                mix = (
-                    InWindows(Attention(d, heads[s]), (window, window))
-                    if local
-                    else reduced(d, heads[s], ratios[s], nn.LayerNorm)
-                )
-                feed = Pre(Norm(d), FeedForward(d, hidden[s] * d), DropPath(drop))
-                blocks.append(
-                    Block(
-                        Pre(Norm(d), mix, DropPath(drop)), feed if i else nn.Sequential(feed, ConditionalPositions(d))
-                    )
-                )
+            for i, drop in enumerate(rates):
+                if window is not None and i % 2 == 0:
+                    mix = InWindows(Attention(d, heads[s]), (window, window))
+                else:
+                    mix = reduced(d, heads[s], ratios[s], nn.LayerNorm)
+                blocks.append(pre_norm(d, mix, FeedForward(d, hidden[s] * d), norm=Norm, drop=drop))
+            blocks[0].feed = nn.Sequential(blocks[0].feed, ConditionalPositions(d))
             stages.append(nn.Sequential(PatchMap(d, patches[s], channels), OnTokens(Stack(*blocks))))
             channels = d
         super().__init__(nn.Identity(), stages, Norm(d), d, num_classes)

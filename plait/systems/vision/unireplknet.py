@@ -1,6 +1,5 @@
 """UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud, Time-Series and Image
-Recognition.
-Ding, Zhang, Ge, Zhao, Song, Yue, Shan, 2024. arXiv:2311.15599.
+Recognition. Ding, Zhang, Ge, Zhao, Song, Yue, Shan, 2024. arXiv:2311.15599.
 
 New here: a few kernels of 13 x 13 see far, and depth comes from cheap 3 x 3 layers. While training, a large kernel is a
 sum of itself and of small kernels with gaps, which learn sparse patterns; `fold_norms` makes one kernel of the sum.
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import DropPath
+from plait.core.block import DropPath, Layer, stage_rates
 from plait.core.surgery import fold_after, with_weights
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, View
@@ -29,18 +28,17 @@ Norm2d = partial(LayerNorm2d, eps=1e-6)
 GAPS = ((5, 1), (7, 2), (3, 3), (3, 4), (3, 5))  # (kernel, dilation) beside a kernel of 13
 
 
+def depthwise(width: int, kernel: int, gap: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(width, width, kernel, padding=gap * (kernel - 1) // 2, dilation=gap, groups=width, bias=False)
+
+
 class Dilated(nn.Module):
-    """A depthwise convolution of 13 x 13 and smaller ones with gaps, each with its norm, summed: (B, C, H, W) -> the
-    same."""
+    """A depthwise convolution of 13 x 13 and smaller ones with gaps, each with its norm, summed: a map -> the same."""
 
     def __init__(self, width: int):
         super().__init__()
-        shapes = ((13, 1), *GAPS)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, k, padding=r * (k - 1) // 2, dilation=r, groups=width, bias=False)
-            for k, r in shapes
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in shapes)
+        self.convs = nn.ModuleList(depthwise(width, k, r) for k, r in ((13, 1), *GAPS))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in self.convs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norms[0](self.convs[0](x))
@@ -61,10 +59,7 @@ class Dilated(nn.Module):
 
 class ResponseNorm(nn.Module):
     """Channels compete: each is weighed by its size over the whole picture against the others' (ConvNeXt V2,
-    arXiv:2301.00808).
-
-    (B, N, D) -> the same.
-    """
+    arXiv:2301.00808): (B, N, D) -> the same."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -79,17 +74,15 @@ class ResponseNorm(nn.Module):
         return x * (self.gamma * (size / (size.mean(2, keepdim=True) + 1e-6)) + 1) + self.beta
 
 
-class Layer(nn.Module):
-    """Look around, weigh the channels, feed each place, with one residual: (B, C, H, W) -> the same. kernel: 13 or
-    3."""
+class LargeKernelBlock(Layer):
+    """Look around, weigh the channels, feed each place, with one residual: (B, C, H, W) -> the same; a layer that maps
+    flow through. kernel: 13 or 3."""
+
+    on_grid = True
 
     def __init__(self, width: int, kernel: int, drop: float):
         super().__init__()
-        self.look = (
-            Dilated(width)
-            if kernel == 13
-            else nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
-        )
+        self.look = Dilated(width) if kernel == 13 else depthwise(width, kernel)
         self.norm, self.squeeze = nn.BatchNorm2d(width), SqueezeExcite(width, width // 4)
         self.up, self.act, self.respond = nn.Linear(width, 4 * width), nn.GELU(), ResponseNorm(4 * width)
         self.down, self.last = nn.Linear(4 * width, width, bias=False), nn.BatchNorm2d(width)
@@ -114,22 +107,16 @@ class UniRepLKNet(Pyramid):
     attends = False
 
     def __init__(self, *, widths, kernels, num_classes=1000, drop_path=0.0):
-        count = sum(map(len, kernels))
-        rates = iter(drop_path * i / max(count - 1, 1) for i in range(count))
-        half = widths[0] // 2
-        stem = nn.Sequential(
-            ChannelsLast(),
-            nn.Conv2d(3, half, 3, 2, 1),
-            Norm2d(half),
-            nn.GELU(),
-            nn.Conv2d(half, widths[0], 3, 2, 1),
-            Norm2d(widths[0]),
-        )
+        half, first = widths[0] // 2, widths[0]
+        halve = nn.Conv2d(3, half, 3, 2, 1), Norm2d(half), nn.GELU(), nn.Conv2d(half, first, 3, 2, 1), Norm2d(first)
         stages = []
-        for s, (width, sizes) in enumerate(zip(widths, kernels)):
-            down = nn.Sequential(nn.Conv2d(widths[s - 1], width, 3, 2, 1), Norm2d(width)) if s else nn.Identity()
-            stages.append(nn.Sequential(down, nn.Sequential(*(Layer(width, k, next(rates)) for k in sizes))))
-        super().__init__(stem, stages, nn.LayerNorm(widths[-1], eps=1e-6), widths[-1], num_classes)
+        for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, [len(sizes) for sizes in kernels]))):
+            down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), Norm2d(d)) if s else nn.Identity()
+            blocks = (LargeKernelBlock(d, k, drop) for k, drop in zip(kernels[s], rates))
+            stages.append(nn.Sequential(down, nn.Sequential(*blocks)))
+        super().__init__(
+            nn.Sequential(ChannelsLast(), *halve), stages, nn.LayerNorm(widths[-1], eps=1e-6), widths[-1], num_classes
+        )
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the norm of the mean token."""

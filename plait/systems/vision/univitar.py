@@ -3,8 +3,8 @@
 New here: pictures keep their size and shape. Each is cut into as many patches as it has, several are packed into one
 row without padding, and attention stays inside each. Positions are angles of row and column, so none is learned and
 none is resampled. The layers are a modern language model's: RMS norms, a gated feed-forward with a norm inside, layer
-scale, and norms on queries and keys. A picture is a clip of
-one frame shown twice, so clips are read by the same weights: every two frames become one layer of patches.
+scale, and norms on queries and keys. A picture is a clip of one frame shown twice, so clips are read by the same
+weights: every two frames become one layer of patches.
 
 Differs: the published model gives tokens and nothing else; `pool` takes their mean, and with `num_classes` a norm and a
 linear layer read it. The authors' order is kept: queries and keys are turned first and normed after, over all heads at
@@ -29,6 +29,7 @@ from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
 from plait.parts.positions.rotary import GridRotary, turn
+from plait.parts.tokenizers.patches import patch_grid
 from plait.parts.towers.backbone import Backbone
 
 Norm = partial(nn.RMSNorm, eps=1e-6)
@@ -75,11 +76,7 @@ class Tubelets(nn.Module):
         self.patch, self.proj = patch, nn.Conv3d(3, width, (2, patch, patch), (2, patch, patch))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if height % self.patch or width % self.patch:
-            raise ValueError(
-                f"pictures of {height} x {width} do not divide into patches of {self.patch}: resize or pad them to a multiple"
-            )
+        patch_grid(x, self.patch)
         if x.dim() == 4:
             return F.conv2d(x, self.proj.weight.sum(2), self.proj.bias, self.patch).flatten(2).transpose(1, 2)
         if x.shape[1] % 2:
@@ -90,12 +87,8 @@ class Tubelets(nn.Module):
 
 
 class UniViTAR(Backbone):
-    """Pictures (B, 3, H, W) of any multiple of the patch -> logits (B, K), or the mean of the tokens (B, D) with
-    `num_classes=0`.
-
-    `packed` takes pictures and clips of different sizes at once. hidden: the feed-forward's width; scale: where layer
-    scale starts.
-    """
+    """Pictures (B, 3, H, W) of any multiple of the patch -> logits (B, K). `packed` takes pictures and clips of
+    different sizes at once. hidden: the feed-forward's width; scale: where layer scale starts."""
 
     scheme = {nn.Conv3d: xavier_uniform}
 
@@ -103,21 +96,18 @@ class UniViTAR(Backbone):
         super().__init__()
         self.width, self.multiple = width, patch
         self.stem, self.rotary = Tubelets(width, patch), GridRotary(width // heads)
-        self.stack = Stack(
-            *(
-                Block(
-                    mix=Pre(Norm(width), RotaryAttention(width, heads), LayerScale(width, scale)),
-                    feed=Pre(Norm(width), NormedSwiGLU(width, hidden), LayerScale(width, scale)),
-                )
-                for _ in range(depth)
-            )
-        )
+
+        def step(f: nn.Module) -> Pre:
+            return Pre(Norm(width), f, LayerScale(width, scale))
+
+        layers = ((RotaryAttention(width, heads), NormedSwiGLU(width, hidden)) for _ in range(depth))
+        self.stack = Stack(*(Block(step(mix), step(feed)) for mix, feed in layers))
         self.head = nn.Sequential(Norm(width), nn.Linear(width, num_classes)) if num_classes else nn.Identity()
 
     def places(self, x: Tensor) -> tuple[tuple[int, int], Tensor]:
         """The grid (rows, columns) of a picture or clip (..., H, W), and the turns (N, 2, E/2) of its tokens, frame
         after frame."""
-        grid = (x.shape[-2] // self.multiple, x.shape[-1] // self.multiple)
+        grid = patch_grid(x, self.multiple)
         turns = self.rotary(grid)
         return grid, turns if x.dim() < 5 else turns.repeat(x.shape[1] // 2, 1, 1)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, LayerScale, Pre, Stack
+from plait.core.block import Block, DropPath, LayerScale, Pre, Stack, drop_rates
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.positions.learned import GridPositions
@@ -91,19 +91,16 @@ class Blend(nn.Module):
 
 
 class SpatialMix(nn.Module):
-    """The mixer: Tokens (B, N, D) -> Tokens (B, N, D). depth: how far up this layer is, from 0 to 1; rest: 1 at the
-    first layer, falling to nearly 0."""
+    """The mixer: Tokens of a grid (B, N, D) -> the same. depth: how far up this layer is, from 0 to 1; rest: 1 at the
+    first layer, falling to nearly 0. norm: also norm what was mixed."""
 
     on_grid = True
 
     def __init__(self, width: int, depth: float, rest: float, *, norm: bool):
         super().__init__()
         self.depth = depth
-        self.blend_k, self.blend_v, self.blend_r = (
-            Blend(width, rest),
-            Blend(width, rest, 0.3 * depth),
-            Blend(width, 0.5 * rest),
-        )
+        self.blend_k, self.blend_v = Blend(width, rest), Blend(width, rest, 0.3 * depth)
+        self.blend_r = Blend(width, 0.5 * rest)
         self.k, self.v, self.r, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.decay, self.first = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
@@ -121,7 +118,7 @@ class SpatialMix(nn.Module):
 
 
 class ChannelMix(nn.Module):
-    """The feed-forward, squared ReLU with a gate: Tokens (B, N, D) -> Tokens (B, N, D)."""
+    """The feed-forward, squared ReLU with a gate: Tokens of a grid (B, N, D) -> the same."""
 
     on_grid = True
 
@@ -147,7 +144,8 @@ class VisionRWKV(Backbone):
     fits = ("image",)
 
     def __init__(
-        self, *, image=(224, 224), patch=16, width, depth=12, scale=None, norm=False, hidden=0, num_classes=1000, drop_path=0.0
+        self, *, image=(224, 224), patch=16, width, depth=12, scale=None, norm=False, hidden=0,
+        num_classes=1000, drop_path=0.0,
     ):  # fmt: skip
         super().__init__()
         self.width, self.multiple = width, patch
@@ -155,19 +153,18 @@ class VisionRWKV(Backbone):
         self.positions = Places((image[0] // patch, image[1] // patch), width)
         self.first = nn.LayerNorm(width)
 
-        def residual(f: nn.Module, i: int) -> Pre:
-            drop = DropPath(drop_path * i / max(depth - 1, 1))
+        def step(f: nn.Module, drop: float) -> Pre:
             if scale is None:
-                return Pre(nn.LayerNorm(width), f, drop)
-            return Pre(nn.Identity(), f, nn.Sequential(nn.LayerNorm(width), LayerScale(width, scale), drop))
+                return Pre(nn.LayerNorm(width), f, DropPath(drop))
+            behind = nn.LayerNorm(width), LayerScale(width, scale), DropPath(drop)
+            return Pre(nn.Identity(), f, nn.Sequential(*behind))
 
-        def block(i: int) -> Block:
+        def layer(i: int, drop: float) -> Block:
             far, rest = i / max(depth - 1, 1), 1 - i / depth
-            return Block(
-                residual(SpatialMix(width, far, rest, norm=norm), i), residual(ChannelMix(width, rest, norm=norm), i)
-            )
+            mix, feed = SpatialMix(width, far, rest, norm=norm), ChannelMix(width, rest, norm=norm)
+            return Block(step(mix, drop), step(feed, drop))
 
-        self.stack = Stack(*(block(i) for i in range(depth)))
+        self.stack = Stack(*(layer(i, drop) for i, drop in enumerate(drop_rates(drop_path, depth))))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Identity()
         if num_classes and hidden:
@@ -225,25 +222,24 @@ NAMES = {
     "ffn.receptance.weight": "feed.f.r.weight",
     "ffn.key_norm.{p}": "feed.f.norm.{p}",
 }
-
-
-def norms(theirs: str, gamma: str, ours: str) -> list[Rule]:
-    """The norm of a branch: behind it, if there is a scale too, else before it."""
-    behind = {gamma: "after.1.gamma", f"{theirs}.weight": "after.0.weight", f"{theirs}.bias": "after.0.bias"}
-    return [
-        Rule(tuple(f"{LAYER}.{name}" for name in behind), tuple(f"{OURS}.{ours}.{name}" for name in behind.values())),
-        Rename(f"{LAYER}.{theirs}.{{p}}", f"{OURS}.{ours}.norm.{{p}}"),
-    ]
-
-
+BEHIND = ("after.1.gamma", "after.0.weight", "after.0.bias")  # a norm behind a branch, where there is a scale too
 RULES = {
     "official": [
         Rename("backbone.patch_embed.projection.{p}", "stem.proj.{p}"),
         Rename("backbone.pos_embed", "positions.table"),
         Rename("backbone.layers.0.ln0.{p}", "first.{p}"),
         *(Rename(f"{LAYER}.{theirs}", f"{OURS}.{ours}") for theirs, ours in NAMES.items()),
-        *norms("ln1", "gamma1", "mix"),
-        *norms("ln2", "gamma2", "feed"),
+        *(
+            rule
+            for n, step in ((1, "mix"), (2, "feed"))
+            for rule in (
+                Rule(
+                    tuple(f"{LAYER}.{name}" for name in (f"gamma{n}", f"ln{n}.weight", f"ln{n}.bias")),
+                    tuple(f"{OURS}.{step}.{name}" for name in BEHIND),
+                ),
+                Rename(f"{LAYER}.ln{n}.{{p}}", f"{OURS}.{step}.norm.{{p}}"),
+            )
+        ),
         Rename("backbone.ln1.{p}", "norm.{p}"),
         Rename("head.fc.{p}", "head.{p}"),
         Rename("head.{k}.{p}", "head.{k}.{p}"),

@@ -45,10 +45,6 @@ class ViT(Backbone):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         return self.stack(self.patch_embed(x))
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
-
 
 TINY = dict(width=192, depth=12, heads=3)
 SMALL = dict(width=384, depth=12, heads=6)

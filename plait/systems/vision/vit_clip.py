@@ -41,10 +41,6 @@ class ViTCLIP(Backbone):
         t = self.patch_embed(x)
         return self.stack(t.replace(x=self.before(t.x)))
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
-
 
 B32 = dict(patch=32, width=768, depth=12, heads=12)
 B16 = dict(patch=16, width=768, depth=12, heads=12)

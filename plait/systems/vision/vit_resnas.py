@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, DropPath, FeedForward, Pre
+from plait.core.block import Attention, Block, FeedForward, drop_rates
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip
@@ -26,6 +26,7 @@ from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.towers.backbone import Backbone
+from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import conv_norm, timm_blocks
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -47,11 +48,8 @@ class Reduce(nn.Module):
                 f"a reduction from {width} to {out} channels: expected no fewer, for what was there is added"
             )
         self.more, self.norm = out - width, Norm(width)
-        self.conv, self.positions, self.cls = (
-            nn.Conv2d(width, out, 3, 2, 1),
-            GridPositions(grid, out),
-            nn.Linear(width, out),
-        )
+        self.conv, self.positions = nn.Conv2d(width, out, 3, 2, 1), GridPositions(grid, out)
+        self.cls = nn.Linear(width, out)
 
     def forward(self, t: Tokens) -> Tokens:
         normed = t.replace(x=self.norm(t.x))
@@ -62,15 +60,14 @@ class Reduce(nn.Module):
 
 
 class Patches(nn.Sequential):
-    """Three convolutions, the later two a residual step, then patches: (B, 3, H, W) -> Tokens (B, H / P * W / P, D) of
-    a grid."""
+    """Three convolutions, the later two a residual step, then patches: (B, 3, H, W) -> Tokens (B, H/P * W/P, D) of a
+    grid."""
 
     def __init__(self, width: int, patch: int, channels: int):
-        conv = partial(ConvNorm, act=Relu)
-        near = Skip(nn.Sequential(conv(channels, channels, 3), conv(channels, channels, 3)))
-        super().__init__(
-            ChannelsLast(), conv(3, channels, 3, 2), near, nn.Conv2d(channels, width, patch // 2, patch // 2)
-        )
+        conv = partial(ConvNorm, out=channels, kernel=3, act=Relu)
+        near = Skip(nn.Sequential(conv(channels), conv(channels)))
+        patches = nn.Conv2d(channels, width, patch // 2, patch // 2)
+        super().__init__(ChannelsLast(), conv(3, stride=2), near, patches)
 
     def forward(self, x: Tensor) -> Tokens:
         return to_tokens(super().forward(x))
@@ -88,21 +85,14 @@ class ViTRes(Backbone):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        patch=14,
-        channels=24,
-        widths,
-        head=(32, 48, 64),
-        heads,
-        hidden,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
+        self, *, image=(224, 224), patch=14, channels=24, widths, head=(32, 48, 64), heads, hidden,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
+        def layer(d: int, h: int, e: int, wide: int, drop: float) -> Block:
+            return pre_norm(d, Attention(d, h, head_width=e), FeedForward(d, wide), norm=Norm, drop=drop)
+
         super().__init__()
-        depth = sum(h > 0 for stage in heads for h in stage)
-        rates = iter(drop_path * i / max(depth - 1, 1) for i in range(depth))
+        drops = iter(drop_rates(drop_path, sum(h > 0 for stage in heads for h in stage)))
         grid, blocks = (image[0] // patch, image[1] // patch), []
         self.stem = PatchEmbed(Patches(widths[0], patch, channels), grid, widths[0])
         for s, d in enumerate(widths):
@@ -110,7 +100,7 @@ class ViTRes(Backbone):
                 grid = (grid[0] // 2, grid[1] // 2)
                 blocks.append(Reduce(widths[s - 1], d, grid))
             for h, wide in zip(heads[s], hidden[s], strict=True):
-                blocks.append(block(d, Attention(d, h, head_width=head[s]), wide, next(rates)) if h else nn.Identity())
+                blocks.append(layer(d, h, head[s], wide, next(drops)) if h else nn.Identity())
         self.width, self.multiple = d, patch * 2 ** (len(widths) - 1)
         self.blocks, self.norm = nn.Sequential(*blocks), Norm(d)
         self.head = nn.Linear(d, num_classes) if num_classes else nn.Identity()
@@ -127,17 +117,6 @@ class ViTRes(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) of the last stage, the class token first, before the last norm."""
         return self.blocks(self.stem(x))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the class token, normed."""
-        return self.norm(t.x[:, 0])
-
-
-def block(width: int, mix: nn.Module, hidden: int, drop: float) -> Block:
-    """One pre-norm layer."""
-    return Block(
-        mix=Pre(Norm(width), mix, DropPath(drop)), feed=Pre(Norm(width), FeedForward(width, hidden), DropPath(drop))
-    )
 
 
 MEDIUM = dict(
@@ -156,23 +135,12 @@ ROLES = ("backbone",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(
-        image=(32, 32),
-        patch=4,
-        channels=8,
-        widths=(16, 24, 40),
-        head=(8, 12, 16),
-        heads=((2, 3), (2,), (1, 2)),
-        hidden=((32, 24), (40,), (48, 56)),
-        num_classes=10,
+        image=(32, 32), patch=4, channels=8, widths=(16, 24, 40), head=(8, 12, 16), heads=((2, 3), (2,), (1, 2)),
+        hidden=((32, 24), (40,), (48, 56)), num_classes=10,
     ),
     "nano": dict(
-        image=(64, 64),
-        patch=4,
-        widths=(48, 96, 160),
-        head=(16, 24, 32),
-        heads=((3, 3), (4, 4), (5, 5)),
-        hidden=((144, 144), (288, 288), (400, 400)),
-        drop_path=0.1,
+        image=(64, 64), patch=4, widths=(48, 96, 160), head=(16, 24, 32), heads=((3, 3), (4, 4), (5, 5)),
+        hidden=((144, 144), (288, 288), (400, 400)), drop_path=0.1,
     ),
     "res_tiny": dict(
         widths=(192, 384, 768),
@@ -197,7 +165,7 @@ SIZES = {
     "medium_280": MEDIUM | dict(image=(280, 280), drop_path=0.75),
     "medium_336": MEDIUM | dict(image=(336, 336), drop_path=0.75),
     "medium_392": MEDIUM | dict(image=(392, 392), drop_path=0.75),
-}
+}  # fmt: skip
 
 OFFICIAL = dict(source="official", licence="cc-by-nc-4.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Rename
 from plait.parts.convs import LayerNorm2d, Pointwise
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
@@ -30,11 +30,8 @@ Norm2d = partial(LayerNorm2d, eps=1e-6)
 
 
 class Bottleneck(nn.Module):
-    """x + narrow(depthwise(wide(norm(x)))), four times as wide between: (B, C, H, W) -> (B, C', H / stride, W /
-    stride), rounded up.
-
-    A stride of 2 averages what goes past; another number of channels projects it.
-    """
+    """x + narrow(depthwise(wide(norm(x)))), four times as wide between: (B, C, H, W) -> (B, C', H/stride, W/stride),
+    rounded up. A stride of 2 averages what goes past; another number of channels projects it."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
@@ -56,12 +53,9 @@ class ConvTokens(nn.Module):
         super().__init__()
         a, b = channels
         self.stem = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), Norm2d(a), nn.GELU(), nn.Conv2d(a, a, 3, 1, 1))
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(*(Bottleneck(out if i else before, out, 1 if i else 2) for i in range(depth)))
-                for before, out, depth in zip((a, a), channels, depths)
-            )
-        )
+        halved = ((Bottleneck(a, out, 2), out, depth) for out, depth in zip(channels, depths))
+        steps = ([first, *(Bottleneck(out, out, 1) for _ in range(depth - 1))] for first, out, depth in halved)
+        self.stages = nn.Sequential(*(nn.Sequential(*step) for step in steps))
         self.norm, self.proj = Norm2d(b), nn.Conv2d(b, width, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tokens:
@@ -91,25 +85,15 @@ class ViTamin(Backbone):
     fits = ("image",)
 
     def __init__(
-        self,
-        *,
-        image=(224, 224),
-        channels,
-        depths=(2, 4),
-        width,
-        depth,
-        heads,
-        positions=True,
-        num_classes=1000,
-        drop_path=0.0,
-    ):
+        self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True,
+        num_classes=1000, drop_path=0.0,
+    ):  # fmt: skip
         super().__init__()
         self.width = width
         self.stem = ConvTokens(tuple(channels), tuple(depths), width)
         self.positions = GridPositions((-(-image[0] // 16), -(-image[1] // 16)), width) if positions else nn.Identity()
-        self.stack = Stack(
-            *pre_norm_blocks(width, depth, heads, 2 * width, norm=Norm, feed=NormedGeGLU, drop_path=drop_path)
-        )
+        how = dict(norm=Norm, feed=NormedGeGLU, drop_path=drop_path)
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 2 * width, **how))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -167,31 +151,26 @@ WEIGHTS = {
     "xlarge_336": dict(timm="vitamin_xlarge_336"),
     "xlarge_384": dict(timm="vitamin_xlarge_384"),
 }
-
-
-def trunk(theirs: str = "", ours: str = "") -> list[Rule]:
-    """timm's ViTamin without its classifier to ours."""
-    stem, layer = f"{theirs}patch_embed.backbone", f"{theirs}patch_embed.backbone.stages.{{s}}.{{i}}"
-    bottleneck, block = f"{ours}stem.stages.{{s}}.{{i}}", f"{ours}stack.blocks.{{i}}.feed.f"
-    return [
-        Rename(f"{theirs}pos_embed", f"{ours}positions.table"),
-        Rename(f"{stem}.stem.conv1.{{p}}", f"{ours}stem.stem.0.{{p}}"),
-        Rename(f"{stem}.stem.norm1.{{p}}", f"{ours}stem.stem.1.{{p}}"),
-        Rename(f"{stem}.stem.conv2.{{p}}", f"{ours}stem.stem.3.{{p}}"),
-        Rename(f"{layer}.shortcut.expand.{{p}}", f"{bottleneck}.past.{{p}}"),
-        Rename(f"{layer}.pre_norm.{{p}}", f"{bottleneck}.norm.{{p}}"),
-        Rename(f"{layer}.conv1_1x1.{{p}}", f"{bottleneck}.up.{{p}}"),
-        Rename(f"{layer}.conv2_kxk.{{p}}", f"{bottleneck}.deep.{{p}}"),
-        Rename(f"{layer}.conv3_1x1.{{p}}", f"{bottleneck}.down.{{p}}"),
-        Rename(f"{stem}.pool.norm.{{p}}", f"{ours}stem.norm.{{p}}"),
-        Rename(f"{stem}.pool.proj.{{p}}", f"{ours}stem.proj.{{p}}"),
-        *timm_blocks(f"{theirs}blocks.{{i}}", f"{ours}stack.blocks.{{i}}"),
-        Rename(f"{theirs}blocks.{{i}}.mlp.norm.{{p}}", f"{block}.norm.{{p}}"),
-        Rename(f"{theirs}blocks.{{i}}.mlp.w0.{{p}}", f"{block}.gate.{{p}}"),
-        Rename(f"{theirs}blocks.{{i}}.mlp.w1.{{p}}", f"{block}.up.{{p}}"),
-        Rename(f"{theirs}blocks.{{i}}.mlp.w2.{{p}}", f"{block}.down.{{p}}"),
-        Rename(f"{theirs}fc_norm.{{p}}", f"{ours}norm.{{p}}"),
+STEM, LAYER, BOTTLENECK = "patch_embed.backbone", "patch_embed.backbone.stages.{s}.{i}", "stem.stages.{s}.{i}"
+RULES = {
+    "timm": [
+        Rename("pos_embed", "positions.table"),
+        Rename(f"{STEM}.stem.conv1.{{p}}", "stem.stem.0.{p}"),
+        Rename(f"{STEM}.stem.norm1.{{p}}", "stem.stem.1.{p}"),
+        Rename(f"{STEM}.stem.conv2.{{p}}", "stem.stem.3.{p}"),
+        Rename(f"{LAYER}.shortcut.expand.{{p}}", f"{BOTTLENECK}.past.{{p}}"),
+        Rename(f"{LAYER}.pre_norm.{{p}}", f"{BOTTLENECK}.norm.{{p}}"),
+        Rename(f"{LAYER}.conv1_1x1.{{p}}", f"{BOTTLENECK}.up.{{p}}"),
+        Rename(f"{LAYER}.conv2_kxk.{{p}}", f"{BOTTLENECK}.deep.{{p}}"),
+        Rename(f"{LAYER}.conv3_1x1.{{p}}", f"{BOTTLENECK}.down.{{p}}"),
+        Rename(f"{STEM}.pool.norm.{{p}}", "stem.norm.{p}"),
+        Rename(f"{STEM}.pool.proj.{{p}}", "stem.proj.{p}"),
+        *timm_blocks(),
+        Rename("blocks.{i}.mlp.norm.{p}", "stack.blocks.{i}.feed.f.norm.{p}"),
+        Rename("blocks.{i}.mlp.w0.{p}", "stack.blocks.{i}.feed.f.gate.{p}"),
+        Rename("blocks.{i}.mlp.w1.{p}", "stack.blocks.{i}.feed.f.up.{p}"),
+        Rename("blocks.{i}.mlp.w2.{p}", "stack.blocks.{i}.feed.f.down.{p}"),
+        Rename("fc_norm.{p}", "norm.{p}"),
+        Rename("head.{p}", "head.{p}"),
     ]
-
-
-RULES = {"timm": [*trunk(), Rename("head.{p}", "head.{p}")]}
+}
