@@ -14,13 +14,14 @@ from plait.core.weights import Lift, Rename, under
 from plait.parts.towers.layouts import open_clip_text
 from plait.parts.towers.pair import TwoTowers
 from plait.systems.pairs.clip import TextTower
-from plait.systems.vision import vitamin
+from plait.systems.vision.vitamin import RULES as TRUNK
+from plait.systems.vision.vitamin import ViTamin
 
 
 class PictureTower(nn.Module):
     """Pictures (B, 3, H, W) -> vectors (B, E): the pooled features, projected."""
 
-    def __init__(self, eye: vitamin.ViTamin, embed: int):
+    def __init__(self, eye: ViTamin, embed: int):
         super().__init__()
         self.vitamin, self.project = eye, nn.Linear(eye.width, embed, bias=False)
 
@@ -37,7 +38,7 @@ class ViTaminCLIP(TwoTowers):
         vocab=49408, length=77, text_width, text_depth=12, text_heads, embed,
     ):  # fmt: skip
         shape = dict(image=image, channels=channels, depths=depths, width=width, depth=depth, heads=heads)
-        eye = vitamin.ViTamin(**shape, positions=positions, num_classes=0, drop_path=drop_path)
+        eye = ViTamin(**shape, positions=positions, num_classes=0, drop_path=drop_path)
         text = TextTower(vocab, length, text_width, text_depth, text_heads, embed, nn.GELU)
         super().__init__(PictureTower(eye, embed), text, image, embed)
 
@@ -110,7 +111,7 @@ IMAGE, TEXT = "towers.image", "towers.text"
 RULES = {
     "open_clip": [
         Lift("logit_scale", "logit_scale"),
-        *under(vitamin.RULES["timm"], "visual.trunk.", f"{IMAGE}.vitamin."),
+        *under(TRUNK["timm"], "visual.trunk.", f"{IMAGE}.vitamin."),
         Rename("visual.head.proj.weight", f"{IMAGE}.project.weight"),
         *open_clip_text("text.", TEXT),
     ]
