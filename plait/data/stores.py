@@ -32,11 +32,14 @@ class Fixed:
 
 
 class Ragged:
-    """Cells of different lengths: token ids (int32, read as int64) and sounds (int16, read as float32 / 32767), end to
-    end in one array."""
+    """Cells of different lengths, end to end in one array: token ids (int32, read as int64), sounds (int16, read as
+    float32 / 32767), and whatever is read as float32 times `scale`. shape: of one place in a cell."""
 
-    def __init__(self, rows: int, dtype: type, step: int, most: int, pad: int = 0, scale: float | None = None):
+    def __init__(
+        self, rows: int, dtype: type, step: int, most: int, pad: int = 0, scale: float | None = None, shape: tuple = ()
+    ):
         self.rows, self.dtype, self.step, self.most, self.pad, self.scale = rows, dtype, step, most, pad, scale
+        self.shape = shape
         self.cells: dict[int, np.ndarray] = {}
         self.nbytes = 0
         self.lock = threading.Lock()
@@ -53,17 +56,19 @@ class Ragged:
         for row, cell in self.cells.items():
             self.length[row] = len(cell)
         self.start = np.concatenate([[0], np.cumsum(self.length)[:-1]]) if self.rows else np.zeros(0, np.int64)
-        self.flat = np.concatenate([self.cells[row] for row in sorted(self.cells)] or [np.zeros(0, self.dtype)])
+        self.flat = np.concatenate(
+            [self.cells[row] for row in sorted(self.cells)] or [np.zeros((0, *self.shape), self.dtype)]
+        )
         self.cells = {}
 
     def batch(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows `index` (B,) padded to (B, N), and keep (B, N). N is the longest of them rounded up to `step`, at
-        most `most`."""
+        """The rows `index` (B,) padded to (B, N, *shape), and keep (B, N). N is the longest of them rounded up to
+        `step`, at most `most`."""
         length = self.length[index]
         longest = int(length.max(initial=1))
         n = min(-(-max(longest, 1) // self.step) * self.step, self.most)
         keep = np.arange(n) < length[:, None]  # (B, N)
-        picked = np.full(keep.shape, self.pad, self.dtype)
+        picked = np.full((*keep.shape, *self.shape), self.pad, self.dtype)
         if n <= LONG:
             picked[keep] = self.flat[(self.start[index][:, None] + np.arange(n))[keep]]
         else:

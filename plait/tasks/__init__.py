@@ -1,7 +1,8 @@
 """Tasks: what a table's columns ask of a model. Each owns its head, loss, metrics and picture.
 
 A new one is a file here, whose name is what `--task` calls it, and a line in CHOICES. The file declares ROLES (which it
-can use, the best first) and TASKS (its classes, each a `base.Task`). What is asked of no table is answered here, from
+can use, the best first), TAKES (modalities without which there is nothing to do, if any) and TASKS (its classes, each a
+`base.Task`). What is asked of no table is answered here, from
 the files' text, so that listing needs no torch.
 """
 
@@ -22,20 +23,30 @@ CHOICES = (
     "match",
     "transcribe",
     "caption",
+    "restore",
 )
 
 
 @cache
-def roles_for(task: str) -> tuple[str, ...]:
-    """The roles that a task can use. Raises UsageError for one that does not exist."""
+def declared(task: str) -> dict:
+    """What a task's file declares in literals. Raises UsageError for a task that does not exist."""
     if task not in CHOICES:
         raise UsageError(f"unknown task {task!r}. {nearest(task, CHOICES)}")
-    return catalog.literals(ast.parse((Path(__file__).parent / f"{task}.py").read_text(encoding="utf-8")))["ROLES"]
+    return catalog.literals(ast.parse((Path(__file__).parent / f"{task}.py").read_text(encoding="utf-8")))
+
+
+def roles_for(task: str) -> tuple[str, ...]:
+    """The roles that a task can use. Raises UsageError for one that does not exist."""
+    return declared(task)["ROLES"]
 
 
 def tasks_of(info: catalog.ModelInfo) -> tuple[str, ...]:
-    """The tasks that a model can do."""
-    return tuple(task for task in CHOICES if set(roles_for(task)) & set(info.roles))
+    """The tasks that a model can do: it has one of the roles, and reads what the task is of."""
+    return tuple(
+        task
+        for task in CHOICES
+        if set(roles_for(task)) & set(info.roles) and set(declared(task).get("TAKES", ())) <= set(info.takes)
+    )
 
 
 def list_models(
@@ -43,4 +54,8 @@ def list_models(
 ) -> list[str]:
     """Names of all sizes of all systems that match `pattern` (shell wildcards), read every modality in `takes` and can
     do `task`. Raises UsageError for a task that does not exist."""
-    return catalog.list_models(pattern, takes=takes, roles=None if task is None else roles_for(task), toys=toys)
+    wanted = {takes} if isinstance(takes, str) else set(takes or ())
+    if task is None:
+        return catalog.list_models(pattern, takes=wanted, toys=toys)
+    wanted |= set(declared(task).get("TAKES", ()))
+    return catalog.list_models(pattern, takes=wanted, roles=roles_for(task), toys=toys)

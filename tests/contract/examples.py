@@ -34,6 +34,7 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
         "number": lambda: torch.randn(rows, 4, generator=g),
         "category": lambda: torch.randint(1, 5, (rows, 3), generator=g),
         "vector": lambda: torch.randn(rows, 6, generator=g),
+        "series": lambda: torch.randn(rows, 24, 2, generator=g),
     }
     batch: dict = {slot: make[kind(slot)]() for slot in model.takes}
     batch["keep"] = {

@@ -79,7 +79,8 @@ def test_garbage_in_the_padding_and_in_absent_cells_changes_nothing(system, floa
     dirty = copy.deepcopy(batch)
     for slot, keep in batch["keep"].items():
         garbage = {"text": 63, "category": 4}.get(kind(slot), floats)
-        dirty[slot] = torch.where(keep, batch[slot], torch.full_like(batch[slot], garbage))
+        real = keep.reshape(*keep.shape, *[1] * (batch[slot].dim() - keep.dim()))
+        dirty[slot] = torch.where(real, batch[slot], torch.full_like(batch[slot], garbage))
     clean, soiled = run(model, batch, system), run(model, dirty, system)
     close(per_real_token(clean, batch), per_real_token(soiled, batch))
     if len(system.takes) == 1:  # is called without `present`: a row that lacks its only slot is the task's to answer

@@ -38,6 +38,7 @@ def cells(tmp_path) -> dict[str, list]:
         "text": ["a red door", "two doors, one red", "no door", "a door"],
         "category": ["red", "blue", "red", "green"],
         "labels": [["red", "big"], [], ["big"], ["red"]],
+        "series": [[1.0, 2.5, None], [3.0], [0.5] * 9, [2.0, 4.0]],
         "spelling": ["abc", "cab ab", "a", "bc"],
     }
 

@@ -10,8 +10,17 @@ import soundfile
 from PIL import Image
 
 WORDS = ("red", "green", "blue")
-COLUMNS = {"image": "photo", "text": "note", "audio": "sound", "number": "size", "category": "mark", "vector": "point"}
+COLUMNS = {
+    "image": "photo",
+    "text": "note",
+    "audio": "sound",
+    "number": "size",
+    "category": "mark",
+    "vector": "point",
+    "series": "trace",
+}
 TARGETS = {"classify": "label", "regress": "amount", "match": "true", "transcribe": "said", "caption": "said"}
+TARGETS["restore"] = "clear"
 
 
 def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
@@ -24,11 +33,13 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
         "audio": lambda: [_wav(rng, i) for i in c],
         "number": lambda: (c + rng.normal(0, 0.1, rows)).tolist(),
         "category": lambda: [f"m{i}" for i in c],
+        "series": lambda: [(i + rng.normal(0, 0.1, 9 + j % 5)).tolist() for j, i in enumerate(c)],
         "vector": lambda: np.eye(3)[c] + rng.normal(0, 0.1, (rows, 3)),
     }
     columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
     columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
     truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
+    truth["clear"] = [_png(rng, i) for i in c]
     return pa.table({**columns, **truth, "true": rng.integers(0, 2, rows) == 1, "said": [WORDS[i] for i in c]})
 
 

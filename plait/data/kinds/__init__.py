@@ -11,6 +11,7 @@ from plait.data.kinds.datetime import DatetimeKind
 from plait.data.kinds.image import ImageKind
 from plait.data.kinds.labels import LabelsKind
 from plait.data.kinds.number import NumberKind
+from plait.data.kinds.series import SeriesKind
 from plait.data.kinds.spelling import SpellingKind
 from plait.data.kinds.text import TextKind
 from plait.data.kinds.vector import VectorKind
@@ -18,6 +19,7 @@ from plait.data.kinds.vector import VectorKind
 KINDS: dict[str, Kind] = {
     "image": ImageKind(),
     "audio": AudioKind(),
+    "series": SeriesKind(),
     "vector": VectorKind(),
     "boolean": BooleanKind(),
     "number": NumberKind(),

@@ -130,7 +130,7 @@ class Auto(nn.Module):
 
 
 MODEL = Auto
-TAKES = ("image", "text", "audio", "number", "category", "vector")
+TAKES = ("image", "text", "audio", "number", "category", "vector", "series")
 ROLES = ("embedder", "fuser")
 DEFAULT = "small"
 TOY_SLOTS = {
@@ -141,6 +141,7 @@ TOY_SLOTS = {
     "number": dict(kind="number", features=4),
     "category": dict(kind="category", sizes=(5, 5, 5)),
     "vector_0": dict(kind="vector", features=6),
+    "series_0": dict(kind="series", channels=2),
 }
 SIZES = {
     "toy": dict(slots=TOY_SLOTS, width=32, depth=1, heads=2, embed_width=16),
