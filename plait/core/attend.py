@@ -64,7 +64,7 @@ class Attend(nn.Module):
                 raise ValueError(
                     "got weighed tokens for causal attention, expected one each: merged ones have no order"
                 )
-            own = log_weight(source)
+            own = _log(source.weight)
             bias = own if bias is None else bias + own
         if to is None:
             lengths, allow = t.lengths, None if t.context is None else t.context.get("allow")
@@ -105,8 +105,18 @@ class Attend(nn.Module):
             maps = self.weights(q, k, keep=keep, bias=bias, scale=scale, causal=causal)
             if own:
                 return F.dropout(maps, dropout).to(v.dtype) @ repeated(v, q.shape[1])
-        how = dict(keep=keep, bias=bias, causal=causal, scale=scale, dropout=dropout, lengths=lengths)
-        return attend(q, k, v, **how, backend=self.backend)
+        return attend(
+            q,
+            k,
+            v,
+            keep=keep,
+            bias=bias,
+            causal=causal,
+            scale=scale,
+            dropout=dropout,
+            lengths=lengths,
+            backend=self.backend,
+        )
 
     def maps(
         self,
@@ -150,12 +160,13 @@ def with_backend(model: nn.Module, name: str) -> nn.Module:
 
 
 def recorded(model: nn.Module) -> tuple[nn.Module, list[Tensor]]:
-    """A twin of `model`, and the list to which it adds every attention map (B, H, N, M) that it computes, in call order.
+    """A twin of `model`, and the list to which it adds every attention map (B, H, N, M) it computes, in call order.
 
     A packed row gives one map for each run of neighbouring sequences of one length, B being their number. Not to be
     compiled.
     """
-    model, maps = twin(model), []
+    maps: list[Tensor] = []
+    model = twin(model)
     for module in seams(model):
         module.tape = maps
     return model, maps
@@ -168,7 +179,11 @@ def seams(model: nn.Module) -> list[Attend]:
 
 def log_weight(t: Tokens) -> Tensor | None:
     """(B, 1, 1, N) additive bias log(weight): a token that stands for n source tokens is attended to n times."""
-    return None if t.weight is None else t.weight.clamp(min=1e-6).log()[:, None, None, :]
+    return None if t.weight is None else _log(t.weight)
+
+
+def _log(weight: Tensor) -> Tensor:
+    return weight.clamp(min=1e-6).log()[:, None, None, :]
 
 
 def repeated(x: Tensor, heads: int) -> Tensor:
@@ -226,10 +241,9 @@ def attend(
         return _plain(q, k, v, mask, bias, causal, scale, dropout)
     if mask is None and bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
+    add = mask
     if bias is not None:
         add = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, float("-inf"))
-    else:
-        add = mask
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=add, dropout_p=dropout, scale=scale)
     # Kernels differ on rows with no key (NaN, a mean, or zeros): the promise is zeros.
     return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
@@ -255,7 +269,7 @@ def _grouped(
     heads, n, m = k.shape[1], q.shape[2], k.shape[2]
     share = q.shape[1] // heads
     if causal and n > 1:
-        past = _past(q, k, _mask(keep), True)
+        past = _behind(q, k, _mask(keep))
         keep = past[:, 0] if past.dim() == 4 else past[None]
     if keep is not None and keep.dim() == 3:
         keep = keep.repeat(1, share, 1)  # (B, share * N, M)
@@ -289,9 +303,11 @@ def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bo
 
 def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
     """`mask` without the keys that lie ahead of each query, if `causal`."""
+    return _behind(q, k, mask) if causal and q.shape[-2] != 1 else mask
+
+
+def _behind(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     n, m = q.shape[-2], k.shape[-2]
-    if not causal or n == 1:
-        return mask
     past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
     return past if mask is None else mask & past
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.memory import Page
+from plait.core.memory import KeyValue, Page
 from plait.core.tokens import Tokens, real, unpacked
 
 Make = Callable[..., nn.Module]
@@ -59,7 +59,8 @@ class Attention(nn.Module):
         e, self.heads, self.kv_heads = head_width or width // heads, heads, kv_heads or heads
         check_heads(heads, self.kv_heads)
         self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * e, bias=qkv_bias)
-        self.q_norm, self.k_norm = (qk_norm(e), qk_norm(e)) if qk_norm else (None, None)
+        self.q_norm = None if qk_norm is None else qk_norm(e)
+        self.k_norm = None if qk_norm is None else qk_norm(e)
         self.rotary = rotary
         self.attend = Attend(causal=causal, dropout=dropout)
         self.out = nn.Linear(heads * e, width)
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         else:
             x = self.qkv(t.x).unflatten(2, (self.heads + 2 * self.kv_heads, -1)).transpose(1, 2)
             q, k, v = x.split([self.heads, self.kv_heads, self.kv_heads], 1)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, k, t)
@@ -277,7 +278,9 @@ class Stack(nn.Module):
         return t
 
     def _remembering(self, t: Tokens) -> Tokens:
-        start, pages, found = getattr(t.memory, "start", None), t.memory.pages or ({},) * len(self.blocks), []
+        start = getattr(t.memory, "start", None)
+        pages: tuple[dict[str, KeyValue], ...] = t.memory.pages or ({},) * len(self.blocks)
+        found: list[dict[str, KeyValue]] = []
         memory, keep = t.memory.open(real(t), None if t.context is None else t.context.get("allow"))
         for block, page in zip(self.blocks, pages, strict=True):
             t = block(t.replace(memory=Page(page, keep, start)))

@@ -50,7 +50,7 @@ def create_model(
     Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had, and for
     changes that there are not or that the model does not bear.
     """
-    info, changes = model_info(name), [read_change(c) for c in changes]
+    info, wanted = model_info(name), [read_change(c) for c in changes]
     if dtype is not None and not dtype.is_floating_point:
         raise PlaitError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
     try:
@@ -65,7 +65,7 @@ def create_model(
         initialise_rest(model, seed=seed, device=device)
     else:
         initialise(model, seed=seed, device=device)
-    model = apply_methods(model, changes)
+    model = apply_methods(model, wanted)
     return model if dtype is None else model.to(dtype)
 
 
@@ -116,6 +116,7 @@ def _rules(model: nn.Module, source: str):
     rules = getattr(sys.modules[type(model).__module__], "RULES", {})
     if source not in rules:
         raise PlaitError(
-            f"{type(model).__name__} has no rules for the layout {source!r}: expected one of {', '.join(['plait', *rules])}"
+            f"{type(model).__name__} has no rules for the layout {source!r}: "
+            f"expected one of {', '.join(['plait', *rules])}"
         )
     return rules[source]

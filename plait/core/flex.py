@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -31,17 +33,22 @@ def flex(
             "the flex backend has no gradients on the CPU: call under torch.no_grad(), or train with the sdpa backend"
         )
     shape = (*q.shape[:-1], k.shape[-2])  # (B, H, N, M)
-    add = None if bias is None else bias.expand(shape)
+    added = None if bias is None else _adding(bias.expand(shape))
+    blocks = _blocks(shape, mask, causal, lengths, q.device)
+    return flex_attention(q, k, v, score_mod=added, block_mask=blocks, scale=scale)
+
+
+def _adding(bias: Tensor) -> Callable[..., Tensor]:
+    """What adds its place of the bias (B, H, N, M) to each score."""
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return s + add[b, h, i, j]
+        return s + bias[b, h, i, j]
 
-    blocks = _blocks(shape, mask, causal, lengths, q.device)
-    return flex_attention(q, k, v, score_mod=None if add is None else score, block_mask=blocks, scale=scale)
+    return score
 
 
 def _blocks(
-    shape, mask: Tensor | None, causal: bool, lengths: tuple[int, ...] | None, device: torch.device
+    shape: tuple[int, ...], mask: Tensor | None, causal: bool, lengths: tuple[int, ...] | None, device: torch.device
 ) -> BlockMask | None:
     """Which blocks of the map (B, H, N, M) hold anything to attend to; None where all may attend to all."""
     b, _, n, m = shape

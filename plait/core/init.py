@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from plait.errors import PlaitError
 
+Dense = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-def xavier_uniform(module: nn.Module) -> None:
+
+class Standard(Protocol):
+    """A module that torch knows how to initialise."""
+
+    def reset_parameters(self) -> None: ...
+
+
+def xavier_uniform(module: Dense) -> None:
     """Weights that keep the variance (Glorot and Bengio 2010), as in the first ViT. The usual 0.02 is the same at a
     width of 768 and
     whispers below: at 192, on 1,257 handwritten digits, 15 epochs end at 0.44 with it and at 0.94 with this.
@@ -21,20 +30,20 @@ def xavier_uniform(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def trunc_normal(module: nn.Module) -> None:
+def trunc_normal(module: Dense | nn.Embedding) -> None:
     """The usual 0.02, for deep sums whose batch norms do not hold them until they have seen data."""
     nn.init.trunc_normal_(module.weight, std=0.02)
-    if getattr(module, "bias", None) is not None:  # an embedding has none
+    if not isinstance(module, nn.Embedding) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
-def kaiming_normal(module: nn.Module) -> None:
+def kaiming_normal(module: Dense) -> None:
     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
-def torch_default(module: nn.Module) -> None:
+def torch_default(module: Standard) -> None:
     """torch's own initialisation of this module: right for norms, whose start is ones and zeros."""
     module.reset_parameters()
 
@@ -130,8 +139,8 @@ def _seeded(seed: int, device: str | torch.device) -> Iterator[None]:
 def _fill(name: str, module: nn.Module, scheme: dict[type, Callable]) -> None:
     """Give this module's own tensors their first numbers."""
     scheme = {**SCHEME, **scheme}
-    if hasattr(module, "reset"):
-        module.reset()
+    if reset := getattr(module, "reset", None):
+        reset()
     elif type(module) in scheme:
         scheme[type(module)](module)
     elif _tensors(module):

@@ -13,11 +13,11 @@ import ast
 import difflib
 import fnmatch
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plait.core.catalog import literals, papers, title
 from plait.errors import PlaitError, nearest
@@ -93,7 +93,7 @@ def apply_methods(model: nn.Module, changes: Iterable[Change]) -> nn.Module:
             done = apply_method(model, name, **options)
         except ValueError as error:
             raise PlaitError(f"method {written((name, options))}: {error}") from error
-        model = done if method_info(name).wraps else model
+        model = cast("nn.Module", done) if method_info(name).wraps else model
     return model
 
 
@@ -103,7 +103,7 @@ def after_steps(changes: Iterable[Change]) -> list[Callable[[nn.Module], None]]:
     return [module.after_step for module in modules if hasattr(module, "after_step")]
 
 
-def read_change(said: str | Sequence) -> Change:
+def read_change(said: str | Change | list) -> Change:
     """A change from "NAME:option=value,option=value", or from a name and a dict of options.
 
     Values are numbers, true, false, none, words, and tuples in brackets; lists become tuples, as JSON has none. Raises
@@ -135,9 +135,12 @@ def written(change: Change) -> str:
 def _options(said: str, text: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not isinstance(call, ast.Call) or call.args:
             raise SyntaxError
-        return {k.arg: _value(k.value) for k in call.keywords}
+        options = {k.arg: _value(k.value) for k in call.keywords if k.arg is not None}
+        if len(options) < len(call.keywords):
+            raise SyntaxError
+        return options
     except (SyntaxError, ValueError) as error:
         raise PlaitError(
             f"got {said!r}, expected NAME:option=value,option=value, such as sinkformer:steps=3"

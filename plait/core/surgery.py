@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from plait.core.block import Attention
 from plait.core.init import initialise_new
 
 Undo = Callable[[], None]
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+M = TypeVar("M", bound=nn.Module)
+Foldable = nn.Conv2d | nn.Linear
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def freeze(module: nn.Module) -> Undo:
@@ -31,8 +33,8 @@ def freeze(module: nn.Module) -> Undo:
 
 def swap(
     model: nn.Module,
-    kind: type[nn.Module],
-    make: Callable[[nn.Module], nn.Module | None],
+    kind: type[M],
+    make: Callable[[M], nn.Module | None],
     *,
     seed: int = 0,
     inside: type[nn.Module] = nn.Module,
@@ -52,7 +54,7 @@ def swap(
         for name, child in parent.named_children()
         if type(child) is kind and isinstance(parent, inside)
     ]
-    swapped = []
+    swapped: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []
     for parent, name, old in places:
         with torch.device("meta"):
             new = make(old)
@@ -76,8 +78,8 @@ def swap(
 
 
 def swap_attention(model: nn.Module, make: Callable[[Attention], nn.Module], why: str) -> Undo:
-    """`swap` every self-attention with its projections, but causal ones, of which `why` says why they cannot be changed.
-    Raises ValueError also where all are causal."""
+    """`swap` every self-attention with its projections, but causal ones, of which `why` says why they cannot be
+    changed. Raises ValueError also where all are causal."""
     return swap(model, Attention, _not_causal(model, make, why))
 
 
@@ -93,13 +95,13 @@ def swap_inside(model: nn.Module, make: Callable[[Attention], Attend], why: str)
     return swap(model, Attend, _not_causal(model, lambda seam: make(around[id(seam)]), why), inside=Attention)
 
 
-def _not_causal(model: nn.Module, make: Callable, why: str) -> Callable[[nn.Module], nn.Module | None]:
+def _not_causal(model: nn.Module, make: Callable[[M], nn.Module], why: str) -> Callable[[M], nn.Module | None]:
     seams = [m for m in model.modules() if type(m) is Attend and not m.cross]
     if seams and all(seam.causal for seam in seams):
         raise ValueError(f"{type(model).__name__} has causal attention, {why}")
 
-    def checked(old: nn.Module) -> nn.Module | None:
-        seam = old if isinstance(old, Attend) else old.attend
+    def checked(old: M) -> nn.Module | None:
+        seam = cast(Attend, old if isinstance(old, Attend) else old.attend)
         return None if seam.causal or seam.cross else make(old)
 
     return checked
@@ -134,12 +136,12 @@ def fold_norms(model: nn.Module) -> nn.Module:
     """
     if model.training:
         raise ValueError(
-            "got a model in training mode, whose batch norms follow each batch: call model.eval() before folding its norms"
+            "got a model in training mode, whose batch norms follow each batch: call model.eval() before folding"
         )
     for name, child in list(model.named_children()):
         setattr(model, name, fold_norms(child))
-    if hasattr(model, "fold"):
-        return model.fold().eval()
+    if fold := getattr(model, "fold", None):
+        return fold().eval()
     if type(model) is nn.Sequential:
         return _sequence(list(model)).eval()
     return model
@@ -148,29 +150,32 @@ def fold_norms(model: nn.Module) -> nn.Module:
 def _sequence(layers: list[nn.Module]) -> nn.Module:
     kept: list[nn.Module] = []
     for layer in layers:
-        if isinstance(layer, NORMS) and kept and type(kept[-1]) in (nn.Conv2d, nn.Linear):
-            kept[-1] = fold_after(kept[-1], layer)
-        elif type(layer) is nn.Linear and kept and isinstance(kept[-1], NORMS):
-            kept[-1] = fold_before(kept[-1], layer)
+        last = kept[-1] if kept else None
+        if isinstance(layer, Norm) and (type(last) is nn.Conv2d or type(last) is nn.Linear):
+            kept[-1] = fold_after(last, layer)
+        elif type(layer) is nn.Linear and isinstance(last, Norm):
+            kept[-1] = fold_before(last, layer)
         else:
             kept.append(layer)
     return nn.Sequential(*kept)
 
 
-def factors(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def factors(norm: Norm) -> tuple[Tensor, Tensor]:
     """(C,) scale and (C,) shift: what a batch norm does in evaluation is x * scale + shift."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("got a batch norm without running statistics, expected some: it cannot be folded")
     scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
     return scale, norm.bias - norm.running_mean * scale
 
 
-def fold_after(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> nn.Conv2d | nn.Linear:
+def fold_after(layer: Foldable, norm: Norm) -> Foldable:
     """One layer for `layer`, then the batch norm `norm`."""
     scale, shift = factors(norm)
     bias = shift if layer.bias is None else layer.bias * scale + shift
     return with_weights(layer, layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)), bias)
 
 
-def fold_before(norm: nn.Module, layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+def fold_before(norm: Norm, layer: Foldable) -> Foldable:
     """One layer for the batch norm `norm`, then `layer`: a linear layer or a convolution of one place and one group."""
     scale, shift = factors(norm)
     bias = layer.weight.flatten(1) @ shift
@@ -178,16 +183,20 @@ def fold_before(norm: nn.Module, layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn
     return with_weights(layer, weight, bias if layer.bias is None else layer.bias + bias)
 
 
-def with_weights(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> nn.Conv2d | nn.Linear:
+def with_weights(layer: Foldable, weight: Tensor, bias: Tensor) -> Foldable:
     """A layer as `layer` is, with these weights; a convolution's kernel may have another size, its padding keeps the
     places."""
+    new: Foldable
     if isinstance(layer, nn.Linear):
         new = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     else:
-        kernel = tuple(weight.shape[2:])
-        padding = tuple(p + (k - old) // 2 for p, k, old in zip(layer.padding, kernel, layer.kernel_size))
+        stride, dilation, before, old = (
+            cast(tuple[int, int], pair) for pair in (layer.stride, layer.dilation, layer.padding, layer.kernel_size)
+        )
+        high, wide = weight.shape[2:]
+        padding = before[0] + (high - old[0]) // 2, before[1] + (wide - old[1]) // 2
         new = nn.Conv2d(
-            layer.in_channels, len(weight), kernel, layer.stride, padding, layer.dilation, layer.groups, device="meta"
+            layer.in_channels, len(weight), (high, wide), stride, padding, dilation, layer.groups, device="meta"
         )
     new.weight, new.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias)
     return new.eval()

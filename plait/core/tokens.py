@@ -167,9 +167,15 @@ def unpacked(*streams: Tokens) -> None:
 def whole_grid(t: Tokens) -> Tokens:
     """`t` itself, if its tokens are one for each place of their grid and all count alike; else raises ValueError."""
     refuse(t, "keep", "weight", "lengths", "memory", why="this layer is bound to the grid and reads every place alike")
+    sides(t)
+    return t
+
+
+def sides(t: Tokens) -> tuple[int, ...]:
+    """Those of the grid. Raises ValueError where there is none."""
     if t.grid is None:
         raise ValueError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
-    return t
+    return t.grid
 
 
 def mean(tokens: Tokens) -> Tensor:

@@ -113,14 +113,15 @@ def convert(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> St
 
 def converted(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> Iterator[tuple[list[Tensor], State]]:
     """As `convert`, group by group as the rules find them: the tensors of `state`, and what they become."""
-    left, done = dict(state), set()
+    left: dict[str, Tensor] = dict(state)
+    done: set[str] = set()
     for rule in rules:
         sources, targets, change = (rule.ours, rule.public, rule.back) if reverse else (rule.public, rule.ours, rule.to)
         if not sources:  # a dropped key: nothing of ours to turn back
             continue
         pattern = _pattern(sources[0])
-        for key in [k for k in left if pattern.fullmatch(k)]:
-            found = pattern.fullmatch(key).groupdict()
+        for match in [m for k in left if (m := pattern.fullmatch(k))]:
+            key, found = match[0], match.groupdict()
             keys = [_fill(s, found) for s in sources]
             if missing := [k for k in keys if k not in left]:
                 raise PlaitError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")

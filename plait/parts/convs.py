@@ -74,7 +74,7 @@ class ConvNorm(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if kernel == stride == groups == 1:
-            self.conv = Pointwise(channels, out, bias=False)
+            self.conv: nn.Conv2d = Pointwise(channels, out, bias=False)
         else:
             self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out, eps=eps)

@@ -13,6 +13,9 @@ HUGE = 1e100  # beyond this all numbers are the same; keeps squares and quotient
 class Normalise(nn.Module):
     """Pictures (B, C, H, W) in [0, 1] -> by each channel's mean and spread."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -31,6 +34,9 @@ class Standardise(nn.Module):
 
     clip: the largest answer on either side; None: any.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

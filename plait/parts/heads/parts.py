@@ -62,15 +62,13 @@ class SumOfParts(nn.Module):
     def reset(self) -> None:
         """Every layer starts from nothing; the prior is data and stays."""
         self.quiet()
-        for layer in self.linear.values():
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for p in self.linear.parameters():
+            nn.init.zeros_(p)
 
     def quiet(self) -> None:
         """Only the prior and the linear answers are left."""
-        for layer in [self.fused, *self.parts.values()]:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for p in [*self.fused.parameters(), *self.parts.parameters()]:
+            nn.init.zeros_(p)
 
     def forward(self, f: Features) -> tuple[Tensor, dict[str, Tensor]]:
         """The outputs (B, K), and each slot's own answer {slot: (B, K)}, prior included."""

@@ -31,8 +31,8 @@ class SameConv(nn.Conv1d):
     def reset(self) -> None:
         self.reset_parameters()
 
-    def forward(self, x: Tensor, past: None) -> tuple[Tensor, None]:
-        return depthwise(self, x, self.kernel_size[0] // 2), None
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise(self, x, self.kernel_size[0] // 2)
 
 
 class ChunkConv(nn.Module):
@@ -70,7 +70,7 @@ class ChunkConv(nn.Module):
 class Convolution(nn.Module):
     """Gated, convolved in time, Swoosh: (B, N, D), keep (B, N) or None -> (B, N, D)."""
 
-    def __init__(self, width: int, conv: nn.Module):
+    def __init__(self, width: int, conv: SameConv | ChunkConv):
         super().__init__()
         self.up, self.conv, self.act, self.out = (
             nn.Linear(width, 2 * width),
@@ -83,5 +83,8 @@ class Convolution(nn.Module):
         x = F.glu(self.up(x), 2)
         if keep is not None:
             x = x.masked_fill(~keep[..., None], 0.0)
-        x, past = self.conv(x, past)
+        if isinstance(self.conv, ChunkConv):
+            x, past = self.conv(x, past)
+        else:
+            x = self.conv(x)
         return self.out(self.act(x)), past

@@ -43,11 +43,11 @@ def selective_scan(
         raise ValueError(
             f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)"
         )
-    given = [t.float() for t in (x, dt, a, b, c)]
-    state = given[0].new_zeros(rows, size, width) if state is None else state.float()
-    walks = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    y, state = Walk.apply(*given, state) if walks else chunked(*given, state)
-    return y.to(x.dtype), state
+    dtype, walks = x.dtype, x.device.type == "cpu" and not torch.compiler.is_compiling()
+    x, dt, a, b, c = (t.float() for t in (x, dt, a, b, c))
+    state = x.new_zeros(rows, size, width) if state is None else state.float()
+    y, state = (Walk.apply if walks else chunked)(x, dt, a, b, c, state)
+    return y.to(dtype), state
 
 
 def step(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import check_heads, merge_heads, split_heads
-from plait.core.tokens import Tokens, whole_grid
+from plait.core.tokens import Tokens, sides, whole_grid
 from plait.parts.positions.relative import RelativeBias
 
 Pair = tuple[int, int]
@@ -48,8 +48,9 @@ def mend(t: Tokens, y: Tokens, size: Pair, grid: Pair) -> Tokens:
 def crop(t: Tokens, y: Tokens, grid: Pair) -> Tokens:
     """`t` as `y` has it, x (B, H * W, D) of a grid (H, W) that was filled up, without what it was filled with."""
     x = y.x
-    if not all(surely(a == b) for a, b in zip(t.grid, grid)):
-        row, column = (torch.arange(side, device=x.device) for side in t.grid)
+    own = sides(t)
+    if not all(surely(a == b) for a, b in zip(own, grid)):
+        row, column = (torch.arange(side, device=x.device) for side in own)
         x = x.index_select(1, (row[:, None] * grid[1] + column).flatten())
     return t.carry(y, x)
 
@@ -65,7 +66,7 @@ class InWindows(nn.Module):
 
     def __init__(self, f: nn.Module, size: Pair):
         super().__init__()
-        self.f, self.size = f, tuple(size)
+        self.f, self.size = f, (size[0], size[1])
 
     def forward(self, t: Tokens) -> Tokens:
         x, grid = cut(t, self.size)
@@ -117,7 +118,7 @@ def from_windows(x: Tensor, size: Pair, grid: Pair) -> Tensor:
 def surely(claim: bool | torch.SymBool) -> bool:
     """Whether it holds; of a size that is no number yet, whether it holds for each that it may become."""
     if not torch.compiler.is_compiling():
-        return claim
+        return bool(claim)
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes half a second to import
 
     return statically_known_true(claim)

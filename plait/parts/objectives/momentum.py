@@ -8,6 +8,7 @@ and what it leaves there is taken in after the optimizer's step.
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,18 @@ class Queue(nn.Module):
     """The last `size` vectors (size, W) that were pushed, with the ids of the rows that they came from; -1 where a row
     has no id."""
 
+    features: Tensor
+    ids: Tensor
+    head: Tensor  # (1,) where the next vector goes
+    count: Tensor  # (1,) how many places are filled
+
     def __init__(self, size: int, width: int):
         super().__init__()
         self.size = size
         self.register_buffer("features", torch.zeros(size, width))
         self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
-        self.register_buffer("head", torch.zeros(1, dtype=torch.int64))  # where the next vector goes
-        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))  # how many places are filled
+        self.register_buffer("head", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
 
     def filled(self) -> Tensor:
         """(size,) bool: which places hold a vector."""
@@ -51,8 +57,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, for every parameter; buffers are copied."""
     for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
         slow.lerp_(fast.to(slow.dtype), 1.0 - momentum)
-    for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
-        slow.copy_(fast)
+    for old, new in zip(teacher.buffers(), student.buffers(), strict=True):
+        old.copy_(new)
 
 
 class Momentum(nn.Module):
@@ -62,6 +68,8 @@ class Momentum(nn.Module):
     The teacher starts as a copy of `model`, takes no gradient and stays in evaluation mode (its targets carry no
     dropout). Under several processes each keeps a queue of its own rows, so that nothing waits for anybody.
     """
+
+    step: Tensor  # (1,) int64
 
     def __init__(self, model: nn.Module, slots: tuple[str, ...], *, size: int, width: int, momentum: float, ramp: int):
         super().__init__()
@@ -93,7 +101,7 @@ class Momentum(nn.Module):
         """After the optimizer's step: queue what the step's batches left, let the teacher follow `model`."""
         for features, real, ids in self.pending:
             for slot, x in features.items():
-                self.queues[slot].push(x[real], None if ids is None else ids[real])
+                cast(Queue, self.queues[slot]).push(x[real], None if ids is None else ids[real])
         self.pending.clear()
         ema_update(self.teacher, model, self.momentum)
         self.step += 1
@@ -131,7 +139,7 @@ def queue_contrast(
     first, second = vectors
     with torch.autocast(real.device.type, enabled=False):  # among tens of thousands of candidates bfloat16 cannot tell
         for mine, other in ((first, second), (second, first)):
-            queue = queues[other]
+            queue = cast(Queue, queues[other])
             past = torch.cat([then[other], queue.features])  # (B + Q, E)
             score = vectors[mine] @ (past if queue.size else vectors[other]).mT / temperature
             believed = then[mine] @ past.mT / temperature.detach()

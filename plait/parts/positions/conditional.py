@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
 from plait.parts.maps import to_map
@@ -18,6 +18,8 @@ class ConditionalPositions(nn.Module):
     """
 
     on_grid = True
+
+    one: Tensor
 
     def __init__(self, width: int, kernel: int = 3):
         super().__init__()

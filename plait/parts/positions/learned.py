@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, sides
 
 
 class GridPositions(nn.Module):
@@ -22,12 +22,13 @@ class GridPositions(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, t: Tokens) -> Tokens:
-        table = self.table
+        table: Tensor = self.table
+        grid = sides(t)
         # a program for all grids resamples to every one
-        if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:
+        if not all(isinstance(side, int) for side in grid) or grid != self.grid:
             special, places = table[:, : self.prefix], table[:, self.prefix :]
             places = places.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
-            places = F.interpolate(places, size=t.grid, mode="bicubic", antialias=True)
+            places = F.interpolate(places, size=grid, mode="bicubic", antialias=True)
             table = torch.cat([special, places.flatten(2).transpose(1, 2)], 1)
         return t.replace(x=t.x + table)
 

@@ -22,9 +22,11 @@ class RelativeBias(nn.Module):
     Source: Swin (arXiv:2103.14030). The table is ((2h-1)(2w-1), H), offsets in the order of `offsets`.
     """
 
+    index: Tensor
+
     def __init__(self, window: tuple[int, int], heads: int):
         super().__init__()
-        self.window = tuple(window)
+        self.window = window[0], window[1]
         self.table = nn.Parameter(torch.empty((2 * window[0] - 1) * (2 * window[1] - 1), heads))
         self.register_buffer("index", torch.empty((window[0] * window[1]) ** 2, dtype=torch.int64), persistent=False)
 

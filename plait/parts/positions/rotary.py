@@ -18,6 +18,8 @@ class GridRotary(nn.Module):
     geometrically from one radian a place to 1 / base. Nothing is learned, and grids of any size are read.
     """
 
+    rates: Tensor
+
     def __init__(self, width: int, base: float = 10_000.0):
         super().__init__()
         if width % 4:

@@ -23,7 +23,7 @@ def in_turn(angles: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
-def sinusoids(length: Tensor | int, width: int, device: torch.device) -> Tensor:
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     """(N, D): all sines of the places 0 to N - 1, then all cosines."""
     place = torch.arange(length, device=device, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, device=device, dtype=torch.float32) * (-math.log(1e4) / width))
@@ -35,6 +35,8 @@ class SequenceWaves(nn.Module):
 
     Those of `length` tokens lie ready, and are saved with the weights, where public layouts expect them.
     """
+
+    table: Tensor
 
     def __init__(self, length: int, width: int):
         super().__init__()

@@ -40,6 +40,9 @@ class CategoryTokens(nn.Module):
     as 0.
     """
 
+    start: Tensor  # (F,) int64: each column's first row of the table
+    count: Tensor  # (F,) int64: its rows
+
     def __init__(self, sizes: tuple[int, ...], width: int):
         super().__init__()
         self.sizes = tuple(sizes)

@@ -28,6 +28,9 @@ class LogMel(nn.Module):
     than the window can tell apart.
     """
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, rate: int, mels: int = 80, *, window: float = 0.025, hop: float = 0.010):
         super().__init__()
         self.rate, self.mels = rate, mels
@@ -79,7 +82,7 @@ class SpectrogramTokens(nn.Module):
             raise ValueError(
                 f"{logmel.mels} mels do not divide into patches of {patch[1]}: choose a number that divides them"
             )
-        self.logmel, self.patch = logmel, tuple(patch)
+        self.logmel, self.patch = logmel, (patch[0], patch[1])
         self.proj = nn.Conv2d(1, width, self.patch, self.patch)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tokens:

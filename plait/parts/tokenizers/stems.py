@@ -64,7 +64,7 @@ class SpectrogramStem(nn.Module):
     def forward(self, x: Tensor, keep: Tensor) -> Tokens:
         x = x[:, None]  # (B, 1, T, F)
         for stage in self.stages:
-            for layer in stage:
+            for layer in stage.children():
                 if isinstance(layer, nn.Conv2d):
                     x = x.masked_fill(~keep[:, None, :, None], 0.0)
                     if layer.stride[0] == 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, mean
@@ -20,6 +22,10 @@ class Backbone(nn.Module):
     fits: tuple[str, ...] = ()
     classifier = ("head.",)
     multiple: int | None = None
+    patch_embed: Callable[[Tensor], Tokens]
+    stack: Callable[[Tokens], Tokens]
+    norm: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, S + N, D) with their grid, S special ones first, before the last norm."""
