@@ -43,7 +43,7 @@ class Team:
             gpu = [self.device.index] if self.device.type == "cuda" else None
             # A task need not use every part of a system, and which it uses may differ by batch.
             return nn.parallel.DistributedDataParallel(model, device_ids=gpu, find_unused_parameters=True)
-        for block in [m for m in model.modules() if isinstance(m, Layer)]:
+        for block in reversed([m for m in model.modules() if isinstance(m, Layer)]):  # inner layers before outer ones
             fully_shard(block)
         return fully_shard(model)
 

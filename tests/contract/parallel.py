@@ -77,7 +77,7 @@ def main(rank: int, store: str, *chosen: str) -> None:
         step(ddp, loss(ddp, both[rank], system))
         row["ddp"] = everywhere(loss(ddp, known, system))
 
-        for block in [m for m in fsdp.modules() if isinstance(m, Layer)]:
+        for block in reversed([m for m in fsdp.modules() if isinstance(m, Layer)]):
             fully_shard(block, mesh=mesh)
         step(fully_shard(fsdp, mesh=mesh), loss(fsdp, both[rank], system))
         row["fsdp"] = everywhere(loss(fsdp, known, system))

@@ -31,8 +31,8 @@ def test_multiply_adds_are_the_published_ones(size):
 @pytest.mark.parametrize("picture", [(224, 224), (160, 288)])
 def test_the_number_of_global_tokens_is_the_same_in_all_stages_and_for_all_pictures(picture):
     streams = plait.create_model("dualtoken_vit_small").eval().streams(torch.zeros(2, 3, *picture))
-    assert [tuple(g.x.shape) for _, g in streams] == [(2, 49, 64), (2, 49, 128), (2, 49, 256)]
-    assert [x.shape[2:] for x, _ in streams] == [tuple(side // stride for side in picture) for stride in (8, 16, 32)]
+    assert [tuple(t.read("whole").x.shape) for t in streams] == [(2, 49, 64), (2, 49, 128), (2, 49, 256)]
+    assert [t.grid for t in streams] == [tuple(side // stride for side in picture) for stride in (8, 16, 32)]
 
 
 def layers():

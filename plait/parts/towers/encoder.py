@@ -12,20 +12,24 @@ from torch import nn
 from plait.core.block import Attention, Block, DropPath, FeedForward, LayerScale, Make, Post, Pre, drop_rates
 
 
+def after(width: int, drop: float, scale: float | None = None) -> nn.Module:
+    """What a branch passes before it is added: a learned factor per channel, where `scale` says at what it starts, and
+    stochastic depth of rate `drop`."""
+    path = DropPath(drop)
+    return path if scale is None else nn.Sequential(LayerScale(width, scale), path)
+
+
 def pre_norm(
     width: int, mix: nn.Module, feed: nn.Module,
     *, norm: Make = nn.LayerNorm, drop: float = 0.0, scale: float | None = None,
 ) -> Block:  # fmt: skip
     """A layer x + f(norm(x)) whose steps f are `mix`, then `feed`.
 
-    norm(width) makes the norms. drop: the rate of stochastic depth. scale: where a learned layer scale starts, if any.
+    norm(width) makes the norms. drop, scale: as in `after`.
     """
 
-    def step(f: nn.Module) -> Pre:
-        path = DropPath(drop)
-        return Pre(norm(width), f, path if scale is None else nn.Sequential(LayerScale(width, scale), path))
-
-    return Block(mix=step(mix), feed=step(feed))
+    steps = (Pre(norm(width), f, after(width, drop, scale)) for f in (mix, feed))
+    return Block(*steps)
 
 
 def pre_norm_blocks(

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, stage_rates
-from plait.core.tokens import Tokens, refuse
+from plait.core.tokens import Tokens, refuse, whole_grid
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
 from plait.parts.maps import to_map, to_tokens
+from plait.parts.mixers.convnext import ConvLayer, depthwise
 from plait.parts.mixers.windows import pad_to, to_windows
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.edgenext import ConvLayer, depthwise
 from plait.systems.vision.nextvit import Half
 
 
@@ -114,8 +114,10 @@ class DualBlock(Block):
 
 
 class Merge(nn.Module):
-    """Four neighbours become one: (B, C, H, W) -> (B, D, H / 2, W / 2), rounded up; global tokens (B, G, C) become
-    (B, G, D)."""
+    """Four neighbours become one, and all tokens wider: Tokens of a grid (B, N, C) with global ones (B, G, C) in their
+    context -> the same of half the grid, rounded up, (B, N / 4, D) and (B, G, D)."""
+
+    on_grid, reads = True, ("whole",)
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -123,27 +125,26 @@ class Merge(nn.Module):
         self.most = nn.Linear(channels, width, bias=False)
         self.wider = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width, bias=False))
 
-    def forward(self, x: Tensor, g: Tokens) -> tuple[Tensor, Tokens]:
-        x = pad_to(x.permute(0, 2, 3, 1), (2, 2))
-        four = to_windows(x, (2, 2))  # (B * H/2 * W/2, 4, C)
+    def forward(self, t: Tokens) -> Tokens:
+        g, x = t.read("whole"), pad_to(whole_grid(t).x.unflatten(1, t.grid), (2, 2))
+        four, grid = to_windows(x, (2, 2)), (x.shape[1] // 2, x.shape[2] // 2)  # (B * H/2 * W/2, 4, C)
         y = self.four(self.norm(four.flatten(1))) + self.most(four.amax(1))
-        y = y.view(x.shape[0], x.shape[1] // 2, x.shape[2] // 2, -1)
-        return y.permute(0, 3, 1, 2), g.replace(x=self.wider(g.x))
+        y = y.view(x.shape[0], grid[0] * grid[1], -1)
+        return t.replace(x=y, grid=grid).reading(whole=g.replace(x=self.wider(g.x)))
 
 
 class Stage(nn.Module):
-    """Maps and global tokens through layers, after what makes both coarser and wider."""
+    """Local tokens, with global ones in their context, through layers, after what makes both coarser and wider."""
 
-    def __init__(self, merge: nn.Module | None, layers: list[DualBlock]):
+    def __init__(self, merge: nn.Module, layers: list[DualBlock]):
         super().__init__()
         self.merge, self.layers = merge, nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, g: Tokens) -> tuple[Tensor, Tokens]:
-        x, g = (x, g) if self.merge is None else self.merge(x, g)
-        t = to_tokens(x).reading(whole=g)
+    def forward(self, t: Tokens) -> Tokens:
+        t = self.merge(t)
         for layer in self.layers:
             t = layer(t)
-        return to_map(t), t.read("whole").with_losses(t)
+        return t
 
 
 class DualTokenViT(Pyramid):
@@ -152,7 +153,7 @@ class DualTokenViT(Pyramid):
 
     def __init__(self, *, stride=8, widths, depths, heads, hidden, side=7, num_classes=1000, drop_path=0.0):
         def block(width: int, heads: int, hidden: int, steps: int, drop: float) -> DualBlock:
-            local = ConvLayer(depthwise(width, width, 7, 1, True), drop)
+            local = ConvLayer(depthwise(width, width, 7), drop)
             feed = Pre(nn.LayerNorm(width), GatedFeed(width, hidden * width), DropPath(drop))
             return DualBlock(local, DualAttention(width, heads, steps, side), feed, drop)
 
@@ -161,7 +162,7 @@ class DualTokenViT(Pyramid):
         proj = nn.Conv2d(half, widths[0], 3, stride // 4, 1), LayerNorm2d(widths[0])
         for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
             layers = [block(d, heads[s], hidden[s], len(widths) - 1 - s, rate) for rate in rates]
-            stages.append(Stage(Merge(widths[s - 1], d) if s else None, layers))
+            stages.append(Stage(Merge(widths[s - 1], d) if s else nn.Identity(), layers))
         stem = nn.Sequential(ChannelsLast(), ConvNorm(3, half, 3, 2, act=nn.GELU), *fine, *proj)
         super().__init__(stem, stages, nn.LayerNorm(d), d, num_classes)
         self.whole = nn.Parameter(torch.empty(1, side * side, widths[0]))
@@ -169,22 +170,21 @@ class DualTokenViT(Pyramid):
     def reset(self) -> None:
         nn.init.trunc_normal_(self.whole, std=0.02)
 
-    def streams(self, x: Tensor) -> list[tuple[Tensor, Tokens]]:
-        """Each stage's map (B, C_i, H_i, W_i) and global tokens (B, G, C_i), finest first."""
-        x, g, found = self.stem(x), Tokens(self.whole), []
+    def streams(self, x: Tensor) -> list[Tokens]:
+        """Each stage's Tokens (B, H_i * W_i, C_i), finest first, the global ones (B, G, C_i) as their "whole"."""
+        t, found = to_tokens(self.stem(x)).reading(whole=Tokens(self.whole)), []
         for stage in self.stages:
-            x, g = stage(x, g)
-            found.append((x, g))
+            t = stage(t)
+            found.append(t)
         return found
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Each stage's map (B, C_i, H_i, W_i), finest first."""
-        return [found for found, _ in self.streams(x)]
+        return [to_map(t) for t in self.streams(x)]
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
-        x, g = self.streams(x)[-1]
-        return to_tokens(x).replace(losses=g.losses)
+        return self.streams(x)[-1].replace(context=None)
 
 
 ALL = dict(heads=(2, 4, 8), hidden=(8, 4, 4))

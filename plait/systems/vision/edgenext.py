@@ -19,43 +19,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from plait.core.attend import Attend
-from plait.core.block import DropPath, FeedForward, Layer, LayerScale, Pre, stage_rates
+from plait.core.block import FeedForward, Layer, Pre, stage_rates
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.mixers.convnext import ConvLayer, depthwise
 from plait.parts.positions.sine import in_turn
 from plait.parts.towers.backbone import norm_of_mean
+from plait.parts.towers.encoder import after
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 Norm2d = partial(LayerNorm2d, eps=1e-6)
 BANDS = 32  # numbers for each axis of a position
-
-
-def depthwise(channels: int, out: int, kernel: int, stride: int, bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=channels, bias=bias)
-
-
-def after(width: int, drop: float) -> nn.Sequential:
-    """What every branch passes."""
-    return nn.Sequential(LayerScale(width, 1e-6), DropPath(drop))
-
-
-class ConvLayer(Layer):
-    """A depthwise convolution, then a feed-forward step at every place: Tokens (B, N, D) -> the same, or half the grid
-    and D' channels. The residual starts before the convolution, and behind it where it changes the shape."""
-
-    def __init__(self, conv: nn.Conv2d, drop: float):
-        super().__init__()
-        width = conv.out_channels
-        self.conv, self.norm, self.feed = OnMap(conv), Norm(width), FeedForward(width, 4 * width)
-        self.after, self.keeps = after(width, drop), conv.stride == (1, 1) and conv.in_channels == width
-
-    def forward(self, t: Tokens) -> Tokens:
-        y = self.conv(t)
-        fed = self.feed(y.replace(x=self.norm(y.x)))
-        return y.carry(fed, (t if self.keeps else y).x + self.after(fed.x))
 
 
 class ChannelAttention(nn.Module):
@@ -85,7 +62,7 @@ class Cascade(nn.Module):
     def __init__(self, width: int, groups: int, bias: bool):
         super().__init__()
         self.share = -(-width // groups)
-        self.convs = nn.ModuleList(OnMap(depthwise(self.share, self.share, 3, 1, bias)) for _ in range(groups - 1))
+        self.convs = nn.ModuleList(OnMap(depthwise(self.share, self.share, 3, bias=bias)) for _ in range(groups - 1))
 
     def forward(self, t: Tokens) -> Tokens:
         *shares, last = t.x.split(self.share, 2)
@@ -117,8 +94,8 @@ class SplitLayer(Layer):
     def __init__(self, width: int, heads: int, groups: int, positions: bool, bias: bool, drop: float):
         super().__init__()
         self.cascade, self.positions = Cascade(width, groups, bias), Positions(width) if positions else nn.Identity()
-        self.mix = Pre(Norm(width), ChannelAttention(width, heads), after(width, drop))
-        self.norm, self.feed, self.after = Norm(width), FeedForward(width, 4 * width), after(width, drop)
+        self.mix = Pre(Norm(width), ChannelAttention(width, heads), after(width, drop, 1e-6))
+        self.norm, self.feed, self.after = Norm(width), FeedForward(width, 4 * width), after(width, drop, 1e-6)
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.mix(self.positions(self.cascade(t)))
@@ -140,9 +117,9 @@ class EdgeNeXt(Pyramid):
         stages, before = [], widths[0]
         for i, (width, kernel, rates) in enumerate(zip(widths, kernels, stage_rates(drop_path, depths))):
             down = nn.Sequential(Norm2d(before), nn.Conv2d(before, width, 2, 2)) if i and not soft else nn.Identity()
-            convs = [depthwise(width, width, kernel, 1, not soft) for _ in rates]
+            convs = [depthwise(width, width, kernel, bias=not soft) for _ in rates]
             if i and soft:
-                convs[0] = depthwise(before, width, kernel, 2, False)
+                convs[0] = depthwise(before, width, kernel, 2, bias=False)
             layers = [ConvLayer(conv, rate) for conv, rate in zip(convs, rates)]
             if i:
                 layers[-1] = SplitLayer(width, heads, groups[i - 1], i == 1, not soft, rates[-1])

@@ -21,10 +21,11 @@ from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.mixers.convnext import ConvLayer, depthwise
 from plait.parts.tokenizers.patches import OfSize
 from plait.parts.towers.backbone import norm_of_mean
+from plait.parts.towers.encoder import after
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.edgenext import ConvLayer, after
 
 Pair = tuple[int, int]
 STEP = 4  # places of a grid to one cross token, along each side
@@ -102,8 +103,8 @@ class FcaBlock(Block):
         count = number * math.prod(-(-side // STEP) for side in grid)
         norms = nn.Sequential(nn.LayerNorm(width), nn.LayerNorm(width))  # one after the other, as published
         attention = ForwardCrossAttention(width, heads, grid, count)
-        mix = Pre(nn.LayerNorm(width), attention, after(width, drop))
-        super().__init__(mix, feed=Pre(norms, FeedForward(width, 4 * width), after(width, drop)))
+        mix = Pre(nn.LayerNorm(width), attention, after(width, drop, 1e-6))
+        super().__init__(mix, feed=Pre(norms, FeedForward(width, 4 * width), after(width, drop, 1e-6)))
         self.merge = None if last else OnMap(nn.Conv2d(width, width, 7, STEP, 3, groups=width, bias=False))
         self.enhance = OnMap(ConvNorm(width, width, 3, groups=width))
 
@@ -145,7 +146,7 @@ class FcaFormer(Pyramid):
                 last = len(rates) - 1
                 stack = FcaStack(*(FcaBlock(d, h, grid, i, i == last, rate) for i, rate in enumerate(rates)))
             else:
-                stack = nn.Sequential(*(ConvLayer(nn.Conv2d(d, d, 7, padding=3, groups=d), rate) for rate in rates))
+                stack = nn.Sequential(*(ConvLayer(depthwise(d, d, 7), rate) for rate in rates))
             stages.append(nn.Sequential(halving(widths[s - 1], d) if s else nn.Identity(), OnTokens(stack)))
         first = widths[0] // 2
         stem = OfSize(image), ChannelsLast(), ConvNorm(3, first, 3, 2, act=nn.GELU), ConvNorm(first, widths[0], 3, 2)
