@@ -60,7 +60,7 @@ def check(
     console = Console(sys.stderr, quiet=quiet)
     console.start("reading", len(data) * len(rows.places))
     try:
-        rows.scan(console.step)
+        rows.scan(lambda done, _: console.step(done))
     finally:
         console.stop()
     found = check_table(data, schema, rows)

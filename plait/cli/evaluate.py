@@ -88,9 +88,11 @@ def parse(text: str) -> tuple[str, str, float]:
     """ "accuracy>=0.9" or "accuracy >= 90%" -> ("accuracy", ">=", 0.9). Raises UsageError for anything else."""
     found = re.fullmatch(r"\s*(.+?)\s*(>=|<=|>|<)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(%?)\s*", text, re.IGNORECASE)
     try:
-        return found[1], found[2], float(found[3]) / (100 if found[4] else 1)
-    except (TypeError, ValueError):
-        raise UsageError(f"--require got {text!r}, expected a score and a bound, such as 'accuracy>=0.9'") from None
+        if found is not None:
+            return found[1], found[2], float(found[3]) / (100 if found[4] else 1)
+    except ValueError:
+        pass
+    raise UsageError(f"--require got {text!r}, expected a score and a bound, such as 'accuracy>=0.9'")
 
 
 def judge(wanted: tuple[str, str, float], scores: list) -> dict:

@@ -76,7 +76,7 @@ def fit(
 
     console = Console(sys.stdout, quiet=quiet)
     found = train(table, out=resume or out, resume=resume is not None, dry_run=dry_run, console=console, **settings)
-    if dry_run:
+    if isinstance(found, dict):
         console.say("dry run", "nothing was trained or written")
         return Answer(found)
     if found.stopped == "interrupted":

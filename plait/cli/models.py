@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def models(
             for i in found
         ]
         lines(("name", "takes", "tasks", "weights", "paper"), cells)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": i.name, "system": i.system.name, "takes": i.takes, "tasks": tasks_of(i), "title": i.system.title}
         for i in found
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -36,10 +36,10 @@ PACKAGE = Path(plait.__file__).parent
 class Commands(TyperGroup):
     """Lists commands in the order of a day's work, and suggests the nearest for one that is not there."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]):
+    def resolve_command(self, ctx: Any, args: list[str]):
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0].replace("_", "-")) is None:
             raise UsageError(f"no command {args[0]!r}. {nearest(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
@@ -149,7 +149,7 @@ def _on_purpose(error: ValueError) -> bool:
     )
 
 
-def _usage(error: BaseException) -> str:
+def _usage(error: Any) -> str:
     """The parser's message, with the nearest option for an unknown one and the way to the help."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "plait"

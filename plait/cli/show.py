@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def show(
         return _method(methods()[name], json)
     info = model_info(name)
     system = info.system
-    data = {
+    data: dict[str, Any] = {
         "name": info.name,
         "system": system.name,
         "size": info.size,

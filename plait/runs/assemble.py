@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from plait.core.catalog import ModelInfo, model_info, systems
 from plait.core.methods import Change
@@ -29,11 +31,11 @@ class BoundRecipe(Recipe):
     std: tuple[float, ...]
     slots: dict  # {slot: {"kind": its kind, and what that kind is told of it}}
 
-    def bind(self, system: Model) -> Bound:
+    def bind(self, system: nn.Module) -> Bound:
         """What `build` or `build_on_meta` made, bound. Raises UsageError where a method took the role away."""
         if not isinstance(system, ROLES[self.role]):
             raise UsageError(f"{self.title} is a {type(system).__name__}, which is no {self.role}: leave a method out")
-        return bind(system, self.role, self.slots, self.mean, self.std)
+        return bind(cast(Model, system), self.role, self.slots, self.mean, self.std)
 
 
 def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
@@ -102,6 +104,7 @@ def recipe(
     if words and not pretrained:  # published weights have their own, which the tokenizer's were found to be
         arguments |= words
     role = role_for(task, info)
+    assert role is not None, f"{info.name} was chosen for {task.choice}"
     mean, std = (tuple(info.weights.get(name, HALF)) for name in ("mean", "std"))
     return BoundRecipe(info.name, arguments, changes, role=role, mean=mean, std=std, slots=slots)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
 
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
@@ -15,7 +14,7 @@ from plait.errors import DataError
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
 from plait.runs.predict import answered, merge, stream
-from plait.tasks.base import Answers, Task
+from plait.tasks.base import Answers, Task, TaskModel
 
 
 @dataclass
@@ -60,7 +59,7 @@ def modalities(schema: Schema) -> dict[str, list[str]]:
 
 
 def assess(
-    model: nn.Module,
+    model: TaskModel,
     task: Task,
     rows: Rows,
     schema: Schema,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -16,8 +19,8 @@ class Console:
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False):
         self.stream = stream or sys.stderr
         self.quiet = quiet
-        self.bar = None
-        self.task = None
+        self.bar: Progress | None = None
+        self.task: Any = None
         self.last = 0.0
         self.terminal = bool(getattr(self.stream, "isatty", lambda: False)())
 
@@ -38,7 +41,8 @@ class Console:
         if self.quiet or not self.terminal:
             return
         from rich.console import Console as Rich
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         columns = (
             TextColumn(f"{label:<9}"),
@@ -46,7 +50,7 @@ class Console:
             TextColumn("{task.percentage:3.0f}%  {task.description}"),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=Rich(file=self.stream), transient=True)
+        self.bar = Bar(*columns, console=Rich(file=self.stream), transient=True)
         self.bar.start()
         self.task = self.bar.add_task("", total=total)
 

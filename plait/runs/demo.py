@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -35,9 +36,9 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
     path = glyphs(out)
     if (out / "run" / "config.json").exists():
         shutil.rmtree(out / "run")  # of an earlier demo
-    columns = {"task": "retrieve", "inputs": ["image", "text"], "split": "split"}
-    training = {"epochs": EPOCHS, "lr": RATE, "augment": AUGMENT, "minutes": minutes}
-    run = fit(path, out=out / "run", console=console, **columns, **training)
+    options: dict[str, Any] = {"task": "retrieve", "inputs": ["image", "text"], "split": "split"}
+    options |= {"epochs": EPOCHS, "lr": RATE, "augment": AUGMENT, "minutes": minutes}
+    run = cast(Run, fit(path, out=out / "run", console=console, **options))
     if run.stopped == "interrupted":
         return {"stopped": run.stopped, "run": str(run.folder)}
     table = read_table(path)
@@ -58,11 +59,12 @@ def demo(out: str | Path, console: Console | None = None, *, minutes: float | No
         }
     hits = out / "hits.png"
     where = _rows(table, typeface=REGULAR)
-    found = run.search_many(where, [{"text": q} for q in QUERIES], k=8, show=hits)
+    nearest = run.search_many(where, [{"text": q} for q in QUERIES], k=8, show=hits)
     characters = where.column("character").to_pylist()
-    for query, best in zip(QUERIES, found):
+    for query, best in zip(QUERIES, nearest):
         console.say("search", f"{query}: {' '.join(characters[h.row] for h in best)}")
     sections.append(Section("Four questions, and the pictures found", "picture", hits.read_bytes()))
+    assert run.report is not None  # it was just trained
     run.report(sections)
     seconds = time.monotonic() - begun
     console.say("done", f"in {clock(seconds)}: {run.folder / 'report.html'}, {hits}")

@@ -72,7 +72,7 @@ def fit(
         settings = _resumed(before, options)
     elif out is not None:
         _refuse_taken(Path(out))
-    if resume:
+    if before is not None:
         source = before["source"] if source is None else source
         if source is None:
             raise UsageError("this run was trained on a table in memory: pass that table again to resume it")
@@ -84,7 +84,9 @@ def fit(
             f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
         )
     made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
-    start = False if before and checkpoint.exists(out) else settings.pretrained  # what a checkpoint holds is not read
+    start = (
+        False if before and checkpoint.exists(out or "") else settings.pretrained
+    )  # what a checkpoint holds is not read
     system = made.build(seed=settings.seed, pretrained=start, mmap=False)
     model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)

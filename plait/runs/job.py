@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class TableJob:
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
-        self.seconds: Counter = Counter()  # where the time of a run went
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
 
     def batches(self, epoch: int, start: int) -> Iterator[dict]:
         """The epoch's batches from number `start` on."""
@@ -61,12 +62,12 @@ class TableJob:
     def after_step(self) -> None:
         self.model.after_step()
         for advance in self._after:
-            advance(self.model.bound.system)
+            advance(cast(nn.Module, self.model.bound.system))
 
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
-        guide = self.task.guide(*answered(self.task, model, self.data.rows, self.watch, precision=self.precision))
+        guide = self.task.guide(*answered(self.task, cast(TaskModel, model), self.data.rows, self.watch, precision=self.precision))
         self.seconds["validation"] += time.perf_counter() - begun
         return guide, {"guide": guide}
 

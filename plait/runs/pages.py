@@ -68,7 +68,7 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     rows = [(s.name, s, chance.get(s.name)) for s in found.scores]
     table = Table(("score", "value [95% interval]", "without a model"), rows)
     out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
-    if found.alone:
+    if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
         bars += [(f"no {k}", s) for k, s in found.absent.items()]
         main = found.scores[0].name
@@ -92,7 +92,7 @@ def _columns(data: Prepared) -> Section:
 
 
 def _bad(data: Prepared) -> Section:
-    rows = [
+    rows: list[tuple[str, str, int | None]] = [
         (c.name, reason, count)
         for c in data.schema.columns
         for reason, count in data.rows.bad.by_reason(c.name).items()

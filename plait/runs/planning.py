@@ -8,19 +8,19 @@ import platform
 import time
 
 import torch
-from torch import nn
 
 from plait.errors import UsageError
 from plait.runs.job import TableJob
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
+from plait.tasks.base import TaskModel
 from plait.train import optim
 from plait.train.loop import Plan
 from plait.train.memory import peak_memory
 from plait.train.parallel import to_device
 
 
-def make_plan(settings: Settings, data: Prepared, model: nn.Module, device: torch.device) -> Plan:
+def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torch.device) -> Plan:
     """Epochs, batch and rate from the number of rows, where the settings leave them open."""
     n = len(data.splits["train"])
     pace = data.task.pace(n, model.bound.system, data.info.system.name == "auto")
@@ -74,7 +74,8 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
 def pick_device(name: str) -> torch.device:
     """ "auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not
     there."""
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    here = found or torch.device("cpu")
     expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
     if name == "auto":
         return here

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plait.data.rows import Rows
-from plait.tasks.base import Answers, Task
+from plait.tasks.base import Answers, Task, TaskModel
 from plait.train.parallel import to_device
 
 
@@ -20,11 +21,11 @@ def without(batch: dict, slots: Iterable[str]) -> dict:
     return {**batch, "present": {s: torch.zeros_like(p) if s in gone else p for s, p in batch["present"].items()}}
 
 
-Call = Callable[[nn.Module, dict], dict[str, Tensor]]
+Call = Callable[[Any, dict], dict[str, Tensor]]
 
 
 def stream(
-    model: nn.Module,
+    model: TaskModel,
     rows: Rows,
     index: np.ndarray,
     *,
@@ -52,12 +53,12 @@ def stream(
         model.train(training)
 
 
-def outputs(model: nn.Module, rows: Rows, index: np.ndarray, **how) -> dict[str, np.ndarray]:
+def outputs(model: TaskModel, rows: Rows, index: np.ndarray, **how) -> dict[str, np.ndarray]:
     """All of `stream`'s outputs, end to end."""
     return merge([out for _, out in stream(model, rows, index, **how)])
 
 
-def answered(task: Task, model: nn.Module, rows: Rows, index: np.ndarray, **how) -> tuple[Answers, Answers]:
+def answered(task: Task, model: TaskModel, rows: Rows, index: np.ndarray, **how) -> tuple[Answers, Answers]:
     """What the task records of truth and answers for the rows `index`, end to end. how: as for `stream`."""
     kept = [task.record(batch, task.finish(out)) for batch, out in stream(model, rows, index, **how)]
     return merge([truth for truth, _ in kept]), merge([answers for _, answers in kept])
@@ -65,7 +66,7 @@ def answered(task: Task, model: nn.Module, rows: Rows, index: np.ndarray, **how)
 
 def merge(parts: list[Answers]) -> Answers:
     """Dicts of arrays and lists, a row each, end to end."""
-    found = {}
+    found: Answers = {}
     for name in parts[0] if parts else ():
         pieces = [part[name] for part in parts]
         found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +76,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     info = choose(system_name(settings, schema, kind), schema, kind)
     fixed = reads(info)
     length = settings.max_tokens or fixed.get("length") or 256
-    tokenizer = settings.tokenizer
+    tokenizer: str | Path | None = settings.tokenizer
     texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
     if texts and settings.pretrained and not tokenizer:
         tokenizer = published_tokenizer(info, settings.pretrained)
@@ -102,7 +103,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     )
     console.start("reading", len(table) * len(rows.places))
     try:
-        rows.scan(console.step)
+        rows.scan(lambda done, _: console.step(done))
     finally:
         console.stop()
     task.derive(rows)
@@ -137,10 +138,10 @@ def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings) -> 
 def guess(table: Table, settings: Settings) -> Schema:
     """The schema of `table` under the settings."""
     asks = TASKS[settings.task].asks if settings.task in TASKS else None
-    said = settings.target if asks and KINDS[asks].own_slot else None
+    said = {settings.target: asks} if isinstance(settings.target, str) and asks and KINDS[asks].own_slot else {}
     return Schema.guess(
         table,
-        kinds=({said: asks} if isinstance(said, str) else {}) | settings.kinds,
+        kinds=said | settings.kinds,
         inputs=settings.inputs,
         target=settings.target,
         group=settings.group,

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.predict import merge, outputs, stream
-from plait.tasks.base import Task
+from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
 
@@ -49,7 +50,7 @@ class Run:
     """A trained model with its schema and task. `plait.load(folder)` makes one."""
 
     def __init__(
-        self, folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str, *, stopped: str = "finished"
+        self, folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, *, stopped: str = "finished"
     ):
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
@@ -131,10 +132,10 @@ class Run:
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         vectors, there = self._vectors(rows), rows.presence()
         columns: dict[str, Any] = {"row": np.arange(len(rows))}
-        for slot, values in vectors.items():
-            name = "vector" if len(vectors) == 1 else f"vector_{self._label(slot)}"
+        for side, values in vectors.items():
+            name = "vector" if len(vectors) == 1 else f"vector_{self._label(side)}"
             flat = pa.array(values.astype(np.float32).ravel())
-            missing = ~there[slot] if slot in there else np.zeros(len(rows), bool)
+            missing = ~there[side] if side in there else np.zeros(len(rows), bool)
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(missing))
         for slot in self.schema.slots:
             column = slot.columns[0]
@@ -208,11 +209,12 @@ class Run:
         else:
             rows = self.rows(table, allow_outside=allow_outside)
             found, there, table = self._vectors(rows), rows.presence(), rows.table
-            reply = next((s for s in order if s in found and there[s].any()), None)
-            if reply is None:
+            readable = [s for s in order if s in found and there[s].any()]
+            if not readable:
                 raise DataError(
                     f"{table.source} has no readable {' or '.join(map(self._label, order))} to search among"
                 )
+            reply = readable[0]
             items = np.where(there[reply][:, None], found[reply], 0)
         label = self._label(reply)
         cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
@@ -225,7 +227,7 @@ class Run:
         folder, suffix = out.parent / f"{out.stem}_{_safe(name)}", KINDS[self.schema.column(name).kind].suffix
         paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
         for path, cell in zip(paths, cells):
-            write_whole(out.parent / path, lambda part, cell=cell: part.write_bytes(cell))
+            write_whole(out.parent / path, partial(Path.write_bytes, data=cell))
         return paths
 
     # -- the ways in
@@ -282,10 +284,14 @@ class Run:
         from plait.evaluate.pictures import retrieval_sheet
 
         sheet = []
-        image = rows is not None and self.schema.slot(reply).kind == "image"
+        shown = rows if self.schema.slot(reply).kind == "image" else None
         for query, found in zip(queries, hits):
             cells = [
-                (rows.batch(np.array([h.row]))[reply][0].numpy() if image else None, f"{h.score:.2f} {h.cell}", None)
+                (
+                    shown.batch(np.array([h.row]))[reply][0].numpy() if shown is not None else None,
+                    f"{h.score:.2f} {h.cell}",
+                    None,
+                )
                 for h in found
             ]
             sheet.append((" ".join(str(v) for v in query.values()), cells))
@@ -297,11 +303,11 @@ def _searches(task: type[Task]) -> bool:
     return task.verb == "search"
 
 
-def _embed(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+def _embed(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
     return {slot: nn.functional.normalize(v.float(), dim=-1) for slot, v in model.bound.vectors(batch).items()}
 
 
-def _fused(model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
+def _fused(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
     return {"": nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)}
 
 
@@ -344,7 +350,7 @@ def _unread(rows: Rows) -> list[str]:
     return [", ".join(names) for names in out]
 
 
-def save_run(folder: Path, schema: Schema, task: Task, model: nn.Module, precision: str) -> Run:
+def save_run(folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     try:
@@ -367,14 +373,14 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
     config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
     made, task = BoundRecipe(**config["recipe"]), TASKS[config["task"]["task"]].from_json(config["task"], schema)
-    bound = made.bind(made.build_on_meta())
-    model = task.model(bound, objective(model_info(made.name)))
+    system = made.build_on_meta()
+    model = task.model(made.bind(system), objective(model_info(made.name)))
     try:
         weights = read_weights(folder / MODEL)
     except ValueError as error:
         raise DataError(f"{folder / MODEL} is damaged: {error}") from error
     assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
-    initialise_rest(bound.system)
+    initialise_rest(system)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"])
 
 

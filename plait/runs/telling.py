@@ -38,7 +38,8 @@ def column_lines(data: Prepared) -> list[str]:
     """What each input column holds; more than six plain ones without a fault share a line."""
     there = data.rows.presence()
     slot_of = {c: s.name for s in data.schema.slots for c in s.columns}
-    lines, whole = [], {}
+    lines: list[str] = []
+    whole: dict[str, list[str]] = {}
     for c in data.schema.used("input"):
         bad = sum(data.rows.bad.by_reason(c.name).values())
         nulls = data.table.column(c.name).null_count
@@ -76,5 +77,5 @@ def slowest(seconds: dict) -> str:
     total = seconds.get("training in all", 0.0)
     parts = {k: v for k, v in seconds.items() if k != "training in all"}
     parts["the model"] = max(0.0, total - sum(parts.values()))
-    name = max(parts, key=parts.get)
+    name = max(parts, key=lambda part: parts[part])
     return f"{name} {parts[name] / total:.0%}" if total > 1 else ""

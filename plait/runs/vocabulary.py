@@ -32,7 +32,8 @@ def published_tokenizer(info: ModelInfo, pretrained: bool | str) -> Path | None:
                 f"the words of {info.name} are those of its own tokenizer: {reason}; bring that file here and give it "
                 "with --tokenizer FILE"
             ) from error
-    beside = Path(pretrained if Path(str(pretrained)).is_dir() else Path(str(pretrained)).parent, "tokenizer.json")
+    place = Path(str(pretrained))
+    beside = (place if place.is_dir() else place.parent) / "tokenizer.json"
     if pretrained is not True and beside.is_file():
         return beside
     if where.startswith("https://"):

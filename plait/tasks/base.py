@@ -49,6 +49,7 @@ class TaskModel(nn.Module):
     """
 
     bound: Bound
+    beam: int = 0  # how many beginnings of a text are followed at once, of a task that `beams`
 
     def __init__(self, bound: Bound):
         super().__init__()

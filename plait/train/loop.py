@@ -124,7 +124,8 @@ class Trainer:
         self.total = plan.epochs * job.steps_per_epoch
         self.step = self.epoch = 0
         self.rows: list[dict] = []
-        self.best_score, self.best_epoch = -math.inf, None
+        self.best_score = -math.inf
+        self.best_epoch: int | None = None
         self.best: dict[str, Tensor] = {}
         self.sums: dict[str, float] = {}  # of each loss over the epoch's steps
         self.lr = 0.0  # of the last step
@@ -184,10 +185,10 @@ class Trainer:
             for batch in job.batches(self.epoch, done):
                 if done == spe:
                     raise PlaitError(f"epoch {self.epoch}: got more batches than steps_per_epoch, {spe}")
-                elapsed, asked, due = self._step(batch)
+                elapsed, stop, due = self._step(batch)
                 done += 1
                 late = self._late(elapsed)
-                if asked:
+                if stop:
                     self._save()
                     return "interrupted"
                 if late:
@@ -202,9 +203,10 @@ class Trainer:
             self.epoch += 1
             self.sums = {}
         now = time.monotonic()
-        due = now - self.saved_at >= self.save_cost / SHARE and now - self.saved_at >= self.plan.checkpoint_seconds / 10
-        due, asked = self.team.agree(due and self.team.main, self.interrupt.asked)
-        if due or asked:
+        since = now - self.saved_at
+        due = since >= self.save_cost / SHARE and since >= self.plan.checkpoint_seconds / 10
+        save, asked = self.team.agree(due and self.team.main, self.interrupt.asked)
+        if save or asked:
             self._save()
         return "interrupted" if asked else "minutes" if late else None
 
@@ -226,7 +228,7 @@ class Trainer:
         due = team.main and now - self.saved_at >= max(
             plan.checkpoint_seconds, plan.checkpoint_seconds and self.save_cost / SHARE
         )
-        bad, asked, due, elapsed = team.agree(
+        bad, asked, save, elapsed = team.agree(
             fault is not None, self.interrupt.asked, due, self.elapsed() if team.main else 0.0
         )
         if bad:
@@ -240,7 +242,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average:  # a young average would still be the first weights: its decay grows with the steps
-            decay = min(plan.ema, self.step / (self.step + 9))
+            decay = min(plan.ema or 0.0, self.step / (self.step + 9))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.params], 1.0 - decay)
         self.job.after_step()
         if self.progress:
@@ -249,7 +251,7 @@ class Trainer:
             self.progress.update(
                 dict(step=self.step, total=self.total, epoch=self.epoch + 1, lr=self.lr, seconds_left=left, **self.seen)
             )
-        return elapsed, bool(asked), bool(due)
+        return elapsed, bool(asked), bool(save)
 
     def _score(self, complete: bool) -> None:
         """Score the weights (their average, if there is one), write the row, keep them if they are the best."""
@@ -271,7 +273,7 @@ class Trainer:
         self.score_seconds = self.team.same(time.monotonic() - start)
         steps = self.step - self.epoch * self.job.steps_per_epoch
         losses = dict(zip(self.sums, self.team.mean([v / steps for v in self.sums.values()]))) if steps else {}
-        row = dict(
+        row: dict[str, Any] = dict(
             epoch=self.epoch + 1,
             step=self.step,
             seconds=round(self.elapsed(), 3),

@@ -79,7 +79,7 @@ def clip(parameters: Iterable[Tensor], limit: float) -> None:
     of two.
     """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if norm.device.type != "cpu" or norm > limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)

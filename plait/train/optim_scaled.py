@@ -3,7 +3,8 @@ well."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class ScaledAdam(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure=None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every tensor with a gradient; the same tensors of a group must have one in every step."""
         loss = None
         if closure is not None:
@@ -125,6 +126,7 @@ class ScaledAdam(Optimizer):
         sizes = [
             p.grad.float().square().sum() * (group["scalar"] if p.numel() == 1 else self.state[p]["rms"]) ** 2
             for p in params
+            if p.grad is not None
         ]
         norm = torch.stack(sizes).sum().sqrt()
         first["norms"][step % window] = norm

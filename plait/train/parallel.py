@@ -45,7 +45,8 @@ class Team:
             return nn.parallel.DistributedDataParallel(model, device_ids=gpu, find_unused_parameters=True)
         for block in reversed([m for m in model.modules() if isinstance(m, Layer)]):  # inner layers before outer ones
             fully_shard(block)
-        return fully_shard(model)
+        fully_shard(model)  # in place
+        return model
 
     def share(self, batch: dict) -> tuple[dict, int, float]:
         """This process's rows of `batch` on its device, how many rows the whole batch has, and the weight of this

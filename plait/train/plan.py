@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -45,7 +45,7 @@ class Job(Protocol):
     `state`, is changed in `after_step`, and is saved with each checkpoint.
     """
 
-    model: nn.Module
+    model: Any  # an nn.Module
     state: nn.Module | None
     steps_per_epoch: int
 
