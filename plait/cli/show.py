@@ -41,6 +41,7 @@ def show(
         "sizes": [s for s in system.sizes if s != "toy"],
         "default": system.default,
         "arguments": info.arguments,
+        "parts": info.parts,
         "parameters": info.parameters,
         "references": info.references,
         "weights": info.weights,
@@ -60,6 +61,7 @@ def show(
             "arguments",
             ", ".join(f"{k}={v!r}" for k, v in info.arguments.items()) or "none beside the class's own defaults",
         ),
+        *([("made of", ", ".join(info.parts.values()))] if info.parts else []),
         ("parameters", f"{data['parameters']:,}"),
         (
             "elsewhere",
@@ -99,7 +101,9 @@ def _method(method, json: bool) -> Answer:
 def _weights(row: dict) -> str:
     if "hub" not in row and "url" not in row:
         return (
-            f"published without an address to fetch, licence {row['licence']}: load a file" if row else "none published"
+            f"published without an address to fetch, licence {row['licence']}: load a file"
+            if "licence" in row
+            else "none published"
         )
     where = f"{row['hub']}, {row['file']}" if "hub" in row else row["url"]
     return f"{where}, licence {row['licence']}"

@@ -31,6 +31,8 @@ PEERS = (
     "official",
     "github",
 )  # who else may have a variant: keys of a weights row
+# what a weights row says of pictures, texts and sounds
+READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "tokenizer", "begin", "end", "rate"}
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
@@ -44,6 +46,7 @@ class System:
     takes: tuple[str, ...]
     roles: tuple[str, ...]
     size_roles: dict[str, tuple[str, ...]]  # of sizes whose roles are others
+    parts: tuple[str, ...]  # constructor arguments whose values are names of other models
     default: str
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
@@ -71,6 +74,11 @@ class ModelInfo:
         return self.system.size_roles.get(self.size, self.system.roles)
 
     @property
+    def parts(self) -> dict[str, str]:
+        """The models that this one is made of: {argument: name}."""
+        return {part: name for part in self.system.parts if (name := self.arguments.get(part)) is not None}
+
+    @property
     def arguments(self) -> dict:
         """The constructor arguments of this size."""
         return dict(self.system.sizes[self.size])
@@ -81,10 +89,13 @@ class ModelInfo:
 
         Where they lie: hub, revision and file, or url. source: their layout; part: the submodule that is published.
         licence. Of pictures mean and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation,
-        where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end
-        (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
+        where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file"
+        on the hub, or a URL), begin and end (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
+        A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
         """
-        return {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
+        parts = (model_info(name).weights.items() for name in self.parts.values())
+        read = {key: value for row in parts for key, value in row if key in READING}
+        return read | {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
 
     @property
     def references(self) -> dict[str, str]:
@@ -139,13 +150,19 @@ def _bare(name: str) -> str:
 
 
 def build(name: str, **arguments) -> nn.Module:
-    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size."""
+    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size.
+
+    Other models that it is made of are built by their names and handed to its class, which keeps each under the
+    argument's name.
+    """
     import torch
 
     info = model_info(name)
     model = importlib.import_module(info.system.module).MODEL
+    chosen = {**info.arguments, **arguments}
+    chosen |= {part: build(chosen[part]) for part in info.system.parts if isinstance(chosen.get(part), str)}
     with torch.device("meta"):
-        return model(**{**info.arguments, **arguments})
+        return model(**chosen)
 
 
 @cache
@@ -181,6 +198,7 @@ def _read(path: Path) -> System:
         takes=names["TAKES"],
         roles=names["ROLES"],
         size_roles=names.get("SIZE_ROLES", {}),
+        parts=names.get("PARTS", ()),
         default=names["DEFAULT"],
         sizes=names["SIZES"],
         weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
@@ -200,9 +218,9 @@ def literals(tree: ast.Module) -> dict:
 
 
 def _complete(row: dict, takes: tuple[str, ...]) -> dict:
-    """A weights row with what its own words say: where `transformers=True`, the hub's name is the peer's too, and so on.
+    """A weights row with what follows from it.
 
-    A repository of timm's holds timm's layout, under the name before the dot. Each layout has its usual file. The
+    A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout, under the name before the dot. Each layout has its usual file. The
     tokenizer of text weights lies beside them. Pictures are cropped in the middle, resized bicubically.
     """
     row = dict(row)

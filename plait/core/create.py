@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plait.core.catalog import ModelInfo, build, model_info
 from plait.core.fetch import hub_file, url_file
-from plait.core.init import initialise, initialise_rest
+from plait.core.init import initialise, initialise_new, initialise_rest
 from plait.core.methods import apply_methods, read_change
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
 from plait.core.weights import State, assign, convert, converted, load_strict
@@ -36,8 +36,10 @@ def create_model(
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
     pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
         size's weights row names, or in ours: safetensors, a pickle of tensors, the `*.index.json` of several such files
-        beside it, or the folder where they lie. Every key must fit; but where `num_classes` is given and the file's classifier is for another
-        number, or the file has none, the classifier starts anew, with the numbers that it has without a file.
+        beside it, or the folder where they lie. Every key must fit; but where `num_classes` is given and the file's
+        classifier is for another number, or the file has none, the classifier starts anew, with the numbers that it has
+        without a file. Of a system made of others, True loads what is published of it, and of each of them; the rest
+        starts anew.
     dtype: of the weights and floating buffers, as after `model.to(dtype)`. Without it they are float32, whatever the
         file holds.
     mmap: weights that need no change stay in their file until they are used, as private maps: training never writes to
@@ -57,16 +59,41 @@ def create_model(
         model = build(name, **arguments)
     except TypeError as error:
         raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
-    if pretrained:
-        anew = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
+    anew = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
+    _fill(info, model, arguments, pretrained, anew, seed=seed, device=device, dtype=dtype, share=mmap)
+    model = apply_methods(model, wanted)
+    return model if dtype is None else model.to(dtype)
+
+
+def _fill(
+    info: ModelInfo,
+    model: nn.Module,
+    arguments: dict,
+    pretrained: bool | str | Path,
+    anew: tuple[str, ...] = (),
+    *,
+    seed: int,
+    device: str | torch.device,
+    **how,
+) -> None:
+    """Give a model on meta its weights, published or first ones. Other models that it is made of have their own, unless
+    one file holds the whole."""
+    row, chosen = info.weights, info.arguments | arguments
+    parts = [part for part in info.system.parts if chosen.get(part) is not None]
+    own = pretrained is not True or not parts or {"hub", "url"} & set(row)
+    whole = pretrained and own and (pretrained is not True or "part" not in row)
+    for part in () if whole else parts:
+        _fill(model_info(chosen[part]), getattr(model, part), {}, pretrained, seed=seed, device=device, **how)
+    if pretrained and own:
         weights = _find(info, pretrained)
-        part, groups = _published(info, model, weights, anew)
-        assign(part, groups, anew=anew, release=weights.release, device=device, dtype=dtype, share=mmap)
+        body, groups = _published(info, model, weights, anew)
+        assign(body, groups, anew=anew, release=weights.release, device=device, **how)
+    if parts and not whole:
+        initialise_new(model, scheme=getattr(model, "scheme", {}), seed=seed, device=device)
+    elif pretrained:
         initialise_rest(model, seed=seed, device=device)
     else:
         initialise(model, seed=seed, device=device)
-    model = apply_methods(model, wanted)
-    return model if dtype is None else model.to(dtype)
 
 
 def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
@@ -94,7 +121,7 @@ def _published(
     if said <= body or said >= body:  # our layout, perhaps with some keys too few or too many
         return model, ours
     part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
-    return part, ours if source == "plait" else converted(weights, _rules(part, source))
+    return part, ours if source == "plait" else converted(weights, _rules(model, source))
 
 
 def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Module:

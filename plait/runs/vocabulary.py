@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plait.core.catalog import ModelInfo
+from plait.core.catalog import ModelInfo, model_info
 from plait.core.fetch import hub_file
 from plait.errors import UsageError
 from plait.runs.assemble import argument
@@ -19,7 +19,7 @@ def published_tokenizer(info: ModelInfo, pretrained: bool | str) -> Path | None:
     where it cannot be had.
     """
     row = info.weights
-    if "part" in row or (pretrained is True and not row):
+    if "tokenizer" not in row and ("part" in row or (pretrained is True and not row)):
         return None
     where = row.get("tokenizer", "")
     if pretrained is True and not where.startswith("https://"):
@@ -56,7 +56,8 @@ def check_vocabulary(info: ModelInfo, words: dict, file: str | Path) -> None:
     ids of beginning, end and mask, as far as the weights row or the model fix them.
     """
     row, wrong = info.weights, []
-    vocab = argument(info, "vocab")
+    models = (info, *map(model_info, reversed(info.parts.values())))
+    vocab = next((found for model in models if (found := argument(model, "vocab")) is not None), None)
     if vocab is not None and not (1 - UNUSED) * vocab <= words["vocab"] <= vocab:
         wrong.append(f"{vocab:,} words, got {words['vocab']:,}")
     for name, role in (("begin", "cls"), ("end", "sep"), ("mask", "mask")):
