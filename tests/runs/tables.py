@@ -19,8 +19,14 @@ COLUMNS = {
     "vector": "point",
     "series": "trace",
 }
-TARGETS = {"classify": "label", "regress": "amount", "match": "true", "transcribe": "said", "caption": "said"}
-TARGETS["restore"] = "clear"
+TARGETS = {
+    "classify": "label",
+    "regress": "amount",
+    "match": "true",
+    "transcribe": "said",
+    "caption": "said",
+    "restore": "clear",
+}
 
 
 def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
@@ -39,7 +45,6 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
     columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
     columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
     truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
-    truth["clear"] = [_png(rng, i) for i in c]
     return pa.table({**columns, **truth, "true": rng.integers(0, 2, rows) == 1, "said": [WORDS[i] for i in c]})
 
 

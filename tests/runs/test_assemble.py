@@ -79,7 +79,10 @@ def test_a_step_is_taken_for_each_task(name, choice):
     options = {"target": TARGETS.get(choice), "task": choice, "inputs": inputs(takes, choice)}
     length = 16 if "text" in takes else None
     settings = Settings(system=name, image_size=32, max_tokens=length, **options)
-    data = prepare(table(takes), settings, Console(quiet=True))
+    source = table(takes)
+    if choice == "restore":
+        source = source.append_column("clear", [source[COLUMNS["image"]].to_pylist()[::-1]])
+    data = prepare(source, settings, Console(quiet=True))
     made = recipe(data.info, data.schema, type(data.task), **data.task.needs)
     model = data.task.model(made.bind(made.build()), objective(data.info))
     model.before_training(data.rows, data.splits["train"], 0)
