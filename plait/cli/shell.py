@@ -23,6 +23,7 @@ from plait.cli.evaluate import evaluate
 from plait.cli.fit import fit
 from plait.cli.methods import methods
 from plait.cli.models import models
+from plait.cli.new import new
 from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
 from plait.cli.search import search
@@ -76,7 +77,7 @@ def application() -> typer.Typer:
         },
     )
     app.callback()(start)
-    for command in (check, fit, evaluate, predict, embed, search, models, methods, show, demo):
+    for command in (check, fit, evaluate, predict, embed, search, models, methods, show, new, demo):
         app.command()(command)
     return app
 
