@@ -23,6 +23,8 @@ ROOMS = {"system": ("vision", "text", "pairs"), "method": ("attention", "norms",
 
 class What(str, Enum):
     system = "system"
+    kind = "kind"
+    task = "task"
     method = "method"
 
 
@@ -46,7 +48,7 @@ def new(
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Write the pages of a new system or method, to fill in.
+    """Write the pages of a new system, kind, task or method, to fill in.
 
     What is written works and passes its tests as it is. For those who change plait: in a clone.
 
@@ -79,22 +81,45 @@ def plan(what: str, name: str, room: str | None, timm: str | None) -> tuple[dict
     if timm and room != "vision":
         raise UsageError(f"--timm got {timm!r}, but room {room} has no pictures alone, which timm's models read")
     weights = f'\n    "nano": dict(references={{"timm": "{timm}"}}),\n' if timm else ""
-    told = dict(name=name, title=" ".join(words).capitalize(), Class="".join(w.capitalize() for w in words))
-    told |= dict(year=str(date.today().year), weights=weights)
+    told = dict(name=name, words=" ".join(words), title=" ".join(words).capitalize(), year=str(date.today().year))
+    told |= dict(Class="".join(w.capitalize() for w in words), weights=weights)
 
     def page(template: str) -> str:
         return Template((files("plait.cli") / "pages" / f"{template}.txt").read_text("utf-8")).substitute(told)
 
-    if what == "system":
-        pages = {f"plait/systems/{room}/{name}.py": page(f"system_{room}") + ('RULES = {"timm": []}\n' if timm else "")}
-        pages[f"tests/systems/test_{name}.py"] = page("system_test")
-        return pages | ({f"tests/parity/{name}.py": page("system_parity")} if timm else {}), []
-    pages = {f"plait/methods/{room}/{name}.py": page("method"), f"tests/methods/test_{name}.py": page("method_test")}
-    return pages, []
+    pages, lines = {}, []
+    match what:
+        case "system":
+            pages[f"plait/systems/{room}/{name}.py"] = page(f"system_{room}")
+            pages[f"tests/systems/test_{name}.py"] = page("system_test")
+            if timm:
+                pages[f"tests/parity/{name}.py"] = page("system_parity")
+        case "method":
+            pages[f"plait/methods/{room}/{name}.py"] = page("method")
+            pages[f"tests/methods/test_{name}.py"] = page("method_test")
+        case "task":
+            pages[f"plait/tasks/{name}.py"], pages[f"tests/tasks/test_{name}.py"] = page("task"), page("task_test")
+            lines = [Line("plait/tasks/__init__.py", "CHOICES = (", ")", f'    "{name}",\n')]
+        case "kind":
+            pages[f"plait/data/kinds/{name}.py"], pages[f"tests/data/test_{name}.py"] = page("kind"), page("kind_test")
+            registry, kind = "plait/data/kinds/__init__.py", f"{told['Class']}Kind"
+            stems = re.findall(r"from plait\.data\.kinds\.(\w+) import", (HERE / registry).read_text("utf-8"))
+            later = [f"from plait.data.kinds.{stem}" for stem in stems if stem > name]
+            lines = [
+                Line(registry, "", [*later, "\nKINDS"][0], f"from plait.data.kinds.{name} import {kind}\n"),
+                Line(registry, "KINDS: ", "}", f'    "{name}": {kind}(),\n'),
+            ]
+    return pages, lines
 
 
 def taken(what: str) -> set[str]:
     """Names that a new one would hide."""
+    if what == "kind":
+        from plait.data.kinds import KINDS
+
+        return {*KINDS, *(path.stem for path in (HERE / "plait" / "data" / "kinds").glob("*.py"))}
+    if what == "task":
+        return {path.stem for path in (HERE / "plait" / "tasks").glob("*.py")}
     from plait.core.catalog import list_models, systems
     from plait.core.methods import methods
 
@@ -122,4 +147,4 @@ def write(root: Path, pages: dict[str, str], lines: list[Line]) -> list[str]:
         registries[line.path] = text[:at] + line.text + text[at:]
     for path, text in {**pages, **registries}.items():
         (root / path).write_text(text, encoding="utf-8")
-    return targets
+    return list(dict.fromkeys(targets))
