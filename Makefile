@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 demo: .venv/plait
 	$(BIN)/plait demo
 
-test: .venv/test
+test: lint .venv/test
 	$(BIN)/python -m pytest -n 2
 
 # what differs from main, committed or not, can reach no more than this
@@ -18,8 +18,9 @@ test-changed: .venv/test
 parity: .venv/test
 	$(BIN)/python -m tests.parity
 
-lint: .venv/lint
-	$(BIN)/ruff check plait tests
+lint: .venv/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 clean:
 	rm -rf .venv
@@ -35,9 +36,4 @@ clean:
 
 .venv/test: .venv/plait
 	$(PIP) -e '.[test,peers]'
-	@touch $@
-
-.venv/lint: constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) ruff
 	@touch $@

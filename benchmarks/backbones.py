@@ -172,7 +172,8 @@ def main() -> None:
                         if "more than 1 value per channel" not in str(error):
                             raise
                         print(
-                            f"{name:36} {run.__name__:8} {batch:5} {precision:>9}  a batch norm sees one value: cannot train",
+                            f"{name:36} {run.__name__:8} {batch:5} {precision:>9}  a batch norm sees one value: "
+                            "cannot train",
                             flush=True,
                         )
                         continue
@@ -196,7 +197,8 @@ def main() -> None:
                 worst = min(these, key=lambda r: r["ratio"])
                 mean = statistics.geometric_mean(r["ratio"] for r in these)
                 print(
-                    f"{run}, {precision}: geometric mean {mean:.3f}, lowest {worst['ratio']:.2f} ({worst['name']}, batch {worst['batch']})"
+                    f"{run}, {precision}: geometric mean {mean:.3f}, lowest {worst['ratio']:.2f} ({worst['name']}, "
+                    f"batch {worst['batch']})"
                 )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "ratios.json").write_text(json.dumps(rows, indent=1))

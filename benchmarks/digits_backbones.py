@@ -111,7 +111,8 @@ def main() -> None:
     for f in sorted(known.values(), key=lambda f: -f["accuracy"]):
         span = f"{f['accuracy']:.3f} [{f['low']:.3f}, {f['high']:.3f}]"
         lines.append(
-            f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} | {f['lr']:g} |"
+            f"| `{f['model']}` | {f['parameters'] / 1e6:.2f} M | {span} | {f['cpu_seconds']} | {f['epochs']} | "
+            f"{f['lr']:g} |"
         )
     (DOCS / "digits.md").write_text("\n".join(lines) + "\n")
     missed = [f["model"] for f in known.values() if f["accuracy"] < WANTED]

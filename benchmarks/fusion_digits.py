@@ -107,7 +107,8 @@ def main() -> None:
     both, single = runs["both"].found, {k: runs[k].found.scores[0].value for k in ("picture", "sound")}
     better = max(single, key=single.get)
     print(
-        f"gain over the better model of one modality ({better}): {both.scores[0].value - single[better]:+.3f}   wanted +0.03"
+        f"gain over the better model of one modality ({better}): {both.scores[0].value - single[better]:+.3f}   "
+        "wanted +0.03"
     )
     for k, value in single.items():
         own = both.alone[k].value

@@ -170,7 +170,8 @@ def main() -> None:
     torch.manual_seed(0)
     keep_memory()
     print(
-        f"{options.threads} threads, medians of {options.pairs} pairs of chunks of {options.seconds:g} s; milliseconds a step"
+        f"{options.threads} threads, medians of {options.pairs} pairs of chunks of {options.seconds:g} s; "
+        "milliseconds a step"
     )
     heads = {
         "weights": 10,

@@ -103,7 +103,8 @@ def main() -> None:
             at = next((i for i, pair in enumerate(mixture, 1) if read(pair) <= goal), None)
             shares[name].append(float("inf") if at is None else at / len(dense))
             print(
-                f"seed {seed}  {name:8s} dense {goal:.4f}  mixture {read(mixture[-1]):.4f}  share of steps {shares[name][-1]:.2f}",
+                f"seed {seed}  {name:8s} dense {goal:.4f}  mixture {read(mixture[-1]):.4f}  share of steps "
+                f"{shares[name][-1]:.2f}",
                 flush=True,
             )
     for name, found in shares.items():

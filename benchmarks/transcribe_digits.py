@@ -87,7 +87,8 @@ def main() -> None:
     )
     for score in found.scores:
         print(
-            f"{score.name:22} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]   commonest text {without[score.name]:.3f}"
+            f"{score.name:22} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]   commonest text "
+            f"{without[score.name]:.3f}"
         )
     test = pa.table(parts["test"]).slice(0, 100)
     for beam in (0, 8):

@@ -137,7 +137,8 @@ def method_page() -> str:
 
 def speed_page() -> str:
     said = (
-        "Time of the peer (timm or transformers) / time of plait, the same weights and input, in turns in one process, one CPU thread: "
+        "Time of the peer (timm or transformers) / time of plait, the same weights and input, in turns in one "
+        "process, one CPU thread: "
         "above 1, plait is faster. Measured by `benchmarks/backbones.py --record`; made by `python docs/make.py`."
     )
     found = {

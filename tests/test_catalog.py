@@ -278,7 +278,8 @@ def test_two_files_of_one_name_raise(kind, folder, tmp_path, monkeypatch):
 def test_the_catalogue_needs_no_torch():
     code = """if True:
         import sys, plait
-        assert plait.list_models() and plait.model_info("vit").arguments and plait.model_info("clip").weights is not None
+        assert plait.list_models() and plait.model_info("vit").arguments
+        assert plait.model_info("clip").weights is not None
         heavy = {"torch", "numpy", "transformers"} & set(sys.modules)
         assert not heavy, heavy
     """

@@ -48,8 +48,8 @@ def search(
     model = load(run, device=pick_device(device))
     hits = model.search(table, k=top, show=place, allow_outside=allow_outside, **query)
     if not json and not quiet:
-        grid(("rank", "similarity", "row", "cell"), [(i, f"{h.score:.3f}", h.row, h.cell) for i, h in enumerate(hits, 1)],
-             right=("rank", "similarity", "row"))  # fmt: skip
+        cells = [(i, f"{h.score:.3f}", h.row, h.cell) for i, h in enumerate(hits, 1)]
+        grid(("rank", "similarity", "row", "cell"), cells, right=("rank", "similarity", "row"))
     if place:
         Console(sys.stdout, quiet=quiet).say("saved", str(place))
     found = [{"rank": i, "similarity": h.score, "row": h.row, "cell": h.cell} for i, h in enumerate(hits, 1)]

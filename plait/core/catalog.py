@@ -220,8 +220,9 @@ def literals(tree: ast.Module) -> dict:
 def _complete(row: dict, takes: tuple[str, ...]) -> dict:
     """A weights row with what follows from it.
 
-    A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout, under the name before the dot. Each layout has its usual file. The
-    tokenizer of text weights lies beside them. Pictures are cropped in the middle, resized bicubically.
+    A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout,
+    under the name before the dot. Each layout has its usual file. The tokenizer of text weights lies beside them.
+    Pictures are cropped in the middle, resized bicubically.
     """
     row = dict(row)
     hub = row.get("hub", "")

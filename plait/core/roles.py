@@ -1,8 +1,9 @@
 """What a model can be asked for: a protocol for each role. A system names its roles in `ROLES`, and its model has their
 methods; a task names the roles that it can use and binds to one of them, never to a system.
 
-B batch, N tokens, D width, E width of an embedding, S samples, T frames, K classes, V vocabulary. `keep` is bool, True =
-real; None: all real. A batch is a dict of tensors by slot, with "keep" and "present" beside them (docs/architecture.md).
+B batch, N tokens, D width, E width of an embedding, S samples, T frames, K classes, V vocabulary. `keep` is bool, True
+= real; None: all real. A batch is a dict of tensors by slot, with "keep" and "present" beside them
+(docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from plait.core.tokens import Tokens
 
 @runtime_checkable
 class Model(Protocol):
-    """What every system has. takes: the slots that it reads. fits: the arguments of its constructor that follow from the
-    data: image (H, W), rate (samples a second), vocab and mask (of the tokenizer), or slots, whatever there is to read.
+    """What every system has. takes: the slots that it reads. fits: the arguments of its constructor that follow from
+    the data: image (H, W), rate (samples a second), vocab and mask (of the tokenizer), or slots, whatever there is to
+    read.
     """
 
     takes: tuple[str, ...]

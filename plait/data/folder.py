@@ -47,7 +47,8 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
     if not found:
         inside = ", ".join(str(p) for p in files[:3]) or "nothing"
         raise DataError(
-            f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES[:3])}...) or sounds ({', '.join(AUDIO_SUFFIXES[:3])}...). "
+            f"{folder} holds no pictures ({', '.join(IMAGE_SUFFIXES[:3])}...) or sounds "
+            f"({', '.join(AUDIO_SUFFIXES[:3])}...). "
             f"It holds {inside}."
         )
     columns = {kind: [p.as_posix() for p in found]}

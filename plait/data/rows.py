@@ -103,7 +103,8 @@ class Rows:
         self.absent = [name for name in schema.inputs if name not in table.names]
         if len(self.absent) == len(schema.inputs):
             raise DataError(
-                f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. {nearest(self.absent[0], table.names)}"
+                f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. "
+                f"{nearest(self.absent[0], table.names)}"
             )
         self.asked = schema.asked if asked else []
         self.derived: dict[str, torch.Tensor] = {}

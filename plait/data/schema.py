@@ -262,7 +262,8 @@ def _column(glance: Glance, use: str, forced: str | None, chosen: bool) -> Colum
         return Column(glance.name, forced or "category", "no cell has a value", "ignored")
     if use == "target" and glance.distinct == 1:
         raise DataError(
-            f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is nothing to learn."
+            f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is "
+            "nothing to learn."
         )
     kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
     column = Column(glance.name, kind, why, use)

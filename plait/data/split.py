@@ -199,11 +199,13 @@ def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:
             raise DataError(f"the split column {column!r} holds {name!r}. Did you mean {close[0]!r}?")
     if len(rows) > 23:
         raise DataError(
-            f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not look like a split."
+            f"the split column {column!r} holds {len(rows) - 3} other values than train, val and test: it does not "
+            "look like a split."
         )
     if not rows["train"]:
         raise DataError(
-            f"the split column {column!r} has no 'train' rows; it holds {', '.join(map(repr, sorted(set(texts))[:10]))}."
+            f"the split column {column!r} has no 'train' rows; it holds "
+            f"{', '.join(map(repr, sorted(set(texts))[:10]))}."
         )
     return {name: np.asarray(index, dtype=np.int64) for name, index in rows.items()}
 

@@ -108,7 +108,8 @@ def _from_path(path: Path) -> pa.Table:
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
         raise DataError(
-            f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected {', '.join(SUFFIXES)} or a folder)."
+            f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected "
+            f"{', '.join(SUFFIXES)} or a folder)."
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty.")

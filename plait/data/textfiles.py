@@ -66,7 +66,8 @@ def read_csv(path: Path) -> pa.Table:
             data = parse(threads=False)  # slower, but it knows the number of the row that is wrong
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in every row."
+            f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in "
+            "every row."
         ) from error
     return pa.table({name: _number_if_all(data.column(name)) for name in names})
 
@@ -80,7 +81,8 @@ def _check_bytes(path: Path) -> None:
                 raise DataError(f"{path} is in UTF-16. Save it as UTF-8.")
             if b"\0" in block:
                 raise DataError(
-                    f"{path} has a NUL byte in line {line + block[: block.index(0)].count(10)}: it is not a text file, or damaged."
+                    f"{path} has a NUL byte in line {line + block[: block.index(0)].count(10)}: it is not a text "
+                    "file, or damaged."
                 )
             try:
                 decoder.decode(block)

@@ -181,7 +181,8 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = finite(a, "the first model's rows"), finite(b, "the second model's rows")
     if a.shape != b.shape or a.ndim != 1:
         raise PlaitError(
-            f"got rows of shapes {a.shape} and {b.shape}, expected the same rows (n,) twice; score both models on one table"
+            f"got rows of shapes {a.shape} and {b.shape}, expected the same rows (n,) twice; score both models on one "
+            "table"
         )
     return a - b
 

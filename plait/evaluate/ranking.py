@@ -35,7 +35,8 @@ def retrieval_rows(
     shape = (len(scores[0]), len(scores[1])) if pair else np.shape(scores)
     if shape != (len(query_ids), len(item_ids)):
         raise PlaitError(
-            f"got scores for (queries, items) = {tuple(shape)} and {len(query_ids)} query ids, {len(item_ids)} item ids; "
+            f"got scores for (queries, items) = {tuple(shape)} and {len(query_ids)} query ids, {len(item_ids)} item "
+            "ids; "
             "expected one id for each query and each item"
         )
     if pair:

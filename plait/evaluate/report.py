@@ -78,7 +78,8 @@ def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> 
     parts = [f"<section><h2>{_text(s.title)}</h2>{DRAW[s.kind](s.body)}</section>" for s in sections]
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
+        "'unsafe-inline'\">"
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(facts["title"])}</title>'
         f"<style>{STYLE}</style></head>\n<body><main>{_header(facts)}\n" + "\n".join(parts) + "</main></body></html>\n"
     )
@@ -135,7 +136,8 @@ def _cell(value: object) -> str:
     if value is None:
         return '<td class="none">–</td>'
     if isinstance(value, Score):
-        return f'<td class="num">{number(value.value)} <span class="soft">[{number(value.low)}, {number(value.high)}]</span></td>'
+        span = f"[{number(value.low)}, {number(value.high)}]"
+        return f'<td class="num">{number(value.value)} <span class="soft">{span}</span></td>'
     if isinstance(value, (bool, np.bool_)):
         return f"<td>{'yes' if value else 'no'}</td>"
     if isinstance(value, (int, np.integer)):
@@ -149,7 +151,8 @@ def _cell(value: object) -> str:
 
 def _rows(columns: Sequence[str], rows: Sequence[str], right: Sequence[bool]) -> str:
     head = "".join(f'<th class="num">{_text(c)}</th>' if r else f"<th>{_text(c)}</th>" for c, r in zip(columns, right))
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def _table(body: Table) -> str:
@@ -157,7 +160,8 @@ def _table(body: Table) -> str:
     uneven = [len(row) for row in rows if len(row) != len(columns)]
     if uneven:
         raise PlaitError(
-            f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of {', '.join(map(str, columns))}"
+            f"got a table row of {uneven[0]} cells, expected {len(columns)}, one for each of "
+            f"{', '.join(map(str, columns))}"
         )
     cells = [[_cell(value) for value in row] for row in rows]
     right = [bool(cells) and all(row[i].startswith('<td class="n') for row in cells) for i in range(len(columns))]
@@ -209,12 +213,13 @@ def _lines(body: Sequence[str]) -> str:
 DRAW = {"table": _table, "picture": _picture, "text": _paragraphs, "lines": _lines, "examples": _examples}
 
 STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--line:#d8dee4;--box:#f6f8fa;--blue:#0067a3;--orange:#b04a00}
-@media (prefers-color-scheme:dark){:root{--page:#101418;--ink:#e6e9ec;--soft:#9aa5b1;--line:#2c343c;--box:#181e24;
+:root{color-scheme:light
+dark;--page:#fff;--ink:#1b1f24;--soft:#59636e;--line:#d8dee4;--box:#f6f8fa;--blue:#0067a3;--orange:#b04a00} @media
+(prefers-color-scheme:dark){:root{--page:#101418;--ink:#e6e9ec;--soft:#9aa5b1;--line:#2c343c;--box:#181e24;
 --blue:#6bb8ec;--orange:#f0955a}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif}
-main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto
+Sans",sans-serif} main{max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}
 h1{font-size:1.8rem;line-height:1.2;margin:.5rem 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:0 0 .7rem;overflow-wrap:anywhere}
 section{margin-top:2.2rem;padding-top:1.2rem;border-top:1px solid var(--line)}
@@ -242,14 +247,16 @@ td.long{min-width:15rem}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
 th.num,td.num{text-align:right;white-space:nowrap}
 td.none,.soft{color:var(--soft)}
-.thumb img{display:block;width:auto;height:auto;min-width:48px;max-width:96px;max-height:96px;border-radius:4px;background:#fff}
+.thumb img{display:block;width:auto;height:auto;min-width:48px;max-width:96px;max-height:96px;border-radius:4px;
+background:#fff}
 .ok{color:var(--blue);font-weight:600;white-space:nowrap}
 .bad{color:var(--orange);font-weight:600;white-space:nowrap}
 figure{margin:0 0 1rem;break-inside:avoid}
 figure img{display:block;max-width:100%;height:auto;background:#fff;border-radius:8px;padding:.4rem}
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.3rem}
 @media (max-width:34rem){body{font-size:15px}.score .value{font-size:2rem}.scores{grid-template-columns:1fr}}
-@media print{:root{color-scheme:light;--page:#fff;--ink:#000;--soft:#444;--line:#bbb;--box:#fff;--blue:#0067a3;--orange:#b04a00}
+@media print{:root{color-scheme:light;--page:#fff;--ink:#000;--soft:#444;--line:#bbb;--box:#fff;--blue:#0067a3;
+--orange:#b04a00}
 main{max-width:none;padding:0}pre{white-space:pre-wrap}.wide{overflow:visible}
 tr,h2{break-inside:avoid}h2{break-after:avoid}thead{display:table-header-group}}
 """

@@ -82,7 +82,8 @@ class Sampler:
     ):
         if not temperature > 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
             raise ValueError(
-                f"got temperature {temperature}, top_k {top_k}, top_p {top_p}; expected more than 0, at least 1, and in (0, 1]"
+                f"got temperature {temperature}, top_k {top_k}, top_p {top_p}; expected more than 0, at least 1, and "
+                "in (0, 1]"
             )
         self.generator, self.temperature, self.top_k, self.top_p = generator, temperature, top_k, top_p
 
@@ -210,7 +211,8 @@ def start(model: Generator, batch: dict, most: int, allowed: Trie | None, begin:
     said = batch["text"].shape[1] if "text" in batch else 0
     if not 1 <= most <= model.length - said:
         raise ValueError(
-            f"got most={most} after {said} words, expected 1 to {model.length - said}: the model has {model.length} places"
+            f"got most={most} after {said} words, expected 1 to {model.length - said}: the model has {model.length} "
+            "places"
         )
     if allowed is not None and allowed.longest > most:
         raise ValueError(f"got most={most}, but the longest allowed text has {allowed.longest} words with its end")

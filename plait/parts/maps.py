@@ -35,8 +35,8 @@ def to_map(t: Tokens) -> Tensor:
 
 
 def only_map(t: Tokens) -> Tensor:
-    """As `to_map`, in layers that maps flow through. Raises ValueError where the tokens bring a loss, which a map cannot
-    hold."""
+    """As `to_map`, in layers that maps flow through. Raises ValueError where the tokens bring a loss, which a map
+    cannot hold."""
     refuse(t, "losses", why="maps flow through this layer, and hold none")
     return to_map(t)
 
@@ -56,8 +56,9 @@ class OnMap(nn.Module):
 
 
 def through(stage: nn.Module, x: Tensor, losses: dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """The map (B, D, H', W') that `stage` makes of a map (B, C, H, W), and `losses` with what its layers gave out, which
-    a map cannot hold: a stage is an `OnTokens`, a sequence that has some, or anything without layers of tokens."""
+    """The map (B, D, H', W') that `stage` makes of a map (B, C, H, W), and `losses` with what its layers gave out,
+    which a map cannot hold: a stage is an `OnTokens`, a sequence that has some, or anything without layers of
+    tokens."""
     if isinstance(stage, OnTokens):
         t = stage.f(to_tokens(x).replace(losses=losses))
         return to_map(t), t.losses

@@ -73,7 +73,8 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
         bars += [(f"no {k}", s) for k, s in found.absent.items()]
         main = found.scores[0].name
         line = (floor, chance[main]) if main in chance else None
-        gain = f"gain of fusion over {found.best_alone} alone: {found.gain.value:+.3f} [{found.gain.low:+.3f}, {found.gain.high:+.3f}]"
+        span = f"[{found.gain.low:+.3f}, {found.gain.high:+.3f}]"
+        gain = f"gain of fusion over {found.best_alone} alone: {found.gain.value:+.3f} {span}"
         out.append(Section("What each modality gives", "picture", (pictures.score_bars(bars, line), gain)))
     return out
 

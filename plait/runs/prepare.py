@@ -252,7 +252,8 @@ def _refuse_too_bad(rows: Rows, count: int, limit: float) -> None:
     if bad > limit * count:
         reasons = "; ".join(f"{n:,} x {why}" for why, n in list(rows.bad.by_reason().items())[:5])
         raise DataError(
-            f"{bad:,} of {count:,} rows ({bad / count:.1%}) have a bad cell, more than --max-bad {limit:.1%} allows: {reasons}"
+            f"{bad:,} of {count:,} rows ({bad / count:.1%}) have a bad cell, more than --max-bad {limit:.1%} allows: "
+            f"{reasons}"
         )
 
 

@@ -39,7 +39,8 @@ MODEL = "model.safetensors"
 
 @dataclass
 class Hit:
-    """One answer of a search: its row in the table, its similarity (cosine, -1 to 1), and its cell, if that is a path."""
+    """One answer of a search: its row in the table, its similarity (cosine, -1 to 1), and its cell, if that is a
+    path."""
 
     row: int
     score: float
@@ -180,7 +181,8 @@ class Run:
         reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside)
         if items.shape[1] != len(asked[0][1]):
             raise DataError(
-                f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this run"
+                f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this "
+                "run"
             )
         there = np.abs(items).sum(1) > 0  # nothing there: never an answer
         hits = []

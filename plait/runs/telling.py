@@ -29,7 +29,8 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
     width = "bfloat16" if plan.precision == "bf16" else "float32"
     console.say(
         "model",
-        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about {clock(cost['seconds'])} for "
+        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about "
+        f"{clock(cost['seconds'])} for "
         f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
     )
 

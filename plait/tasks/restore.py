@@ -195,8 +195,8 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """(B,) structural similarities (Wang et al. 2004) of pictures (B, C, H, W) in [0, 1]: the mean over channels and all
-    windows within the picture, Gaussian ones of spread 1.5 and 11 pixels, or the shorter side if that is less."""
+    """(B,) structural similarities (Wang et al. 2004) of pictures (B, C, H, W) in [0, 1]: the mean over channels and
+    all windows within the picture, Gaussian ones of spread 1.5 and 11 pixels, or the shorter side if that is less."""
     n = min(11, *x.shape[-2:])
     at = torch.arange(n, dtype=torch.float64, device=x.device) - (n - 1) / 2
     g = (-at.square() / (2 * 1.5**2)).exp()

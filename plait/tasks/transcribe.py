@@ -126,7 +126,8 @@ class Transcribe(Task):
         left = np.setdiff1d(splits["train"], short)
         if not np.isin(left, train).any():
             raise DataError(
-                f"no training row has a sound that is long enough for its text in {self.target!r}: is this the right column?"
+                f"no training row has a sound that is long enough for its text in {self.target!r}: is this the right "
+                "column?"
             )
         return splits | {"train": left}, {TOO_LONG: len(short)}
 

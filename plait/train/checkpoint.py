@@ -181,4 +181,5 @@ def _refused(home: Path, error: Exception, before: list[int]) -> str:
     there = next((p for p in (home, *home.parents) if p.exists()), home)
     kept = f"the one before it is whole ({home / f'{before[-1]:06d}'})" if before else "there was none before it"
     free = shutil.disk_usage(there).free / 1e6
-    return f"could not save a checkpoint in {home}: {refusal(error)} ({free:,.0f} MB free); {kept}. Make room there, then resume."
+    why = f"{refusal(error)} ({free:,.0f} MB free)"
+    return f"could not save a checkpoint in {home}: {why}; {kept}. Make room there, then resume."

@@ -384,7 +384,8 @@ class Trainer:
         ]
         if found.state["steps_per_epoch"] != self.job.steps_per_epoch:
             changed.append(
-                f"steps per epoch (was {found.state['steps_per_epoch']}, now {self.job.steps_per_epoch}: another table?)"
+                f"steps per epoch (was {found.state['steps_per_epoch']}, now {self.job.steps_per_epoch}: another "
+                "table?)"
             )
         if changed:
             raise UsageError(

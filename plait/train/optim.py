@@ -121,7 +121,8 @@ def load_flat(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None
                 own["state"][index] = {f: v.clone() if v.dim() == 0 else placed_like(v, p) for f, v in fields.items()}
     if by_name:
         raise PlaitError(
-            f"the optimizer's state knows {len(by_name)} parameters that the model does not train, such as {min(by_name)}"
+            f"the optimizer's state knows {len(by_name)} parameters that the model does not train, such as "
+            f"{min(by_name)}"
         )
     optimizer.load_state_dict(own)
 

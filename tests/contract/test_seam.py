@@ -216,7 +216,8 @@ def gradients(model: nn.Module, out: dict) -> dict[str, torch.Tensor]:
 
 def same_gradients(a: dict, b: dict, tolerance: float = 1e-4) -> None:
     assert a.keys() == b.keys()
-    # some gradients are zero but for rounding, such as that of a number added to all scores: those of others are the scale
+    # some gradients are zero but for rounding, such as that of a number added to all scores: those of others are the
+    # scale
     least = 1e-2 * max(float(g.abs().max()) for g in a.values() if g is not None)
     for name in a:
         assert (a[name] is None) == (b[name] is None), name

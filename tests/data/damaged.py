@@ -424,11 +424,12 @@ def blank_texts(m: Maker) -> Damaged:
 
 
 DAMAGE: list[Callable[[Maker], Damaged]] = [
-    ragged_csv, nul_bytes, latin1, cut_csv, truncated_pictures, all_pictures_broken, text_called_png, odd_pictures, picture_bombs,
-    broken_sounds, strange_sounds, not_finite, nan_target, all_missing, mostly_missing, missing_target, one_class, rare_classes,
-    all_different_target, few_rows, empty_file, no_target, unknown_kind, wrong_kind, two_uses, duplicate_columns, huge_strings,
-    mixed_types, mixed_json, nested_lists, wrong_vectors, outside_paths, no_files, odd_dates, odd_booleans, unseen_categories,
-    unicode_names, awkward_names, odd_numbers, only_ids, odd_types, not_a_table, mixed_media, class_folders, blank_texts,
+    ragged_csv, nul_bytes, latin1, cut_csv, truncated_pictures, all_pictures_broken, text_called_png, odd_pictures,
+    picture_bombs, broken_sounds, strange_sounds, not_finite, nan_target, all_missing, mostly_missing,
+    missing_target, one_class, rare_classes, all_different_target, few_rows, empty_file, no_target, unknown_kind,
+    wrong_kind, two_uses, duplicate_columns, huge_strings, mixed_types, mixed_json, nested_lists, wrong_vectors,
+    outside_paths, no_files, odd_dates, odd_booleans, unseen_categories, unicode_names, awkward_names, odd_numbers,
+    only_ids, odd_types, not_a_table, mixed_media, class_folders, blank_texts,
 ]  # fmt: skip
 COUNT = 200
 

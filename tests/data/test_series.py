@@ -1,4 +1,5 @@
-"""Series: what is recognised, learnt and made of ragged, many-channelled and half-missing cells, as input and target."""
+"""Series: what is recognised, learnt and made of ragged, many-channelled and half-missing cells, as input and
+target."""
 
 from __future__ import annotations
 

@@ -7,9 +7,11 @@ import pytest
 
 from plait.evaluate.captions import bleu, captions, chrf, chrf_rows, letter_rows, word_rows
 
-TRUTH = ["a cat sits on the red mat", "two dogs run", "the quick brown fox jumps over the lazy dog", "greek small letter alpha",
+TRUTH = ["a cat sits on the red mat", "two dogs run",
+         "the quick brown fox jumps over the lazy dog", "greek small letter alpha",
          "a man , riding a horse !"]  # fmt: skip
-SAID = ["a cat is on the mat", "two dogs are running fast", "the quick brown fox jumped over the dog", "greek small letter alpha",
+SAID = ["a cat is on the mat", "two dogs are running fast",
+        "the quick brown fox jumped over the dog", "greek small letter alpha",
         "a man rides a horse"]  # fmt: skip
 
 

@@ -142,7 +142,8 @@ def test_nothing_global_is_touched():
     before = dict(matplotlib.rcParams)
     P.score_bars([("all", score(0.8))])
     assert dict(matplotlib.rcParams) == before
-    code = "import sys, plait.evaluate.pictures, plait.evaluate.report; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    code = "import sys, plait.evaluate.pictures, plait.evaluate.report\n"
+    code += "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = (
         "import sys, plait.evaluate.metrics; assert not {'torch', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)"

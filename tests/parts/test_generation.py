@@ -128,7 +128,8 @@ def peer():
         image_size=32, patch_size=8, hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
     )
     made = GitConfig(
-        vision_config=vision.to_dict(), vocab_size=16, hidden_size=48, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        vision_config=vision.to_dict(), vocab_size=16, hidden_size=48, intermediate_size=192, num_hidden_layers=2,
+        num_attention_heads=4,
         max_position_embeddings=32, bos_token_id=BEGIN, eos_token_id=END, pad_token_id=0,
     )  # fmt: skip
     return GitForCausalLM(made).eval()

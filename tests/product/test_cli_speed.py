@@ -47,7 +47,8 @@ def test_starts_within_its_limit(command, limit):
 def test_light_commands_import_nothing_heavy(words):
     code = (
         "import sys; from plait.cli import main; main(sys.argv[1:]);"
-        "print(sorted({'torch', 'numpy', 'pyarrow', 'PIL', 'matplotlib', 'accelerate'} & set(sys.modules)), file=sys.stderr)"
+        "print(sorted({'torch', 'numpy', 'pyarrow', 'PIL', 'matplotlib', 'accelerate'} & set(sys.modules)), "
+        "file=sys.stderr)"
     )
     out = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT)
     assert out.stderr.splitlines()[-1] == "[]"

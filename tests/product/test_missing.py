@@ -140,8 +140,9 @@ def test_what_cannot_be_used_is_counted_and_answered_as_missing(runs, table):
     rows = table.take(np.full(8, whole))
     cells = {name: rows.column(name).to_pylist() for name in INPUTS}
     gone = {name: list(column) for name, column in cells.items()}
-    for row, (name, value) in enumerate([("ink", float("nan")), ("ink", float("inf")), ("ink", float("-inf")), ("colour", "mauve"),
-                                         ("word", ""), ("word", " \t"), ("photo", b"no picture"), ("photo", b"")]):  # fmt: skip
+    for row, (name, value) in enumerate([("ink", float("nan")), ("ink", float("inf")), ("ink", float("-inf")),
+                                         ("colour", "mauve"), ("word", ""), ("word", " \t"), ("photo", b"no picture"),
+                                         ("photo", b"")]):  # fmt: skip
         cells[name][row], gone[name][row] = value, None
     strange, missing = read_table(cells), read_table(gone)
     answers = run.predict(strange)

@@ -52,11 +52,13 @@ def fit(table: dict, folder, **options):
     "table, options, told",
     [
         ({"y": [float(i) if s == "train" else 3.0 for i, s in enumerate(SPLIT)]}, {"target": "y"}, ["MAE", "RMSE"]),
-        ({"y": [i % 3 == 0 and s == "train" for i, s in enumerate(SPLIT)], "z": [i % 2 == 0 and s == "train" for i, s in enumerate(SPLIT)]},
+        ({"y": [i % 3 == 0 and s == "train" for i, s in enumerate(SPLIT)],
+          "z": [i % 2 == 0 and s == "train" for i, s in enumerate(SPLIT)]},
          {"target": ["y", "z"]}, ["exact match"]),
         ({"name": [f"number {i}" for i in range(N)], "y": [i % 3 == 0 or s != "train" for i, s in enumerate(SPLIT)]},
          {"target": "y", "task": "match", "inputs": ["photo", "name"]}, ["accuracy"]),
-        ({"y": ["a" if i % 3 == 0 or s != "train" else "b" for i, s in enumerate(SPLIT)]}, {"target": "y"}, ["accuracy", "macro F1"]),
+        ({"y": ["a" if i % 3 == 0 or s != "train" else "b" for i, s in enumerate(SPLIT)]}, {"target": "y"},
+        ["accuracy", "macro F1"]),
     ],
     ids=["one number", "no positive label", "only true pairs", "one class"],
 )  # fmt: skip

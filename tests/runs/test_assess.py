@@ -1,4 +1,5 @@
-"""Scores of a model as a whole, by each modality alone and with each one absent, held to what is measured row by row."""
+"""Scores of a model as a whole, by each modality alone and with each one absent, held to what is measured row by
+row."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from tests.parity.compare import perturb, relative_error
 from tests.peers import declare_torchvision
 
 TINY = dict(
-    vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=16
+    vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
+    max_position_embeddings=16
 )  # fmt: skip
 
 

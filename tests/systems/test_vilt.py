@@ -11,7 +11,8 @@ from tests.parity.vilt import difference, peer
 from tests.peers import declare_torchvision
 
 TINY = dict(
-    vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, image_size=32, patch_size=8,
+    vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, image_size=32,
+    patch_size=8,
     max_position_embeddings=16,
 )  # fmt: skip
 

@@ -99,7 +99,8 @@ import os, signal, sys
 from pathlib import Path
 import tests.train.test_checkpoint as t
 
-WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "shutil.rmtree", "os.link")
+WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "shutil.rmtree",
+           "os.link")
 folder, left, on = Path(sys.argv[1]), 0, False
 
 

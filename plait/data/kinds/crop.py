@@ -27,7 +27,8 @@ def crop(
 
 
 def _covering(picture: Image.Image, tall: int, broad: int) -> tuple[int, int]:
-    """(H, W) of the picture with its aspect kept and its tighter side at the box's; a square's long side rounds down."""
+    """(H, W) of the picture with its aspect kept and its tighter side at the box's; a square's long side rounds
+    down."""
     ratio = min(picture.height / tall, picture.width / broad)
     if tall != broad:
         return round(picture.height / ratio), round(picture.width / ratio)

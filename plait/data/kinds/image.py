@@ -1,4 +1,5 @@
-"""Pictures: a path, bytes or {bytes, path} -> uint8 (3, H, W), letterboxed on gray, or cropped as published weights ask."""
+"""Pictures: a path, bytes or {bytes, path} -> uint8 (3, H, W), letterboxed on gray, or cropped as published weights
+ask."""
 
 from __future__ import annotations
 

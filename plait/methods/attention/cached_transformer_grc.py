@@ -149,7 +149,8 @@ def cached_transformer_grc(model: nn.Module, length: int = 64, ratio: float = 0.
         width = a.qkv.in_features * ratio
         if width % a.heads:
             raise ValueError(
-                f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole channels"
+                f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole "
+                "channels"
             )
         return CachedAttention(a, length, int(width))
 

@@ -129,7 +129,8 @@ class RelativeAttend(Attend):
         plain_tokens(t, to, bias, scale)
         if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
             raise ValueError(
-                f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge tokens before"
+                f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge "
+                "tokens before"
             )
         index, scale, terms = self.buckets(t.grid, t.prefix, t.x.device), q.shape[-1] ** -0.5, []
         if "k" in self.encodings:
@@ -167,7 +168,8 @@ def irpe(
         )
     if not on or set(on) - set("qkv") or (mode == "bias" and "v" in on):
         raise ValueError(
-            f"on: got {on!r} with mode {mode!r}, expected some of the letters q, k and v, and v only where it is contextual"
+            f"on: got {on!r} with mode {mode!r}, expected some of the letters q, k and v, and v only where it is "
+            "contextual"
         )
     if tuple(getattr(model, "takes", ("image",))) != ("image",):
         raise ValueError(

@@ -87,7 +87,8 @@ def kv_transformer(model: nn.Module, positions: int = 0) -> Undo:
     """
     if positions < 0 or positions % 4:
         raise ValueError(
-            f"positions: got {positions}, expected a multiple of 4 (a sine and a cosine, of the row and of the column), or 0"
+            f"positions: got {positions}, expected a multiple of 4 (a sine and a cosine, of the row and of the "
+            "column), or 0"
         )
 
     def make(a: Attention) -> nn.Module:

@@ -66,7 +66,8 @@ class Scales(Backbone):
 def gridded(t: Tokens) -> Tokens:
     if t.grid is None or t.keep is not None or t.lengths is not None:
         raise ValueError(
-            "got tokens that fill no grid, expected one token for each place of a picture: choose a model that keeps them all"
+            "got tokens that fill no grid, expected one token for each place of a picture: choose a model that keeps "
+            "them all"
         )
     return t
 

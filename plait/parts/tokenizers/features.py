@@ -78,5 +78,6 @@ class VectorTokens(nn.Module):
 def _check(x: Tensor, expected: int, what: str) -> None:
     if x.dim() != 2 or x.shape[1] != expected:
         raise ValueError(
-            f"got a tensor of shape {tuple(x.shape)}, expected (B, {expected}): one column for each of the {expected} {what}"
+            f"got a tensor of shape {tuple(x.shape)}, expected (B, {expected}): one column for each of the {expected} "
+            f"{what}"
         )

@@ -14,8 +14,8 @@ class Backbone(nn.Module):
 
     A system adds patch_embed (pictures -> Tokens), stack, norm and head, or its own `tokens` or `pool` in place of what
     they are made of. With `num_classes=0` the head is `nn.Identity()` and the logits are the pooled features.
-    classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples of
-    this; None: only the size that the model was made for.
+    classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples
+    of this; None: only the size that the model was made for.
     """
 
     takes = ("image",)

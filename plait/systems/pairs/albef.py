@@ -142,8 +142,8 @@ class ALBEF(nn.Module):
         return self.vectors(*self.encode(batch))
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "vectors": as `embed`, "losses": {name: ()}}: the text's leading token after it has seen the
-        picture."""
+        """{"fused": (B, D), "parts": {}, "vectors": as `embed`, "losses": {name: ()}}: the text's leading token after
+        it has seen the picture."""
         image, text = self.encode(batch)
         t = self.cross(text, image).with_losses(image)
         vectors = self.vectors(image, text)

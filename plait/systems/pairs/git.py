@@ -171,12 +171,12 @@ ROLES = ("generator",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(
-        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=32, begin=2, end=3, width=48, depth=2,
-        heads=4, dropout=0.0,
+        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=32, begin=2, end=3,
+        width=48, depth=2, heads=4, dropout=0.0,
     ),
     "nano": dict(
-        image=(64, 64), patch=8, image_width=128, image_depth=3, image_heads=4, vocab=8192, length=256, begin=2, end=3, width=128, depth=2,
-        heads=4,
+        image=(64, 64), patch=8, image_width=128, image_depth=3, image_heads=4, vocab=8192, length=256, begin=2, end=3,
+        width=128, depth=2, heads=4,
     ),
     "base": BASE,
     "base_coco": BASE,

@@ -145,8 +145,8 @@ class ViLT(nn.Module):
         return self.guess(x, self.text_embedding.table)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none has a vector of its
-        own."""
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none
+        has a vector of its own."""
         t, _ = self.read(batch)
         return {"fused": self.pool(t), "parts": {}, "losses": t.losses or {}}
 

@@ -125,8 +125,8 @@ class BEiT3(nn.Module):
         return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
 
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
-        """The streams after all layers, each with the losses of all, each token having read all that are there. ahead: (N, N) bool, who may attend
-        to whom at all."""
+        """The streams after all layers, each with the losses of all, each token having read all that are there. ahead:
+        (N, N) bool, who may attend to whom at all."""
         t = join(*streams.values(), kinds=tuple(streams))
         if ahead is None and self.caption is not None:
             ahead = t.x.new_ones(t.x.shape[1], t.x.shape[1], dtype=torch.bool)
@@ -142,7 +142,8 @@ class BEiT3(nn.Module):
         return {slot: F.normalize(v, dim=-1) * present[slot][:, None] for slot, v in found.items()}
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the picture's class token, which has read patches and words."""
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the picture's class token, which has read patches and
+        words."""
         t = self.read(self.inputs(batch)[0])["image"]
         first = t.x[:, 0]
         return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}, "losses": t.losses or {}}

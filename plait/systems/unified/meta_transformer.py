@@ -143,8 +143,8 @@ class MetaTransformer(nn.Module):
             freeze(self.encoder)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {slot: (B, D)}, "losses": {name: ()}}: each slot's class token, zeros where it is absent, and the mean
-        of those present."""
+        """{"fused": (B, D), "parts": {slot: (B, D)}, "losses": {name: ()}}: each slot's class token, zeros where it is
+        absent, and the mean of those present."""
         s, parts, losses = fill_absent(batch, self.blanks), {}, None
         for slot, read in self.slots.items():
             t = self.encoder(read(s.values[slot], s.keep.get(slot), s.present[slot]))

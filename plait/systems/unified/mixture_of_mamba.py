@@ -110,8 +110,8 @@ class MixtureOfMamba(nn.Module):
         return t.replace(x=self.norm(t.x), context=None)
 
     def fuse(self, batch: dict) -> dict:
-        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none has a vector of its
-        own."""
+        """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the modalities meet in the first layer, so that none
+        has a vector of its own."""
         t = self.read(batch)
         return {"fused": mean(t), "parts": {}, "losses": t.losses or {}}
 
