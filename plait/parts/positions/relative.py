@@ -1,4 +1,4 @@
-"""Relative positions inside a window."""
+"""Relative positions inside a window or a grid."""
 
 from __future__ import annotations
 
@@ -37,3 +37,41 @@ class RelativeBias(nn.Module):
     def forward(self) -> Tensor:
         n = self.window[0] * self.window[1]
         return self.table.T.index_select(1, self.index).view(1, -1, n, n)
+
+
+class DistanceBias(nn.Module):
+    """A learned number per head and distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N), additive
+    in attention. The table is (H, N), distances row by row."""
+
+    index: Tensor
+
+    def __init__(self, heads: int, grid: tuple[int, int]):
+        super().__init__()
+        self.grid, count = grid, grid[0] * grid[1]
+        self.table = nn.Parameter(torch.empty(heads, count))
+        self.register_buffer("index", torch.empty(count**2, dtype=torch.int64), persistent=False)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.table)
+        down, right = ((torch.arange(n)[:, None] - torch.arange(n)).abs() for n in self.grid)
+        self.index.copy_((down[:, None, :, None] * self.grid[1] + right[None, :, None, :]).flatten())
+
+    def forward(self) -> Tensor:
+        count = self.grid[0] * self.grid[1]
+        return self.table.index_select(1, self.index).view(1, -1, count, count)
+
+    def fold(self) -> nn.Module:
+        return Constant(self())
+
+
+class Constant(nn.Module):
+    """Numbers that were computed once."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        return self.value

@@ -24,8 +24,7 @@ from plait.systems.vision.crate import Normed
 
 
 class ConvTokens(nn.Module):
-    """(B, 3, H, W) -> Tokens of a grid: `convs` times a convolution, ReLU and the maximum of 3 x 3, 64 channels
-    between."""
+    """(B, 3, H, W) -> Tokens of a grid: `convs` times a convolution (64 channels between), ReLU, maximum of 3 x 3."""
 
     def __init__(self, width: int, kernel: int, convs: int):
         super().__init__()
@@ -67,8 +66,7 @@ def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
 
 
 class CCT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). hidden: the feed-forward's width; learned: positions are learned for
-    `image`, else fixed."""
+    """Pictures (B, 3, H, W) -> logits (B, K). learned: positions are learned for `image`, else fixed."""
 
     multiple = 1
     fits = ("image",)

@@ -2,8 +2,7 @@
 
 New here: a layer is one step of an optimisation that can be read. Attention compresses: queries, keys and values are
 one and the same projection onto a few subspaces, so that tokens move towards their likes in each. In place of the
-feed-forward stands one step of ISTA towards a sparse code in a learned dictionary, non-negative, without hidden layer
-and without residual.
+feed-forward stands one step of ISTA towards a sparse, non-negative code in a learned dictionary, without residual.
 
 Differs: written with one matrix product less, D^T (x - D x) for D^T x - D^T D x, which is the same number. Other
 picture sizes than `image` are read. The masked autoencoder of a later paper is not here.

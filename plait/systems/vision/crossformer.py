@@ -2,8 +2,7 @@
 2021. arXiv:2108.00154.
 
 New here: tokens of several scales at once, each the outputs of convolutions of several kernels around one place; layers
-that read groups of neighbours in turn with layers that read places a fixed interval apart; and a small network in place
-of the table of relative biases.
+that read groups of neighbours in turn with layers that read places a fixed interval apart; biases from a small network.
 
 Differs: every picture size is read. What does not divide is filled up below and at the right, pictures and maps with
 zeros, groups with places that nobody sees. Along a side no longer than a group, all places are one group in either kind
@@ -130,10 +129,9 @@ def cool(width: int) -> OnMap:
 
 
 class CrossFormer(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). kernels: of the stem. width: of the first stage, doubled by
-    each further one.
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). width: of the first stage, doubled by each further one.
 
-    groups, intervals: of each stage's layers; the first reads neighbours, the next an interval apart, in turn.
+    kernels: of the stem. groups, intervals: of each stage's layers, which read neighbours and places apart in turn.
     cooling: after how many layers of a stage they are cooled, but not after its last; None: never.
     """
 

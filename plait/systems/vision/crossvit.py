@@ -1,9 +1,8 @@
 """CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification. Chen, Fan, Panda, 2021.
 arXiv:2103.14899.
 
-New here: two vision transformers read one picture at two patch sizes and trade only their class tokens. Each class
-token visits the other branch, asks its patches with a single query, so that the exchange costs O(N), and brings back
-what it saw.
+New here: two vision transformers read one picture at two patch sizes and trade only their class tokens. Each of them
+visits the other branch, asks its patches, by a single query in O(N), and brings back what it saw.
 
 Differs: other picture sizes than `image` are read too; the coarse branch's picture shrinks in proportion, to whole
 patches. `tokens`, which the paper does not need, gives the fine grid with both branches' features side by side, the
@@ -128,8 +127,7 @@ class CrossViT(nn.Module):
         return x if size == list(x.shape[2:]) else F.interpolate(x, size=size, mode="bicubic", align_corners=False)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: both class tokens in one, then both features of
-        each place."""
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: class tokens and places of both branches."""
         fine, coarse = self.streams(x)
         places = flat(F.interpolate(to_map(coarse), size=fine.grid, mode="bilinear", align_corners=False))  # (B, N, D2)
         return fine.replace(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))

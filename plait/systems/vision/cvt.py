@@ -3,8 +3,7 @@ arXiv:2103.15808.
 
 New here: what makes a convolution good with places is put where a transformer lacks it: each stage begins with
 overlapping, strided patches of the map before it, and queries, keys and values are depthwise convolutions of the
-tokens' map, keys and values at half the resolution. Places are known from that alone, so there are no positions to
-learn, and none to resample.
+tokens' map, keys and values at half the resolution. That tells places: there are no positions to learn or resample.
 
 Differs: the last layer's convolution of queries, which no logit depends on, takes no gradient until asked to. Scores
 are scaled by the whole width, not a head's, as in the authors' code.
@@ -26,8 +25,7 @@ from plait.parts.towers.pyramid import Pyramid
 
 
 class ConvAttention(nn.Module):
-    """Attention among convolved tokens: Tokens (B, S + N, D) with S special ones -> the same. Keys and values stand on
-    half the grid."""
+    """Attention among convolved tokens, keys and values of half the grid: Tokens (B, S + N, D), S special."""
 
     on_grid = True
 

@@ -1,11 +1,9 @@
 """DaViT: Dual Attention Vision Transformers. Ding, Xiao, Codella, Luo, Wang, Yuan, 2022. arXiv:2204.03645.
 
 New here: every second layer turns attention on its side. The channels of a group are the tokens and all places their
-features, so that each layer of that kind sees the whole picture at a cost that is linear in the places; the layers
-between read windows.
+features, so that the layer sees the whole picture at a cost that is linear in the places. The others read windows.
 
-Differs: the Florence-2 variants (arXiv:2311.06242) end in a norm whose weights are not published; they give features,
-no classes.
+Differs: the Florence-2 variants (arXiv:2311.06242) give features alone: their last norm's weights are not published.
 """
 
 from __future__ import annotations
@@ -90,8 +88,7 @@ def block(width: int, mix: nn.Module, drop: float) -> Block:
 
 
 class DaViT(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). depths count pairs of layers, one of windows and one of
-    channels.
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). depths: pairs of a layer of windows and one of channels.
 
     stride: of the stem. halving: the kernel between stages. florence: channels attend as in Florence-2.
     """

@@ -4,8 +4,7 @@ New here: a second learned token beside ViT's class token, with a head of its ow
 outside training the two heads' logits are averaged. The variants without "distilled" in their names have one token
 (`votes=1`): ViT, trained better.
 
-Differs: `answers` gives both heads' logits in training and evaluation alike, so that the distillation objective needs
-no mode of the model.
+Differs: `answers` gives both heads' logits in training too, so that distillation needs no mode of the model.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ class Vote(nn.Module):
 
 
 class DeiT(nn.Module):
-    """Pictures (B, 3, H, W) -> logits (B, K), the mean of the answers of `votes` leading tokens: class, then
-    distillation.
+    """Pictures (B, 3, H, W) -> logits (B, K), the mean answer of `votes` leading tokens: class, then distillation.
 
     image: the (H, W) that positions are learned for. With `num_classes=0` the logits are the pooled features.
     """

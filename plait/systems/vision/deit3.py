@@ -24,8 +24,7 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class DeiT3(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). image: the (H, W) that positions are learned for. scale: of layers, at
-    first."""
+    """Pictures (B, 3, H, W) -> logits (B, K). image: (H, W) of the learned positions. scale: of layers, at first."""
 
     fits = ("image",)
 

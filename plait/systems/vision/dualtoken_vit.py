@@ -29,8 +29,7 @@ from plait.systems.vision.nextvit import Half
 
 
 class Reduce(nn.Module):
-    """Tokens of a grid (B, N, D) -> Tokens of `side` x `side` places: convolved and halved `steps` times, then
-    resampled if need be."""
+    """Tokens of a grid (B, N, D) -> Tokens of side x side places: convolved and halved `steps` times, resampled."""
 
     on_grid = True
 
@@ -59,8 +58,7 @@ class Mixer(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """Local Tokens (B, N, D) with global ones (B, G, D) in their context -> what is added to the local ones, and with
-    it the new global ones."""
+    """Local Tokens (B, N, D), global (B, G, D) in their context -> what is added to them, and the new global ones."""
 
     gives, reads = ("stream",), ("whole",)
 
@@ -83,8 +81,7 @@ class DualAttention(nn.Module):
 
 
 class GatedFeed(FeedForward):
-    """A feed-forward step, of which every channel is weighed by the whole picture, and every place by itself and the
-    picture."""
+    """A feed-forward step whose channels are weighed by the whole picture, and places by themselves and the picture."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__(width, hidden)
@@ -148,8 +145,7 @@ class Stage(nn.Module):
 
 
 class DualTokenViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid. stride: of the stem, at least 4.
-    hidden: in widths."""
+    """Pictures (B, 3, H, W) -> logits (B, K). side: of the global tokens' grid. stride: of the stem. hidden: ratios."""
 
     def __init__(self, *, stride=8, widths, depths, heads, hidden, side=7, num_classes=1000, drop_path=0.0):
         def block(width: int, heads: int, hidden: int, steps: int, drop: float) -> DualBlock:

@@ -89,8 +89,7 @@ class ScaleTokens(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02)
 
     def places(self, maps: list[Tensor]) -> Tokens:
-        """(B * N, 1 + M, D): of every place the scale token, then what it owns in each map, coarse to fine, with
-        positions."""
+        """(B * N, 1 + M, D): of every place the scale token, then what it owns, coarse to fine; with positions."""
         projected = (project(x).permute(0, 2, 3, 1) for project, x in zip(self.project, reversed(maps)))
         owned = [to_windows(x, (2**i, 2**i)) for i, x in enumerate(projected)]
         return self.positions(prepend(self.token, Tokens(torch.cat(owned, 1))))

@@ -36,8 +36,7 @@ BANDS = 32  # numbers for each axis of a position
 
 
 class ChannelAttention(nn.Module):
-    """Channels attend to channels of their head by how alike they run over the picture: Tokens (B, N, D) -> the same,
-    at a cost of O(N)."""
+    """Channels attend to channels of their head by how alike they run over the picture: Tokens -> the same, in O(N)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -56,8 +55,7 @@ class ChannelAttention(nn.Module):
 
 
 class Cascade(nn.Module):
-    """Depthwise convolutions over groups of channels, each group but the last with what the one before it became:
-    Tokens -> the same."""
+    """Groups of channels, convolved in turn, each with what the one before became added; the last stays as it is."""
 
     def __init__(self, width: int, groups: int, bias: bool):
         super().__init__()
@@ -88,8 +86,7 @@ class Positions(nn.Module):
 
 
 class SplitLayer(Layer):
-    """The layer that sees everything: grouped convolutions, positions, channel attention, feed-forward, and a residual
-    around all."""
+    """The layer that sees everything: cascade, positions, channel attention, feed-forward; a residual around all."""
 
     def __init__(self, width: int, heads: int, groups: int, positions: bool, bias: bool, drop: float):
         super().__init__()

@@ -19,16 +19,15 @@ from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
 from plait.parts.maps import flat, only_map, to_tokens
 from plait.parts.mixers.windows import cut, mend
+from plait.parts.positions.relative import DistanceBias
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.tiny_vit import Offsets
 
 KEY = 16  # width of a head's queries and keys
 
 
 class CascadedAttention(nn.Module):
-    """Attention in windows of side * side places, head after head: (B, C, H, W) -> the same. kernels: of each head's
-    queries."""
+    """Attention in windows of side * side places, head after head, queries convolved by `kernels`: map -> the same."""
 
     def __init__(self, width: int, heads: int, side: int, kernels: tuple[int, ...]):
         super().__init__()
@@ -36,7 +35,7 @@ class CascadedAttention(nn.Module):
         self.side, self.share, self.attend = side, width // heads, Attend()
         self.qkv = nn.ModuleList(ConvNorm(self.share, 2 * KEY + self.share) for _ in range(heads))
         self.spread = nn.ModuleList(ConvNorm(KEY, KEY, k, groups=KEY) for k in kernels[:heads])
-        self.bias, self.out = Offsets(heads, side), nn.Sequential(Relu(), ConvNorm(width, width))
+        self.bias, self.out = DistanceBias(heads, (side, side)), nn.Sequential(Relu(), ConvNorm(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         t, size = to_tokens(x), (self.side, self.side)
@@ -72,8 +71,7 @@ def halve(channels: int, out: int) -> nn.Sequential:
 
 
 class EfficientViTM(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). sides: of each stage's windows; halvings: of the stem, whose widths
-    double each time."""
+    """Pictures (B, 3, H, W) -> logits (B, K). sides: of each stage's windows. halvings: of the stem, widths double."""
 
     def __init__(self, *, widths, depths, heads, sides, kernels=(7, 5, 3, 3), halvings=4, num_classes=1000):
         steps, acts = [3, *(widths[0] >> n for n in reversed(range(halvings)))], [Relu] * (halvings - 1) + [None]

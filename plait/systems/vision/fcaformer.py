@@ -22,6 +22,7 @@ from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.convnext import ConvLayer, depthwise
+from plait.parts.positions.relative import DistanceBias
 from plait.parts.tokenizers.patches import OfSize
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.encoder import after
@@ -31,27 +32,8 @@ Pair = tuple[int, int]
 STEP = 4  # places of a grid to one cross token, along each side
 
 
-class DistanceBias(nn.Module):
-    """A learned bias for each head and distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N)."""
-
-    def __init__(self, heads: int, grid: Pair):
-        super().__init__()
-        self.grid, count = grid, math.prod(grid)
-        self.table = nn.Parameter(torch.empty(heads, count))
-        self.register_buffer("index", torch.empty(count**2, dtype=torch.int64), persistent=False)
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.table)
-        down, right = ((torch.arange(n)[:, None] - torch.arange(n)).abs() for n in self.grid)
-        self.index.copy_((down[:, None, :, None] * self.grid[1] + right[None, :, None, :]).flatten())
-
-    def forward(self) -> Tensor:
-        return self.table.index_select(1, self.index).view(1, -1, math.prod(self.grid), math.prod(self.grid))
-
-
 class Recall(nn.Module):
-    """Cross tokens (B, M, D) made ready for a layer: scaled each by its factor, then normed; `bias` (1, H, 1, M) is for
-    attention."""
+    """Cross tokens (B, M, D), each scaled by its factor, then normed; `bias` (1, H, 1, M) is added to their scores."""
 
     def __init__(self, width: int, heads: int, count: int):
         super().__init__()
@@ -67,8 +49,7 @@ class Recall(nn.Module):
 
 
 class ForwardCrossAttention(nn.Module):
-    """Self-attention of a grid that also asks `count` cross tokens, those of the layers before: Tokens (B, N, D) -> the
-    same."""
+    """Self-attention of a grid (B, N, D) -> the same, which also asks the `count` cross tokens of the layers before."""
 
     on_grid = True
     reads = ("layers",)
@@ -132,8 +113,7 @@ def halving(channels: int, width: int) -> nn.Sequential:
 
 
 class FcaFormer(Pyramid):
-    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). heads: of each stage, 0 for one of
-    convolutions."""
+    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). heads: of each stage, 0 for convolutions."""
 
     multiple = None
     fits = ("image",)

@@ -5,9 +5,8 @@ a part attends, which smooths, the rest is convolved, which sharpens, and from s
 Every convolution is trained as a sum of several with different numbers of groups; they fold into the one with the
 fewest. Attention asks a map reduced by a convolution and a mean, which fold into one too.
 
-Differs: no code was published; this follows public accounts of the method, not the paper's tables. The sizes below are
-ours, and so are the shares, the groups and where the parts stand. Stem, resizing and the order of layers are Next-ViT's
-(arXiv:2207.05501).
+Differs: no code was published; this follows public accounts of the method, not the paper's tables. Sizes, shares and
+groups are ours, and where the parts stand. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501).
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from plait.systems.vision.nextvit import NextViT, resized
 
 
 class MultiGroup(Branches):
-    """A sum of convolutions that differ in their groups, each with its norm, and of the normed input where that has the
-    same shape."""
+    """A sum of convolutions that differ in their groups, each normed, and of the normed input where shapes agree."""
 
     def __init__(self, channels: int, out: int, kernel: int, groups: tuple[int, ...]):
         super().__init__((channels, out, 1, groups[0]), (kernel,))
@@ -52,8 +50,7 @@ def regrouped(conv: nn.Conv2d, groups: int) -> nn.Conv2d:
 
 
 def convolved(width: int, head: int, drop: float) -> Skip:
-    """Places mixed in groups of one head's and of two heads' channels, then the groups with one another; with its
-    residual."""
+    """Places mixed in groups of one head's and of two heads' channels, then the groups; with its residual."""
     heads = width // head
     places = MultiGroup(width, width, 3, (heads, heads // 2) if heads % 2 == 0 else (heads, 1))
     return Skip(nn.Sequential(places, nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)), DropPath(drop))
@@ -78,8 +75,7 @@ class Fill(nn.Module):
 
 
 class Reduce(nn.Module):
-    """A strided depthwise convolution and the mean of the same places, each with its norm: (B, C, H, W) -> (B, C, H /
-    ratio, W / ratio)."""
+    """A strided depthwise convolution plus the mean of the places, both normed: (B, C, H, W) -> (B, C, H/r, W/r)."""
 
     def __init__(self, width: int, ratio: int):
         super().__init__()

@@ -84,9 +84,8 @@ class GatedConv(nn.Module):
 
 
 class HorNet(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, doubled by each further one. order: of its
-    gates, one higher in each further stage. grids: for each stage the (h, w) of its global filters, None for
-    convolutions."""
+    """Pictures (B, 3, H, W) -> logits (B, K). width: of the first stage, then doubled. order: of its gates, then one
+    higher each. grids: for each stage the (h, w) of its global filters, None for convolutions."""
 
     attends = False
 

@@ -4,8 +4,7 @@ New here: no attention where it would only look nearby. The layers of the first 
 those of the last two ordinary attention over the whole map. What passes between them is the merging: four places become
 one, each fetched from where the map itself says, so that a token need not be a square of the picture.
 
-Differs: every picture size is read: sides that do not divide are filled up with zeros, biases and positions are
-resampled bicubically.
+Differs: every picture size is read: filled up with zeros where need be, biases and positions resampled bicubically.
 """
 
 from __future__ import annotations
@@ -27,11 +26,9 @@ from plait.systems.vision.swin import PatchMap, WindowAttention
 
 
 class Warp(nn.Module):
-    """Each place of a map fetched from where its patch says: (B, C, H, W) -> the same, filled up with zeros to
-    multiples of `patch`.
+    """Places of a map fetched from where their patches say: (B, C, H, W) -> the same, the last patches filled up.
 
-    A patch says how far down and to the right, for each of its places; at first nowhere. Between places lies their
-    mixture, outside zero.
+    A patch says how far down and right, for each of its places; at first nowhere. Between places lies their mixture.
     """
 
     def __init__(self, channels: int, patch: int):
@@ -77,8 +74,7 @@ def merge(channels: int, width: int) -> nn.Sequential:
 
 
 class GlobalAttention(WindowAttention):
-    """Self-attention over the whole of a grid, with a learned bias per offset that is resampled to other grids than
-    `window`."""
+    """Self-attention over a whole grid, with a learned bias per offset, resampled to other grids than `window`."""
 
     on_grid = True
 
@@ -141,8 +137,7 @@ class LIT(Pyramid):
         super().__init__(nn.Identity(), stages, nn.LayerNorm(d, eps), d, num_classes)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage, a class token first where there is one, before the last
-        norm."""
+        """(B, 3, H, W) -> Tokens (B, N, D) of the last stage, a class token first with `cls`; before the last norm."""
         losses = None
         for stage in self.stages[:-1]:
             x, losses = through(stage, x, losses)

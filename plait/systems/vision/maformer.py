@@ -3,8 +3,7 @@ Xin, Zhang, Ding, Han, 2022. arXiv:2209.01620.
 
 New here: fine and coarse at once. In every layer of the first three stages windows attend to themselves, while one
 matrix over places distils the whole map to half as many tokens, learnt, not pooled; each windowed token then asks the
-distilled ones, so that the picture decides how much of the whole goes where. The last stage is small enough to attend
-to itself.
+distilled ones, so that the picture decides how much of the whole goes where. The last stage just attends to itself.
 
 Differs: no code was published; this follows public accounts of the method, not the paper's tables, and the sizes below
 are ours. A matrix over places belongs to one picture size: maps of other pictures are resampled to its grid first, for
@@ -28,8 +27,7 @@ from plait.systems.vision.swin import WindowAttention
 
 
 class Distil(nn.Module):
-    """All tokens of a map in half as many, by one learnt matrix over places: Tokens (B, N, D) -> Tokens (B, M, D), M of
-    `grid` / 2."""
+    """All tokens of a grid in half as many, by a learnt matrix over places: Tokens (B, N, D) -> Tokens (B, N/2, D)."""
 
     on_grid = True
 
@@ -63,8 +61,7 @@ class Fusion(nn.Module):
 
 
 class MAFormer(Pyramid):
-    """Pictures (B, 3, H, W) of any size -> logits (B, K). image: the (H, W) that the coarse tokens are made for.
-    stride: of the stem."""
+    """Pictures (B, 3, H, W) of any size -> logits (B, K). image: (H, W) of the coarse tokens. stride: of the stem."""
 
     fits = ("image",)
 

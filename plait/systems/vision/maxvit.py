@@ -31,8 +31,7 @@ EPS = 1e-3  # of batch norms
 
 
 class GridAttention(WindowAttention):
-    """Self-attention among h x w places spread evenly over the map, one in each of its parts, with a learned bias per
-    offset."""
+    """Self-attention among h x w places, one in each part of the map, spread evenly, with a learned bias per offset."""
 
     on_grid = True
 
@@ -45,14 +44,12 @@ class GridAttention(WindowAttention):
 
 
 def halved(x: Tensor) -> Tensor:
-    """(B, C, H, W) with a zero below and at the right: what a 3 x 3 convolution of stride 2 reads of even sides in
-    TensorFlow."""
+    """A map with a zero below and at the right: what TensorFlow's 3 x 3 convolutions of stride 2 read of even sides."""
     return F.pad(x, (0, 1, 0, 1))
 
 
 class MBConv(nn.Module):
-    """Norm, then an inverted bottleneck whose channels weigh each other: (B, C, H, W) -> (B, C', H / stride, W /
-    stride)."""
+    """Norm, then an inverted bottleneck whose channels weigh each other: (B, C, H, W) -> (B, C', H/s, W/s)."""
 
     def __init__(self, channels: int, out: int, stride: int, drop: float):
         super().__init__()
@@ -89,8 +86,7 @@ def block(width: int, mix: nn.Module, drop: float) -> Block:
 
 
 class MaxViT(Pyramid):
-    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2 for the stem and of 2 for each stage, 32 for
-    four of them.
+    """Pictures (B, 3, H, W) -> logits (B, K). Sides are multiples of 2^(1 + stages).
 
     stem: channels before the first stage. head: channels of a head. window: places a side, of windows and grids alike.
     """

@@ -11,7 +11,6 @@ Differs: branches start with batch norms of one, not of zero; the stored answers
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
@@ -21,42 +20,9 @@ from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.windows import cut, mend
+from plait.parts.positions.relative import DistanceBias
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
-
-
-class Offsets(nn.Module):
-    """A learned bias for each head and each distance (|rows|, |columns|) of two places in a window: () -> (1, H, N, N),
-    N = side * side."""
-
-    def __init__(self, heads: int, side: int):
-        super().__init__()
-        self.side = side
-        self.table = nn.Parameter(torch.empty(heads, side * side))
-        self.register_buffer("index", torch.empty(side**4, dtype=torch.int64), persistent=False)
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.table)
-        row, column = (p.flatten() for p in torch.meshgrid(*[torch.arange(self.side)] * 2, indexing="ij"))
-        far = (row[:, None] - row).abs() * self.side + (column[:, None] - column).abs()
-        self.index.copy_(far.flatten())
-
-    def forward(self) -> Tensor:
-        return self.table.index_select(1, self.index).view(1, -1, self.side**2, self.side**2)
-
-    def fold(self) -> nn.Module:
-        return Constant(self())
-
-
-class Constant(nn.Module):
-    """Numbers that were computed once."""
-
-    def __init__(self, value: Tensor):
-        super().__init__()
-        self.register_buffer("value", value.detach().clone())
-
-    def forward(self) -> Tensor:
-        return self.value
 
 
 class WindowAttention(nn.Module):
@@ -69,7 +35,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         check_heads(width, heads)
         self.heads, self.side, self.attend = heads, side, Attend()
-        self.norm, self.bias = nn.LayerNorm(width), Offsets(heads, side)
+        self.norm, self.bias = nn.LayerNorm(width), DistanceBias(heads, (side, side))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
