@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shutil
@@ -29,6 +30,17 @@ def test_what_is_read_as_text_is_what_the_module_says(system):
     assert module.SIZES == system.sizes
     assert {size: _complete(row, system.takes) for size, row in module.WEIGHTS.items()} == system.weights
     assert " ".join(module.__doc__.split("\n\n")[0].split()) == system.title
+
+
+@every_system
+def test_tables_are_a_line_a_row(system):
+    (path,) = SYSTEMS.glob(f"*/{system.name}.py")
+    lines = path.read_text().split("\n")
+    for node in ast.parse("\n".join(lines)).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("SIZES", "WEIGHTS", "SIZE_ROLES"):
+            table = lines[node.lineno - 1 : node.end_lineno]
+            assert len(table) == (len(node.value.keys) + 2 if node.value.keys else 1), node.targets[0].id
+            assert max(map(len, table)) <= 120
 
 
 @every_system

@@ -188,21 +188,17 @@ TAKES = ("image", "text")
 ROLES = ("embedder", "fuser")
 DEFAULT = "nano"
 FINE = dict(image=(384, 384), guess=False)
+TOY = dict(image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=16, mask=4)
+NANO = dict(image=(64, 64), patch=8, image_width=192, image_depth=6, image_heads=3, vocab=8192, mask=4)
 SIZES = {
-    "toy": dict(
-        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=16, mask=4, width=48,
-        text_depth=2, fusion_depth=2, heads=4, embed_width=16, dropout=0.0, queue=12,
-    ),
-    "nano": dict(
-        image=(64, 64), patch=8, image_width=192, image_depth=6, image_heads=3, vocab=8192, mask=4, width=192,
-        text_depth=3, fusion_depth=3, heads=3, embed_width=128, queue=0,
-    ),
+    "toy": TOY | dict(width=48, text_depth=2, fusion_depth=2, heads=4, embed_width=16, dropout=0.0, queue=12),
+    "nano": NANO | dict(width=192, text_depth=3, fusion_depth=3, heads=3, embed_width=128, queue=0),
     "base": dict(),
     "base_4m": dict(),
     "base_384_flickr30k": FINE,
     "base_384_coco": FINE,
     "base_384_refcoco": FINE,
-}  # fmt: skip
+}
 URL = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
 TOKENS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102)
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))

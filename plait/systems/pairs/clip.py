@@ -106,6 +106,7 @@ ROLES = ("embedder",)
 DEFAULT = "nano"
 TOY = dict(width=32, depth=2, heads=2, text_width=32, text_depth=2, text_heads=2, embed=16)
 NANO = dict(width=192, depth=6, heads=3, text_width=192, text_depth=4, text_heads=3, embed=128)
+B_PLUS = P16 | dict(image=(240, 240), width=896, depth=12, heads=14, text_width=640)
 SIZES = {
     "toy": TOY | dict(image=(32, 32), patch=8, vocab=64, length=16),
     "nano": NANO | dict(image=(64, 64), patch=8, vocab=8192),
@@ -114,9 +115,7 @@ SIZES = {
     "vit_b_32_quickgelu": BASE | P32 | QUICK,
     "vit_b_16": BASE | P16,
     "vit_b_16_quickgelu": BASE | P16 | QUICK,
-    "vit_b_16_plus_240": dict(
-        P16, image=(240, 240), width=896, depth=12, heads=14, text_width=640, text_depth=12, text_heads=10, embed=640
-    ),
+    "vit_b_16_plus_240": B_PLUS | dict(text_depth=12, text_heads=10, embed=640),
     "vit_l_14": LARGE,
     "vit_l_14_quickgelu": LARGE | QUICK,
     "vit_l_14_336_quickgelu": LARGE | QUICK | dict(image=(336, 336)),

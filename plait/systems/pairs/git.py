@@ -169,15 +169,11 @@ MODEL = GIT
 TAKES = ("image", "text")
 ROLES = ("generator",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64)
+NANO = dict(image=(64, 64), patch=8, image_width=128, image_depth=3, image_heads=4)
 SIZES = {
-    "toy": dict(
-        image=(32, 32), patch=8, image_width=32, image_depth=2, image_heads=2, vocab=64, length=32, begin=2, end=3,
-        width=48, depth=2, heads=4, dropout=0.0,
-    ),
-    "nano": dict(
-        image=(64, 64), patch=8, image_width=128, image_depth=3, image_heads=4, vocab=8192, length=256, begin=2, end=3,
-        width=128, depth=2, heads=4,
-    ),
+    "toy": TOY | dict(length=32, begin=2, end=3, width=48, depth=2, heads=4, dropout=0.0),
+    "nano": NANO | dict(vocab=8192, length=256, begin=2, end=3, width=128, depth=2, heads=4),
     "base": BASE,
     "base_coco": BASE,
     "base_textcaps": BASE,
@@ -195,7 +191,7 @@ SIZES = {
     "large_r": LARGE,
     "large_r_coco": LARGE,
     "large_r_textcaps": LARGE,
-}  # fmt: skip
+}
 
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 MICROSOFT = SEEN | dict(source="transformers", licence="mit", begin=101, end=102, transformers=True)

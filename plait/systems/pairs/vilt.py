@@ -200,20 +200,9 @@ MODEL = ViLT
 TAKES = ("image", "text")
 ROLES = ("fuser",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), patch=8, vocab=64, length=16, mask=4, width=32)
 SIZES = {
-    "toy": dict(
-        image=(32, 32),
-        patch=8,
-        vocab=64,
-        length=16,
-        mask=4,
-        width=32,
-        depth=2,
-        heads=2,
-        guess=True,
-        match=True,
-        answers=7,
-    ),
+    "toy": TOY | dict(depth=2, heads=2, guess=True, match=True, answers=7),
     "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, mask=4, width=192, depth=6, heads=3, drop_path=0.1),
     "b_32": dict(guess=True),
     "b_32_coco": dict(match=True),

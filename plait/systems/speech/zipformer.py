@@ -192,22 +192,19 @@ MODEL = Zipformer
 TAKES = ("audio",)
 ROLES = ("backbone", "transcriber")
 DEFAULT = "nano"
+TOY = THREE | dict(rate=4000, mels=40, channels=(4, 8, 16), query=8, value=6)
+FOUR = dict(strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), heads=(2, 4, 4, 4), kernels=(15, 15, 15, 15))
+NANO = FOUR | dict(mels=40, channels=(8, 16, 32), widths=(64, 96, 128, 96), hidden=(128, 192, 256, 192))
 SIZES = {
-    "toy": THREE | dict(
-        rate=4000, mels=40, channels=(4, 8, 16), query=8, value=6, positions=16, num_classes=10, dropout=0.0, skip=0.0,
-    ),
-    "nano": dict(
-        mels=40, channels=(8, 16, 32), strides=(1, 2, 4, 2), depths=(1, 1, 1, 1), widths=(64, 96, 128, 96),
-        hidden=(128, 192, 256, 192), heads=(2, 4, 4, 4), kernels=(15, 15, 15, 15), query=16, value=16, positions=32,
-        down=1,
-    ),
+    "toy": TOY | dict(positions=16, num_classes=10, dropout=0.0, skip=0.0),
+    "nano": NANO | dict(query=16, value=16, positions=32, down=1),
     "small": SMALL,
     "medium": MEDIUM,
     "large": LARGE,
     "small_streaming": SMALL | STREAMING,
     "medium_streaming": MEDIUM | STREAMING,
     "large_streaming": LARGE | STREAMING,
-}  # fmt: skip
+}
 WEIGHTS = {}
 
 LAYER = [

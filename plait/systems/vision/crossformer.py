@@ -166,26 +166,11 @@ MODEL = CrossFormer
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(kernels=(4, 8), width=64, depths=(2, 3), heads=(2, 4), groups=(4, 4))
+NANO = dict(kernels=(2, 4, 8, 16), width=48, depths=(2, 2, 2), heads=(2, 4, 8))
 SIZES = {
-    "toy": dict(
-        kernels=(4, 8),
-        width=64,
-        depths=(2, 3),
-        heads=(2, 4),
-        groups=(4, 4),
-        intervals=(3, 2),
-        cooling=2,
-        num_classes=10,
-    ),
-    "nano": dict(
-        kernels=(2, 4, 8, 16),
-        width=48,
-        depths=(2, 2, 2),
-        heads=(2, 4, 8),
-        groups=(4, 4, 4),
-        intervals=(8, 4, 2),
-        drop_path=0.05,
-    ),
+    "toy": TOY | dict(intervals=(3, 2), cooling=2, num_classes=10),
+    "nano": NANO | dict(groups=(4, 4, 4), intervals=(8, 4, 2), drop_path=0.05),
     "tiny": NARROW | SEVEN | dict(depths=(1, 1, 8, 6), drop_path=0.1),
     "small": MIDDLE | SEVEN | dict(depths=(2, 2, 6, 2), drop_path=0.2),
     "base": MIDDLE | SEVEN | DEEP | dict(drop_path=0.3),

@@ -156,25 +156,11 @@ MODEL = CrossViT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), coarse=(24, 24), patches=(4, 8), widths=(16, 32))
+NANO = dict(image=(64, 64), coarse=(64, 64), patches=(4, 8), widths=(96, 192))
 SIZES = {
-    "toy": dict(
-        image=(32, 32),
-        coarse=(24, 24),
-        patches=(4, 8),
-        widths=(16, 32),
-        depths=((1, 2), (1, 1)),
-        heads=2,
-        num_classes=10,
-    ),
-    "nano": dict(
-        image=(64, 64),
-        coarse=(64, 64),
-        patches=(4, 8),
-        widths=(96, 192),
-        depths=((1, 2), (1, 2), (1, 2)),
-        heads=3,
-        drop_path=0.1,
-    ),
+    "toy": TOY | dict(depths=((1, 2), (1, 1)), heads=2, num_classes=10),
+    "nano": NANO | dict(depths=((1, 2), (1, 2), (1, 2)), heads=3, drop_path=0.1),
     "tiny": TINY,
     "small": SMALL,
     "base": BASE,

@@ -113,10 +113,9 @@ MODEL = CvT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(widths=(16, 32), depths=(1, 2), heads=(1, 2))
 SIZES = {
-    "toy": dict(
-        widths=(16, 32), depths=(1, 2), heads=(1, 2), patches=((7, 4, 2), (3, 2, 1)), num_classes=10, drop_path=0.0
-    ),
+    "toy": TOY | dict(patches=((7, 4, 2), (3, 2, 1)), num_classes=10, drop_path=0.0),
     "nano": dict(widths=(32, 64, 128), depths=(1, 1, 4), heads=(1, 2, 4), patches=((5, 2, 2), (3, 2, 1), (3, 2, 1))),
     "13": C13,
     "13_384": C13,

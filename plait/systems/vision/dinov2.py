@@ -85,11 +85,10 @@ MODEL = DINOv2
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+NANO = dict(image=(64, 64), patch=8, width=192, depth=6, heads=3, registers=4)
 SIZES = {
-    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, registers=2, gated=64, scale=1e-1, num_classes=10),
-    "nano": dict(
-        image=(64, 64), patch=8, width=192, depth=6, heads=3, registers=4, scale=1e-1, num_classes=1000, drop_path=0.1
-    ),
+    "toy": dict(image=(32, 32), patch=8, width=32, depth=2, heads=2, registers=2, gated=64, scale=0.1, num_classes=10),
+    "nano": NANO | dict(scale=0.1, num_classes=1000, drop_path=0.1),
     "small_patch14": SMALL,
     "base_patch14": BASE,
     "large_patch14": LARGE,

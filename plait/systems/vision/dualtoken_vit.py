@@ -189,11 +189,10 @@ MODEL = DualTokenViT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+NANO = dict(stride=4, widths=(32, 64, 128), depths=(1, 2, 2), heads=(1, 2, 4))
 SIZES = {
     "toy": dict(stride=4, widths=(16, 32), depths=(1, 1), heads=(2, 4), hidden=(2, 2), side=4, num_classes=10),
-    "nano": dict(
-        stride=4, widths=(32, 64, 128), depths=(1, 2, 2), heads=(1, 2, 4), hidden=(4, 4, 4), side=4, drop_path=0.1
-    ),
+    "nano": NANO | dict(hidden=(4, 4, 4), side=4, drop_path=0.1),
     "tiny": ALL | dict(widths=(48, 96, 192), depths=(2, 4, 4), drop_path=0.1),
     "small": ALL | dict(widths=(64, 128, 256), depths=(2, 6, 4), drop_path=0.1),
 }

@@ -154,12 +154,10 @@ MODEL = FMViT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(stem=(8, 8, 16), widths=(16, 32), depths=(1, 2), lows=(0.5,))
+NANO = dict(stem=(32, 16, 32), widths=(32, 64, 128), depths=(1, 2, 3))
 SIZES = {
-    "toy": dict(
-        stem=(8, 8, 16), widths=(16, 32), depths=(1, 2), lows=(0.5,), ratios=(2,), head=8, hidden=2, num_classes=10
-    ),
-    "nano": dict(
-        stem=(32, 16, 32), widths=(32, 64, 128), depths=(1, 2, 3), lows=(0.25, 0.5), ratios=(2, 1), head=16, hidden=2
-    ),
+    "toy": TOY | dict(ratios=(2,), head=8, hidden=2, num_classes=10),
+    "nano": NANO | dict(lows=(0.25, 0.5), ratios=(2, 1), head=16, hidden=2),
 }
 WEIGHTS = {}

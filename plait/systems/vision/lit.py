@@ -151,21 +151,13 @@ MODEL = LIT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), patch=2, widths=(8, 16, 24, 32))
+NANO = dict(image=(64, 64), patch=2, widths=(32, 64, 128, 160))
+TI = dict(widths=(64, 128, 320, 512), depths=(3, 4, 6, 3), heads=(0, 0, 5, 8))
 SIZES = {
-    "toy": dict(
-        image=(32, 32), patch=2, widths=(8, 16, 24, 32), depths=(1, 1, 2, 1), heads=(0, 0, 2, 4), num_classes=10
-    ),
-    "nano": dict(
-        image=(64, 64), patch=2, widths=(32, 64, 128, 160), depths=(1, 2, 2, 2), heads=(0, 0, 4, 5), drop_path=0.05
-    ),
-    "ti": dict(
-        widths=(64, 128, 320, 512),
-        depths=(3, 4, 6, 3),
-        heads=(0, 0, 5, 8),
-        ratios=(8, 8, 4, 4),
-        cls=True,
-        drop_path=0.1,
-    ),
+    "toy": TOY | dict(depths=(1, 1, 2, 1), heads=(0, 0, 2, 4), num_classes=10),
+    "nano": NANO | dict(depths=(1, 2, 2, 2), heads=(0, 0, 4, 5), drop_path=0.05),
+    "ti": TI | dict(ratios=(8, 8, 4, 4), cls=True, drop_path=0.1),
     "small": SWIN | dict(depths=(2, 2, 6, 2), drop_path=0.2),
     "medium": SWIN | dict(depths=(2, 2, 18, 2), drop_path=0.3),
     "base": dict(widths=(128, 256, 512, 1024), depths=(2, 2, 18, 2), heads=(0, 0, 16, 32), drop_path=0.5),

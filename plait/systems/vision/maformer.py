@@ -80,18 +80,10 @@ MODEL = MAFormer
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), stride=2, widths=(8, 16, 16, 32), depths=(1, 1, 1, 1))
+NANO = dict(image=(64, 64), widths=(32, 64, 96, 128), depths=(2, 2, 2, 1))
 SIZES = {
-    "toy": dict(
-        image=(32, 32),
-        stride=2,
-        widths=(8, 16, 16, 32),
-        depths=(1, 1, 1, 1),
-        heads=(1, 2, 2, 4),
-        window=4,
-        num_classes=10,
-    ),
-    "nano": dict(
-        image=(64, 64), widths=(32, 64, 96, 128), depths=(2, 2, 2, 1), heads=(1, 2, 3, 4), window=4, drop_path=0.1
-    ),
+    "toy": TOY | dict(heads=(1, 2, 2, 4), window=4, num_classes=10),
+    "nano": NANO | dict(heads=(1, 2, 3, 4), window=4, drop_path=0.1),
 }
 WEIGHTS = {}

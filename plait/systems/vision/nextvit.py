@@ -154,10 +154,9 @@ MODEL = NextViT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(widths=(16, 24, 32), ends=(32, 64), depths=(1, 2, 2))
 SIZES = {
-    "toy": dict(
-        widths=(16, 24, 32), ends=(32, 64), depths=(1, 2, 2), runs=(4, 1), stem=(8, 8, 16), head=8, num_classes=10
-    ),
+    "toy": TOY | dict(runs=(4, 1), stem=(8, 8, 16), head=8, num_classes=10),
     "nano": dict(widths=(32, 64, 96), ends=(64, 128), depths=(1, 2, 5), runs=(4, 1), stem=(32, 16, 32), head=16),
     "small": SMALL,
     "small_384": SMALL,

@@ -101,10 +101,9 @@ MODEL = S3
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(patch=2, widths=(32, 64), depths=(2, 2), heads=(1, 2))
 SIZES = {
-    "toy": dict(
-        patch=2, widths=(32, 64), depths=(2, 2), heads=(1, 2), windows=(4, (8, 4)), ratios=((2, 1.5), 1), num_classes=10
-    ),
+    "toy": TOY | dict(windows=(4, (8, 4)), ratios=((2, 1.5), 1), num_classes=10),
     "nano": dict(patch=2, widths=(32, 64, 128), depths=(2, 2, 4), heads=(1, 2, 4), windows=(4, 4, 8), drop_path=0.1),
     "tiny": S3_NET | dict(depths=(2, 2, 6, 2), windows=(7, 7, 14, 7), drop_path=0.1),
     "small": S3_NET | dict(depths=(2, 2, 18, 2), windows=(14, 14, 14, 7), drop_path=0.1),

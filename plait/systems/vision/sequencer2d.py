@@ -91,13 +91,11 @@ MODEL = Sequencer2D
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(patches=(4, 2, 1, 1), widths=(16, 24, 24, 24), depths=(1, 1, 1, 1))
+NANO = dict(patches=(4, 2, 1, 1), widths=(64, 128, 128, 128), depths=(2, 2, 4, 2))
 SIZES = {
-    "toy": dict(
-        patches=(4, 2, 1, 1), widths=(16, 24, 24, 24), depths=(1, 1, 1, 1), hiddens=(4, 6, 6, 6), num_classes=10
-    ),
-    "nano": dict(
-        patches=(4, 2, 1, 1), widths=(64, 128, 128, 128), depths=(2, 2, 4, 2), hiddens=(16, 32, 32, 32), drop_path=0.1
-    ),
+    "toy": TOY | dict(hiddens=(4, 6, 6, 6), num_classes=10),
+    "nano": NANO | dict(hiddens=(16, 32, 32, 32), drop_path=0.1),
     "s": dict(depths=(4, 3, 8, 3)),
     "m": dict(depths=(4, 3, 14, 3)),
     "l": dict(depths=(8, 8, 16, 4)),

@@ -140,31 +140,22 @@ MODEL = SpectFormer
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(1, 1))
+NANO = dict(image=(64, 64), thin=16, widths=(32, 64, 128), depths=(2, 2, 3))
+H_S = TREE | dict(widths=(64, 128, 320, 448), depths=(3, 4, 6, 3))
+H_B = TREE | dict(thin=64, widths=(64, 128, 320, 512), depths=(3, 4, 12, 3))
+H_L = TREE | dict(thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3))
 SIZES = {
-    "toy": dict(
-        image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(1, 1), heads=(2, 4), ratios=(2, 2),
-        num_classes=10,
-    ),
-    "nano": dict(
-        image=(64, 64), thin=16, widths=(32, 64, 128), depths=(2, 2, 3), spectral=(2, 2, 0), heads=(1, 2, 4),
-        ratios=(4, 4, 3),
-    ),
+    "toy": TOY | dict(heads=(2, 4), ratios=(2, 2), num_classes=10),
+    "nano": NANO | dict(spectral=(2, 2, 0), heads=(1, 2, 4), ratios=(4, 4, 3)),
     "ti": PLAIN | dict(widths=(256,), depths=(12,), heads=(4,)),
     "xs": PLAIN | dict(widths=(384,), depths=(12,), heads=(6,)),
     "s": PLAIN | dict(widths=(384,), depths=(19,), heads=(6,), drop_path=0.15),
     "b": PLAIN | dict(widths=(512,), depths=(19,), heads=(8,), drop_path=0.25),
-    "h_s": TREE | dict(
-        widths=(64, 128, 320, 448), depths=(3, 4, 6, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1,
-    ),
-    "h_b": TREE | dict(
-        thin=64, widths=(64, 128, 320, 512), depths=(3, 4, 12, 3), spectral=(3, 4, 0, 0), heads=(2, 4, 10, 16),
-        drop_path=0.1,
-    ),
-    "h_l": TREE | dict(
-        thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3), spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16),
-        drop_path=0.3,
-    ),
-}  # fmt: skip
+    "h_s": H_S | dict(spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1),
+    "h_b": H_B | dict(spectral=(3, 4, 0, 0), heads=(2, 4, 10, 16), drop_path=0.1),
+    "h_l": H_L | dict(spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16), drop_path=0.3),
+}
 
 WEIGHTS = {
     "ti": dict(github="badripatro/SpectFormers vanilla spectformer-ti"),

@@ -133,10 +133,9 @@ MODEL = SReT
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), head=8, heads=(2, 4), blocks=(1, 1))
 SIZES = {
-    "toy": dict(
-        image=(32, 32), head=8, heads=(2, 4), blocks=(1, 1), groups=((4, 2), (1, 1)), ratio=1.8, num_classes=10
-    ),
+    "toy": TOY | dict(groups=((4, 2), (1, 1)), ratio=1.8, num_classes=10),
     "nano": dict(image=(64, 64), heads=(2, 4), blocks=(2, 3), groups=((4, 2), (1, 1)), ratio=3),
     "t": dict(),
     "lt": dict(ratio=4),

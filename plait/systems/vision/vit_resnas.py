@@ -133,39 +133,25 @@ MODEL = ViTRes
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), patch=4, channels=8, widths=(16, 24, 40), head=(8, 12, 16))
+NANO = dict(image=(64, 64), patch=4, widths=(48, 96, 160), head=(16, 24, 32), heads=((3, 3), (4, 4), (5, 5)))
+RES_TINY_HIDDEN = ((768, 768, 768, 768), (1536, 1536, 1536, 1536), (3072, 3072, 3072, 3072))
+RES_TINY = dict(widths=(192, 384, 768), head=(64, 64, 64), heads=((3, 3, 3, 3), (6, 6, 6, 6), (12, 12, 12, 12)))
+TINY_HEADS = ((3, 3, 3, 4, 4), (10, 8, 8, 8, 10, 10), (10, 10, 10, 8, 8))
+TINY_HIDDEN = ((704, 576, 640, 576, 704), (1408, 1408, 1280, 1408, 1280, 1024), (2560, 1792, 2816, 2816, 2560))
+SMALL_HEADS = ((5, 5, 7, 5, 5, 5), (10, 10, 10, 10, 12, 12), (16, 12, 16, 12, 14))
+SMALL_HIDDEN = ((880, 880, 800, 720, 720, 720), (1760, 1440, 1920, 1600, 1600, 1440), (3200, 3200, 2880, 2240, 2560))
 SIZES = {
-    "toy": dict(
-        image=(32, 32), patch=4, channels=8, widths=(16, 24, 40), head=(8, 12, 16), heads=((2, 3), (2,), (1, 2)),
-        hidden=((32, 24), (40,), (48, 56)), num_classes=10,
-    ),
-    "nano": dict(
-        image=(64, 64), patch=4, widths=(48, 96, 160), head=(16, 24, 32), heads=((3, 3), (4, 4), (5, 5)),
-        hidden=((144, 144), (288, 288), (400, 400)), drop_path=0.1,
-    ),
-    "res_tiny": dict(
-        widths=(192, 384, 768),
-        head=(64, 64, 64),
-        heads=((3, 3, 3, 3), (6, 6, 6, 6), (12, 12, 12, 12)),
-        hidden=((768, 768, 768, 768), (1536, 1536, 1536, 1536), (3072, 3072, 3072, 3072)),
-        drop_path=0.2,
-    ),
-    "tiny": dict(
-        widths=(176, 352, 704),
-        heads=((3, 3, 3, 4, 4), (10, 8, 8, 8, 10, 10), (10, 10, 10, 8, 8)),
-        hidden=((704, 576, 640, 576, 704), (1408, 1408, 1280, 1408, 1280, 1024), (2560, 1792, 2816, 2816, 2560)),
-        drop_path=0.2,
-    ),
-    "small": dict(
-        widths=(220, 440, 880),
-        heads=((5, 5, 7, 5, 5, 5), (10, 10, 10, 10, 12, 12), (16, 12, 16, 12, 14)),
-        hidden=((880, 880, 800, 720, 720, 720), (1760, 1440, 1920, 1600, 1600, 1440), (3200, 3200, 2880, 2240, 2560)),
-        drop_path=0.3,
-    ),
+    "toy": TOY | dict(heads=((2, 3), (2,), (1, 2)), hidden=((32, 24), (40,), (48, 56)), num_classes=10),
+    "nano": NANO | dict(hidden=((144, 144), (288, 288), (400, 400)), drop_path=0.1),
+    "res_tiny": RES_TINY | dict(hidden=RES_TINY_HIDDEN, drop_path=0.2),
+    "tiny": dict(widths=(176, 352, 704), heads=TINY_HEADS, hidden=TINY_HIDDEN, drop_path=0.2),
+    "small": dict(widths=(220, 440, 880), heads=SMALL_HEADS, hidden=SMALL_HIDDEN, drop_path=0.3),
     "medium": MEDIUM | dict(drop_path=0.3),
     "medium_280": MEDIUM | dict(image=(280, 280), drop_path=0.75),
     "medium_336": MEDIUM | dict(image=(336, 336), drop_path=0.75),
     "medium_392": MEDIUM | dict(image=(392, 392), drop_path=0.75),
-}  # fmt: skip
+}
 
 OFFICIAL = dict(source="official", licence="cc-by-nc-4.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
