@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin
@@ -99,6 +99,7 @@ def _fill(
 def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
     """The published weights of a size (True), or those at a path or URL."""
     row, where = info.weights, str(source)
+    fetch: Callable[[str], Path]
     if source is True and not {"hub", "url"} & row.keys():
         raise PlaitError(f"{info.name} has no published weights: give pretrained= a path or a URL")
     if source is True and "hub" in row:

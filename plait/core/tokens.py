@@ -65,7 +65,7 @@ class Tokens(NamedTuple):
         """A copy whose auxiliary loss `name` has grown by `value` ()."""
         return self._replace(losses=added(self.losses, {name: value}))
 
-    def reading(self, **streams: Tokens | Tensor) -> Tokens:
+    def reading(self, **streams: Any) -> Tokens:
         """A copy that gives layers more to read, by name."""
         return self._replace(context={**(self.context or {}), **streams})
 

@@ -3,6 +3,8 @@ arXiv:2206.04040). `core.surgery.fold_norms` folds them."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,8 +33,11 @@ class Branches(nn.Module):
         return self.after(y if self.skip is None else y + self.skip(x))
 
     def fold(self) -> nn.Module:
-        largest = max(self.convs, key=lambda conv: conv.kernel_size)
-        weight, bias = sum(fit(conv.weight, largest) for conv in self.convs), sum(conv.bias for conv in self.convs)
+        convs = cast(list[nn.Conv2d], list(self.convs))  # folded already, each with a bias
+        largest = max(convs, key=lambda conv: conv.kernel_size)
+        zero = largest.weight.new_zeros(())
+        weight = sum((fit(conv.weight, largest) for conv in convs), zero)
+        bias = sum((cast(Tensor, conv.bias) for conv in convs), zero)
         if self.skip is not None:
             scale, shift = factors(self.skip)
             weight, bias = weight + unit(largest, scale), bias + shift

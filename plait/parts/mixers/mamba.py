@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ class Mamba(nn.Module):
         """One token per row: x (B, D) of kinds (B,) -> (B, D), and the state with it."""
         x, gate = self.into(x, kinds).chunk(2, -1)
         window = torch.cat([state.inputs, x[:, None]], 1)  # (B, taps, C)
-        x = F.silu((window * self.conv.weight[:, 0].T).sum(1) + self.conv.bias)
+        x = F.silu((window * self.conv.weight[:, 0].T).sum(1) + cast(Tensor, self.conv.bias))
         dt, b, c = self.chosen(x, kinds)
         y, hidden = step(x, dt, self.decay(), b, c, state.hidden)
         return self.out(torch.addcmul(y, x, self.skip) * F.silu(gate), kinds), State(window[:, 1:], hidden)
@@ -121,12 +121,12 @@ class Mamba(nn.Module):
         if layout.order is not None:
             x = x.flatten(0, 1).index_select(0, layout.order).view_as(x)
         window = torch.cat([past.to(x.dtype), x], 1)  # (B, taps - 1 + N, C)
-        y = self.conv.bias
+        y = cast(Tensor, self.conv.bias)
         # a convolution would turn the tokens around: thirty times slower
         for i, weight in enumerate(self.conv.weight[:, 0].T.contiguous()):
             y = torch.addcmul(y, window[:, i : i + n], weight)
         y = F.silu(y)
-        if layout.back is None:
+        if layout.back is None or keep is None:
             return y, window[:, n:]
         last = keep.sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)  # (B, taps - 1)
         inputs = window.gather(1, last[..., None].expand(-1, -1, window.shape[2]))

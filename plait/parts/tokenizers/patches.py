@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
 from plait.parts.convs import ChannelsLast, LayerNorm2d
-from plait.parts.mixers.windows import pad_map
+from plait.parts.mixers.windows import Pair, pad_map
 
 
 def patch_grid(x: Tensor, patch: int) -> tuple[int, int]:
@@ -58,4 +60,4 @@ class PatchMap(nn.Module):
         self.norm = LayerNorm2d(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(self.last(pad_map(x, self.proj.kernel_size))))
+        return self.norm(self.proj(self.last(pad_map(x, cast(Pair, self.proj.kernel_size)))))

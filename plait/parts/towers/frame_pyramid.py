@@ -7,7 +7,8 @@ for each where the whole sequence is there at once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Bypass(nn.Module):
         nn.init.constant_(self.scale, 0.5)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        scale = self.scale
+        scale: Tensor = self.scale
         if self.training and self.skip > 0.0:
             scale = scale * (torch.rand(x.shape[0], 1, 1, device=x.device) >= self.skip)
         return x + (y - x) * scale
@@ -136,12 +137,16 @@ class FramePyramid(nn.Module):
         """Features (B, T, mels), T >= 9, keep (B, T) -> Tokens (B, N, D)."""
         x, _ = self.stem(x, keep, None)
         keep = see = None if keep is None else stem_keep(keep)
-        if self.chunk is not None:
+        if self.chunk is not None and self.left is not None:
             chunk = torch.arange(x.shape[1], device=x.device) // self.chunk
             apart = chunk[:, None] - chunk
             near = (apart >= 0) & (apart <= self.left // self.chunk)
             see = near.expand(x.shape[0], -1, -1) if see is None else near & see[:, None]
-        return self._stages(x, keep, see, [[None] * len(stage.blocks) for stage in self.stages])[0]
+        return self._stages(x, keep, see, [[None] * len(layers) for layers in self._layers()])[0]
+
+    def _layers(self) -> list[Sequence[Any]]:
+        """Those of each stage."""
+        return [cast(Sequence[Any], stage.blocks) for stage in self.stages]
 
     def _stages(self, x: Tensor, keep: Tensor | None, see: Tensor | None, pasts: list) -> tuple[Tokens, list]:
         outs, after = [], []
@@ -157,12 +162,12 @@ class FramePyramid(nn.Module):
     def begin(self, x: Tensor) -> Stream:
         """The first 13 frames of features (B, 13, mels), 4 of them silence -> where the stream stands. Raises
         ValueError for a model without `chunk`."""
-        if self.chunk is None or x.shape[1] != AHEAD:
+        if self.chunk is None or self.left is None or x.shape[1] != AHEAD:
             raise ValueError(
                 f"got {x.shape[1]} frames, chunk={self.chunk}: "
                 f"a stream begins with {AHEAD} frames, for a model with a chunk"
             )
-        blocks = [[k.begin(x, self.left // s) for k in stage.blocks] for stage, s in zip(self.stages, self.strides)]
+        blocks = [[k.begin(x, self.left // s) for k in layers] for layers, s in zip(self._layers(), self.strides)]
         keep = x.new_ones(x.shape[:2], dtype=torch.bool)
         return Stream(x, keep, self.stem.begin(x), x.new_zeros(x.shape[0], self.left, dtype=torch.bool), blocks)
 
@@ -173,10 +178,9 @@ class FramePyramid(nn.Module):
         keep: (B, 2 * chunk), False beyond the end of the sound; two more chunks of such frames bring out what is still
         inside.
         """
-        if x.shape[1] != 2 * self.chunk:
-            raise ValueError(
-                f"got {x.shape[1]} frames, expected 2 * chunk = {2 * self.chunk}: fill the last ones up with keep=False"
-            )
+        if self.chunk is None or self.left is None or x.shape[1] != 2 * self.chunk:
+            expected = f"2 * chunk = {2 * self.chunk}" if self.chunk else "a model with a chunk"
+            raise ValueError(f"got {x.shape[1]} frames, expected {expected}: fill the last ones up with keep=False")
         keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep
         features, real = torch.cat([state.features, x], 1), torch.cat([state.keep, keep], 1)
         y, stem = self.stem(features, real, state.stem)

@@ -80,6 +80,8 @@ class ZipformerBlock(Layer):
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "weight", "lengths", why="convolutions over time read every frame alike, in order")
         start, x, keep, past = t.x, t.x, t.keep, t.memory or Past()
+        if not isinstance(past, Past):
+            raise ValueError(f"got a {type(past).__name__}, expected what `begin` gives: a stream is read in chunks")
         weights, key = self.weights(x, t.read("far"), t.read("see"), past.key)
         x = x + self.feed1(x)
         y, gated = self.average(x, weights, past.gated)
