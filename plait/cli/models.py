@@ -9,6 +9,7 @@ import typer
 from plait.cli.options import Json, names
 from plait.cli.output import Answer, clean, lines
 from plait.errors import UsageError, nearest
+from plait.tasks import CHOICES
 
 
 def models(
@@ -18,9 +19,7 @@ def models(
     takes: Annotated[
         list[str] | None, typer.Option(metavar="KINDS", help="Only those that read all of these: image,text.")
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="Only those that can classify, regress, retrieve, match, transcribe or caption.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"Only those that can do it: {', '.join(CHOICES)}.")] = None,
     json: Json = False,
 ) -> Answer:
     """List models, what they read and can do.
