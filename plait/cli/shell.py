@@ -28,7 +28,7 @@ from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
 from plait.cli.search import search
 from plait.cli.show import show
-from plait.errors import DataError, UsageError, nearest
+from plait.errors import DataError, PlaitError, UsageError, nearest
 
 DEFECT, USAGE, DATA, CLOSED_PIPE = 1, 2, 3, 141
 PACKAGE = Path(plait.__file__).parent
@@ -127,7 +127,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted"
     if hasattr(error, "format_message"):  # the option parser's errors, whichever click typer came with
         return USAGE, clean(_usage(error))
-    if isinstance(error, UsageError) or (isinstance(error, ValueError) and _on_purpose(error)):
+    if isinstance(error, PlaitError):
         return DATA if isinstance(error, DataError) else USAGE, clean(error)
     if isinstance(error, OSError) and error.filename is not None:
         return DATA, clean(f"{error.filename}: {error.strerror or error}")
@@ -139,14 +139,6 @@ def _explained(error: BaseException) -> tuple[int, str]:
     place = f" at plait/{Path(where.filename).relative_to(PACKAGE).as_posix()}:{where.lineno}" if where else ""
     return DEFECT, clean(
         f"this is a defect: {type(error).__name__}: {error}{place} (PLAIT_DEBUG=1 shows the traceback)"
-    )
-
-
-def _on_purpose(error: ValueError) -> bool:
-    """Whether plait itself raised it, to say what is wrong, as it does for names, weights and data that do not fit."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return (
-        bool(frames) and PACKAGE in Path(frames[-1].filename).parents and (frames[-1].line or "").startswith("raise ")
     )
 
 

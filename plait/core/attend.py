@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from plait.core.packing import check, each
 from plait.core.tokens import Tokens, unpacked
+from plait.errors import PlaitError
 
 BACKENDS = ("sdpa", "eager", "flex")
 
@@ -61,7 +62,7 @@ class Attend(nn.Module):
         keep, causal = source.keep, self.causal
         if source.weight is not None:
             if self.causal:
-                raise ValueError(
+                raise PlaitError(
                     "got weighed tokens for causal attention, expected one each: merged ones have no order"
                 )
             own = _log(source.weight)
@@ -71,7 +72,7 @@ class Attend(nn.Module):
             causal = causal and allow is None
             if memory is not None:
                 if t.weight is not None or lengths is not None:
-                    raise ValueError("got weighed or packed tokens with a memory, expected one plain sequence a row")
+                    raise PlaitError("got weighed or packed tokens with a memory, expected one plain sequence a row")
                 k, v, memory = memory.extend(k, v)
                 keep = memory.visible(q.shape[2], causal)
             elif allow is not None:
@@ -150,11 +151,11 @@ def twin(model: nn.Module) -> nn.Module:
 def with_backend(model: nn.Module, name: str) -> nn.Module:
     """A twin of `model` that computes all attention with `name`, one of `BACKENDS`."""
     if name not in BACKENDS:
-        raise ValueError(f"attention backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+        raise PlaitError(f"attention backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
     model = twin(model)
     for module in seams(model):
         if name not in module.backends:
-            raise ValueError(f"{type(module).__name__} has no {name} backend: its own are {', '.join(module.backends)}")
+            raise PlaitError(f"{type(module).__name__} has no {name} backend: its own are {', '.join(module.backends)}")
         module.backend = name
     return model
 
@@ -215,10 +216,10 @@ def attend(
     Raises ValueError where the arguments do not fit each other, or the backend, one of `BACKENDS`, cannot honour one.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"attention backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+        raise PlaitError(f"attention backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
     if q.shape[1] != k.shape[1]:
         if q.shape[1] % k.shape[1]:
-            raise ValueError(f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys, expected a multiple")
+            raise PlaitError(f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys, expected a multiple")
         if lengths is None and not dropout and backend != "flex":
             return _grouped(q, k, v, keep, bias, causal, scale, backend)
         k, v = repeated(k, q.shape[1]), repeated(v, q.shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.memory import KeyValue, Page
 from plait.core.tokens import Tokens, real, unpacked
+from plait.errors import PlaitError
 
 Make = Callable[..., nn.Module]
 
@@ -133,7 +134,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def check_heads(width: int, heads: int) -> None:
     if width % heads:
-        raise ValueError(
+        raise PlaitError(
             f"width {width} does not divide into {heads} heads: choose a number of heads that divides the width"
         )
 
@@ -266,9 +267,9 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         reads = {name for block in blocks for name in wanted(block)}
         if missing := sorted(reads - set(gives)):
-            raise ValueError(f"its layers read {', '.join(missing)}, which nobody gives: name it in gives=")
+            raise PlaitError(f"its layers read {', '.join(missing)}, which nobody gives: name it in gives=")
         if idle := sorted(set(gives) - reads):
-            raise ValueError(f"{', '.join(idle)} is given, and none of its layers reads it: leave it out of gives=")
+            raise PlaitError(f"{', '.join(idle)} is given, and none of its layers reads it: leave it out of gives=")
 
     def forward(self, t: Tokens) -> Tokens:
         if t.memory is not None:

@@ -140,7 +140,7 @@ def model_info(name: str) -> ModelInfo:
     alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
     near = alike or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
-    raise ValueError(f"no model is named {name!r}: {hint}")
+    raise PlaitError(f"no model is named {name!r}: {hint}")
 
 
 def _bare(name: str) -> str:
@@ -190,7 +190,7 @@ def _read(path: Path) -> System:
     names = literals(tree)
     needed = ("TAKES", "ROLES", "DEFAULT", "SIZES", "WEIGHTS")
     if missing := [n for n in needed if n not in names]:
-        raise ValueError(f"{path} is no system file: it has no literal {', '.join(missing)}")
+        raise PlaitError(f"{path} is no system file: it has no literal {', '.join(missing)}")
     return System(
         name=path.stem,
         module=f"plait.systems.{path.parent.name}.{path.stem}",

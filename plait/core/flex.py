@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from plait.core.packing import owners
+from plait.errors import PlaitError
 
 
 def flex(
@@ -25,11 +26,11 @@ def flex(
     """As `attend`, with `mask` (B, 1, 1 or N, M) bool. ValueError for dropout, and for gradients on the CPU: the kernel
     has neither."""
     if dropout:
-        raise ValueError(
+        raise PlaitError(
             f"the flex backend has no dropout: got {dropout}, expected 0. Evaluate, or use the sdpa backend"
         )
     if q.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise ValueError(
+        raise PlaitError(
             "the flex backend has no gradients on the CPU: call under torch.no_grad(), or train with the sdpa backend"
         )
     shape = (*q.shape[:-1], k.shape[-2])  # (B, H, N, M)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.errors import PlaitError
+
 KeyValue = tuple[Tensor, Tensor]  # (B, H, M, E) each
 SELF = "self"
 
@@ -71,7 +73,7 @@ class Memory(NamedTuple):
         """The same memory in buffers of `length` places. Raises ValueError where it is empty or holds more."""
         if not self.pages or self.keep is None or self.keep.shape[1] > length:
             held = 0 if self.keep is None else self.keep.shape[1]
-            raise ValueError(f"got a memory of {held} tokens, expected 1 to {length}: read something first")
+            raise PlaitError(f"got a memory of {held} tokens, expected 1 to {length}: read something first")
         more = length - self.keep.shape[1]
 
         def longer(name: str, pair: KeyValue) -> KeyValue:

@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 
 
 def pack(sequences: Sequence[Tensor]) -> Tokens:
     """[(N_1, D), (N_2, D), ...] -> Tokens (1, N_1 + N_2 + ..., D)."""
     if not sequences:
-        raise ValueError("got no sequences to pack, expected at least one")
+        raise PlaitError("got no sequences to pack, expected at least one")
     return Tokens(torch.cat(list(sequences))[None], lengths=tuple(s.shape[0] for s in sequences))
 
 
 def unpack(t: Tokens) -> list[Tensor]:
     """The features of each sequence, [(N_1, D), (N_2, D), ...]: views, not copies."""
     if t.lengths is None:
-        raise ValueError("got Tokens of one sequence a row, expected a packed one (with lengths)")
+        raise PlaitError("got Tokens of one sequence a row, expected a packed one (with lengths)")
     return list(t.x[0].split(t.lengths))
 
 
@@ -59,15 +60,15 @@ def check(q: Tensor, k: Tensor, lengths: tuple[int, ...], keep: Tensor | None, b
     """Raise ValueError where attention to packed sequences is asked for what is not packed so."""
     if q.shape[0] != 1 or q.shape[-2] != k.shape[-2] or q.shape[-2] != sum(lengths):
         got = f"q {tuple(q.shape)}, k {tuple(k.shape)} and {len(lengths)} lengths that sum to {sum(lengths)}"
-        raise ValueError(
+        raise PlaitError(
             f"packed attention: got {got}, expected one row, whose tokens the lengths count, in q and in k"
         )
     s = k.shape[-2]
     if keep is not None and keep.dim() != 2:
-        raise ValueError(
+        raise PlaitError(
             f"packed attention: got keep {tuple(keep.shape)}, expected (1, {s}): a mask for each query is not packed"
         )
     if bias is not None and (bias.dim() != 4 or bias.shape[0] != 1 or tuple(bias.shape[2:]) != (1, s)):
-        raise ValueError(
+        raise PlaitError(
             f"packed attention: got bias {tuple(bias.shape)}, expected (1, 1 or H, 1, {s}): the same for all queries"
         )

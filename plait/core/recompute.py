@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from plait.core.block import Layer
 from plait.core.surgery import Undo
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 
 
 def recompute(model: nn.Module, *, reentrant: bool = False) -> Undo:
@@ -21,7 +22,7 @@ def recompute(model: nn.Module, *, reentrant: bool = False) -> Undo:
     """
     layers = _outermost(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no Layer to recompute: expected a model that is made of them")
+        raise PlaitError(f"{type(model).__name__} has no Layer to recompute: expected a model that is made of them")
     for layer in layers:
         vars(layer)["forward"] = _Recomputed(layer, reentrant)  # before its class's own
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.init import initialise_new
+from plait.errors import PlaitError
 
 Undo = Callable[[], None]
 M = TypeVar("M", bound=nn.Module)
@@ -64,7 +65,7 @@ def swap(
             swapped.append((parent, name, old, new.train(old.training)))
     if not swapped:
         what = kind.__name__ + (f" inside an {inside.__name__}" if inside is not nn.Module else "")
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} has no {what} that could be changed: choose a model that is made of them"
         )
     for parent, name, _, new in swapped:
@@ -98,7 +99,7 @@ def swap_inside(model: nn.Module, make: Callable[[Attention], Attend], why: str)
 def _not_causal(model: nn.Module, make: Callable[[M], nn.Module], why: str) -> Callable[[M], nn.Module | None]:
     seams = [m for m in model.modules() if type(m) is Attend and not m.cross]
     if seams and all(seam.causal for seam in seams):
-        raise ValueError(f"{type(model).__name__} has causal attention, {why}")
+        raise PlaitError(f"{type(model).__name__} has causal attention, {why}")
 
     def checked(old: M) -> nn.Module | None:
         seam = cast(Attend, old if isinstance(old, Attend) else old.attend)
@@ -135,7 +136,7 @@ def fold_norms(model: nn.Module) -> nn.Module:
     Returns the model. Not to be trained or undone: raises ValueError for a model in training mode.
     """
     if model.training:
-        raise ValueError(
+        raise PlaitError(
             "got a model in training mode, whose batch norms follow each batch: call model.eval() before folding"
         )
     for name, child in list(model.named_children()):
@@ -163,7 +164,7 @@ def _sequence(layers: list[nn.Module]) -> nn.Module:
 def factors(norm: Norm) -> tuple[Tensor, Tensor]:
     """(C,) scale and (C,) shift: what a batch norm does in evaluation is x * scale + shift."""
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("got a batch norm without running statistics, expected some: it cannot be folded")
+        raise PlaitError("got a batch norm without running statistics, expected some: it cannot be folded")
     scale = (norm.running_var + norm.eps).rsqrt() * norm.weight
     return scale, norm.bias - norm.running_mean * scale
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from plait.errors import PlaitError
+
 
 class Tokens(NamedTuple):
     """A batch of token sequences: a native pytree, so compile, export and FSDP2 accept it.
@@ -73,7 +75,7 @@ class Tokens(NamedTuple):
         """What the context gives under `name`. Raises ValueError where it gives nothing of this name."""
         if self.context is None or name not in self.context:
             there = ", ".join(self.context or ()) or "nothing"
-            raise ValueError(
+            raise PlaitError(
                 f"this layer reads {name!r}, and the context gives {there}: add it with t.reading({name}=...)"
             )
         return self.context[name]
@@ -118,9 +120,9 @@ def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:
     for t in streams:
         refuse(t, "lengths", "pos", "memory", why="one sequence of several streams has none: drop it first")
     if any(t.prefix for t in streams[1:]):
-        raise ValueError("got special tokens in a later stream, expected them in the first alone: set prefix=0 first")
+        raise PlaitError("got special tokens in a later stream, expected them in the first alone: set prefix=0 first")
     if any(t.context is not streams[0].context for t in streams):
-        raise ValueError("got streams with contexts of their own, expected one for all")
+        raise PlaitError("got streams with contexts of their own, expected one for all")
     x = torch.cat([t.x for t in streams], 1)
     keep = weight = spans = None
     if any(t.keep is not None for t in streams):
@@ -138,7 +140,7 @@ def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:
 def by_kind(t: Tokens) -> dict[str, Tokens]:
     """The tokens of each kind, as `kinds` says: features and masks alone. Raises ValueError where it is not known."""
     if t.kinds is None or sum(count for _, count in t.kinds) != t.x.shape[1]:
-        raise ValueError(f"got {t.x.shape[1]} tokens of kinds {t.kinds}, expected each to be of one")
+        raise PlaitError(f"got {t.x.shape[1]} tokens of kinds {t.kinds}, expected each to be of one")
     names, counts = zip(*t.kinds)
     keeps = (None,) * len(names) if t.keep is None else t.keep.split(counts, 1)
     return {n: Tokens(x, keep=keep) for n, x, keep in zip(names, t.x.split(counts, 1), keeps, strict=True)}
@@ -153,13 +155,13 @@ def refuse(t: Tokens, *fields: str, why: str) -> None:
     """Raise ValueError where one of these fields is set: for layers that could not honour it."""
     for name in fields:
         if getattr(t, name) is not None:
-            raise ValueError(f"got tokens with {name}, expected none: {why}")
+            raise PlaitError(f"got tokens with {name}, expected none: {why}")
 
 
 def unpacked(*streams: Tokens) -> None:
     """Raise ValueError for a packed row, where a step would mix its sequences."""
     if any(t.lengths is not None for t in streams):
-        raise ValueError(
+        raise PlaitError(
             "got a packed row of several sequences, expected one sequence a row: unpack it first (plait.core.packing)"
         )
 
@@ -174,7 +176,7 @@ def whole_grid(t: Tokens) -> Tokens:
 def sides(t: Tokens) -> tuple[int, ...]:
     """Those of the grid. Raises ValueError where there is none."""
     if t.grid is None:
-        raise ValueError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
+        raise PlaitError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
     return t.grid
 
 
@@ -183,7 +185,7 @@ def mean(tokens: Tokens) -> Tensor:
     row, (count, D)."""
     if tokens.lengths is not None:
         if tokens.prefix or tokens.keep is not None or tokens.weight is not None:
-            raise ValueError(
+            raise PlaitError(
                 "got a packed row with special tokens, a mask or weights, expected bare sequences: unpack it first"
             )
         return torch.stack([mean(Tokens(x)) for x in tokens.x.split(tokens.lengths, 1)], 1)[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from plait.core.roles import Generator
+from plait.errors import PlaitError
 
 Pick = Callable[[Tensor], Tensor]  # log-probabilities (B, V), -inf = not allowed -> the chosen words (B,)
 
@@ -48,7 +49,7 @@ class Trie:
                 node = after
             self.longest = max(self.longest, len(text) + 1)
         if not self.longest:
-            raise ValueError("got no text that may be written, expected at least one")
+            raise PlaitError("got no text that may be written, expected at least one")
 
     def mask(self, logs: Tensor, nodes: list[int]) -> Tensor:
         """Log-probabilities (R, V) with -inf for what no allowed text goes on with; nodes: where each row is, -1 = it
@@ -81,7 +82,7 @@ class Sampler:
         self, generator: torch.Generator, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
     ):
         if not temperature > 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
-            raise ValueError(
+            raise PlaitError(
                 f"got temperature {temperature}, top_k {top_k}, top_p {top_p}; expected more than 0, at least 1, and "
                 "in (0, 1]"
             )
@@ -156,7 +157,7 @@ def beam(
     become beats what it has.
     """
     if size < 1:
-        raise ValueError(f"got {size} beams, expected at least 1")
+        raise PlaitError(f"got {size} beams, expected at least 1")
     cache, token = start(model, batch, most, allowed, begin)
     rows, device = len(token), token.device
     first = torch.arange(rows, device=device)[:, None] * size  # (B, 1): where each row's beams begin
@@ -210,12 +211,12 @@ def start(model: Generator, batch: dict, most: int, allowed: Trie | None, begin:
     """The cache of what there is to read, and the first words (B, 1)."""
     said = batch["text"].shape[1] if "text" in batch else 0
     if not 1 <= most <= model.length - said:
-        raise ValueError(
+        raise PlaitError(
             f"got most={most} after {said} words, expected 1 to {model.length - said}: the model has {model.length} "
             "places"
         )
     if allowed is not None and allowed.longest > most:
-        raise ValueError(f"got most={most}, but the longest allowed text has {allowed.longest} words with its end")
+        raise PlaitError(f"got most={most}, but the longest allowed text has {allowed.longest} words with its end")
     cache = model.prefill(batch)
     leaf = torch.utils._pytree.tree_leaves(cache)[0]
     if begin is None:

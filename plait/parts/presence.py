@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plait.errors import PlaitError
+
 Blank = tuple[tuple[int, ...], torch.dtype]  # the shape of one row and its dtype
 
 
@@ -27,7 +29,7 @@ def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
     """
     given = [batch[s] for s in blanks if s in batch]
     if not given:
-        raise ValueError(
+        raise PlaitError(
             f"the batch holds {', '.join(batch) or 'nothing'}: expected at least one of {', '.join(blanks)}"
         )
     rows, device = given[0].shape[0], given[0].device

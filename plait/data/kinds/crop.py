@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from plait.errors import PlaitError
+
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -19,7 +21,7 @@ def crop(
     if crop_mode == "center":
         tall, broad = _covering(picture, tall, broad)
     elif crop_mode != "squash":
-        raise ValueError(f"crop_mode: got {crop_mode!r}, expected 'center' or 'squash'")
+        raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center' or 'squash'")
     if (broad, tall) != picture.size:
         picture = picture.resize((broad, tall), FILTERS[interpolation])
     top, left = round((tall - high) / 2), round((broad - wide) / 2)

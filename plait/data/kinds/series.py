@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.stores import Ragged
+from plait.errors import PlaitError
 from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
 from plait.parts.scaling import Standardise
@@ -127,7 +128,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
         if x.dim() != 3 or x.shape[2] != self.channels:
-            raise ValueError(
+            raise PlaitError(
                 f"got a tensor of shape {tuple(x.shape)}, expected (B, T, {self.channels}): steps of channels"
             )
         keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if keep is None else keep

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from plait.core.block import FeedForward
 from plait.core.surgery import Undo, swap, swap_attention, together
 from plait.core.tokens import Tokens, unpacked
+from plait.errors import PlaitError
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 
 
@@ -47,7 +48,7 @@ class GatedTokens(nn.Module):
         unpacked(t)
         if t.x.shape[1] != self.count or t.weight is not None:
             what = "weighed tokens" if t.weight is not None else f"{t.x.shape[1]} tokens"
-            raise ValueError(
+            raise PlaitError(
                 f"got {what}, expected {self.count} that weigh the same: apply activator_glu with tokens= their number"
             )
         x = t.x if t.keep is None else t.x.masked_fill(~t.keep[..., None], 0.0)
@@ -90,7 +91,7 @@ def activator_glu(model: nn.Module, tokens: int = 0, ratio: float = 2.0, feeds: 
 def _learned(model: nn.Module) -> int:
     eyes = [m for m in model.modules() if isinstance(m, PatchEmbed) and hasattr(m.positions, "table")]
     if len(eyes) != 1:
-        raise ValueError(
+        raise PlaitError(
             f"tokens: {type(model).__name__} does not say how many it reads: give tokens=, special ones counted"
         )
     return eyes[0].positions.table.shape[1]

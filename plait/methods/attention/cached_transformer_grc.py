@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, CrossAttention
 from plait.core.surgery import Undo, swap_attention
 from plait.core.tokens import Tokens, unpacked
+from plait.errors import PlaitError
 
 BY_HAND = "its caches go on only in steps that are trained inside `advancing(model)`"
 
@@ -129,7 +130,7 @@ def forget(model: nn.Module) -> None:
 def _caches(model: nn.Module) -> list[Cache]:
     if found := [m for m in model.modules() if isinstance(m, Cache)]:
         return found
-    raise ValueError(f"{type(model).__name__} has no caches: apply the method cached_transformer_grc first")
+    raise PlaitError(f"{type(model).__name__} has no caches: apply the method cached_transformer_grc first")
 
 
 def cached_transformer_grc(model: nn.Module, length: int = 64, ratio: float = 0.5) -> Undo:
@@ -141,14 +142,14 @@ def cached_transformer_grc(model: nn.Module, length: int = 64, ratio: float = 0.
     tell each token what is ahead).
     """
     if length < 1 or not 0 < ratio <= 1:
-        raise ValueError(
+        raise PlaitError(
             f"length and ratio: got {length} and {ratio}, expected at least one token and a ratio above 0 and up to 1"
         )
 
     def make(a: Attention) -> nn.Module:
         width = a.qkv.in_features * ratio
         if width % a.heads:
-            raise ValueError(
+            raise PlaitError(
                 f"ratio: got {ratio} of width {a.qkv.in_features}, expected one that leaves {a.heads} heads whole "
                 "channels"
             )

@@ -30,6 +30,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, swap_inside
 from plait.core.tokens import Tokens, real
+from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import LinearAttend
 
 PAIRS = 10  # the most and the least alike keys of a query from which the hash functions learn
@@ -143,7 +144,7 @@ def fitting(model: nn.Module, seed: int = 0) -> Iterator[None]:
     pairs are made."""
     found = [m for m in model.modules() if isinstance(m, HashedAttend)]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no hash functions: apply the method ecoformer first")
+        raise PlaitError(f"{type(model).__name__} has no hash functions: apply the method ecoformer first")
     generator = torch.Generator().manual_seed(seed)
     hooks = [m.register_forward_pre_hook(lambda seam, inputs: seam.fit(*inputs[:3], generator)) for m in found]
     try:
@@ -172,7 +173,7 @@ def ecoformer(model: nn.Module, bits: int = 16, anchors: int = 25) -> Undo:
     Raises ValueError for numbers below one, and for a model without self-attention or with a causal one.
     """
     if bits < 1 or anchors < 1:
-        raise ValueError(f"bits and anchors: got {bits} and {anchors}, expected at least one of each")
+        raise PlaitError(f"bits and anchors: got {bits} and {anchors}, expected at least one of each")
 
     def make(a: Attention) -> Attend:
         return HashedAttend(a.attend, a.heads, a.out.in_features // a.heads, bits, anchors)

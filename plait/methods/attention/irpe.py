@@ -22,6 +22,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, swap_inside
 from plait.core.tokens import Tokens, refuse
+from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import plain_tokens
 from plait.parts.positions.relative import offsets
 
@@ -128,7 +129,7 @@ class RelativeAttend(Attend):
     ) -> Tokens:
         plain_tokens(t, to, bias, scale)
         if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
-            raise ValueError(
+            raise PlaitError(
                 f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge "
                 "tokens before"
             )
@@ -163,16 +164,16 @@ def irpe(
     Raises ValueError for other options, and for a model that reads anything but pictures or attends causally.
     """
     if scheme not in SCHEMES or mode not in MODES:
-        raise ValueError(
+        raise PlaitError(
             f"got scheme {scheme!r}, mode {mode!r}: expected one of {', '.join(SCHEMES)} and one of {', '.join(MODES)}"
         )
     if not on or set(on) - set("qkv") or (mode == "bias" and "v" in on):
-        raise ValueError(
+        raise PlaitError(
             f"on: got {on!r} with mode {mode!r}, expected some of the letters q, k and v, and v only where it is "
             "contextual"
         )
     if tuple(getattr(model, "takes", ("image",))) != ("image",):
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} reads more than pictures: apply it to the part that does, such as model.image"
         )
 

@@ -20,6 +20,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention, merge_heads, split_heads
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.parts.positions.sine import in_turn
 
 
@@ -86,7 +87,7 @@ def kv_transformer(model: nn.Module, positions: int = 0) -> Undo:
     Raises ValueError for another number and for a model without self-attention.
     """
     if positions < 0 or positions % 4:
-        raise ValueError(
+        raise PlaitError(
             f"positions: got {positions}, expected a multiple of 4 (a sine and a cosine, of the row and of the "
             "column), or 0"
         )

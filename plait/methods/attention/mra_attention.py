@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.surgery import Undo, swap_inside
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import plain_tokens
 
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
@@ -120,6 +121,6 @@ def mra_attention(model: nn.Module, block: int = 32, fine: int = 4, background: 
     Raises ValueError for numbers below one, and for a model without self-attention or with a causal one.
     """
     if block < 1 or fine < 1:
-        raise ValueError(f"block and fine: got {block} and {fine}, expected at least one token and one block")
+        raise PlaitError(f"block and fine: got {block} and {fine}, expected at least one token and one block")
     why = "where the mean of a block would tell what is ahead"
     return swap_inside(model, lambda a: MultiResolutionAttend(a.attend, block, fine, background), why)

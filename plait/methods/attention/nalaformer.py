@@ -21,6 +21,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, swap
 from plait.core.tokens import Tokens, refuse, unpacked
+from plait.errors import PlaitError
 
 TINY = 1e-20
 CHUNK = 64  # tokens of a chunk of causal attention
@@ -113,9 +114,9 @@ def plain_tokens(t: Tokens, to: Tokens | None, bias: Tensor | None, scale: float
     unpacked(t)
     refuse(t, "memory", why="this attention keeps no keys and values")
     if t.context is not None and "allow" in t.context:
-        raise ValueError("got tokens of which some may not attend to others, expected that all may")
+        raise PlaitError("got tokens of which some may not attend to others, expected that all may")
     if to is not None or bias is not None or scale is not None:
-        raise ValueError("got another stream, a bias or a scale, expected self-attention with the usual scores")
+        raise PlaitError("got another stream, a bias or a scale, expected self-attention with the usual scores")
 
 
 class NormAwareAttend(LinearAttend):
@@ -138,5 +139,5 @@ def nalaformer(model: nn.Module, power: float = 3.0) -> Undo:
     Raises ValueError for a power that is not above zero, and for a model without self-attention.
     """
     if power <= 0:
-        raise ValueError(f"power: got {power}, expected a number above zero, such as 3")
+        raise PlaitError(f"power: got {power}, expected a number above zero, such as 3")
     return swap(model, Attend, lambda seam: NormAwareAttend(seam, power), inside=Attention)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend, repeated
 from plait.core.surgery import Undo, swap_attend
 from plait.core.tokens import Tokens, refuse, unpacked
+from plait.errors import PlaitError
 
 FAR = -1e9  # in place of minus infinity, of which a sum over nothing would make NaN
 
@@ -58,7 +59,7 @@ class SinkhornAttend(Attend):
         unpacked(t)
         refuse(t, "memory", why="its columns would change with every token that comes after")
         if t.context is not None and "allow" in t.context:
-            raise ValueError(
+            raise PlaitError(
                 "got tokens of which some may not attend to others, expected that all may: sums run over all"
             )
         keep, weight = (t if to is None else to).keep, t.weight if to is None else None
@@ -98,7 +99,7 @@ def sinkformer(model: nn.Module, steps: int = 3) -> Undo:
     see what is ahead).
     """
     if steps < 1 or steps % 2 == 0:
-        raise ValueError(
+        raise PlaitError(
             f"steps: got {steps}, expected an odd number, so that the rows are divided last and sum to one"
         )
     why = "whose columns would tell each token what is ahead of it"

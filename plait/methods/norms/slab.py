@@ -20,6 +20,7 @@ from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, factors, swap_inside, together
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import plain_tokens
 from plait.methods.norms.unified_norm import Affine, average, swap_norms
 
@@ -76,7 +77,7 @@ class ProgressiveNorm(nn.Module):
     def fold(self) -> nn.Module:
         """The batch norm's scale, once the layer norm has faded; raises ValueError before."""
         if self.step < self.steps:
-            raise ValueError(
+            raise PlaitError(
                 f"got a norm in step {self.step[0]} of {self.steps}, expected the last: `advance` the model to it"
             )
         return self.batch  # folded already, as all children are
@@ -120,7 +121,7 @@ class SimpleLinearAttend(Attend):
     ) -> Tokens:
         plain_tokens(t, to, bias, scale)
         if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
-            raise ValueError(
+            raise PlaitError(
                 f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none"
             )
         q, k = q.relu(), k.relu()
@@ -144,7 +145,7 @@ def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
     pictures, attends causally or has no attention that is made of `Attention`.
     """
     if steps < 1 or (kernel is not None and kernel % 2 == 0):
-        raise ValueError(f"got steps {steps}, kernel {kernel}: expected one step or more, and an odd kernel or None")
+        raise PlaitError(f"got steps {steps}, kernel {kernel}: expected one step or more, and an odd kernel or None")
 
     def norms() -> Undo:
         return swap_norms(model, lambda norm: ProgressiveNorm(norm, steps))
@@ -152,7 +153,7 @@ def slab(model: nn.Module, steps: int = 60000, kernel: int | None = 5) -> Undo:
     if kernel is None:
         return norms()
     if tuple(getattr(model, "takes", ())) != ("image",):
-        raise ValueError(f"{type(model).__name__} reads more than pictures: change its norms alone with kernel=None")
+        raise PlaitError(f"{type(model).__name__} reads more than pictures: change its norms alone with kernel=None")
 
     def attentions() -> Undo:
         def make(a: Attention) -> Attend:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, CrossAttention, FeedForward, Post, Pre
 from plait.core.surgery import Undo, swap, together, with_weights
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 
 FIRST = {Attention: "qkv", CrossAttention: "q", FeedForward: "up"}  # the only layer that reads what is normed
 
@@ -196,5 +197,5 @@ def unified_norm(
     Raises ValueError for a window below 2, and for a model without layer norms.
     """
     if window < 2:
-        raise ValueError(f"window: got {window}, expected 2 or more batches to smooth over")
+        raise PlaitError(f"window: got {window}, expected 2 or more batches to smooth over")
     return swap_norms(model, lambda norm: UnifiedNorm(norm, window, warmup, filtration, momentum))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.surgery import Undo, swap, together
 from plait.core.tokens import Tokens, unpacked
+from plait.errors import PlaitError
 from plait.parts.maps import flat, to_map
 from plait.parts.mixers.windows import InWindows, WindowAttention
 from plait.parts.positions.conditional import ConditionalPositions
@@ -39,7 +40,7 @@ def anchor(x: Tensor, stride: Pair) -> Tensor:
     """
     h, w = x.shape[-2:]
     if h % stride[0] or w % stride[1]:
-        raise ValueError(
+        raise PlaitError(
             f"a map of {h} x {w} does not divide into {stride[0]} x {stride[1]} places: choose another size of pictures"
         )
     energy = x.abs().sum(1).unflatten(2, (-1, stride[1])).unflatten(1, (-1, stride[0])).sum((1, 3))  # (B, *stride)
@@ -141,14 +142,14 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
     model may know of places is not looked for: `consistency` measures it.
     """
     if kernel is not None and kernel % 2 == 0:
-        raise ValueError(f"kernel: got {kernel}, expected an odd number or None")
+        raise PlaitError(f"kernel: got {kernel}, expected an odd number or None")
 
     def ring(positions: GridPositions) -> nn.Module:
         width = positions.table.shape[-1]
         return CircularPositions(nn.Conv2d(width, width, kernel, groups=width))
 
     if getattr(model, "multiple", 1) is None:
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} reads pictures of one size, each place by weights of its own: "
             "choose one of any size"
         )
@@ -157,12 +158,12 @@ def polyphase_anchoring(model: nn.Module, kernel: int | None = 3) -> Undo:
     inside = {id(part) for m in model.modules() if type(m) in known for part in m.modules()}
     for name, m in model.named_modules():
         if isinstance(m, nn.Conv2d) and id(m) not in inside and (set(m.stride) != {1} or set(m.kernel_size) != {1}):
-            raise ValueError(
+            raise PlaitError(
                 f"{type(model).__name__} has the convolution {name}, which knows borders: "
                 "choose one of patches and windows"
             )
     if not any(type(m) in changes for m in model.modules()):
-        raise ValueError(
+        raise PlaitError(
             f"{type(model).__name__} cuts no picture into patches that could be anchored: choose a model that does"
         )
     if kernel is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.init import initialise_new
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.parts.maps import to_map
 from plait.parts.mixers.windows import from_windows, to_windows
 from plait.parts.towers.backbone import Backbone
@@ -65,7 +66,7 @@ class Scales(Backbone):
 
 def gridded(t: Tokens) -> Tokens:
     if t.grid is None or t.keep is not None or t.lengths is not None:
-        raise ValueError(
+        raise PlaitError(
             "got tokens that fill no grid, expected one token for each place of a picture: choose a model that keeps "
             "them all"
         )
@@ -88,11 +89,11 @@ def s2_scaling(model: nn.Module, scales: tuple[float, ...] = (1, 2), num_classes
     Raises ValueError for a model that is no backbone of pictures alone, and for scales that are none or not positive.
     """
     if getattr(model, "takes", None) != ("image",) or not hasattr(model, "tokens"):
-        raise ValueError(
+        raise PlaitError(
             f"got {type(model).__name__}, expected a backbone of pictures: choose a model that takes an image alone"
         )
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales: got {scales}, expected one or more positive numbers such as (1, 2)")
+        raise PlaitError(f"scales: got {scales}, expected one or more positive numbers such as (1, 2)")
     with torch.device("meta"):
         wrapped = Scales(model, tuple(scales), num_classes)
     device = next(model.parameters()).device

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plait.errors import PlaitError
+
 CHUNK = 16  # tokens of a chunk
 ROUNDS = 16  # of doubling from chunk to chunk: 2 ** 16 chunks at most
 # numbers in the states of the tokens that `Walk` takes together: half a megabyte (measured: 2**16 to 2**18 do as well)
@@ -40,7 +42,7 @@ def selective_scan(
     size = a.shape[0]
     if dt.shape != x.shape or a.shape[1] != width or b.shape != (rows, count, size) or c.shape != b.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (x, dt, a, b, c))
-        raise ValueError(
+        raise PlaitError(
             f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)"
         )
     dtype, walks = x.dtype, x.device.type == "cpu" and not torch.compiler.is_compiling()

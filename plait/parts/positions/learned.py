@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, sides
+from plait.errors import PlaitError
 
 
 class GridPositions(nn.Module):
@@ -47,7 +48,7 @@ class SequencePositions(nn.Module):
     def forward(self, t: Tokens) -> Tokens:
         n = t.x.shape[1]
         if n > self.length:
-            raise ValueError(
+            raise PlaitError(
                 f"a sequence of {n} tokens, but there are positions for {self.length}: cut it or build a longer model"
             )
         return t.replace(x=t.x + self.table[:n])

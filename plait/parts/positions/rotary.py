@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plait.errors import PlaitError
+
 
 class GridRotary(nn.Module):
     """The turns of every place of a grid, for heads of `width` E (a multiple of 4): (rows, columns) -> (rows * columns,
@@ -23,7 +25,7 @@ class GridRotary(nn.Module):
     def __init__(self, width: int, base: float = 10_000.0):
         super().__init__()
         if width % 4:
-            raise ValueError(f"rotary positions on a grid: got heads of width {width}, expected a multiple of 4")
+            raise PlaitError(f"rotary positions on a grid: got heads of width {width}, expected a multiple of 4")
         self.width, self.base = width, base
         self.register_buffer("rates", torch.empty(width // 4), persistent=False)
 

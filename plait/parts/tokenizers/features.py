@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 
 
 class NumberTokens(nn.Module):
@@ -77,7 +78,7 @@ class VectorTokens(nn.Module):
 
 def _check(x: Tensor, expected: int, what: str) -> None:
     if x.dim() != 2 or x.shape[1] != expected:
-        raise ValueError(
+        raise PlaitError(
             f"got a tensor of shape {tuple(x.shape)}, expected (B, {expected}): one column for each of the {expected} "
             f"{what}"
         )

@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.mixers.windows import Pair, pad_map
 
@@ -16,7 +17,7 @@ def patch_grid(x: Tensor, patch: int) -> tuple[int, int]:
     that do not divide into them."""
     h, w = x.shape[-2:]
     if h % patch or w % patch:
-        raise ValueError(
+        raise PlaitError(
             f"pictures of {h} x {w} do not divide into patches of {patch}: resize or pad them to a multiple"
         )
     return h // patch, w // patch
@@ -45,7 +46,7 @@ class OfSize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.image:
-            raise ValueError(
+            raise PlaitError(
                 f"got pictures of {x.shape[2]} x {x.shape[3]}, expected {self.image[0]} x {self.image[1]}: resize them"
             )
         return x

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 
 FLOOR = 1e-8  # power; the rounding noise of 16-bit sound lies below it
 SILENCE = (math.log10(FLOOR) + 4) / 4  # what a frame of zeros becomes
@@ -37,7 +38,7 @@ class LogMel(nn.Module):
         self.size, self.hop = round(rate * window), round(rate * hop)
         narrowest = _hertz(2 * _mel(rate / 2) / (mels + 1))  # Hz from foot to foot of the lowest triangle
         if narrowest <= rate / self.size:
-            raise ValueError(
+            raise PlaitError(
                 f"{mels} mels at {rate} Hz: the lowest is {narrowest:.0f} Hz wide, but a window of {window} s resolves "
                 f"{rate / self.size:.0f} Hz: take fewer mels or a longer window"
             )
@@ -79,7 +80,7 @@ class SpectrogramTokens(nn.Module):
     def __init__(self, width: int, logmel: LogMel, patch: tuple[int, int]):
         super().__init__()
         if logmel.mels % patch[1]:
-            raise ValueError(
+            raise PlaitError(
                 f"{logmel.mels} mels do not divide into patches of {patch[1]}: choose a number that divides them"
             )
         self.logmel, self.patch = logmel, (patch[0], patch[1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Layer
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.parts.mixers.shared_weights import compact_positions
 from plait.parts.tokenizers.frame_stem import FrameStem, stem_keep
 
@@ -123,7 +124,7 @@ class FramePyramid(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if chunk is not None and (chunk % max(strides) or not left or left % chunk or chunk % down):
-            raise ValueError(
+            raise PlaitError(
                 f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, left one of it"
             )
         self.widths, self.width, self.strides, self.down = widths, max(widths), strides, down
@@ -163,7 +164,7 @@ class FramePyramid(nn.Module):
         """The first 13 frames of features (B, 13, mels), 4 of them silence -> where the stream stands. Raises
         ValueError for a model without `chunk`."""
         if self.chunk is None or self.left is None or x.shape[1] != AHEAD:
-            raise ValueError(
+            raise PlaitError(
                 f"got {x.shape[1]} frames, chunk={self.chunk}: "
                 f"a stream begins with {AHEAD} frames, for a model with a chunk"
             )
@@ -180,7 +181,7 @@ class FramePyramid(nn.Module):
         """
         if self.chunk is None or self.left is None or x.shape[1] != 2 * self.chunk:
             expected = f"2 * chunk = {2 * self.chunk}" if self.chunk else "a model with a chunk"
-            raise ValueError(f"got {x.shape[1]} frames, expected {expected}: fill the last ones up with keep=False")
+            raise PlaitError(f"got {x.shape[1]} frames, expected {expected}: fill the last ones up with keep=False")
         keep = x.new_ones(x.shape[:2], dtype=torch.bool) if keep is None else keep
         features, real = torch.cat([state.features, x], 1), torch.cat([state.keep, keep], 1)
         y, stem = self.stem(features, real, state.stem)

@@ -25,6 +25,7 @@ from plait.core.init import torch_default
 from plait.core.memory import Memory
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, View
+from plait.errors import PlaitError
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -106,7 +107,7 @@ class GIT(nn.Module):
         if image.dim() == 4:
             return self.bridge(self.picture(image))
         if image.shape[1] > len(self.times):
-            raise ValueError(
+            raise PlaitError(
                 f"got a film of {image.shape[1]} frames, expected at most {len(self.times)}: leave some out"
             )
         frames = self.picture(image.flatten(0, 1)).unflatten(0, image.shape[:2])  # (B, T, M, Dv)
@@ -133,7 +134,7 @@ class GIT(nn.Module):
         with them in it."""
         n = tokens.shape[1]
         if n > self.length:
-            raise ValueError(
+            raise PlaitError(
                 f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model"
             )
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep

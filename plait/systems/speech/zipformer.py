@@ -27,6 +27,7 @@ from plait.core.block import Layer
 from plait.core.init import torch_default
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Drop, Rename, View
+from plait.errors import PlaitError
 from plait.parts.mixers.chunk_conv import ChunkConv, Convolution, SameConv
 from plait.parts.mixers.shared_weights import GatedAverage, SharedWeights, WeightedValues
 from plait.parts.swoosh import BiasNorm, ScaledLinear, SharedDropout, SwooshL
@@ -81,7 +82,7 @@ class ZipformerBlock(Layer):
         refuse(t, "weight", "lengths", why="convolutions over time read every frame alike, in order")
         start, x, keep, past = t.x, t.x, t.keep, t.memory or Past()
         if not isinstance(past, Past):
-            raise ValueError(f"got a {type(past).__name__}, expected what `begin` gives: a stream is read in chunks")
+            raise PlaitError(f"got a {type(past).__name__}, expected what `begin` gives: a stream is read in chunks")
         weights, key = self.weights(x, t.read("far"), t.read("see"), past.key)
         x = x + self.feed1(x)
         y, gated = self.average(x, weights, past.gated)
@@ -165,7 +166,7 @@ class Zipformer(FramePyramid):
         """Waveforms (B, S), keep (B, S) -> logits (B, N, V), zeros beyond the end, and lengths (B,). ValueError without
         `labels`."""
         if self.speak is None:
-            raise ValueError(
+            raise PlaitError(
                 "this Zipformer cannot transcribe: got labels=0, build it with labels=V, the blank of CTC counted in"
             )
         t = self.tokens(x, keep)

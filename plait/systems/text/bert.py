@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule, Tied
+from plait.errors import PlaitError
 from plait.parts.heads.words import WordHead
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
@@ -76,7 +77,7 @@ class BERT(nn.Module):
     def words(self, t: Tokens) -> Tensor:
         """(B, N, V) logits of the masked-word head. Raises ValueError where it was not built."""
         if self.mlm is None:
-            raise ValueError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
+            raise PlaitError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
         return self.mlm(t.x, self.text_embedding.table)
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -25,6 +25,7 @@ from plait.core.block import Stack
 from plait.core.surgery import freeze
 from plait.core.tokens import Tokens, added, prepend
 from plait.core.weights import Rename
+from plait.errors import PlaitError
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank, fill_absent, masked, visible
@@ -102,7 +103,7 @@ def tokenizer(width: int, patch: int, spec: dict) -> tuple[nn.Module, Blank]:
             return CategoryTokens(spec["sizes"], width), ((len(spec["sizes"]),), torch.int64)
         case "vector":
             return VectorTokens(spec["features"], width), ((spec["features"],), torch.float32)
-    raise ValueError(f"got a slot of kind {spec['kind']!r}, expected one of {', '.join(TAKES)}")
+    raise PlaitError(f"got a slot of kind {spec['kind']!r}, expected one of {', '.join(TAKES)}")
 
 
 class Slot(nn.Module):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Drop, Rename, Rule, View
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu
 from plait.parts.mixers.windows import to_windows
 from plait.parts.positions.learned import SequencePositions
@@ -114,7 +115,7 @@ class DuoFormer(Backbone):
     ):
         super().__init__()
         if not 1 <= scales <= len(widths):
-            raise ValueError(f"got scales={scales} of {len(widths)} stages: expected between 1 and {len(widths)}")
+            raise PlaitError(f"got scales={scales} of {len(widths)} stages: expected between 1 and {len(widths)}")
         self.width, self.multiple = width, 2 ** (len(widths) + 1)
         local = ScaleTokens(widths[-scales:], width, depth, heads)
         grid = (image[0] // self.multiple, image[1] // self.multiple)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, check_heads, merge_heads, split_heads, stage_rates
 from plait.core.surgery import factors, fold_after, with_weights
+from plait.errors import PlaitError
 from plait.parts.branches import Branches
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, beside
 from plait.parts.maps import only_map, to_tokens
@@ -114,7 +115,7 @@ class Mix(nn.Module):
         super().__init__()
         share = max(1, round(width * low / head)) * head
         if not share < width:
-            raise ValueError(
+            raise PlaitError(
                 f"the share {low} of {width} channels in heads of {head} leaves none to convolve: choose a smaller one"
             )
         self.low = nn.Sequential(ConvNorm(width, share), Skip(Reduced(share, head, ratio), DropPath(drop)))

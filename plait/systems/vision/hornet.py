@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from plait.core.block import FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Rule
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.towers.backbone import norm_of_mean
@@ -64,7 +65,7 @@ class GatedConv(nn.Module):
         super().__init__()
         least = 2 ** (order - 1)
         if width % least:
-            raise ValueError(
+            raise PlaitError(
                 f"width {width} cannot be halved {order - 1} times: choose a lower order or a multiple of {least}"
             )
         self.shares = [width // 2**i for i in reversed(range(order))]

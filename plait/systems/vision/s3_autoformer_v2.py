@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Stack, stage_rates
 from plait.core.weights import Drop, Rename
+from plait.errors import PlaitError
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import WindowAttention
 from plait.parts.tokenizers.patches import PatchMap
@@ -52,7 +53,7 @@ def each(choice: float | tuple, depth: int) -> tuple:
     """A stage's choice, layer by layer."""
     layers = tuple(choice) if isinstance(choice, (tuple, list)) else (choice,) * depth
     if len(layers) != depth:
-        raise ValueError(f"got {len(layers)} choices for a stage of {depth} layers: give one for each, or one for all")
+        raise PlaitError(f"got {len(layers)} choices for a stage of {depth} layers: give one for each, or one for all")
     return layers
 
 
@@ -83,7 +84,7 @@ def subnet(supernet: nn.Module, small: nn.Module, pieces: dict[str, tuple[int, .
         x = large.get(name)
         fits = x is not None and all(a <= b for a, b in zip(wanted.shape, x.shape))
         if not fits or (name.endswith("bias.table") and len(x) != len(wanted)):
-            raise ValueError(
+            raise PlaitError(
                 f"{name} {tuple(wanted.shape)} is no slice of the supernet: "
                 "expected a net nowhere larger, with its windows"
             )

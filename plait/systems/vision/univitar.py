@@ -28,6 +28,7 @@ from plait.core.init import xavier_uniform
 from plait.core.packing import pack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename
+from plait.errors import PlaitError
 from plait.parts.positions.rotary import GridRotary, turn
 from plait.parts.tokenizers.patches import patch_grid
 from plait.parts.towers.backbone import Backbone
@@ -80,7 +81,7 @@ class Tubelets(nn.Module):
         if x.dim() == 4:
             return F.conv2d(x, self.proj.weight.sum(2), self.proj.bias, self.patch).flatten(2).transpose(1, 2)
         if x.shape[1] % 2:
-            raise ValueError(
+            raise PlaitError(
                 f"a clip of {x.shape[1]} frames: expected an even number, as two frames make one layer of patches"
             )
         return self.proj(x.transpose(1, 2)).flatten(2).transpose(1, 2)  # (B, D, t, h, w) -> (B, N, D)

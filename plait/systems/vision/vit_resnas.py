@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Block, FeedForward, drop_rates
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.positions.learned import GridPositions
@@ -44,7 +45,7 @@ class Reduce(nn.Module):
     def __init__(self, width: int, out: int, grid: tuple[int, int]):
         super().__init__()
         if out < width:
-            raise ValueError(
+            raise PlaitError(
                 f"a reduction from {width} to {out} channels: expected no fewer, for what was there is added"
             )
         self.more, self.norm = out - width, Norm(width)
