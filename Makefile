@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-changed parity lint clean
+.PHONY: demo test test-changed parity lint types clean
 
 demo: .venv/plait
 	$(BIN)/plait demo
 
-test: lint .venv/test
+test: lint types .venv/test
 	$(BIN)/python -m pytest -n 2
 
 # what differs from main, committed or not, can reach no more than this
@@ -21,6 +21,10 @@ parity: .venv/test
 lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# the rooms that pyproject.toml names
+types: .venv/test
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv

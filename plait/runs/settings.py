@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from plait.core.methods import read_change
 from plait.errors import UsageError, nearest
@@ -100,7 +100,7 @@ class Settings:
                 raise UsageError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
-        self.fractions = tuple(self.fractions)
+        self.fractions = cast(tuple[float, float, float], tuple(self.fractions))  # of JSON a list
         self.methods = [read_change(m) for m in ([self.methods] if isinstance(self.methods, str) else self.methods)]
 
     def to_json(self) -> dict:

@@ -36,6 +36,8 @@ class Restorer(TaskModel):
     by `usual`, the mean of the training rows' targets.
     """
 
+    usual: Tensor  # (3, H, W)
+
     def __init__(self, bound: Bound, name: str, source: str, size: tuple[int, int]):
         super().__init__(bound)
         self.name, self.source = name, source
@@ -47,15 +49,16 @@ class Restorer(TaskModel):
             nn.GELU(),
             nn.Conv2d(32, 3, 3, padding=1),
         )
-        nn.init.zeros_(self.draw[-1].weight)
-        nn.init.zeros_(self.draw[-1].bias)
+        for p in self.draw[-1].parameters():
+            nn.init.zeros_(p)
         self.register_buffer("usual", torch.full((3, *size), 0.5))
 
     def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """The mean of the targets, of at most 2,000 rows."""
         index = np.random.default_rng(seed).permutation(index)[:2000]
         parts = [rows.target(index[at : at + 64])[self.name] for at in range(0, len(index), 64)]
-        self.usual.copy_(sum(p.nan_to_num(0.0).sum(0) for p in parts) / sum(int(known(p).sum()) for p in parts))
+        total = sum((p.nan_to_num(0.0).sum(0) for p in parts), torch.zeros(()))
+        self.usual.copy_(total / sum(int(known(p).sum()) for p in parts))
 
     def grid(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, D, h, w): the tokens where they lie; of a system that keeps no grid of them, or fuses, what it makes of
@@ -102,6 +105,8 @@ class Restore(Task):
     asks = "image"
     whole = True
     floor = "input"
+
+    target: str
 
     def __init__(self, target: str, source: str, params: dict):
         self.target, self.source, self.params = target, source, params

@@ -156,7 +156,9 @@ def _space(x: Tensor, a: Tensor, pieces: list[tuple[int, int]], count: int) -> T
     return x.new_empty(count, x.shape[0], pieces[0][1], *a.shape)
 
 
-def _through(dx: Tensor, dt: Tensor, a: Tensor, b: Tensor, h: Tensor, space: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _through(
+    dx: Tensor, dt: Tensor, a: Tensor, b: Tensor, h: Tensor, space: Tensor | Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """The decays exp(dt a) and the states after each of T tokens, (B, T, S, D) both, written to `space`."""
     decay, states = (room[:, : dx.shape[1]] for room in space)
     torch.mul(dt[:, :, None], a, out=decay).exp_()
