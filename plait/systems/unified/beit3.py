@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import DropPath, Layer, Pre
+from plait.core.block import DropPath, Layer, Pre, drop_rates
 from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
 from plait.parts.positions.learned import SequencePositions
@@ -93,7 +93,7 @@ class BEiT3(nn.Module):
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
-        drops = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        drops = drop_rates(drop_path, depth)
         self.layers = nn.ModuleList(
             Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}, captions) for d in drops
         )

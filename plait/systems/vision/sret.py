@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward
-from plait.core.tokens import Tokens, mean, whole_grid
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule, Tied
 from plait.parts.convs import ChannelsLast
 from plait.parts.maps import OnTokens
 from plait.parts.positions.learned import GridPositions
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -121,9 +122,7 @@ class SReT(Pyramid):
             m for m in count(step, step) if all((m >> 3 + s) ** 2 % g == 0 for s, gs in enumerate(groups) for g in gs)
         )
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 WHOLE = dict(groups=((1, 1), (1, 1), (1, 1)))

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, stage_rates
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.windows import cut, mend
 from plait.parts.positions.relative import DistanceBias
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.layouts import conv_norm
 from plait.parts.towers.pyramid import Pyramid
 
@@ -92,9 +93,7 @@ class TinyViT(Pyramid):
         stem = nn.Sequential(ChannelsLast(), ConvNorm(3, thin, 3, 2, act=nn.GELU), ConvNorm(thin, widths[0], 3, 2))
         super().__init__(stem, stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 M5 = dict(widths=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(4, 5, 10))

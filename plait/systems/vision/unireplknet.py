@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from plait.core.block import DropPath, Layer, stage_rates
 from plait.core.surgery import fold_after, with_weights
-from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d, MapScale, SqueezeExcite
 from plait.parts.maps import to_map, to_tokens
+from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.pyramid import Pyramid
 
 Norm2d = partial(LayerNorm2d, eps=1e-6)
@@ -118,9 +118,7 @@ class UniRepLKNet(Pyramid):
             nn.Sequential(ChannelsLast(), *halve), stages, nn.LayerNorm(widths[-1], eps=1e-6), widths[-1], num_classes
         )
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the norm of the mean token."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 SIX = dict(kernels=((3, 3), (13, 13), (13, 13, 13, 13, 13, 13), (13, 13)))

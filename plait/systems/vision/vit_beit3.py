@@ -15,11 +15,11 @@ from functools import partial
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, Stack, merge_heads
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
-from plait.parts.towers.backbone import Backbone
+from plait.parts.towers.backbone import Backbone, norm_of_mean
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
@@ -70,9 +70,7 @@ class ViTBEiT3(Backbone):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first."""
         return self.stack(self.patch_embed(x))
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the mean of the patches, normed."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 GIANT = dict(patch=14, width=1408, depth=40, heads=16, hidden=6144)

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Stack
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.convs import LayerNorm2d, Pointwise
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
-from plait.parts.towers.backbone import Backbone
+from plait.parts.towers.backbone import Backbone, norm_of_mean
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_blocks
 
@@ -101,9 +101,7 @@ class ViTamin(Backbone):
         """(B, 3, H, W) -> Tokens (B, N, D) of the grid."""
         return self.stack(self.positions(self.stem(x)))
 
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the mean of the tokens, normed."""
-        return self.norm(mean(t))
+    pool = norm_of_mean
 
 
 SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6)
