@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from plait.errors import PlaitError
+from plait.evaluate.inputs import IGNORED, checked_classes, checked_labels, checked_numbers, checked_pairs
 from plait.evaluate.intervals import (
     MOST_UNITS,
     Score,
@@ -48,7 +49,6 @@ __all__ = [
     "mean_score",
 ]
 
-IGNORED = -100
 SMALLEST = float(np.finfo(np.float32).eps)  # a probability of 0 counts as this much in the log loss
 BINS = 15
 
@@ -58,37 +58,37 @@ BINS = 15
 
 def correct_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """1.0 where the likeliest class is the true one, for the rows whose truth (n,) is not -100; probs (n, K)."""
-    truth, probs = _classes(truth, probs)
+    truth, probs = checked_classes(truth, probs)
     return (probs.argmax(1) == truth).astype(np.float64)
 
 
 def log_loss_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """-log of the true class's probability, in nats, for the rows whose truth is not -100."""
-    truth, probs = _classes(truth, probs)
+    truth, probs = checked_classes(truth, probs)
     return -np.log(np.clip(probs[np.arange(len(truth)), truth], SMALLEST, 1.0))
 
 
 def exact_match_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """1.0 where every known label of the row is answered right at 0.5; rows without a known label are left out."""
-    truth, probs, known = _labels(truth, probs)
+    truth, probs, known = checked_labels(truth, probs)
     return (((probs >= 0.5) == (truth == 1)) | ~known).all(1).astype(np.float64)
 
 
 def absolute_error_rows(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """|truth - predicted| (n,), in the target's unit."""
-    truth, predicted = _numbers(truth, predicted)
+    truth, predicted = checked_numbers(truth, predicted)
     return np.abs(truth - predicted)
 
 
 def squared_error_rows(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """(truth - predicted)^2 (n,), in the target's unit squared."""
-    truth, predicted = _numbers(truth, predicted)
+    truth, predicted = checked_numbers(truth, predicted)
     return np.square(truth - predicted)
 
 
 def matched_rows(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
     """1.0 where the pair's probability (n,) is on the right side of 0.5, for the rows whose truth is not -100."""
-    truth, score = _pairs(truth, score)
+    truth, score = checked_pairs(truth, score)
     return ((score >= 0.5) == (truth == 1)).astype(np.float64)
 
 
@@ -106,7 +106,7 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     that reason.
     Raises ValueError for wrong shapes, NaN (with their count), classes outside 0..K-1, rows that are no probabilities,
     or no row left."""
-    truth, probs = _classes(truth, probs)
+    truth, probs = checked_classes(truth, probs)
     n, answer = len(truth), probs.argmax(1)
     scores = [proportion("accuracy", answer == truth), *_confusion_scores(truth, answer, probs.shape[1])]
     scores.append(mean_score("log loss", log_loss_rows(truth, probs), "lower"))
@@ -126,7 +126,7 @@ def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     Average precision is the mean over the labels that have a positive row; it is left out where none has. Micro F1 is
     left out where nothing is positive, neither in the truth nor in the answers. Raises ValueError as
     `classification`."""
-    truth, probs, known = _labels(truth, probs)
+    truth, probs, known = checked_labels(truth, probs)
     n, parts = len(truth), []
     for k in range(truth.shape[1]):
         rows = np.flatnonzero(known[:, k])
@@ -149,7 +149,7 @@ def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:
 
     Errors are in the target's unit. R2 is left out where all targets are equal (it divides by their variance), Spearman
     where all targets or all predictions are. Raises ValueError for wrong shapes and NaN (with their count)."""
-    truth, predicted = _numbers(truth, predicted)
+    truth, predicted = checked_numbers(truth, predicted)
     n = len(truth)
     error, centred = truth - predicted, truth - truth.mean()
     columns = np.stack([np.square(error), np.abs(error), np.square(centred), centred], 1)
@@ -174,7 +174,7 @@ def matching(truth: np.ndarray, score: np.ndarray) -> list[Score]:
     (n,) in [0, 1].
 
     Only accuracy is given where all pairs are of one kind. Raises ValueError as `classification`."""
-    truth, score = _pairs(truth, score)
+    truth, score = checked_pairs(truth, score)
     n, positive = len(truth), truth == 1
     count = int(positive.sum())
     accuracy, rows = proportion("accuracy", (score >= 0.5) == positive), np.arange(n)
@@ -352,58 +352,3 @@ def _spearman(truth: np.ndarray, predicted: np.ndarray) -> Score:
 
 
 # ---- what comes in ----
-
-
-def _classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    truth, probs = np.asarray(truth), np.asarray(probs)
-    if truth.ndim != 1 or probs.ndim != 2 or len(truth) != len(probs) or probs.shape[1] < 2:
-        raise PlaitError(f"got truth {truth.shape} and probs {probs.shape}, expected (n,) and (n, K) with K >= 2")
-    kept = truth != IGNORED
-    truth, probs = finite(truth[kept], "the truth").astype(np.int64), finite(probs[kept], "the probabilities")
-    K = probs.shape[1]
-    if truth.min() < 0 or truth.max() >= K:
-        raise PlaitError(f"got classes {truth.min()} to {truth.max()}, expected 0 to {K - 1} (or -100 for ignored)")
-    wrong = int(np.count_nonzero((np.abs(probs.sum(1) - 1) > 0.02) | (probs.min(1) < -1e-6)))
-    if wrong:
-        raise PlaitError(
-            f"got {wrong} of {len(probs)} rows that are no probabilities, expected values >= 0 that sum to 1; "
-            "apply a softmax first"
-        )
-    return truth, probs
-
-
-def _labels(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    truth, probs = np.asarray(truth), np.asarray(probs)
-    if truth.ndim != 2 or truth.shape != probs.shape:
-        raise PlaitError(f"got truth {truth.shape} and probs {probs.shape}, expected (n, K) twice")
-    kept = (truth != IGNORED).any(1)
-    truth, probs = finite(truth[kept], "the truth"), finite(probs[kept], "the probabilities")
-    _zero_one(truth, probs)
-    return truth, probs, truth != IGNORED
-
-
-def _pairs(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    truth, score = np.asarray(truth), np.asarray(score)
-    if truth.ndim != 1 or truth.shape != score.shape:
-        raise PlaitError(f"got truth {truth.shape} and score {score.shape}, expected (n,) twice")
-    kept = truth != IGNORED
-    truth, score = finite(truth[kept], "the truth"), finite(score[kept], "the scores")
-    _zero_one(truth, score)
-    return truth, score
-
-
-def _zero_one(truth: np.ndarray, probs: np.ndarray) -> None:
-    strange = np.setdiff1d(truth, [0, 1, IGNORED])
-    if len(strange):
-        raise PlaitError(f"got truth {strange[:5]}, expected 0, 1 or -100")
-    if probs.min() < 0 or probs.max() > 1:
-        raise PlaitError(
-            f"got probabilities from {probs.min():g} to {probs.max():g}, expected 0 to 1; apply a sigmoid first"
-        )
-
-
-def _numbers(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.ndim != 1 or truth.shape != predicted.shape:
-        raise PlaitError(f"got truth {truth.shape} and predicted {predicted.shape}, expected (n,) twice")
-    return finite(truth, "the truth"), finite(predicted, "the predictions")

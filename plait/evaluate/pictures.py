@@ -6,25 +6,20 @@ sign."""
 
 from __future__ import annotations
 
-import io
-import unicodedata
-import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, finite, number
 from plait.evaluate.metrics import IGNORED, precision_influence
+from plait.evaluate.style import GREY, bare_axes, png, shorten, wrap
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#0072B2",
@@ -36,40 +31,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#222222",
 )
 LINES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (AMBER, "-"), (SKY, "--"), (BLACK, "-.")]
-GREY, PALE = "#767676", "#E4E4E4"
 HEAT = LinearSegmentedColormap.from_list("share", ["#FFFFFF", SKY, BLUE, "#003A5D"])
-FALLBACKS = [
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans JP",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Malgun Gothic",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Apple SD Gothic Neo",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Arial Unicode MS",
-]
-DPI, MOST_CLASSES, SIDE = 150, 20, 192
-
-
-def shorten(label: object, width: int) -> str:
-    """One clean line of at most `width` columns (wide characters count two); what is cut off is shown by an
-    ellipsis."""
-    text = str(label).encode("utf-8", "replace").decode("utf-8")
-    text = " ".join("".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text).split())
-    used, out = 0, []
-    wide = [2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text]
-    if sum(wide) <= width:
-        return text
-    for c, size in zip(text, wide):
-        if used + size > width - 1:
-            break
-        used += size
-        out.append(c)
-    return "".join(out).rstrip() + "…"
+MOST_CLASSES, SIDE = 20, 192
 
 
 def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]) -> bytes:
@@ -123,7 +86,7 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     axes.spines[:].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") -> bytes:
@@ -140,7 +103,7 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
             axes.scatter(
                 x, y, s=14 if len(x) < 800 else 7, color=BLUE, alpha=0.5 if len(x) < 800 else 0.3, linewidths=0
             )
-        _plain(axes)
+        bare_axes(axes)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     left.plot(ends, ends, color=ORANGE, linestyle="--", linewidth=1.4, label="perfect")
     left.legend(frameon=False, loc="upper left")
@@ -148,7 +111,7 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
     label = shorten(name, 24)
     left.set(xlabel=f"true {label}", ylabel=f"predicted {label}")
     right.set(xlabel=f"predicted {label}", ylabel="truth − prediction")
-    return _png(figure)
+    return png(figure)
 
 
 def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
@@ -169,14 +132,14 @@ def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
                     linewidth=1.6,
                     label=shorten(name, 28),
                 )
-        _plain(axes)
+        bare_axes(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("epoch")
     left.set_ylabel("loss")
     right.set_ylabel(shorten(score, 28))
     if len(losses) > 1 and left.lines:
         left.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | None = None) -> bytes:
@@ -213,11 +176,11 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
     axes.set_xlim(min(ends) - 0.02 * spread * (min(ends) < 0), max(ends) + 0.42 * spread)
     name = rows[0][1]
     axes.set_xlabel(f"{shorten(name.name, 30)} ({name.better} is better), 95% interval")
-    _plain(axes)
+    bare_axes(axes)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= max(ends) + 0.05 * spread])
-    return _png(figure)
+    return png(figure)
 
 
 def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> bytes:
@@ -248,9 +211,9 @@ def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> byt
         axes.step(recall, precision, where="pre", color=colour, linestyle=style, linewidth=1.7, label=label)
         axes.axhline(positive.mean(), color=colour, linestyle=":", linewidth=0.9, alpha=0.6)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
-    _plain(axes)
+    bare_axes(axes)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 Cell = tuple[object, str, "bool | None"]  # image array or None, caption, right?
@@ -285,7 +248,7 @@ def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: floa
         top = index * pitch + 0.08 + head
         if margin:
             axes.text(
-                0.1, top + 0.5, _wrap(title, int(per_column * margin * 0.78), 5), va="center", fontsize=9.5, color=BLACK
+                0.1, top + 0.5, wrap(title, int(per_column * margin * 0.78), 5), va="center", fontsize=9.5, color=BLACK
             )
         else:
             axes.text(
@@ -307,7 +270,7 @@ def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: floa
                 va="top",
                 fontsize=7.5,
             )
-    return _png(figure)
+    return png(figure)
 
 
 def _cell(axes: Axes, left: float, top: float, image: object, ok: bool | None) -> None:
@@ -374,37 +337,3 @@ def thumbnail(image: object) -> np.ndarray:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return np.asarray(picture.convert("RGB"))
-
-
-def _wrap(text: str, width: int, most: int) -> str:
-    lines, rest = [], shorten(text, width * most - 2)
-    while rest and len(lines) < most:
-        piece = rest if len(rest) <= width else rest[:width].rsplit(" ", 1)[0]
-        lines.append(piece)
-        rest = rest[len(piece) :].lstrip()
-    return "\n".join(lines[:-1] + [lines[-1] + "…" if rest else lines[-1]]) if lines else ""
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=PALE, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-@lru_cache(maxsize=1)
-def _families() -> list[str]:
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG bytes. Labels are drawn as they stand ($ is no formula); a character that no font has becomes a
-    box."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-        text.set_fontfamily(_families())
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(out, format="png", dpi=DPI)
-    return out.getvalue()

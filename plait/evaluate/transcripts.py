@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, bootstrap, proportion, wilson
-from plait.evaluate.pictures import BLACK, GREY, ORANGE, PURPLE, _png, shorten
+from plait.evaluate.pictures import BLACK, ORANGE, PURPLE
+from plait.evaluate.style import GREY, png, shorten
 
 SAME, OTHER, LOST, ADDED = "same", "other", "lost", "added"
 MARKS = {SAME: (BLACK, ""), OTHER: (ORANGE, "S"), LOST: (PURPLE, "D"), ADDED: (ORANGE, "I")}
@@ -131,7 +132,7 @@ def edited(rows: Sequence[tuple[str, str]], most: int = 12) -> bytes:
             axes.text(at, top + 1.9, letter, fontsize=6.5, color=colour, va="center", weight="bold")
             at += _room(truth, answer)
         top += 3
-    return _png(figure)
+    return png(figure)
 
 
 def _lines(steps: list[Step], width: int) -> list[list[Step]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
+from plait.runs.folder import read_json, write_json, write_table
 from plait.runs.predict import merge, outputs, stream
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
@@ -373,7 +373,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         raise UsageError(f"{folder} is no run folder: it has no config.json")
     if not (folder / MODEL).is_file():
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
-    config, schema = _read_json(folder / "config.json"), Schema.from_json(_read_json(folder / "schema.json"))
+    config, schema = read_json(folder / "config.json"), Schema.from_json(read_json(folder / "schema.json"))
     made, task = BoundRecipe(**config["recipe"]), TASKS[config["task"]["task"]].from_json(config["task"], schema)
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
@@ -384,45 +384,3 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
     initialise_rest(system)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"])
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain JSON whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain)
-    write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def _plain(value: Any):
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is no plain JSON")
-
-
-def write_table(table: pa.Table, path: str | Path) -> Path:
-    """Write a table as Parquet, CSV or JSON lines by the path's ending, whole or not at all."""
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in (".parquet", ".pq"):
-        write_whole(path, lambda p: pa.parquet.write_table(table, p))
-    elif suffix == ".csv":
-        from pyarrow import csv
-
-        flat = table
-        for i, field in enumerate(table.schema):  # CSV has no lists
-            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
-                cells = [None if v is None else json.dumps(v) for v in table.column(i).to_pylist()]
-                flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
-        write_whole(path, lambda p: csv.write_csv(flat, p))
-    elif suffix in (".jsonl", ".ndjson"):
-        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
-        write_whole(path, lambda p: p.write_text(lines, encoding="utf-8"))
-    else:
-        raise UsageError(f"cannot write {path}: end its name in .parquet, .csv or .jsonl")
-    return path

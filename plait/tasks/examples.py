@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from plait.data.rows import Rows
-from plait.evaluate import pictures
+from plait.evaluate import style
 from plait.evaluate.intervals import number
 from plait.evaluate.report import Example, Examples, Section
 
@@ -54,4 +54,4 @@ def _cell(rows: Rows, column: str, row: int) -> object:
     value = rows.table.column(column)[row].as_py()
     if value is None or isinstance(value, (bytes, dict)):
         return None if value is None else "(sound)"
-    return pictures.shorten(value, 120)
+    return style.shorten(value, 120)

@@ -10,10 +10,7 @@ With a time budget the schedule follows the clock, and no two runs are the same.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import signal
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait.core.files import refusal, write_whole
+from plait.core.files import write_whole
 from plait.core.weights import load_strict
-from plait.errors import DataError, PlaitError, UsageError
+from plait.errors import PlaitError, UsageError
 from plait.train import checkpoint, optim
 from plait.train.memory import peak_memory
 from plait.train.parallel import Team
 from plait.train.plan import History, Job, Plan, Progress
+from plait.train.steps import Interrupt, append, line, plain, seed_everything, step_seed
 
 __all__ = ["History", "Job", "Plan", "Progress", "train"]
 
@@ -63,47 +61,6 @@ def train(
     with torch.random.fork_rng(cuda), Interrupt() as interrupt:
         trainer = Trainer(job, plan, Path(folder), team, interrupt, progress, resume)
         return trainer.run()
-
-
-def step_seed(*parts: int) -> int:
-    """A 64-bit seed from several numbers, by the finalizer of splitmix64: neighbours get unrelated ones."""
-    mask, x = (1 << 64) - 1, 0
-    for part in parts:
-        x = ((x ^ part) + 0x9E3779B97F4A7C15) & mask
-        x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & mask
-        x = ((x ^ x >> 27) * 0x94D049BB133111EB) & mask
-        x ^= x >> 31
-    return x
-
-
-def seed_everything(seed: int, device: torch.device) -> None:
-    """The global random state of the CPU and of `device`. torch.manual_seed would, at 0.1 ms a step, also ask after all
-    other devices."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type != "cpu":
-        torch.manual_seed(seed)
-
-
-class Interrupt:
-    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; the second raises KeyboardInterrupt."""
-
-    asked = False
-
-    def __enter__(self) -> Interrupt:
-        here = threading.current_thread() is threading.main_thread()  # elsewhere, signals are not ours to take
-        self.before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
-        return self
-
-    def _on(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -285,12 +242,12 @@ class Trainer:
             raise PlaitError(
                 f"score() returned {', '.join(sorted(taken))}, which the trainer writes itself: give them other names"
             )
-        row = _plain(row | notes)
+        row = plain(row | notes)
         # an epoch cut short by the clock, now completed
         again = bool(self.rows) and self.rows[-1]["epoch"] == row["epoch"]
         self.rows[len(self.rows) - again :] = [row]
         if self.team.main:
-            self._write_metrics() if again else _append(self.folder / METRICS, row)
+            self._write_metrics() if again else append(self.folder / METRICS, row)
         if self.progress:
             self.progress.epoch(row)
         self.read_at, self.rows_read = time.monotonic(), 0
@@ -299,7 +256,7 @@ class Trainer:
         """A model in eval mode whose every method works: a sharded one only has its forward, so the untouched copy
         stands in."""
         if self.team.sharded:
-            load_strict(self.untouched.to(self.team.device), _whole(self.job.model.state_dict()))
+            load_strict(self.untouched.to(self.team.device), optim.whole_state(self.job.model.state_dict()))
         return self.untouched.eval()
 
     def _swap(self) -> None:
@@ -414,9 +371,11 @@ class Trainer:
         start = time.monotonic()
         self._read_all()
         tensors = dict(
-            model=_whole(self.job.model.state_dict()), optimizer=optim.flat_state(self.optimizer), best=self.best
+            model=optim.whole_state(self.job.model.state_dict()),
+            optimizer=optim.flat_state(self.optimizer),
+            best=self.best,
         )
-        tensors["average"] = _whole(dict(zip(self.names, self.average)))
+        tensors["average"] = optim.whole_state(dict(zip(self.names, self.average)))
         tensors["state"] = self.job.state.state_dict() if self.job.state is not None else {}
         state = dict(
             step=self.step, epoch=self.epoch, seconds=self.elapsed(), rows=self.rows, sums=self.sums, lr=self.lr
@@ -424,39 +383,12 @@ class Trainer:
         state |= dict(score_seconds=self.score_seconds, best_epoch=self.best_epoch, best_score=self.best_score)
         state |= dict(plan=asdict(self.plan), steps_per_epoch=self.job.steps_per_epoch)
         if self.team.main:
-            checkpoint.save(self.folder, tensors, _plain(state))
+            checkpoint.save(self.folder, tensors, plain(state))
         self.saved, self.saved_at = (self.step, len(self.rows)), time.monotonic()
         self.save_cost = self.saved_at - start
 
     def _write_metrics(self) -> None:
         """The rows of this run and no other, as one file."""
         write_whole(
-            self.folder / METRICS, lambda part: part.write_text("".join(_line(r) for r in self.rows), encoding="utf-8")
+            self.folder / METRICS, lambda part: part.write_text("".join(line(r) for r in self.rows), encoding="utf-8")
         )
-
-
-def _whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: optim.whole(v.detach()) for k, v in tensors.items()}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers of any library become Python's, and those that are not finite become null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _append(path: Path, row: dict) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {refusal(error)}") from error

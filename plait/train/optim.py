@@ -90,6 +90,11 @@ def whole(t: Tensor) -> Tensor:
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
+def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`whole` of every tensor of a state dict, cut off from its gradient."""
+    return {k: whole(v.detach()) for k, v in tensors.items()}
+
+
 def placed_like(t: Tensor, like: Tensor) -> Tensor:
     """A full tensor, copied to where `like` is and sharded as it is."""
     if isinstance(like, DTensor):

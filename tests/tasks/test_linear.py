@@ -91,8 +91,7 @@ def test_the_solver_finds_where_the_gradient_vanishes() -> None:
     y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     prior = torch.tensor([4.0], dtype=torch.float64)
     weight, bias = _minimise(x, lambda out: (out[:, 0] - y).square().sum(), prior, 2.0)
-    exact = torch.linalg.solve(
-        torch.cat([torch.cat([x.T @ x + torch.eye(3), x.sum(0)[:, None]], 1), torch.cat([x.sum(0), x.new_tensor([50.0])])[None]]),
-        torch.cat([x.T @ (y - 4), (y - 4).sum()[None]]),
-    )  # fmt: skip
+    left = torch.cat([x.T @ x + torch.eye(3), x.sum(0)[:, None]], 1)
+    last = torch.cat([x.sum(0), x.new_tensor([50.0])])[None]
+    exact = torch.linalg.solve(torch.cat([left, last]), torch.cat([x.T @ (y - 4), (y - 4).sum()[None]]))
     assert torch.cat([weight[0], bias]).tolist() == pytest.approx(exact.tolist(), abs=1e-3)

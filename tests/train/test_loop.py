@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from plait.errors import UsageError
 from plait.train import checkpoint
-from plait.train.loop import Plan, step_seed, train
+from plait.train.loop import Plan, train
+from plait.train.steps import step_seed
 from tests.train.toyjob import ROWS, STEPS, ToyJob, run, weights_hash
 
 ROOT = Path(__file__).parents[2]
