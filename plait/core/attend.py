@@ -34,7 +34,7 @@ class Attend(nn.Module):
     Methods subclass it: `maps` for other weights, `mix` for what has none, `forward` for what needs the tokens.
     """
 
-    backends = BACKENDS  # which of them it can honour
+    backends: tuple[str, ...] = BACKENDS  # which of them it can honour
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0, cross: bool = False):
         super().__init__()

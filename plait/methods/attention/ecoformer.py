@@ -44,6 +44,11 @@ class KernelHash(nn.Module):
     """Vectors (B, H, N, E) -> codes (B, H, N, bits) of +-1: signs of learned sums of what they share with `anchors` of
     their like."""
 
+    anchors: Tensor  # (H, anchors, E)
+    sigma: Tensor  # (H, 1, 1)
+    mean: Tensor  # (H, 1, anchors)
+    weight: Tensor  # (H, anchors, bits)
+
     def __init__(self, heads: int, width: int, bits: int, anchors: int):
         super().__init__()
         self.register_buffer("anchors", torch.empty(heads, anchors, width))
@@ -130,8 +135,8 @@ class HashedAttend(LinearAttend):
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, N, E) each -> (B, H, N, bits + 1), whose products are the codes' product + bits + 1: at least one."""
-        codes = self.hash(q), self.hash(k)
-        return tuple(F.pad(x, (0, 1), value=(x.shape[3] + 1) ** 0.5) for x in codes)
+        q, k = (F.pad(x, (0, 1), value=(x.shape[3] + 1) ** 0.5) for x in (self.hash(q), self.hash(k)))
+        return q, k
 
     def fit(self, t: Tokens, q: Tensor, k: Tensor, generator: torch.Generator) -> None:
         """Fit the hash functions to what the tokens would attend to."""

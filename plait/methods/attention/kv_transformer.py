@@ -28,6 +28,8 @@ class ScorePositions(nn.Module):
     """The learned map of scores and their 2-D position code, `channels` wide: half of it tells the row and half the
     column."""
 
+    rates: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels))

@@ -28,6 +28,9 @@ from plait.methods.norms.unified_norm import Affine, average, swap_norms
 class RepBatchNorm(nn.Module):
     """Batch norm of tokens plus eta times them, eta learned: (..., C), keep (...) bool -> (..., C)."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, width: int):
         super().__init__()
         self.eps, self.momentum = 1e-5, 0.1
@@ -61,6 +64,8 @@ class RepBatchNorm(nn.Module):
 class ProgressiveNorm(nn.Module):
     """g norm(x) + (1 - g) batch(x), g = 1 - step / steps, in the first step already less than one: (..., C), keep (...)
     -> (..., C)."""
+
+    step: Tensor  # (1,) int64
 
     def __init__(self, norm: nn.LayerNorm, steps: int):
         super().__init__()

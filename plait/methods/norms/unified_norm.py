@@ -137,6 +137,12 @@ class UnifiedNorm(nn.Module):
     Statistics are those of one batch until `warmup` batches were seen, then smoothed over `window` of them.
     """
 
+    seen: Tensor  # (1,) int64
+    square: Tensor  # (C,)
+    squares: Tensor  # (window, C)
+    slope: Tensor
+    slopes: Tensor
+
     def __init__(self, old: nn.LayerNorm, window: int, warmup: int, filtration: bool, momentum: float):
         super().__init__()
         width = old.normalized_shape[0]
