@@ -19,6 +19,10 @@ class Streams(NamedTuple):
     keep: dict[str, Tensor]
     present: dict[str, Tensor]
 
+    def mask(self, slot: str) -> Tensor:
+        """(B, N) bool: which of the tokens (B, N) of a slot are real."""
+        return masked(self.keep.get(slot), self.present[slot], self.values[slot].shape[1])
+
 
 def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
     """Every slot in `blanks` from `batch`, a blank of zeros where the batch or the row lacks it.

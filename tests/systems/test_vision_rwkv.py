@@ -8,7 +8,8 @@ from torch import Tensor
 
 import plait
 from plait.core.tokens import Tokens
-from plait.systems.vision.vision_rwkv import bi_wkv, q_shift
+from plait.parts.mixers.wkv import bi_wkv
+from plait.systems.vision.vision_rwkv import q_shift
 from tests.parity.recorded import same_keys
 from tests.parity.vision_rwkv import NUMBERS
 

@@ -24,35 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, CrossAttention, Stack
+from plait.core.block import Attention, CrossAttention
 from plait.core.init import torch_default
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Tied, View
 from plait.parts.heads.words import WordHead, first_place
 from plait.parts.objectives import align_fuse
 from plait.parts.presence import fill_absent, masked
-from plait.parts.tokenizers.patch_embed import PatchEmbed
-from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.text_embedding import TextEmbedding
-from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
+from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers, bert_words, timm_vit
+from plait.parts.towers.picture import PictureTower
 
 PictureNorm = partial(nn.LayerNorm, eps=1e-6)
 TextNorm = partial(nn.LayerNorm, eps=1e-12)
-
-
-class Picture(nn.Module):
-    """ViT: (B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, all normed."""
-
-    def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
-        super().__init__()
-        self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, norm=PictureNorm))
-        self.norm = PictureNorm(width)
-
-    def forward(self, x: Tensor) -> Tokens:
-        t = self.stack(self.patch_embed(x))
-        return t.replace(x=self.norm(t.x))
 
 
 class ALBEF(nn.Module):
@@ -76,7 +61,7 @@ class ALBEF(nn.Module):
         self.width, self.embed_width, self.part_widths = width, embed_width, {}
         self.vocab, self.mask, self.text_depth, self.queue = vocab, mask, text_depth, queue
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
-        self.picture = Picture(image, patch, image_width, image_depth, image_heads)
+        self.picture = PictureTower(image, patch, image_width, image_depth, image_heads, norm=PictureNorm)
         self.text_embedding = TextEmbedding(vocab, length, width, TextNorm, dropout=dropout)
         layers = partial(post_norm_blocks, norm=TextNorm, mix=partial(Attention, dropout=dropout), dropout=dropout)
         cross = partial(CrossAttention, context_width=image_width, dropout=dropout, stream="image")
@@ -125,12 +110,11 @@ class ALBEF(nn.Module):
             "text": F.normalize(self.text_proj(text.x[:, 0]).float(), dim=-1),
         }
 
-    def open(self, batch: dict) -> tuple[Tensor, Tokens, Tensor, Tensor]:
-        """What a batch holds, blanks where it lacks something: image (B, 3, H, W), present (B,), ids (B, N), keep (B,
-        N)."""
+    def open(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a batch holds, blanks where it lacks something: image (B, 3, H, W), present (B,), ids (B, N), keep
+        (B, N)."""
         s = fill_absent(batch, self.blanks)
-        ids = s.values["text"]
-        return s.values["image"], s.present["image"], ids, masked(s.keep.get("text"), s.present["text"], ids.shape[1])
+        return s.values["image"], s.present["image"], s.values["text"], s.mask("text")
 
     def encode(self, batch: dict) -> tuple[Tokens, Tokens]:
         """The tokens of both towers, before they meet."""

@@ -18,33 +18,21 @@ from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.tokenizers.patch_embed import PatchEmbed
-from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make, pre_norm_blocks
 from plait.parts.towers.layouts import clip_blocks, open_clip_blocks, open_clip_text
 from plait.parts.towers.pair import TwoTowers
+from plait.parts.towers.picture import PictureTower
 
 
-class ImageTower(nn.Module):
+class ImageTower(PictureTower):
     """Pictures (B, 3, H, W) -> vectors (B, E): a ViT with one more norm before its blocks, read at the class token."""
 
     def __init__(
         self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int, hidden: int, embed: int, act: Make
     ):
-        super().__init__()
-        self.patch_embed = PatchEmbed(
-            PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
-        )
-        self.before = nn.LayerNorm(width)
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, feed=partial(FeedForward, act=act)))
-        self.norm = nn.LayerNorm(width)
+        super().__init__(image, patch, width, depth, heads, hidden, before=True, feed=partial(FeedForward, act=act))
         self.project = nn.Linear(width, embed, bias=False)
-
-    def tokens(self, x: Tensor) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        t = self.patch_embed(x)
-        return self.stack(t.replace(x=self.before(t.x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.norm(self.tokens(x).x[:, 0]))
@@ -74,9 +62,7 @@ class TextTower(nn.Module):
 
 class CLIP(TwoTowers):
     """image, patch, width, depth, heads, hidden: the picture tower, as in ViT. vocab, length, text_*: the text tower.
-    embed: E. quick:
-    OpenAI's approximate GELU.
-    """
+    embed: E. quick: OpenAI's approximate GELU."""
 
     def __init__(
         self, *, image=(224, 224), patch, width, depth, heads, hidden=None,

@@ -28,30 +28,12 @@ from plait.core.weights import Drop, Lift, Rename, View
 from plait.errors import PlaitError
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
-from plait.parts.tokenizers.patch_embed import PatchEmbed
-from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
-from plait.parts.towers.encoder import post_norm_blocks, pre_norm_blocks
+from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_layers, clip_blocks
+from plait.parts.towers.picture import PictureTower
 
 TextNorm = partial(nn.LayerNorm, eps=1e-12)
-
-
-class Picture(nn.Module):
-    """CLIP's tower with its last norm on every token: (B, 3, H, W) -> (B, 1 + N, D), the class token first."""
-
-    def __init__(self, image: tuple[int, int], patch: int, width: int, depth: int, heads: int):
-        super().__init__()
-        self.patch_embed = PatchEmbed(
-            PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
-        )
-        self.before = nn.LayerNorm(width)
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, feed=partial(FeedForward, act=QuickGELU)))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        t = self.patch_embed(x)
-        return self.norm(self.stack(t.replace(x=self.before(t.x))).x)
 
 
 class Words(nn.Module):
@@ -74,11 +56,10 @@ class Cache(NamedTuple):
 
 
 class GIT(nn.Module):
-    """A picture and the text so far -> what the next word is.
+    """A picture and the text so far -> what the next word is. A row may lack either.
 
     batch["image"] is (B, 3, H, W), or (B, T, 3, H, W) for a film of at most `frames` frames; other multiples of the
-    patch than `image` are resampled. batch["text"] (B, N) is a text that is there already, such as a question. A row
-    may lack either.
+    patch than `image` are resampled. batch["text"] (B, N) is a text that is there already, such as a question.
     vocab: V. length: the most words. begin, end: the ids that a text starts and ends with. width, depth, heads: the
     decoder.
     """
@@ -94,7 +75,8 @@ class GIT(nn.Module):
         super().__init__()
         self.width, self.vocab, self.length, self.begin, self.end = width, vocab, length, begin, end
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
-        self.picture = Picture(image, patch, image_width, image_depth, image_heads)
+        feed = partial(FeedForward, act=QuickGELU)
+        self.picture = PictureTower(image, patch, image_width, image_depth, image_heads, before=True, feed=feed)
         self.times = nn.ParameterList(nn.Parameter(torch.empty(image_width)) for _ in range(frames))
         self.bridge = nn.Sequential(nn.Linear(image_width, width), nn.LayerNorm(width))
         self.text_embedding = Words(vocab, length, width, dropout)
@@ -105,12 +87,12 @@ class GIT(nn.Module):
     def see(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) or (B, T, 3, H, W) -> (B, M, D): all picture tokens, those of a film frame after frame."""
         if image.dim() == 4:
-            return self.bridge(self.picture(image))
+            return self.bridge(self.picture(image).x)
         if image.shape[1] > len(self.times):
             raise PlaitError(
                 f"got a film of {image.shape[1]} frames, expected at most {len(self.times)}: leave some out"
             )
-        frames = self.picture(image.flatten(0, 1)).unflatten(0, image.shape[:2])  # (B, T, M, Dv)
+        frames = self.picture(image.flatten(0, 1)).x.unflatten(0, image.shape[:2])  # (B, T, M, Dv)
         times = torch.stack(list(self.times[: image.shape[1]]))
         return self.bridge((frames + times[:, None]).flatten(1, 2))
 
@@ -119,15 +101,12 @@ class GIT(nn.Module):
         s = fill_absent(batch, self.blanks)
         x = self.see(s.values["image"])
         keep = masked(None, s.present["image"], x.shape[1])
-        all_seen = torch.ones(
-            x.shape[1], x.shape[1], dtype=torch.bool, device=x.device
-        )  # no patch comes before another
-        memory = self.stack(Tokens(x, keep=keep, memory=Memory()).reading(allow=all_seen)).memory
+        allow = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)  # no patch comes before another
+        memory = self.stack(Tokens(x, keep=keep, memory=Memory()).reading(allow=allow)).memory
         cache = Cache(memory, torch.zeros_like(keep[:, 0], dtype=torch.int64))
         if "text" not in batch:
             return cache
-        ids = s.values["text"]
-        return self.step(ids, cache, masked(s.keep.get("text"), s.present["text"], ids.shape[1]))[1]
+        return self.step(s.values["text"], cache, s.mask("text"))[1]
 
     def step(self, tokens: Tensor, cache: Cache, keep: Tensor | None = None) -> tuple[Tensor, Cache]:
         """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache
@@ -139,25 +118,20 @@ class GIT(nn.Module):
             )
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
         places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
-        t = Tokens(self.text_embedding(tokens, places), keep=keep, memory=cache.memory)
-        t = self.stack(t)
+        t = self.stack(Tokens(self.text_embedding(tokens, places), keep=keep, memory=cache.memory))
         return self.head(t.x), Cache(t.memory, cache.words + keep.sum(1))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """{"words": (B, V)}: logits of the word that follows the text so far; of the first one where there is no
         text."""
         s = fill_absent(batch, self.blanks)
-        ids = s.values["text"]
-        keep = masked(s.keep.get("text"), s.present["text"], ids.shape[1])
-        first = torch.arange(ids.shape[1], device=ids.device) == 0
-        bare = ~keep.any(1, keepdim=True) & first  # (B, N): the first place of a text without a word
-        seen = {slot: value for slot, value in batch.items() if slot != "text"} | {
-            "image": s.values["image"],
-            "present": s.present,
-        }
+        ids, keep = s.values["text"], s.mask("text")
+        rows, places = (torch.arange(n, device=ids.device) for n in ids.shape)
+        bare = ~keep.any(1, keepdim=True) & (places == 0)  # (B, N): the first place of a text without a word
+        seen = {**batch, "image": s.values["image"], "present": s.present}
+        seen.pop("text", None)
         logits, _ = self.step(ids.masked_fill(bare, self.begin), self.prefill(seen), keep | bare)
-        last = ((keep | bare) * torch.arange(ids.shape[1], device=ids.device)).amax(1)
-        return {"words": logits[torch.arange(ids.shape[0], device=ids.device), last]}
+        return {"words": logits[rows, ((keep | bare) * places).amax(1)]}
 
 
 BASE = dict()

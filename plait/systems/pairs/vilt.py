@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, join, prepend
-from plait.core.weights import Drop, Join, Rename, Rule, Tied
+from plait.core.weights import Drop, Join, Rename, Tied, under
+from plait.parts.heads.answers import answer_head
 from plait.parts.heads.words import WordHead, first_place
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patches import PatchTokens
@@ -32,11 +33,9 @@ Norm = partial(nn.LayerNorm, eps=1e-12)
 
 
 class Picture(nn.Module):
-    """(B, 3, H, W) -> Tokens (B, 1 + N, D): a class token and patches, with positions stretched to every picture's own
-    grid.
+    """(B, 3, H, W) -> Tokens (B, 1 + N, D): a class token and patches, positions stretched to each picture's own grid.
 
-    pixels (B, H, W): which pixels are real, where pictures of several shapes were padded to one (each in its upper left
-    corner).
+    pixels (B, H, W): which are real, where pictures of several shapes were padded to one, each in the upper left.
     """
 
     def __init__(self, image: tuple[int, int], patch: int, width: int):
@@ -88,21 +87,9 @@ class ViLT(nn.Module):
     fits = ("image", "vocab", "mask")
 
     def __init__(
-        self,
-        *,
-        image=(384, 384),
-        patch=32,
-        vocab=30522,
-        length=40,
-        mask=103,
-        width=768,
-        depth=12,
-        heads=12,
-        drop_path=0.0,
-        guess=False,
-        match=False,
-        answers=0,
-    ):
+        self, *, image=(384, 384), patch=32, vocab=30522, length=40, mask=103, width=768, depth=12, heads=12,
+        drop_path=0.0, guess=False, match=False, answers=0,
+    ):  # fmt: skip
         super().__init__()
         self.width, self.part_widths, self.mask = width, {}, mask
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
@@ -112,13 +99,7 @@ class ViLT(nn.Module):
         self.norm, self.dense = Norm(width), nn.Linear(width, width)
         self.guess = WordHead(width, vocab, Norm) if guess else None
         self.match = nn.Linear(width, 1) if match else None
-        self.answer = (
-            nn.Sequential(
-                nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, answers)
-            )
-            if answers
-            else None
-        )
+        self.answer = answer_head(width, answers) if answers else None
 
     def reset(self) -> None:
         nn.init.trunc_normal_(self.kind, std=0.02)
@@ -129,9 +110,9 @@ class ViLT(nn.Module):
         batch["keep"] may hold "image", (B, H, W): which pixels are real.
         """
         s = fill_absent(batch, self.blanks)
-        ids, here = s.values["text"], s.present
-        text = self.text_embedding(ids, masked(s.keep.get("text"), here["text"], ids.shape[1]))
-        image = self.picture(s.values["image"], s.keep.get("image"), here["image"])
+        ids = s.values["text"]
+        text = self.text_embedding(ids, s.mask("text"))
+        image = self.picture(s.values["image"], s.keep.get("image"), s.present["image"])
         text, image = text.replace(x=text.x + self.kind[0]), image.replace(x=image.x + self.kind[1], prefix=0)
         t = self.stack(join(text, image, kinds=("text", "image")))
         return t.replace(x=self.norm(t.x)), ids
@@ -164,36 +145,35 @@ class ViLT(nn.Module):
         return out
 
 
-def layout(model: str) -> list[Rule]:
-    """transformers' keys; `model` is the prefix of the encoder's."""
-    layer, ours = f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
-    return [
-        *bert_input(f"{model}embeddings.text_embeddings"),
-        Rename(f"{model}embeddings.cls_token", "picture.cls"),
-        Rename(f"{model}embeddings.position_embeddings", "picture.positions"),
-        Rename(f"{model}embeddings.patch_embeddings.projection.{{p}}", "picture.patches.proj.{p}"),
-        Rename(f"{model}embeddings.token_type_embeddings.weight", "kind"),
-        Join([f"{layer}.attention.attention.{n}.{{p}}" for n in ("query", "key", "value")], f"{ours}.mix.f.qkv.{{p}}"),
-        Rename(f"{layer}.attention.output.dense.{{p}}", f"{ours}.mix.f.out.{{p}}"),
-        Rename(f"{layer}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{layer}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-        Rename(f"{layer}.layernorm_before.{{p}}", f"{ours}.mix.norm.{{p}}"),
-        Rename(f"{layer}.layernorm_after.{{p}}", f"{ours}.feed.norm.{{p}}"),
-        Rename(f"{model}layernorm.{{p}}", "norm.{p}"),
-        Rename(f"{model}pooler.dense.{{p}}", "dense.{p}"),
-        *bert_words("mlm_score.transform", "guess"),
-        Rename("mlm_score.decoder.bias", "guess.bias"),
-        Rename("rank_output.{p}", "match.{p}"),
-        Rename("classifier.{rest*}", "answer.{rest*}"),
-        Drop("mlm_score.bias"),  # older files hold the word head's bias twice
-    ]
-
-
+LAYER, OURS = "encoder.layer.{i}", "stack.blocks.{i}"
+ENCODER = [
+    *bert_input("embeddings.text_embeddings"),
+    Rename("embeddings.cls_token", "picture.cls"),
+    Rename("embeddings.position_embeddings", "picture.positions"),
+    Rename("embeddings.patch_embeddings.projection.{p}", "picture.patches.proj.{p}"),
+    Rename("embeddings.token_type_embeddings.weight", "kind"),
+    Join([f"{LAYER}.attention.attention.{n}.{{p}}" for n in ("query", "key", "value")], f"{OURS}.mix.f.qkv.{{p}}"),
+    Rename(f"{LAYER}.attention.output.dense.{{p}}", f"{OURS}.mix.f.out.{{p}}"),
+    Rename(f"{LAYER}.intermediate.dense.{{p}}", f"{OURS}.feed.f.up.{{p}}"),
+    Rename(f"{LAYER}.output.dense.{{p}}", f"{OURS}.feed.f.down.{{p}}"),
+    Rename(f"{LAYER}.layernorm_before.{{p}}", f"{OURS}.mix.norm.{{p}}"),
+    Rename(f"{LAYER}.layernorm_after.{{p}}", f"{OURS}.feed.norm.{{p}}"),
+    Rename("layernorm.{p}", "norm.{p}"),
+    Rename("pooler.dense.{p}", "dense.{p}"),
+]
+HEADS = [
+    *bert_words("mlm_score.transform", "guess"),
+    Rename("mlm_score.decoder.bias", "guess.bias"),
+    Rename("rank_output.{p}", "match.{p}"),
+    Rename("classifier.{rest*}", "answer.{rest*}"),
+    Drop("mlm_score.bias"),  # older files hold the word head's bias twice
+]
+WHOLE = [*under(ENCODER, "vilt."), *HEADS]
 WORDS = ["mlm_score.decoder.weight", "vilt.embeddings.text_embeddings.word_embeddings.weight"]
 RULES = {
-    "transformers": layout(""),  # ViltModel
-    "transformers_words": [Tied(WORDS, "text_embedding.words.table.weight"), *layout("vilt.")],  # ViltForMaskedLM
-    "transformers_heads": layout("vilt."),  # ViltFor... any other task
+    "transformers": ENCODER + HEADS,  # ViltModel
+    "transformers_words": [Tied(WORDS, "text_embedding.words.table.weight"), *WHOLE],  # ViltForMaskedLM
+    "transformers_heads": WHOLE,  # ViltFor... any other task
 }
 
 MODEL = ViLT
@@ -208,7 +188,7 @@ SIZES = {
     "b_32_coco": dict(match=True),
     "b_32_flickr30k": dict(match=True),
     "b_32_vqa": dict(answers=3129),
-}
+}  # fmt: skip
 
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 DANDELIN = HALF | dict(source="transformers_heads", licence="apache-2.0", begin=101, end=102, transformers=True)

@@ -6,8 +6,7 @@ follows another; one vector, the first token's, then answers for the whole text.
 
 Differs: the masked-word head exists only where it is asked for (`mlm=True`); it uses the word table itself, not a
 second parameter. With mlm=True and num_classes=2 the model is the published pre-training model, whose head says whether
-the second segment follows the first.
-The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962).
+the second segment follows the first. The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, Stack
 from plait.core.tokens import Tokens
-from plait.core.weights import Drop, Rename, Rule, Tied
+from plait.core.weights import Drop, Rename, Tied, under
 from plait.errors import PlaitError
 from plait.parts.heads.words import WordHead
 from plait.parts.tokenizers.text_embedding import TextEmbedding
@@ -29,11 +28,9 @@ Norm = partial(nn.LayerNorm, eps=1e-12)
 
 
 class BERT(nn.Module):
-    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as BERT's encoder is
-    published.
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as it is published.
 
-    vocab: number of word pieces. length: the longest text. kinds: number of segments. mlm: also build the masked-word
-    head.
+    vocab: number of word pieces. length: the longest text. kinds: of segments. mlm: also build the masked-word head.
     """
 
     takes = ("text",)
@@ -41,26 +38,14 @@ class BERT(nn.Module):
     classifier = ("head.",)
 
     def __init__(
-        self,
-        *,
-        vocab=30522,
-        length=512,
-        kinds=2,
-        width,
-        depth,
-        heads,
-        hidden=None,
-        num_classes=0,
-        dropout=0.1,
+        self, *, vocab=30522, length=512, kinds=2, width, depth, heads, hidden=None, num_classes=0, dropout=0.1,
         mlm=False,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.width = width
         self.text_embedding = TextEmbedding(vocab, length, width, Norm, kinds=kinds, dropout=dropout)
-        mix = partial(Attention, dropout=dropout)
-        self.stack = Stack(
-            *post_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, mix=mix, dropout=dropout)
-        )
+        how = dict(norm=Norm, mix=partial(Attention, dropout=dropout), dropout=dropout)
+        self.stack = Stack(*post_norm_blocks(width, depth, heads, hidden or 4 * width, **how))
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
         self.mlm = WordHead(width, vocab, Norm) if mlm else None
@@ -174,44 +159,27 @@ WEIGHTS = {
 }
 
 
-def encoder(prefix: str, weight: str = "weight", bias: str = "bias") -> list[Rule]:
-    """Everything up to the pooler; `weight` and `bias` are what the norms call theirs."""
-    return [
-        *bert_input(f"{prefix}embeddings", weight=weight, bias=bias),
-        *bert_layers(f"{prefix}encoder.layer.{{i}}", weight=weight, bias=bias),
-        Rename(f"{prefix}pooler.dense.{{p}}", "pooler.{p}"),
-    ]
-
-
-def heads(weight: str = "weight", bias: str = "bias") -> list[Rule]:
-    """The two heads of pre-training."""
-    return [
-        *bert_words("cls.predictions.transform", "mlm", weight, bias),
-        Rename("cls.predictions.bias", "mlm.bias"),
-        Rename("cls.seq_relationship.{p}", "head.{p}"),
-    ]
-
-
+# Everything up to the pooler, and the two heads of pre-training; old files call the norms' weight and bias gamma, beta.
+OLD = dict(weight="gamma", bias="beta")
+ENCODER = [*bert_input("embeddings"), *bert_layers(), Rename("pooler.dense.{p}", "pooler.{p}")]
+OLD_ENCODER = [*bert_input("embeddings", **OLD), *bert_layers(**OLD), Rename("pooler.dense.{p}", "pooler.{p}")]
+LAST = [Rename("cls.predictions.bias", "mlm.bias"), Rename("cls.seq_relationship.{p}", "head.{p}")]
+HEADS = [*bert_words("cls.predictions.transform", "mlm"), *LAST]
+OLD_HEADS = bert_words("cls.predictions.transform", "mlm", **OLD)
+WHOLE = under(ENCODER, "bert.")
 CLASSIFIER = Rename("classifier.{p}", "head.{p}")
+WORDS = ["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"]
 TIED = [
-    Tied(
-        ["cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"],
-        "text_embedding.words.table.weight",
-    ),
+    Tied(WORDS, "text_embedding.words.table.weight"),
     Tied(["cls.predictions.decoder.bias", "cls.predictions.bias"], "mlm.bias"),
 ]
-# Google's published files: norms called gamma and beta (weight and bias in the small sizes), now and then with copies
-# of tied tensors.
-PUBLISHED = [*encoder("bert.", "gamma", "beta"), *encoder("bert.")]
+# Google's published files: old names (new ones in the small sizes), now and then with copies of tied tensors.
+PUBLISHED = [*under(OLD_ENCODER, "bert."), *WHOLE]
 RULES = {
-    "transformers": [*encoder(""), CLASSIFIER],  # BertModel
-    "transformers_classifier": [*encoder("bert."), CLASSIFIER],  # BertForSequenceClassification
-    "transformers_pretraining": [*TIED, *encoder("bert."), *heads()],  # BertForPreTraining
+    "transformers": [*ENCODER, CLASSIFIER],  # BertModel
+    "transformers_classifier": [*WHOLE, CLASSIFIER],  # BertForSequenceClassification
+    "transformers_pretraining": [*TIED, *WHOLE, *HEADS],  # BertForPreTraining
     "google": [*PUBLISHED, CLASSIFIER, Drop("cls.{rest*}")],  # a published file, its pre-training heads left out
-    "google_pretraining": [
-        *PUBLISHED,
-        *heads("gamma", "beta"),
-        *heads(),
-        Drop("cls.predictions.decoder.{p}"),
-    ],  # with mlm=True, num_classes=2
+    # with mlm=True, num_classes=2
+    "google_pretraining": [*PUBLISHED, *OLD_HEADS, *HEADS, Drop("cls.predictions.decoder.{p}")],
 }

@@ -1,8 +1,7 @@
 """FNet: Mixing Tokens with Fourier Transforms. Lee-Thorp, Ainslie, Eckstein, Ontanon, 2021. arXiv:2105.03824.
 
 New here: BERT with the attention replaced by the real part of a Fourier transform over the tokens and over the
-channels. Nothing in it is
-learned: the feed-forward steps do all the work, and most of BERT's accuracy stays.
+channels. Nothing in it is learned: the feed-forward steps do all the work, and most of BERT's accuracy stays.
 
 Differs: padding. The authors transform it with the text, so that an answer depends on how long the batch is. Here,
 where `keep` is given, each row is transformed at its own length, by the matrices of the transform, and reads as if it
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Post, Stack
 from plait.core.tokens import Tokens, refuse
-from plait.core.weights import Drop, Rename, Rule
+from plait.core.weights import Drop, Rename, under
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.layouts import bert_input
 
@@ -54,8 +53,7 @@ def real_transform(x: Tensor) -> Tensor:
 
 
 def row_waves(keep: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (B, N, N) of 2 pi j k / n over the n real tokens of each row, counted from 0; zero for all others.
-    keep (B, N)."""
+    """keep (B, N) -> cos and sin (B, N, N) of 2 pi j k / n over each row's n real tokens, counted from 0; else zero."""
     place, count = (keep.cumsum(1) - 1).clamp(min=0), keep.sum(1).clamp(min=1)[:, None, None]
     turns = (place[:, :, None] * place[:, None]) % count  # exact, where an angle of thousands of turns would not be
     angle, real = turns * (2 * math.pi) / count, keep[:, :, None] & keep[:, None]
@@ -63,8 +61,7 @@ def row_waves(keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FNet(nn.Module):
-    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as the encoder is
-    published.
+    """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as it is published.
 
     vocab: number of word pieces. length: the longest text. kinds: number of segments.
     """
@@ -80,13 +77,11 @@ class FNet(nn.Module):
         self.text_embedding = TextEmbedding(vocab, length, width, Norm, kinds=kinds)
         self.project, self.drop = nn.Linear(width, width), nn.Dropout(dropout)
 
-        def block() -> Block:
-            return Block(
-                Post(Norm(width), Fourier()),
-                Post(Norm(width), FeedForward(width, 4 * width, act=TanhGELU), nn.Dropout(dropout)),
-            )
+        def layer() -> Block:
+            feed = FeedForward(width, 4 * width, act=TanhGELU)
+            return Block(Post(Norm(width), Fourier()), Post(Norm(width), feed, nn.Dropout(dropout)))
 
-        self.stack = Stack(*(block() for _ in range(depth)), gives=("waves",))
+        self.stack = Stack(*(layer() for _ in range(depth)), gives=("waves",))
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -120,22 +115,19 @@ WEIGHTS = {
     "base": GOOGLE | dict(hub="google/fnet-base"),
     "large": GOOGLE | dict(hub="google/fnet-large"),
 }
-
-
-def layout(model: str) -> list[Rule]:
-    """transformers' keys; `model` is the prefix of the encoder's."""
-    layer, ours = f"{model}encoder.layer.{{i}}", "stack.blocks.{i}"
-    return [
-        *bert_input(f"{model}embeddings"),
-        Drop(f"{model}embeddings.token_type_ids"),
-        Rename(f"{model}embeddings.projection.{{p}}", "project.{p}"),
-        Rename(f"{layer}.fourier.output.LayerNorm.{{p}}", f"{ours}.mix.norm.{{p}}"),
-        Rename(f"{layer}.intermediate.dense.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{layer}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-        Rename(f"{layer}.output.LayerNorm.{{p}}", f"{ours}.feed.norm.{{p}}"),
-        Rename(f"{model}pooler.dense.{{p}}", "pooler.{p}"),
-        Rename("head.{p}", "head.{p}"),  # ours alone
-    ]
-
-
-RULES = {"transformers": layout(""), "transformers_pretraining": [*layout("fnet."), Drop("cls.{rest*}")]}
+LAYER, OURS = "encoder.layer.{i}", "stack.blocks.{i}"
+ENCODER = [
+    *bert_input("embeddings"),
+    Drop("embeddings.token_type_ids"),
+    Rename("embeddings.projection.{p}", "project.{p}"),
+    Rename(f"{LAYER}.fourier.output.LayerNorm.{{p}}", f"{OURS}.mix.norm.{{p}}"),
+    Rename(f"{LAYER}.intermediate.dense.{{p}}", f"{OURS}.feed.f.up.{{p}}"),
+    Rename(f"{LAYER}.output.dense.{{p}}", f"{OURS}.feed.f.down.{{p}}"),
+    Rename(f"{LAYER}.output.LayerNorm.{{p}}", f"{OURS}.feed.norm.{{p}}"),
+    Rename("pooler.dense.{p}", "pooler.{p}"),
+]
+HEAD = Rename("head.{p}", "head.{p}")  # ours alone
+RULES = {
+    "transformers": [*ENCODER, HEAD],
+    "transformers_pretraining": [*under(ENCODER, "fnet."), HEAD, Drop("cls.{rest*}")],
+}

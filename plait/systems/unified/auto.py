@@ -71,12 +71,8 @@ class Auto(nn.Module):
         self.takes, self.width, self.embed_width = tuple(slots), width, embed_width
         self.part_widths = dict.fromkeys(slots, width)
         self.blanks = {s: KINDS[spec["kind"]].blank(**told(spec)) for s, spec in slots.items()}
-        self.towers = nn.ModuleDict(
-            {
-                s: Tower(KINDS[spec["kind"]].tokens(width, **told(spec)), width, depth, heads, drop_path)
-                for s, spec in slots.items()
-            }
-        )
+        readers = {s: KINDS[spec["kind"]].tokens(width, **told(spec)) for s, spec in slots.items()}
+        self.towers = nn.ModuleDict({s: Tower(r, width, depth, heads, drop_path) for s, r in readers.items()})
         self.kinds = nn.Parameter(torch.empty(len(slots), width))
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.fusion = Stack(*pre_norm_blocks(width, fusion_depth, heads, 4 * width, drop_path=drop_path))
@@ -92,9 +88,8 @@ class Auto(nn.Module):
     def read(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
         """Every slot's tokens (B, 1 + N, D), and whether it is there (B,)."""
         s = fill_absent(batch, self.blanks)
-        return {
-            slot: tower(s.values[slot], s.keep.get(slot), s.present[slot]) for slot, tower in self.towers.items()
-        }, s.present
+        tokens = {n: tower(s.values[n], s.keep.get(n), s.present[n]) for n, tower in self.towers.items()}
+        return tokens, s.present
 
     def vectors(self, tokens: dict[str, Tokens], present: dict[str, Tensor]) -> dict[str, Tensor]:
         return {s: F.normalize(self.project[s](summary(t)), dim=-1) * present[s][:, None] for s, t in tokens.items()}
@@ -116,13 +111,8 @@ class Auto(nn.Module):
         part is zero, its tokens are not seen."""
         tokens, present = self.read(batch)
         parts = {s: summary(t) * present[s][:, None] for s, t in tokens.items()}
-        t = self.weave(tokens, visible(batch, present))
-        return {
-            "fused": self.norm(t.x[:, 0]),
-            "parts": parts,
-            "vectors": self.vectors(tokens, present),
-            "losses": t.losses or {},
-        }
+        t, vectors = self.weave(tokens, visible(batch, present)), self.vectors(tokens, present)
+        return {"fused": self.norm(t.x[:, 0]), "parts": parts, "vectors": vectors, "losses": t.losses or {}}
 
     def forward(self, batch: dict) -> dict:
         """fused, parts, vectors and losses as `fuse` and `embed` give them, and logit_scale (1,)."""

@@ -3,9 +3,8 @@ arXiv:2208.10442.
 
 New here: the multiway transformer. In every layer a picture's patches and a text's words pass through experts of their
 own (norms, projections, feed-forward) and meet in one attention. So one network is a picture encoder, a text encoder,
-two towers for retrieval, or
-a reader of both, by which tokens are put in: a picture alone never touches the experts of words. Each layer norms twice
-more than usual.
+two towers for retrieval, or a reader of both, by which tokens are put in: a picture alone never touches the experts of
+words. Each layer norms twice more than usual.
 
 Differs: of the heads, those of retrieval, question answering and captions (scores of the next word); pairs of pictures
 are left out. The mask token and the targets of pre-training are not here, nor the first two positions of the public
@@ -25,6 +24,7 @@ from plait.core.attend import Attend
 from plait.core.block import DropPath, Layer, Pre, drop_rates
 from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
+from plait.parts.heads.answers import answer_head
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -93,22 +93,16 @@ class BEiT3(nn.Module):
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
-        drops = drop_rates(drop_path, depth)
         self.layers = nn.ModuleList(
-            Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}, captions) for d in drops
+            Multiway({slot: Expert(width, heads, 4 * width, drop) for slot in self.takes}, captions)
+            for drop in drop_rates(drop_path, depth)
         )
         self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
-        self.project = (
-            nn.ModuleDict({slot: nn.Linear(width, width, bias=False) for slot in self.takes}) if embed else None
-        )
+        projections = {slot: nn.Linear(width, width, bias=False) for slot in self.takes}
+        self.project = nn.ModuleDict(projections) if embed else None
         self.logit_scale = nn.Parameter(torch.empty(1)) if embed else None
         self.pooler = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) if answers else None
-        wide = 2 * width
-        self.answer = (
-            nn.Sequential(nn.Linear(width, wide), nn.LayerNorm(wide), nn.GELU(), nn.Linear(wide, answers))
-            if answers
-            else None
-        )
+        self.answer = answer_head(width, answers) if answers else None
         self.caption = nn.Linear(width, vocab) if captions else None
 
     def reset(self) -> None:
@@ -120,7 +114,7 @@ class BEiT3(nn.Module):
         what is present."""
         s = fill_absent(batch, self.blanks)
         image, text = self.patch_embed(s.values["image"]), self.places(self.words(s.values["text"]))
-        keep = masked(s.keep.get("text"), s.present["text"], text.x.shape[1])
+        keep = s.mask("text")
         image = image.replace(keep=masked(None, s.present["image"], image.x.shape[1]))
         return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
 
@@ -228,26 +222,21 @@ WEIGHTS = {
 def _places(public: str, ours: str) -> Rule:
     """A table of positions whose first two rows nothing reads."""
     view = (lambda x: x[None]) if "patch_embed" in ours else (lambda x: x)
-    return Rule(
-        (public,), (ours,), lambda ts: [view(ts[0][2:])], lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))]
-    )
+    padded = lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))]  # noqa: E731
+    return Rule((public,), (ours,), lambda ts: [view(ts[0][2:])], padded)
 
 
-def _expert(letter: str, slot: str) -> list[Rule]:
-    theirs, ours = "beit3.encoder.layers.{i}", f"layers.{{i}}.experts.{slot}"
-    return [
-        Join([f"{theirs}.self_attn.{n}_proj.{letter}.{{p}}" for n in "qkv"], f"{ours}.mix.qkv.{{p}}"),
-        Rename(f"{theirs}.self_attn.out_proj.{letter}.{{p}}", f"{ours}.mix.out.{{p}}"),
-        Rename(f"{theirs}.self_attn.inner_attn_ln.{letter}.{{p}}", f"{ours}.mix.norm.{{p}}"),
-        Rename(f"{theirs}.self_attn_layer_norm.{letter}.{{p}}", f"{ours}.norm.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.ffn_layernorm.{{p}}", f"{ours}.feed.f.norm.{{p}}"),
-        Rename(f"{theirs}.final_layer_norm.{letter}.{{p}}", f"{ours}.feed.norm.{{p}}"),
-        Rename(f"beit3.encoder.layer_norm.{letter}.{{p}}", f"norms.{slot}.{{p}}"),
-    ]
-
-
+THEIRS, OURS = "beit3.encoder.layers.{i}", "layers.{i}.experts"
+EXPERT = {
+    "self_attn.out_proj.{l}.{p}": "mix.out.{p}",
+    "self_attn.inner_attn_ln.{l}.{p}": "mix.norm.{p}",
+    "self_attn_layer_norm.{l}.{p}": "norm.{p}",
+    "ffn.{l}.fc1.{p}": "feed.f.up.{p}",
+    "ffn.{l}.fc2.{p}": "feed.f.down.{p}",
+    "ffn.{l}.ffn_layernorm.{p}": "feed.f.norm.{p}",
+    "final_layer_norm.{l}.{p}": "feed.norm.{p}",
+}
+EXPERTS = {"A": "image", "B": "text"}
 RULES = {
     "official": [
         Drop("beit3.vision_embed.mask_token"),
@@ -256,8 +245,16 @@ RULES = {
         _places("beit3.encoder.embed_positions.A.weight", "patch_embed.positions.table"),
         Rename("beit3.text_embed.weight", "words.table.weight"),
         _places("beit3.encoder.embed_positions.B.weight", "places.table"),
-        *_expert("A", "image"),
-        *_expert("B", "text"),
+        *(
+            Join([f"{THEIRS}.self_attn.{n}_proj.{a}.{{p}}" for n in "qkv"], f"{OURS}.{slot}.mix.qkv.{{p}}")
+            for a, slot in EXPERTS.items()
+        ),
+        *(
+            Rename(f"{THEIRS}.{theirs}".replace("{l}", a), f"{OURS}.{slot}.{ours}")
+            for a, slot in EXPERTS.items()
+            for theirs, ours in EXPERT.items()
+        ),
+        *(Rename(f"beit3.encoder.layer_norm.{a}.{{p}}", f"norms.{slot}.{{p}}") for a, slot in EXPERTS.items()),
         Lift("logit_scale", "logit_scale"),
         Rename("vision_head.weight", "project.image.weight"),
         Rename("language_head.weight", "project.text.weight"),

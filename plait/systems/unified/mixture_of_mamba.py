@@ -26,7 +26,7 @@ from plait.core.tokens import Tokens, join, mean
 from plait.core.weights import Rename
 from plait.parts.mixers.mamba import Kinds, Mamba, State, layout
 from plait.parts.presence import fill_absent, masked
-from plait.systems.unified.meta_transformer import tokenizer
+from plait.parts.tokenizers.readers import tokenizer
 
 
 class Routed(nn.Module):

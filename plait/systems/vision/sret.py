@@ -93,6 +93,7 @@ class SReT(Pyramid):
     """
 
     fits = ("image",)
+    pool = norm_of_mean
 
     def __init__(
         self, *, image=(224, 224), head=32, heads=(2, 4, 8), blocks=(2, 5, 3), groups=((8, 2), (4, 1), (1, 1)),
@@ -121,8 +122,6 @@ class SReT(Pyramid):
         self.multiple = next(
             m for m in count(step, step) if all((m >> 3 + s) ** 2 % g == 0 for s, gs in enumerate(groups) for g in gs)
         )
-
-    pool = norm_of_mean
 
 
 WHOLE = dict(groups=((1, 1), (1, 1), (1, 1)))

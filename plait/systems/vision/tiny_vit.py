@@ -83,6 +83,8 @@ class TinyViT(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K). widths, depths: of each stage; heads, sides (of the windows): of all but
     the first."""
 
+    pool = norm_of_mean
+
     def __init__(self, *, widths, depths, heads, sides, num_classes=1000, drop_path=0.0):
         first, *later = stage_rates(drop_path, depths)
         stages = [nn.Sequential(*(Bottleneck(widths[0], 4, drop) for drop in first))]
@@ -92,8 +94,6 @@ class TinyViT(Pyramid):
         thin = widths[0] // 2
         stem = nn.Sequential(ChannelsLast(), ConvNorm(3, thin, 3, 2, act=nn.GELU), ConvNorm(thin, widths[0], 3, 2))
         super().__init__(stem, stages, nn.LayerNorm(widths[-1]), widths[-1], num_classes)
-
-    pool = norm_of_mean
 
 
 M5 = dict(widths=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(4, 5, 10))

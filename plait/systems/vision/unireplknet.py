@@ -105,6 +105,7 @@ class UniRepLKNet(Pyramid):
     """Pictures (B, 3, H, W) -> logits (B, K). widths: of each stage; kernels: of each stage's layers, 13 or 3."""
 
     attends = False
+    pool = norm_of_mean
 
     def __init__(self, *, widths, kernels, num_classes=1000, drop_path=0.0):
         half, first = widths[0] // 2, widths[0]
@@ -117,8 +118,6 @@ class UniRepLKNet(Pyramid):
         super().__init__(
             nn.Sequential(ChannelsLast(), *halve), stages, nn.LayerNorm(widths[-1], eps=1e-6), widths[-1], num_classes
         )
-
-    pool = norm_of_mean
 
 
 SIX = dict(kernels=((3, 3), (13, 13), (13, 13, 13, 13, 13, 13), (13, 13)))

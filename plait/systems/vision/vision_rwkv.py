@@ -19,35 +19,10 @@ from torch import Tensor, nn
 from plait.core.block import Block, DropPath, LayerScale, Pre, Stack, drop_rates
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
+from plait.parts.mixers.wkv import bi_wkv
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
-
-
-def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Means of v (B, N, C) over all tokens, weighted by exp(k_i - decay (|n - i| - 1)) and for the token itself by
-    exp(k_n + first).
-
-    decay, first (C,); k, v (B, N, C) -> (B, N, C), in linear time, float32. A decay is split into a growth before the
-    running sum and a decay after it, exact to rounding while |decay| N stays under 100 (trained ones stay under 10).
-    Every token sees the largest key, so that what is too small beside it to be summed is too small to be seen.
-    """
-    n = k.shape[1]
-    k, v = k.float().mT, v.float().mT  # (B, C, N): sums run along the last dimension
-    place = torch.arange(n, device=k.device) - (n - 1) / 2
-    growth = (decay.float()[:, None] * place).exp()  # (C, N)
-    weight = (k - k.amax(2, keepdim=True)).exp()
-    both = torch.stack([weight * v, weight])  # (2, B, C, N)
-    step = decay.float().exp()[:, None]
-    earlier = _before(both * growth) * (step / growth)
-    later = _before((both / growth).flip(-1)).flip(-1) * (step * growth)
-    top, bottom = earlier + later + both * first.float().exp()[:, None]
-    return (top / bottom).mT
-
-
-def _before(x: Tensor) -> Tensor:
-    """Along the last dimension, the sum of all that stands before each place."""
-    return F.pad(x[..., :-1].cumsum(-1), (1, 0))
 
 
 def q_shift(t: Tokens) -> Tensor:
@@ -166,11 +141,9 @@ class VisionRWKV(Backbone):
 
         self.stack = Stack(*(layer(i, drop) for i, drop in enumerate(drop_rates(drop_path, depth))))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Identity()
-        if num_classes and hidden:
-            self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, num_classes))
-        elif num_classes:
-            self.head = nn.Linear(width, num_classes)
+        classes = nn.Linear(hidden or width, num_classes) if num_classes else nn.Identity()
+        wide = num_classes and hidden
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), classes) if wide else classes
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed."""

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from plait.core.block import Stack
-from plait.core.tokens import Tokens
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
@@ -40,10 +39,6 @@ class ViT(Backbone):
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, norm=Norm, drop_path=drop_path))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
-        return self.stack(self.patch_embed(x))
 
 
 TINY = dict(width=192, depth=12, heads=3)

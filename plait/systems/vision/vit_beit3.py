@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from plait.core.block import Attention, FeedForward, Stack, merge_heads
 from plait.core.tokens import Tokens
@@ -54,6 +54,7 @@ class ViTBEiT3(Backbone):
     feed-forward's width, 4 D unless given."""
 
     fits = ("image",)
+    pool = norm_of_mean
 
     def __init__(
         self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, drop_path=0.0
@@ -65,12 +66,6 @@ class ViTBEiT3(Backbone):
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden or 4 * width, **how))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first."""
-        return self.stack(self.patch_embed(x))
-
-    pool = norm_of_mean
 
 
 GIANT = dict(patch=14, width=1408, depth=40, heads=16, hidden=6144)

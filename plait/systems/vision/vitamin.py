@@ -83,6 +83,7 @@ class ViTamin(Backbone):
 
     multiple = 1
     fits = ("image",)
+    pool = norm_of_mean
 
     def __init__(
         self, *, image=(224, 224), channels, depths=(2, 4), width, depth, heads, positions=True,
@@ -100,8 +101,6 @@ class ViTamin(Backbone):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the grid."""
         return self.stack(self.positions(self.stem(x)))
-
-    pool = norm_of_mean
 
 
 SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6)
