@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import plait
-from plait.core.weights import read_state
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
 from plait.runs.vocabulary import check_vocabulary
@@ -65,7 +65,7 @@ def test_texts_get_the_vectors_that_transformers_gives_them(folder):
     assert not keep[:, n:].any()
 
     ours = plait.create_model("bert_l6_h512", width=384, heads=12).eval()
-    plait.load_weights(ours, read_state(folder / "model.safetensors"), source="transformers")
+    plait.load_weights(ours, load_file(folder / "model.safetensors"), source="transformers")
     t, expected = ours.tokens(ids, keep), theirs(**given)
     vectors = mean(t.x, keep)
     torch.testing.assert_close(vectors, mean(expected.last_hidden_state, keep[:, :n]), rtol=1e-5, atol=1e-6)

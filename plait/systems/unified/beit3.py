@@ -222,20 +222,21 @@ WEIGHTS = {
 def _places(public: str, ours: str) -> Rule:
     """A table of positions whose first two rows nothing reads."""
     view = (lambda x: x[None]) if "patch_embed" in ours else (lambda x: x)
-    padded = lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))]  # noqa: E731
-    return Rule((public,), (ours,), lambda ts: [view(ts[0][2:])], padded)
+    return Rule(
+        (public,), (ours,), lambda ts: [view(ts[0][2:])], lambda ts: [F.pad(ts[0].flatten(0, -2), (0, 0, 2, 0))]
+    )
 
 
 THEIRS, OURS = "beit3.encoder.layers.{i}", "layers.{i}.experts"
-EXPERT = {
-    "self_attn.out_proj.{l}.{p}": "mix.out.{p}",
-    "self_attn.inner_attn_ln.{l}.{p}": "mix.norm.{p}",
-    "self_attn_layer_norm.{l}.{p}": "norm.{p}",
-    "ffn.{l}.fc1.{p}": "feed.f.up.{p}",
-    "ffn.{l}.fc2.{p}": "feed.f.down.{p}",
-    "ffn.{l}.ffn_layernorm.{p}": "feed.f.norm.{p}",
-    "final_layer_norm.{l}.{p}": "feed.norm.{p}",
-}
+EXPERT = [  # what stands before an expert's letter there and after it, and ours
+    ("self_attn.out_proj", "", "mix.out"),
+    ("self_attn.inner_attn_ln", "", "mix.norm"),
+    ("self_attn_layer_norm", "", "norm"),
+    ("ffn", "fc1.", "feed.f.up"),
+    ("ffn", "fc2.", "feed.f.down"),
+    ("ffn", "ffn_layernorm.", "feed.f.norm"),
+    ("final_layer_norm", "", "feed.norm"),
+]
 EXPERTS = {"A": "image", "B": "text"}
 RULES = {
     "official": [
@@ -250,9 +251,9 @@ RULES = {
             for a, slot in EXPERTS.items()
         ),
         *(
-            Rename(f"{THEIRS}.{theirs}".replace("{l}", a), f"{OURS}.{slot}.{ours}")
+            Rename(f"{THEIRS}.{before}.{a}.{after}{{p}}", f"{OURS}.{slot}.{ours}.{{p}}")
             for a, slot in EXPERTS.items()
-            for theirs, ours in EXPERT.items()
+            for before, after, ours in EXPERT
         ),
         *(Rename(f"beit3.encoder.layer_norm.{a}.{{p}}", f"norms.{slot}.{{p}}") for a, slot in EXPERTS.items()),
         Lift("logit_scale", "logit_scale"),

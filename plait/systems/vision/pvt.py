@@ -93,8 +93,8 @@ class PVT(Pyramid):
         for s, (d, patch, rates) in enumerate(zip(widths, patches, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // patch) for side in grid)
             positions = GridPositions(grid, d, prefix=int(s == len(widths) - 1))
-            parts = ((reduced(d, heads[s], ratios[s], Norm), FeedForward(d, hidden[s] * d)) for _ in rates)
-            blocks = [pre_norm(d, mix, feed, norm=Norm, drop=drop) for (mix, feed), drop in zip(parts, rates)]
+            mix = partial(reduced, d, heads[s], ratios[s], Norm)
+            blocks = [pre_norm(d, mix(), FeedForward(d, hidden[s] * d), norm=Norm, drop=drop) for drop in rates]
             stages.append(Stage(PatchMap(d, patch, channels, eps=EPS), positions, Stack(*blocks), d))
             channels = d
         super().__init__(nn.Identity(), stages, Norm(d), d, num_classes)

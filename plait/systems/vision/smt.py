@@ -101,12 +101,13 @@ class SMT(Pyramid):
     def __init__(self, *, widths, depths, heads, ratios, kernel=3, num_classes=1000, drop_path=0.0):
         stages = []
         for s, (d, ratio, rates) in enumerate(zip(widths, ratios, stage_rates(drop_path, depths))):
-            attends = [s == 3 or (s == 2 and i % 2 == 1) for i in range(depths[s])]
-            mixers = (LocalAttention(d, heads[s - 2]) if attend else Modulation(d) for attend in attends)
-            steps = ((mix, ConvFeed(d, ratio * d), drop) for mix, drop in zip(mixers, rates))
-            blocks = Stack(*(pre_norm(d, mix, feed, norm=Norm, drop=drop) for mix, feed, drop in steps))
+            blocks = []
+            for i, drop in enumerate(rates):
+                attends = s == 3 or (s == 2 and i % 2 == 1)
+                mix = LocalAttention(d, heads[s - 2]) if attends else Modulation(d)
+                blocks.append(pre_norm(d, mix, ConvFeed(d, ratio * d), norm=Norm, drop=drop))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), LayerNorm2d(d)) if s else nn.Identity()
-            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(blocks, NormTokens(d)))))
+            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(Stack(*blocks), NormTokens(d)))))
         first, c = ConvNorm(3, widths[0], kernel, 2, act=Relu), widths[0]
         stem = nn.Sequential(ChannelsLast(), first, nn.Conv2d(c, c, 2, 2), LayerNorm2d(c))
         super().__init__(stem, stages, nn.Identity(), widths[-1], num_classes)

@@ -112,8 +112,9 @@ class SpectFormer(Pyramid):
                 else:
                     blocks.append(pre_norm(d, mix, feed, norm=Norm, drop=rate))
             down = nn.Sequential(nn.Conv2d(widths[s - 1], d, 3, 2, 1), LayerNorm2d(d)) if s else nn.Identity()
-            before, behind = [GridPositions(grid, d)] * bool(patch), [NormTokens(d)] * (not patch and s < last)
-            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*before, Stack(*blocks), *behind))))
+            stack, norm = Stack(*blocks), (NormTokens(d),) if s < last else ()
+            around = (GridPositions(grid, d), stack) if patch else (stack, *norm)
+            stages.append(nn.Sequential(down, OnTokens(nn.Sequential(*around))))
         if patch:
             stem = (CrossScale(3, widths[0], (patch,)),)
         else:

@@ -101,8 +101,10 @@ class UniViTAR(Backbone):
         def step(f: nn.Module) -> Pre:
             return Pre(Norm(width), f, LayerScale(width, scale))
 
-        layers = ((RotaryAttention(width, heads), NormedSwiGLU(width, hidden)) for _ in range(depth))
-        self.stack = Stack(*(Block(step(mix), step(feed)) for mix, feed in layers))
+        def layer() -> Block:
+            return Block(step(RotaryAttention(width, heads)), step(NormedSwiGLU(width, hidden)))
+
+        self.stack = Stack(*(layer() for _ in range(depth)))
         self.head = nn.Sequential(Norm(width), nn.Linear(width, num_classes)) if num_classes else nn.Identity()
 
     def places(self, x: Tensor) -> tuple[tuple[int, int], Tensor]:

@@ -53,9 +53,11 @@ class ConvTokens(nn.Module):
         super().__init__()
         a, b = channels
         self.stem = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), Norm2d(a), nn.GELU(), nn.Conv2d(a, a, 3, 1, 1))
-        halved = ((Bottleneck(a, out, 2), out, depth) for out, depth in zip(channels, depths))
-        steps = ([first, *(Bottleneck(out, out, 1) for _ in range(depth - 1))] for first, out, depth in halved)
-        self.stages = nn.Sequential(*(nn.Sequential(*step) for step in steps))
+
+        def stage(out: int, depth: int) -> nn.Sequential:
+            return nn.Sequential(Bottleneck(a, out, 2), *(Bottleneck(out, out, 1) for _ in range(depth - 1)))
+
+        self.stages = nn.Sequential(*map(stage, channels, depths))
         self.norm, self.proj = Norm2d(b), nn.Conv2d(b, width, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tokens:
