@@ -27,9 +27,10 @@ from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
 from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
-from plait.runs.run import Run, save_run, write_json
+from plait.runs.run import Run, save_run
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
+from plait.runs.written import write_json
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train

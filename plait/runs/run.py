@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -30,6 +29,7 @@ from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.folder import read_json, write_json, write_table
 from plait.runs.predict import merge, outputs, stream
+from plait.runs.written import read_json, write_json, write_table
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History

@@ -1,0 +1,57 @@
+"""The files of a run folder that are no weights: JSON and tables, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from plait.core.files import write_whole
+from plait.errors import DataError, UsageError
+
+
+def read_json(path: Path) -> dict:
+    """What `write_json` wrote. Raises DataError for a file that is not there or is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain)
+    write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _plain(value: Any):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no plain JSON")
+
+
+def write_table(table: pa.Table, path: str | Path) -> Path:
+    """Write a table as Parquet, CSV or JSON lines by the path's ending, whole or not at all."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".pq"):
+        write_whole(path, lambda p: pa.parquet.write_table(table, p))
+    elif suffix == ".csv":
+        from pyarrow import csv
+
+        flat = table
+        for i, field in enumerate(table.schema):  # CSV has no lists
+            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+                cells = [None if v is None else json.dumps(v) for v in table.column(i).to_pylist()]
+                flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
+        write_whole(path, lambda p: csv.write_csv(flat, p))
+    elif suffix in (".jsonl", ".ndjson"):
+        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+        write_whole(path, lambda p: p.write_text(lines, encoding="utf-8"))
+    else:
+        raise UsageError(f"cannot write {path}: end its name in .parquet, .csv or .jsonl")
+    return path
