@@ -22,6 +22,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.console import Console
+from plait.runs.folder import write_json
 from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
@@ -30,7 +31,6 @@ from plait.runs.prepare import Prepared, prepare
 from plait.runs.run import Run, save_run
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.written import write_json
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train

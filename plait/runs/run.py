@@ -29,7 +29,6 @@ from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.folder import read_json, write_json, write_table
 from plait.runs.predict import merge, outputs, stream
-from plait.runs.written import read_json, write_json, write_table
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
