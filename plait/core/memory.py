@@ -69,6 +69,14 @@ class Memory(NamedTuple):
             return memory, keep
         return memory, keep[:, None] & F.pad(allow if allow.dim() == 3 else allow[None], (m, 0), value=True)
 
+    def without_last(self, n: int) -> Memory:
+        """The memory without the last `n` tokens that were read, such as those that only asked."""
+        assert self.keep is not None
+        m = self.keep.shape[1] - n
+        k_and_v = ([x[:, :, :m].contiguous() for x in page[SELF]] for page in self.pages)  # views would keep the rest
+        pages = tuple({**page, SELF: (k, v)} for page, (k, v) in zip(self.pages, k_and_v, strict=True))
+        return Memory(pages, self.keep[:, :m].contiguous())
+
     def laid_out(self, length: int) -> LaidOut:
         """The same memory in buffers of `length` places. Raises ValueError where it is empty or holds more."""
         if not self.pages or self.keep is None or self.keep.shape[1] > length:
@@ -101,6 +109,13 @@ class LaidOut(NamedTuple):
         old = (places < self.start).expand(n, -1)  # (N, M)
         full = old.new_zeros(old.shape).index_copy(1, self.start + torch.arange(n, device=now.device), allow)
         return memory, keep[:, None] & (old | full)
+
+    def without_last(self, n: int) -> LaidOut:
+        """As `Memory.without_last`: what is written there is seen no more, and written over."""
+        start = self.start - n
+        return self._replace(
+            start=start, keep=self.keep & (torch.arange(self.keep.shape[1], device=start.device) < start)
+        )
 
 
 def _written(old: Tensor, new: Tensor, start: Tensor | None, dim: int = 2) -> Tensor:

@@ -6,10 +6,11 @@ own (norms, projections, feed-forward) and meet in one attention. So one network
 two towers for retrieval, or a reader of both, by which tokens are put in: a picture alone never touches the experts of
 words. Each layer norms twice more than usual.
 
-Differs: of the heads, those of retrieval, question answering and captions (scores of the next word); pairs of pictures
-are left out. The mask token and the targets of pre-training are not here, nor the first two positions of the public
-layout, which nothing reads: coming back they are zeros. Other picture sizes than `image` are read. An absent text or
-picture is a blank that nothing attends to.
+Differs: of the heads, those of retrieval, question answering and captions are here; pairs of pictures are left out. A
+caption is written as the official code does, by asking a masked word at the next place what stands there; such words
+are remembered by nobody. The picture's mask token and the targets of pre-training are not here, nor the first two
+positions of the public layout, which nothing reads: coming back they are zeros. Other picture sizes than `image` are
+read. An absent text or picture is a blank that nothing attends to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
-from plait.core.block import DropPath, Layer, Pre, drop_rates
+from plait.core.block import DropPath, Layer, Pre, Stack, drop_rates
+from plait.core.memory import Memory
 from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
 from plait.parts.heads.answers import answer_head
@@ -30,6 +32,7 @@ from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
+from plait.systems.pairs.git import Cache
 from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
 
 
@@ -78,24 +81,26 @@ class BEiT3(nn.Module):
 
     image: the (H, W) that positions are learned for. length: most tokens of a text. embed: with heads for retrieval.
     answers: how many, 0 for no such head. captions: with scores of words. normed: the last layer's tokens are normed.
+    begin, end: the ids that a caption starts and ends with; mask: of a masked word.
     """
 
     takes = ("image", "text")
-    fits = ("image", "vocab")
+    fits = ("image", "vocab", "mask")
     scheme = {nn.Embedding: words}
 
     def __init__(
         self, *, image=(224, 224), patch=16, vocab=64010, length=1022, width, depth, heads, drop_path=0.0,
-        embed=True, answers=0, captions=False, normed=True,
+        embed=True, answers=0, captions=False, normed=True, begin=0, end=2, mask=64001,
     ):  # fmt: skip
         super().__init__()
         self.width, self.part_widths, self.embed_width = width, {}, width
+        self.begin, self.end, self.mask, self.length = begin, end, mask, length - 1  # the last place asks for a word
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
         self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
-        self.layers = nn.ModuleList(
-            Multiway({slot: Expert(width, heads, 4 * width, drop) for slot in self.takes}, captions)
-            for drop in drop_rates(drop_path, depth)
+        drops = drop_rates(drop_path, depth)
+        self.layers = Stack(
+            *(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}, captions) for d in drops)
         )
         self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
         projections = {slot: nn.Linear(width, width, bias=False) for slot in self.takes}
@@ -124,9 +129,7 @@ class BEiT3(nn.Module):
         t = join(*streams.values(), kinds=tuple(streams))
         if ahead is None and self.caption is not None:
             ahead = t.x.new_ones(t.x.shape[1], t.x.shape[1], dtype=torch.bool)
-        t = t if ahead is None else t.reading(allow=ahead)
-        for layer in self.layers:
-            t = layer(t)
+        t = self.layers(t if ahead is None else t.reading(allow=ahead))
         return {kind: s.replace(x=self.norms[kind](s.x), losses=t.losses) for kind, s in by_kind(t).items()}
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
@@ -150,6 +153,41 @@ class BEiT3(nn.Module):
         ahead = torch.ones(m + n, m + n, dtype=torch.bool, device=streams["text"].x.device).tril()
         ahead[:m, :m] = True
         return self.caption(self.read(streams, ahead)["text"].x), streams["text"].keep
+
+    def prefill(self, batch: dict) -> Cache:
+        """Read the picture and, where there is one, the text so far."""
+        s = fill_absent(batch, self.blanks)
+        t = self.patch_embed(s.values["image"])
+        m, keep = t.x.shape[1], masked(None, s.present["image"], t.x.shape[1])
+        all_seen = torch.ones(m, m, dtype=torch.bool, device=t.x.device)
+        t = t.replace(keep=keep, kinds=(("image", m),), memory=Memory()).reading(allow=all_seen)
+        cache = Cache(self.layers(t).memory, torch.zeros_like(keep[:, 0], dtype=torch.int64))
+        if "text" not in batch:
+            return cache
+        ids = s.values["text"]
+        return self.step(ids, cache, masked(s.keep.get("text"), s.present["text"], ids.shape[1]))[1]
+
+    def step(self, tokens: Tensor, cache: Cache, keep: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache
+        with them in it. After each word a masked one asks, which sees the words up to there and is seen by none."""
+        if self.caption is None:
+            raise ValueError("this BEiT-3 writes no captions: got captions=False, build it with captions=True")
+        n = tokens.shape[1]
+        if n > self.length:
+            raise ValueError(
+                f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model"
+            )
+        keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
+        places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
+        ids = torch.cat([tokens, torch.full_like(tokens, self.mask)], 1)
+        x = self.words(ids).x + F.embedding(torch.cat([places, places + 1], 1), self.places.table)
+        past = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
+        allow = torch.cat([torch.cat([past, past & ~past], 1), torch.cat([past, past & past.mT], 1)])
+        real = torch.cat([keep, keep], 1)
+        t = Tokens(x * real[..., None], keep=real, kinds=(("text", 2 * n),), memory=cache.memory).reading(allow=allow)
+        t = self.layers(t)
+        logits = self.caption(self.norms["text"](t.x[:, n:]))
+        return logits, Cache(t.memory.without_last(n), cache.words + keep.sum(1))
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """fused (B, D), and for each head that was built: image and text (B, D), logit_scale (1,); answer (B, K); words
@@ -175,10 +213,11 @@ WORDS = dict(embed=False, captions=True)
 
 MODEL = BEiT3
 TAKES = ("image", "text")
-ROLES = ("fuser", "embedder")
+ROLES = ("fuser", "embedder", "generator")
 DEFAULT = "nano"
+TOY = dict(image=(32, 32), patch=8, vocab=64, length=32, begin=2, end=3, mask=4)
 SIZES = {
-    "toy": dict(image=(32, 32), patch=8, vocab=64, length=16, width=32, depth=2, heads=2, answers=7, captions=True),
+    "toy": TOY | dict(width=32, depth=2, heads=2, answers=7, captions=True),
     "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, width=128, depth=6, heads=4, drop_path=0.1),
     "base_patch16_224_retrieval": BASE,
     "base_patch16_384_retrieval": BASE | I384,
@@ -192,16 +231,22 @@ SIZES = {
     "base_patch16_480_captioning": BASE | I480 | WORDS,
     "large_patch16_480_captioning": LARGE | I480 | WORDS,
 }
+PAIRS = ("fuser", "embedder")
 FUSER = ("fuser",)
-SIZE_ROLES = {  # without heads for retrieval
+WRITER = ("fuser", "generator")
+SIZE_ROLES = {
+    "nano": PAIRS,
+    "base_patch16_224_retrieval": PAIRS,
+    "base_patch16_384_retrieval": PAIRS,
+    "large_patch16_384_retrieval": PAIRS,
     "base_patch16_384_vqav2": FUSER,
     "base_patch16_480_vqav2": FUSER,
     "large_patch16_384_vqav2": FUSER,
     "large_patch16_480_vqav2": FUSER,
     "large_patch16_768_vqav2": FUSER,
-    "base_patch16_224_captioning": FUSER,
-    "base_patch16_480_captioning": FUSER,
-    "large_patch16_480_captioning": FUSER,
+    "base_patch16_224_captioning": WRITER,
+    "base_patch16_480_captioning": WRITER,
+    "large_patch16_480_captioning": WRITER,
 }
 URL = "https://github.com/addf400/files/releases/download/beit3/"
 TOKENS = dict(tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm", begin=0, end=2)
@@ -227,17 +272,21 @@ def _places(public: str, ours: str) -> Rule:
     )
 
 
-THEIRS, OURS = "beit3.encoder.layers.{i}", "layers.{i}.experts"
-EXPERT = [  # what stands before an expert's letter there and after it, and ours
-    ("self_attn.out_proj", "", "mix.out"),
-    ("self_attn.inner_attn_ln", "", "mix.norm"),
-    ("self_attn_layer_norm", "", "norm"),
-    ("ffn", "fc1.", "feed.f.up"),
-    ("ffn", "fc2.", "feed.f.down"),
-    ("ffn", "ffn_layernorm.", "feed.f.norm"),
-    ("final_layer_norm", "", "feed.norm"),
-]
-EXPERTS = {"A": "image", "B": "text"}
+def _expert(letter: str, slot: str) -> list[Rule]:
+    theirs, ours = "beit3.encoder.layers.{i}", f"layers.blocks.{{i}}.experts.{slot}"
+    return [
+        Join([f"{theirs}.self_attn.{n}_proj.{letter}.{{p}}" for n in "qkv"], f"{ours}.mix.qkv.{{p}}"),
+        Rename(f"{theirs}.self_attn.out_proj.{letter}.{{p}}", f"{ours}.mix.out.{{p}}"),
+        Rename(f"{theirs}.self_attn.inner_attn_ln.{letter}.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.self_attn_layer_norm.{letter}.{{p}}", f"{ours}.norm.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{theirs}.ffn.{letter}.ffn_layernorm.{{p}}", f"{ours}.feed.f.norm.{{p}}"),
+        Rename(f"{theirs}.final_layer_norm.{letter}.{{p}}", f"{ours}.feed.norm.{{p}}"),
+        Rename(f"beit3.encoder.layer_norm.{letter}.{{p}}", f"norms.{slot}.{{p}}"),
+    ]
+
+
 RULES = {
     "official": [
         Drop("beit3.vision_embed.mask_token"),
