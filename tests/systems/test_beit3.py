@@ -66,7 +66,7 @@ def test_its_picture_half_is_vit_beit3():
     state = {k: own[k] for k in eye.state_dict() if k in own}
     for i in range(2):
         for ours, theirs in (("norm", "mix.norm"), ("mix", "mix.f"), ("feed", "feed")):
-            prefix = f"layers.{i}.experts.image.{ours}."
+            prefix = f"layers.blocks.{i}.experts.image.{ours}."
             state |= {
                 f"stack.blocks.{i}.{theirs}.{k.removeprefix(prefix)}": v for k, v in own.items() if k.startswith(prefix)
             }
