@@ -69,7 +69,7 @@ def fit(folder: Path, tmp_path: Path, **more):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids_are_those_of_the_published_file(name, tmp_path):
     info = plait.model_info(name)
-    path = write_tokenizer(info, tmp_path)
+    path = write_tokenizer(info, tmp_path, drop=8 if name.startswith("beit3") else 0)  # 8 rows of its table are spare
     text = learnt(["the red cat"], path)
     check_vocabulary(info, text, path)
     begin, end = info.weights["begin"], info.weights["end"]
