@@ -272,21 +272,17 @@ def _places(public: str, ours: str) -> Rule:
     )
 
 
-def _expert(letter: str, slot: str) -> list[Rule]:
-    theirs, ours = "beit3.encoder.layers.{i}", f"layers.blocks.{{i}}.experts.{slot}"
-    return [
-        Join([f"{theirs}.self_attn.{n}_proj.{letter}.{{p}}" for n in "qkv"], f"{ours}.mix.qkv.{{p}}"),
-        Rename(f"{theirs}.self_attn.out_proj.{letter}.{{p}}", f"{ours}.mix.out.{{p}}"),
-        Rename(f"{theirs}.self_attn.inner_attn_ln.{letter}.{{p}}", f"{ours}.mix.norm.{{p}}"),
-        Rename(f"{theirs}.self_attn_layer_norm.{letter}.{{p}}", f"{ours}.norm.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
-        Rename(f"{theirs}.ffn.{letter}.ffn_layernorm.{{p}}", f"{ours}.feed.f.norm.{{p}}"),
-        Rename(f"{theirs}.final_layer_norm.{letter}.{{p}}", f"{ours}.feed.norm.{{p}}"),
-        Rename(f"beit3.encoder.layer_norm.{letter}.{{p}}", f"norms.{slot}.{{p}}"),
-    ]
-
-
+THEIRS, OURS = "beit3.encoder.layers.{i}", "layers.blocks.{i}.experts"
+EXPERT = [  # what stands before an expert's letter there and after it, and ours
+    ("self_attn.out_proj", "", "mix.out"),
+    ("self_attn.inner_attn_ln", "", "mix.norm"),
+    ("self_attn_layer_norm", "", "norm"),
+    ("ffn", "fc1.", "feed.f.up"),
+    ("ffn", "fc2.", "feed.f.down"),
+    ("ffn", "ffn_layernorm.", "feed.f.norm"),
+    ("final_layer_norm", "", "feed.norm"),
+]
+EXPERTS = {"A": "image", "B": "text"}
 RULES = {
     "official": [
         Drop("beit3.vision_embed.mask_token"),
