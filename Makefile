@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-changed parity lint types clean
+.PHONY: demo test test-changed parity lint types docs clean
 
 demo: .venv/plait
 	$(BIN)/plait demo
@@ -26,8 +26,11 @@ lint: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 .venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv
@@ -40,4 +43,8 @@ clean:
 
 .venv/test: .venv/plait
 	$(PIP) -e '.[test,peers]'
+	@touch $@
+
+.venv/docs: .venv/plait
+	$(PIP) -e '.[docs]'
 	@touch $@

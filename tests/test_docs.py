@@ -1,0 +1,32 @@
+"""The pages of the site: all public names, all systems, no link into nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import plait
+from plait.core.catalog import systems
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    told = re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(told) == sorted(f"{home}.{name}" for name, home in plait._HOMES.items())
+
+
+def test_every_system_has_a_page_and_no_page_is_of_none():
+    pages = {p.stem for p in (DOCS / "systems").glob("*.md")} - {"README"}
+    assert pages == set(systems())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not re.match(r"\w+:", target):
+            assert (page.parent / target).exists(), f"{page} links to {target}"
