@@ -17,6 +17,7 @@ import fnmatch
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,10 @@ from torch import Tensor, nn
 
 import plait
 from plait.core.catalog import systems
-from tests.parity import modules
-from tests.peers import declare_torchvision
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # how a peer is made is what the tests of parity know
+from tests.parity import modules  # noqa: E402
+from tests.peers import declare_torchvision  # noqa: E402
 
 
 def pair(name: str, timm_name: str | None) -> tuple[nn.Module, nn.Module, tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Written and spoken digits, both spoilt: does a model of both beat the better one, and does it stay good when one is
 missing?
 
-    python benchmarks/fusion_digits.py --spoken ../shared/data/spoken_digits
+    python benchmarks/fusion_digits.py --spoken spoken_digits
 
 Pictures are scikit-learn's 8 x 8 digits, blurred and noised; sounds are the Free Spoken Digit Dataset (Parquet, columns
 audio and digit), noised. Rows pair a picture and a sound of the same digit; no picture and no recording is on both

@@ -1,6 +1,6 @@
 """Strings of two to five spoken digits: how many words does Zipformer nano get wrong, trained from nothing on one core?
 
-    python benchmarks/transcribe_digits.py --spoken ../shared/data/spoken_digits
+    python benchmarks/transcribe_digits.py --spoken spoken_digits
 
 Recordings of the Free Spoken Digit Dataset (Parquet: audio, digit, speaker) of one speaker are laid end to end with
 short pauses. Training and validation strings are made of `train.parquet`, from different recordings; test strings of
