@@ -26,6 +26,7 @@ from plait.core.block import DropPath, Layer, Pre, Stack, drop_rates
 from plait.core.memory import Memory
 from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
+from plait.errors import PlaitError
 from plait.parts.heads.answers import answer_head
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
@@ -171,10 +172,10 @@ class BEiT3(nn.Module):
         """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache
         with them in it. After each word a masked one asks, which sees the words up to there and is seen by none."""
         if self.caption is None:
-            raise ValueError("this BEiT-3 writes no captions: got captions=False, build it with captions=True")
+            raise PlaitError("this BEiT-3 writes no captions: got captions=False, build it with captions=True")
         n = tokens.shape[1]
         if n > self.length:
-            raise ValueError(
+            raise PlaitError(
                 f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model"
             )
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
