@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, stage_rates
 from plait.core.tokens import Tokens, refuse, whole_grid
-from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d
+from plait.parts.convs import ChannelsLast, ConvNorm, Half, LayerNorm2d
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.convnext import ConvLayer, depthwise
 from plait.parts.mixers.windows import pad_to, to_windows
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.nextvit import Half
 
 
 class Reduce(nn.Module):

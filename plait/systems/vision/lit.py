@@ -17,12 +17,12 @@ from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens, prepend, whole_grid
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.maps import OnTokens, flat, through, to_tokens
-from plait.parts.mixers.windows import numbers, surely
+from plait.parts.mixers.windows import WindowAttention, numbers, surely
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.relative import offsets
+from plait.parts.tokenizers.patches import PatchMap
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.swin import PatchMap, WindowAttention
 
 
 class Warp(nn.Module):

@@ -20,10 +20,10 @@ from torch import nn
 from plait.core.block import Attention, CrossAttention, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens
 from plait.parts.maps import OnTokens, flat, to_map
+from plait.parts.mixers.windows import WindowAttention
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.davit import Halve, Stem
-from plait.systems.vision.swin import WindowAttention
 
 
 class Distil(nn.Module):

@@ -20,11 +20,10 @@ from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
 from plait.parts.maps import OnTokens
-from plait.parts.mixers.windows import crop, pad_to
+from plait.parts.mixers.windows import WindowAttention, crop, pad_to
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
-from plait.systems.vision.swin import WindowAttention
 
 Gelu = partial(nn.GELU, approximate="tanh")
 EPS = 1e-3  # of batch norms
