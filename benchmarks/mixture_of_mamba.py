@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from plait.core.block import Pre, Stack
 from plait.core.init import initialise, torch_default
 from plait.core.tokens import Tokens
-from plait.systems.unified.mixture_of_mamba import Layout, MambaMixture, Mixers
+from plait.parts.mixers.mamba import Layout
+from plait.systems.unified.mixture_of_mamba import MambaMixture, Mixers
 
 NAMES = "zero one two three four five six seven eight nine".split()
 LETTERS = sorted(set("".join(NAMES)))

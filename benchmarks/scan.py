@@ -21,7 +21,8 @@ import torch
 from plait.core.block import Attention
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
-from plait.systems.unified.mixture_of_mamba import Layout, MambaMixture
+from plait.parts.mixers.mamba import Layout
+from plait.systems.unified.mixture_of_mamba import MambaMixture
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -35,7 +36,7 @@ def check(mixer: MambaMixture, width: int, kinds: int) -> None:
     x, state = torch.randn(2, 40, width), mixer.start(2)
     runs = ((0, 25), (kinds - 1, 15))
     with torch.no_grad():
-        whole = mixer(Tokens(x), Layout(runs)).x
+        whole = mixer(Tokens(x).reading(layout=Layout(runs))).x
         for n in range(40):
             kind = torch.full((2,), 0 if n < 25 else kinds - 1)
             y, state = mixer.step(x[:, n], kind, state)
@@ -57,20 +58,21 @@ def main() -> None:
     check(mixer, a.width, a.kinds)
     print(f"width {a.width}, {a.rows} rows, {a.kinds} kinds, CPU milliseconds, medians of {a.rounds}")
     for n in a.lengths:
-        runs = Layout(((0, n // 2), (a.kinds - 1, n - n // 2)))
+        runs = dict(layout=Layout(((0, n // 2), (a.kinds - 1, n - n // 2))))
 
-        def forward(model, *layout):
+        def forward(model, context):
             with torch.inference_mode():
-                model(Tokens(torch.randn(a.rows, n, a.width)), *layout)
+                model(Tokens(torch.randn(a.rows, n, a.width)).reading(**context))
 
-        def training(model, *layout):
-            model(Tokens(torch.randn(a.rows, n, a.width, requires_grad=True)), *layout).x.sum().backward()
+        def training(model, context):
+            t = Tokens(torch.randn(a.rows, n, a.width, requires_grad=True)).reading(**context)
+            model(t).x.sum().backward()
             model.zero_grad(set_to_none=True)
 
         for name, work in (("forward", forward), ("forward and backward", training)):
             taken: dict[str, list[float]] = {"attention": [], "mixer": []}
             for turn in range(a.rounds + 1):
-                pair = milliseconds(lambda: work(attention)), milliseconds(lambda: work(mixer, runs))
+                pair = milliseconds(lambda: work(attention, {})), milliseconds(lambda: work(mixer, runs))
                 for key, spent in zip(taken, pair):
                     taken[key] += [spent] if turn else []  # the first turn warms up
             theirs, ours = (statistics.median(v) for v in taken.values())
