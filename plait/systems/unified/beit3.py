@@ -120,8 +120,7 @@ class BEiT3(nn.Module):
         what is present."""
         s = fill_absent(batch, self.blanks)
         image, text = self.patch_embed(s.values["image"]), self.places(self.words(s.values["text"]))
-        keep = s.mask("text")
-        image = image.replace(keep=masked(None, s.present["image"], image.x.shape[1]))
+        image, keep = image.replace(keep=masked(None, s.present["image"], image.x.shape[1])), s.mask("text")
         return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
 
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
@@ -165,8 +164,7 @@ class BEiT3(nn.Module):
         cache = Cache(self.layers(t).memory, torch.zeros_like(keep[:, 0], dtype=torch.int64))
         if "text" not in batch:
             return cache
-        ids = s.values["text"]
-        return self.step(ids, cache, masked(s.keep.get("text"), s.present["text"], ids.shape[1]))[1]
+        return self.step(s.values["text"], cache, s.mask("text"))[1]
 
     def step(self, tokens: Tensor, cache: Cache, keep: Tensor | None = None) -> tuple[Tensor, Cache]:
         """The next words (B, N), one or many, keep (B, N) -> (B, N, V) logits of the word after each, and the cache
@@ -175,9 +173,7 @@ class BEiT3(nn.Module):
             raise PlaitError("this BEiT-3 writes no captions: got captions=False, build it with captions=True")
         n = tokens.shape[1]
         if n > self.length:
-            raise PlaitError(
-                f"a text of {n} tokens, but there are places for {self.length}: cut it or build a longer model"
-            )
+            raise PlaitError(f"a text of {n} tokens, but places for {self.length}: cut it or build a longer model")
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
         places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
         ids = torch.cat([tokens, torch.full_like(tokens, self.mask)], 1)
