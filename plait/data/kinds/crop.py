@@ -35,4 +35,5 @@ def _covering(picture: Image.Image, tall: int, broad: int) -> tuple[int, int]:
     if tall != broad:
         return round(picture.height / ratio), round(picture.width / ratio)
     short = min(picture.size)
-    return tuple(tall if side == short else int(tall * side / short) for side in (picture.height, picture.width))
+    high, wide = (tall if side == short else int(tall * side / short) for side in (picture.height, picture.width))
+    return high, wide
