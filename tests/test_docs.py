@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,15 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not re.match(r"\w+:", target):
             assert (page.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_no_file_holds_the_marks_of_a_merge():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("is no clone")
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    for name in files.stdout.split("\0")[:-1]:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".yml", ".cff", ".txt", "") and path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            assert not [line for line in lines if line.startswith(marks)], name

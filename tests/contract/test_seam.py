@@ -187,8 +187,8 @@ def test_what_layers_give_out_leaves_the_model_too(system):
         if counts:
             torch.testing.assert_close(t.losses["probe"], sum(counts))
     elif "fuser" in system.roles:
-        losses = model.fuse(batch)["losses"]
-        assert losses["probe"] > 0
+        losses = model.fuse(batch).get("losses", {})
+        assert losses.get("probe", 0) > 0, 'fuse must hand out what its layers gave: "losses": t.losses or {}'
     else:
         pytest.skip("hands out vectors or words alone")
 

@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("pattern", nargs="?", default="*")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    failed = 0
+    failed = compared = 0
     print(f"{'model':42} {'reference':44} {'parameters':>13} {'theirs':>13} {'error':>9}")
     for module in modules():
         for name in module.CASES:
@@ -46,7 +46,7 @@ def main() -> int:
                 continue
             torch.manual_seed(0)  # some references draw their weights from the global state
             row = module.parity(name)
-            failed += not row.ok
+            compared, failed = compared + 1, failed + (not row.ok)
             counts = f"{row.parameters:13,} {row.reference_parameters:13,}"
             print(
                 f"{row.name:42} {row.reference:44} {counts} {row.error:9.1e}{'' if row.ok else '  DIFFERS'}", flush=True
@@ -54,8 +54,11 @@ def main() -> int:
             if options.record:
                 figures = dict(reference=row.reference, parameters=row.parameters, error=float(f"{row.error:.1e}"))
                 record(module.SYSTEM, {row.name: figures})
-    print("all agree" if not failed else f"{failed} differ")
-    return int(failed > 0)
+    if not compared:
+        print(f"nothing was compared: no case in tests/parity matches {options.pattern!r}, or all are too large")
+    else:
+        print("all agree" if not failed else f"{failed} differ")
+    return int(failed > 0 or not compared)
 
 
 if __name__ == "__main__":

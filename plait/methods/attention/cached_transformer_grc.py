@@ -7,8 +7,7 @@ share of that in its answer.
 A forward pass changes nothing: it renews the cache for its own answer, and forgets. The caches themselves go on only
 inside `advancing`:
 
-    with advancing(model):            # in training, each step; in evaluation not at all, or along the segments of a
-    text
+    with advancing(model):  # in training, each step; in evaluation not at all, or along the segments of a text
         loss = objective(model(x))
 
 Differs: the cache has a given length, and a row of tokens is read at as many places spread evenly over its real tokens;
