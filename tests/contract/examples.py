@@ -74,3 +74,22 @@ def flatten(prefix: str, value, out: dict) -> None:
             flatten(f"{prefix}.{k}", v, out)
     elif isinstance(value, Tensor) and value.is_floating_point():
         out[prefix] = value
+
+
+def gradients(module, out):
+    """Of every parameter, of a number in which all outputs have a say; None where it has none."""
+    g = torch.Generator().manual_seed(0)
+    total = sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad)
+    named = {n.removeprefix("model."): p for n, p in module.named_parameters() if p.requires_grad}
+    return dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True)))
+
+
+def same_gradients(mine, truth):
+    assert mine.keys() == truth.keys()
+    # some are zero but for rounding, such as that of a number added to all scores: those of others are the scale
+    least = 1e-2 * max(float(g.abs().max()) for g in truth.values() if g is not None)
+    for name, want in truth.items():
+        assert (mine[name] is None) == (want is None), name
+        if want is not None:
+            scale = max(least, float(want.abs().max()))
+            assert float((mine[name] - want).abs().max()) <= 1e-4 * scale, name

@@ -14,7 +14,7 @@ import plait
 from plait.core.attend import recorded, with_backend
 from plait.core.catalog import build
 from plait.core.tokens import Tokens
-from tests.contract.examples import SYSTEMS, example, kind, run, toy
+from tests.contract.examples import SYSTEMS, example, gradients, kind, run, same_gradients, toy
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
 every_eye = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS if s.takes == ("image",)])
@@ -251,25 +251,6 @@ def once(model, batch, system):
         return run(model, batch, system)
     (slot,) = model.takes
     return {"logits": model(batch[slot], batch["keep"].get(slot))}
-
-
-def gradients(module, out):
-    """Of every parameter, of a number in which all outputs have a say; None where it has none."""
-    g = torch.Generator().manual_seed(0)
-    total = sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad)
-    named = {n.removeprefix("model."): p for n, p in module.named_parameters() if p.requires_grad}
-    return dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True)))
-
-
-def same_gradients(mine, truth):
-    assert mine.keys() == truth.keys()
-    # some are zero but for rounding, such as that of a number added to all scores: those of others are the scale
-    least = 1e-2 * max(float(g.abs().max()) for g in truth.values() if g is not None)
-    for name, want in truth.items():
-        assert (mine[name] is None) == (want is None), name
-        if want is not None:
-            scale = max(least, float(want.abs().max()))
-            assert float((mine[name] - want).abs().max()) <= 1e-4 * scale, name
 
 
 FIRST = {system.module.split(".")[2]: system.name for system in reversed(SYSTEMS)}  # of each room

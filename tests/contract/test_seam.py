@@ -15,7 +15,7 @@ from plait.core.memory import Page
 from plait.core.recompute import recompute
 from plait.core.tokens import Tokens, real
 from plait.systems.text.fnet import row_waves
-from tests.contract.examples import SYSTEMS, example, run, toy
+from tests.contract.examples import SYSTEMS, example, gradients, run, same_gradients, toy
 from tests.parity.compare import perturb
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
@@ -207,27 +207,6 @@ def test_the_page_of_a_layer_comes_out_or_it_raises(system):
         assert isinstance(out.memory, Page) and out.memory.streams, f"{type(layer).__name__} loses its page"
 
 
-def gradients(model: nn.Module, out: dict) -> dict[str, torch.Tensor]:
-    g = torch.Generator().manual_seed(0)
-    loss = sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad)
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True)))
-
-
-def same_gradients(a: dict, b: dict, tolerance: float = 1e-4) -> None:
-    assert a.keys() == b.keys()
-    # some gradients are zero but for rounding, such as that of a number added to all scores: those of others are the
-    # scale
-    least = 1e-2 * max(float(g.abs().max()) for g in a.values() if g is not None)
-    for name in a:
-        assert (a[name] is None) == (b[name] is None), name
-        if a[name] is not None:
-            scale = max(least, float(a[name].abs().max()))
-            torch.testing.assert_close(
-                b[name], a[name], rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-            )
-
-
 @every_system
 @pytest.mark.parametrize("reentrant", [False, True], ids=["new", "reentrant"])
 def test_recomputed_layers_give_the_same_gradients(system, reentrant):
@@ -244,7 +223,7 @@ def test_recomputed_layers_give_the_same_gradients(system, reentrant):
     out = run(model, batch, system)
     g = torch.Generator().manual_seed(0)
     sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
-    same_gradients(want, {n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    same_gradients({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, want)
     undo()
     assert not any("forward" in vars(m) for m in model.modules())
 
@@ -265,7 +244,7 @@ def test_gradients_of_each_row_by_vmap(system):
 
     rows = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, batch[slot])
     want = torch.func.grad(lambda w: sum(loss(w, x) for x in batch[slot]))(weights)
-    same_gradients(want, {n: g.sum(0) for n, g in rows.items()})
+    same_gradients({n: g.sum(0) for n, g in rows.items()}, want)
 
 
 def test_two_threads_that_record_see_only_their_own():
