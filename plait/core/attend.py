@@ -130,7 +130,7 @@ class Attend(nn.Module):
         causal: bool = False,
     ) -> Tensor:
         """(B, H, N, M) float32: the weights themselves; of a query with nothing to attend to, zeros."""
-        return _maps(q, repeated(k, q.shape[1]), _past(q, k, _mask(keep), causal), bias, scale)
+        return _maps(q, repeated(k, q.shape[1]), _past(q, k, pair_mask(keep), causal), bias, scale)
 
     def weights(self, q: Tensor, k: Tensor, **how) -> Tensor:
         """`maps`, which a recorder then sees: for modules that use the same weights several times."""
@@ -228,7 +228,7 @@ def attend(
         if backend != "flex":
             how = dict(causal=causal, scale=scale, dropout=dropout, backend=backend)
             return each(attend, q, k, v, lengths, keep=keep, bias=bias, **how)
-    mask = _mask(keep)
+    mask = pair_mask(keep)
     if backend == "flex":
         from plait.core.flex import flex
 
@@ -250,7 +250,7 @@ def attend(
     return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
-def _mask(keep: Tensor | None) -> Tensor | None:
+def pair_mask(keep: Tensor | None) -> Tensor | None:
     """(B, M) or (B, N, M) -> (B, 1, 1 or N, M)."""
     return keep if keep is None else keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]
 
@@ -270,7 +270,7 @@ def _grouped(
     heads, n, m = k.shape[1], q.shape[2], k.shape[2]
     share = q.shape[1] // heads
     if causal and n > 1:
-        past = _behind(q, k, _mask(keep))
+        past = _behind(q, k, pair_mask(keep))
         keep = past[:, 0] if past.dim() == 4 else past[None]
     if keep is not None and keep.dim() == 3:
         keep = keep.repeat(1, share, 1)  # (B, share * N, M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -178,6 +179,14 @@ def sides(t: Tokens) -> tuple[int, ...]:
     if t.grid is None:
         raise PlaitError("got tokens without a grid, expected one for each place: this layer is bound to the grid")
     return t.grid
+
+
+def one_each_place(t: Tokens) -> None:
+    """Raise PlaitError unless, after the special tokens, there is one token for each place of the grid."""
+    if t.grid is None or t.x.shape[1] != t.prefix + math.prod(t.grid):
+        raise PlaitError(
+            f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none before"
+        )
 
 
 def mean(tokens: Tokens) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, swap_inside
-from plait.core.tokens import Tokens, refuse
+from plait.core.tokens import Tokens, one_each_place, refuse
 from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import plain_tokens
 from plait.parts.positions.relative import offsets
@@ -128,11 +128,7 @@ class RelativeAttend(Attend):
         scale: float | None = None,
     ) -> Tokens:
         plain_tokens(t, to, bias, scale)
-        if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
-            raise PlaitError(
-                f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: do not drop or merge "
-                "tokens before"
-            )
+        one_each_place(t)
         index, scale, terms = self.buckets(t.grid, t.prefix, t.x.device), q.shape[-1] ** -0.5, []
         if "k" in self.encodings:
             terms.append(self.encodings["k"](q * scale, index))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import Attend, repeated
+from plait.core.attend import Attend, pair_mask, repeated
 from plait.core.surgery import Undo, swap_attend
 from plait.core.tokens import Tokens, refuse, unpacked
 from plait.errors import PlaitError
@@ -86,7 +86,7 @@ class SinkhornAttend(Attend):
     ) -> Tensor:
         scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ repeated(k, q.shape[1]).mT
         if keep is not None and keep.dim() < 4:
-            keep = keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]
+            keep = pair_mask(keep)
         return sinkhorn(scores if bias is None else scores + bias, self.steps, keep, weight)
 
 

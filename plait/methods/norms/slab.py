@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Attention
 from plait.core.surgery import Undo, factors, swap_inside, together
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, one_each_place
 from plait.errors import PlaitError
 from plait.methods.attention.nalaformer import plain_tokens
 from plait.methods.norms.unified_norm import Affine, average, swap_norms
@@ -125,10 +125,7 @@ class SimpleLinearAttend(Attend):
         scale: float | None = None,
     ) -> Tokens:
         plain_tokens(t, to, bias, scale)
-        if t.grid is None or t.x.shape[1] != t.prefix + t.grid[0] * t.grid[1]:
-            raise PlaitError(
-                f"got {t.x.shape[1]} tokens with grid {t.grid}, expected one for each place: drop or merge none"
-            )
+        one_each_place(t)
         q, k = q.relu(), k.relu()
         if t.keep is not None:
             k, v = (x.masked_fill(~t.keep[:, None, :, None], 0.0) for x in (k, v))
