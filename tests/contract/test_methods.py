@@ -17,6 +17,7 @@ IN_PLACE = [m.name for m in methods().values() if not m.wraps]
 
 NONE, LENGTH = "has no Attention that could be changed", "does not say how many it reads"
 INSIDE, MORE = "has no Attend inside an Attention that could be changed", "reads more than pictures"
+GRID = "is bound to the grid by its"
 # method -> the systems that it refuses, and what it says; every other pair must work
 REFUSALS = {
     "activator_glu": {"deit3": LENGTH, "cvt": LENGTH, "swin": LENGTH, "bert": LENGTH},
@@ -29,6 +30,7 @@ REFUSALS = {
     "nalaformer": {"cvt": INSIDE, "swin": INSIDE},
     "polyphase_anchoring": {"cvt": "stages.0.embed.0, which knows borders", "bert": "cuts no picture into patches"},
     "slab": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE},
+    "tome": {"cvt": GRID, "swin": GRID, "bert": MORE, "clip": MORE},
 }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Post, Pre, Stack, drop_rates
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
@@ -48,14 +48,18 @@ class ConvTokens(nn.Module):
 
 
 class SequencePool(nn.Module):
-    """(B, N, D) -> (B, D): the tokens' mean, weighed by a softmax over a learned score of each."""
+    """Tokens (B, N, D) -> (B, D): their mean, weighed by a softmax over a learned score of each."""
 
     def __init__(self, width: int):
         super().__init__()
         self.score = nn.Linear(width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.score(x).softmax(1).mT @ x)[:, 0]
+    def forward(self, t: Tokens) -> Tensor:
+        refuse(t, "keep", "lengths", why="a picture has no padding")
+        score = self.score(t.x)  # (B, N, 1)
+        if t.weight is not None:
+            score = score + t.weight.clamp(min=1e-6).log()[..., None]
+        return (score.softmax(1).mT @ t.x)[:, 0]
 
 
 def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
@@ -90,7 +94,7 @@ class CCT(Backbone):
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the normed tokens, weighed."""
-        return self.weigh(self.norm(t.x))
+        return self.weigh(t.replace(x=self.norm(t.x)))
 
 
 TWO = dict(depth=2, width=128, heads=2, hidden=128)

@@ -92,6 +92,7 @@ class CrossViT(nn.Module):
     convolutions instead of patch projections.
     """
 
+    on_grid = True  # the places of both branches are laid on one another
     takes = ("image",)
     fits = ("image",)
     classifier = ("heads.",)
