@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import plait
 from plait.core.attend import with_backend
-from plait.core.catalog import ModelInfo, System, systems
+from plait.core.catalog import ModelInfo, System, construct, systems
 from plait.core.methods import methods
 from plait.tasks import tasks_of
 
@@ -54,7 +54,7 @@ def cost(info: ModelInfo) -> tuple[int, float | None]:
     """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own
     columns."""
     with FakeTensorMode():
-        model = with_backend(import_module(info.system.module).MODEL(**info.arguments).eval(), "eager")
+        model = with_backend(construct(info.name).eval(), "eager")
         count = sum(p.numel() for p in model.parameters())
         if not set(info.takes) <= {"image", "text", "audio"}:
             return count, None

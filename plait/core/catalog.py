@@ -150,19 +150,23 @@ def _bare(name: str) -> str:
 
 
 def build(name: str, **arguments) -> nn.Module:
-    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size.
+    """The model of `name` on the meta device: shapes without storage. `arguments` override those of its size."""
+    import torch
+
+    with torch.device("meta"):
+        return construct(name, **arguments)
+
+
+def construct(name: str, **arguments) -> nn.Module:
+    """The model of `name`, its weights not yet filled.
 
     Other models that it is made of are built by their names and handed to its class, which keeps each under the
     argument's name.
     """
-    import torch
-
     info = model_info(name)
-    model = importlib.import_module(info.system.module).MODEL
     chosen = {**info.arguments, **arguments}
-    chosen |= {part: build(chosen[part]) for part in info.system.parts if isinstance(chosen.get(part), str)}
-    with torch.device("meta"):
-        return model(**chosen)
+    chosen |= {part: construct(chosen[part]) for part in info.system.parts if isinstance(chosen.get(part), str)}
+    return importlib.import_module(info.system.module).MODEL(**chosen)
 
 
 @cache

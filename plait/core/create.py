@@ -36,10 +36,10 @@ def create_model(
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
     pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
         size's weights row names, or in ours: safetensors, a pickle of tensors, the `*.index.json` of several such files
-        beside it, or the folder where they lie. Every key must fit; but where `num_classes` is given and the file's
-        classifier is for another number, or the file has none, the classifier starts anew, with the numbers that it has
-        without a file. Of a system made of others, True loads what is published of it, and of each of them; the rest
-        starts anew.
+        beside it, or the folder where they lie. Every key must fit; but where `num_classes` (or `labels`) is given and
+        the file's classifier is for another number, or the file has none, the classifier starts anew, with the numbers
+        that it has without a file. Of a system made of others, True loads what is published of it, and of each of
+        them; the rest starts anew.
     dtype: of the weights and floating buffers, as after `model.to(dtype)`. Without it they are float32, whatever the
         file holds.
     mmap: weights that need no change stay in their file until they are used, as private maps: training never writes to
@@ -59,7 +59,7 @@ def create_model(
         model = build(name, **arguments)
     except TypeError as error:
         raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
-    anew = getattr(model, "classifier", ()) if "num_classes" in arguments else ()
+    anew = getattr(model, "classifier", ()) if {"num_classes", "labels"} & arguments.keys() else ()
     _fill(info, model, arguments, pretrained, anew, seed=seed, device=device, dtype=dtype, share=mmap)
     model = apply_methods(model, wanted)
     return model if dtype is None else model.to(dtype)
@@ -83,7 +83,9 @@ def _fill(
     own = pretrained is not True or not parts or {"hub", "url"} & set(row)
     whole = pretrained and own and (pretrained is not True or "part" not in row)
     for part in () if whole else parts:
-        _fill(model_info(chosen[part]), getattr(model, part), {}, pretrained, seed=seed, device=device, **how)
+        inner = getattr(model, part)
+        classes = getattr(inner, "classifier", ())  # which the whole may have taken off
+        _fill(model_info(chosen[part]), inner, {}, pretrained, classes, seed=seed, device=device, **how)
     if pretrained and own:
         weights = _find(info, pretrained)
         body, groups = _published(info, model, weights, anew)

@@ -90,6 +90,39 @@ class ConvNorm(nn.Module):
         return conv if self.act is None else nn.Sequential(conv, self.act)
 
 
+class FrozenNorm(nn.Module):
+    """A batch norm whose statistics, scale and shift are given and never learnt: (B, C, H, W) -> the same shape."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.empty(channels))
+
+    def reset(self) -> None:
+        for t in (self.weight, self.running_var):
+            nn.init.ones_(t)
+        for t in (self.bias, self.running_mean):
+            nn.init.zeros_(t)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Every batch norm of maps in `model` becomes a `FrozenNorm`, under its own name."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.BatchNorm2d:
+                setattr(parent, name, FrozenNorm(child.num_features, child.eps))
+
+
 class Half(nn.Module):
     """Average of 2 x 2 places, of fewer at an odd edge: (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up."""
 

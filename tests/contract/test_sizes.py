@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import plait
-from plait.core.catalog import ModelInfo, model_info, systems
+from plait.core.catalog import ModelInfo, construct, model_info, systems
 from plait.core.roles import ROLES
 from plait.runs.assemble import model_class, reads
 from plait.tasks import tasks_of
@@ -34,7 +34,8 @@ def flags(info: ModelInfo) -> tuple:
     same code have in common."""
     own = inspect.signature(model_class(info)).parameters
     usual = {name: p.default for name, p in own.items() if p.default is not inspect.Parameter.empty}
-    kinds = {name: (sort(value), name in usual) for name, value in info.arguments.items()}
+    own = {name: value for name, value in info.arguments.items() if name not in info.parts}  # these are tried alone
+    kinds = {name: (sort(value), name in usual) for name, value in own.items()}
     other = {name: k for name, (k, open_) in kinds.items() if not open_ or k != sort(usual[name])}
     return (info.roles, *sorted((name, str(k)) for name, k in other.items()))
 
@@ -80,6 +81,9 @@ def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
         case "fuser":
             out = model.fuse(b)
             return [out["fused"].shape, *(v.shape for v in out["parts"].values())]
+        case "detector":
+            out = model(x, keep)
+            return [out["logits"].shape[2:], out["boxes"].shape[2:]]
         case "transcriber":
             logits, lengths = model.transcribe(x, keep)
             return [logits.shape[:2], (*lengths.shape, 1)]
@@ -93,7 +97,7 @@ def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
 def test_a_size_runs_the_methods_of_its_roles(info):
     labels = {"labels": 30} if "transcriber" in info.roles else {}
     with FakeTensorMode(), torch.inference_mode():
-        model = model_class(info)(**info.arguments | labels).eval()
+        model = construct(info.name, **labels).eval()
         for role in info.roles:
             assert isinstance(model, ROLES[role])
             assert all(len(shape) == 2 for shape in use(model, role, batch(info, model)))

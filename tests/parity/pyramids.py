@@ -22,9 +22,9 @@ def batch_epsilons(model: nn.Module) -> Counter[float]:
 
 
 @torch.no_grad()
-def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160)) -> Row:
+def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160), before: int = 0) -> Row:
     """The worst of the logits, the pooled features and each map, on pictures of the native size and of `other` (H,
-    W)."""
+    W). before: how many maps timm's gives of its stem."""
     declare_torchvision()
     import timm
 
@@ -42,6 +42,6 @@ def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160)) -> Row
             (ours(x), theirs(x)),
             (ours.pool(ours.tokens(x)), theirs.forward_head(theirs.forward_features(x), pre_logits=True)),
         ]
-        pairs += zip(ours.maps(x), features, strict=True)
+        pairs += zip(ours.maps(x), features[before:], strict=True)
         error = max(error, *(relative_error(a, b) for a, b in pairs))
     return Row(name, f"timm {reference}", count(ours), count(theirs), error)

@@ -30,6 +30,14 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([(place * rate).sin(), (place * rate).cos()], 1)
 
 
+def grid_waves(keep: Tensor, width: int) -> Tensor:
+    """keep (B, H, W) -> (B, H, W, D): `waves` of where each place lies, half of them of its row and half of its column,
+    from the first real one (0) to the last (2 pi)."""
+    turns = [keep.cumsum(dim, dtype=torch.float32) for dim in (1, 2)]
+    rows, columns = turns[0] / (turns[0][:, -1:] + 1e-6), turns[1] / (turns[1][:, :, -1:] + 1e-6)
+    return torch.cat([waves(2 * math.pi * places, width // 2) for places in (rows, columns)], -1)
+
+
 class SequenceWaves(nn.Module):
     """Adds `waves` of each token's place in the sequence: Tokens (B, N, D) -> Tokens (B, N, D).
 

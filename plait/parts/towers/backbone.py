@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens, mean
+from plait.core.tokens import Tokens, mean, one_each_place
+from plait.parts.maps import to_map
 
 
 class Backbone(nn.Module):
@@ -15,13 +16,16 @@ class Backbone(nn.Module):
     A system adds patch_embed (pictures -> Tokens), stack, norm and head, or its own `tokens` or `pool` in place of what
     they are made of. With `num_classes=0` the head is `nn.Identity()` and the logits are the pooled features.
     classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples
-    of this; None: only the size that the model was made for.
+    of this; None: only the size that the model was made for. strides: pixels a place, of each map of `features`.
+    beyond: its parts that these have no need of.
     """
 
     takes = ("image",)
     fits: tuple[str, ...] = ()
     classifier = ("head.",)
     multiple: int | None = None
+    strides: tuple[int, ...] = ()
+    beyond: tuple[str, ...] = ("head",)
     patch_embed: Callable[[Tensor], Tokens]
     stack: Callable[[Tokens], Tokens]
     norm: Callable[[Tensor], Tensor]
@@ -30,6 +34,15 @@ class Backbone(nn.Module):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, S + N, D) with their grid, S special ones first, before the last norm."""
         return self.stack(self.patch_embed(x))
+
+    def features(self, x: Tensor, keep: Tensor | None = None) -> list[tuple[Tensor, int]]:
+        """[(map (B, C, H / stride, W / stride), stride)], finest first: here one map, of the last tokens, normed.
+
+        Raises ValueError where the tokens are not one for each place of a grid.
+        """
+        t = self.tokens(x, keep)
+        one_each_place(t)
+        return [(to_map(t.replace(x=self.norm(t.x))), self.strides[-1])]
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed; the mean of the normed tokens where there is none."""

@@ -64,13 +64,14 @@ def post_norm_blocks(
     *,
     norm: Make = nn.LayerNorm,
     mix: Make = Attention,
+    feed: Make = FeedForward,
     cross: Make | None = None,
     dropout: float = 0.0,
 ) -> list[Block]:
     """`depth` layers norm(x + f(x)), as in BERT.
 
-    norm, mix as in `pre_norm_blocks`. cross(width, heads) makes the cross-attention to another stream, between the two
-    others. dropout: on every branch; that on attention weights comes with `mix=partial(Attention, dropout=...)`.
+    norm, mix, feed as in `pre_norm_blocks`. cross(width, heads) makes the cross-attention to another stream, between
+    the others. dropout: on every branch; that on attention weights comes with `mix=partial(Attention, dropout=...)`.
     """
 
     def step(f: nn.Module) -> Post:
@@ -78,6 +79,6 @@ def post_norm_blocks(
 
     def block() -> Block:
         between = cross and step(cross(width, heads))
-        return Block(mix=step(mix(width, heads)), feed=step(FeedForward(width, hidden)), cross=between)
+        return Block(mix=step(mix(width, heads)), feed=step(feed(width, hidden)), cross=between)
 
     return [block() for _ in range(depth)]

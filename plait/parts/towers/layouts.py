@@ -130,3 +130,25 @@ def open_clip_text(theirs: str, ours: str) -> list[Rule]:
         Rename(f"{theirs}ln_final.{{p}}", f"{ours}.norm.{{p}}"),
         Transpose(f"{theirs}text_projection", f"{ours}.project.weight"),
     ]
+
+
+def detr_layer(theirs: str, ours: str) -> list[Rule]:
+    """transformers' encoder layer of DETR, and of its decoder all but the look at the picture."""
+    return [
+        Join([f"{theirs}.self_attn.{n}_proj.{{p}}" for n in "qkv"], f"{ours}.mix.f.qkv.{{p}}"),
+        Rename(f"{theirs}.self_attn.out_proj.{{p}}", f"{ours}.mix.f.out.{{p}}"),
+        Rename(f"{theirs}.self_attn_layer_norm.{{p}}", f"{ours}.mix.norm.{{p}}"),
+        Rename(f"{theirs}.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
+        Rename(f"{theirs}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+        Rename(f"{theirs}.final_layer_norm.{{p}}", f"{ours}.feed.norm.{{p}}"),
+    ]
+
+
+def detr_cross(theirs: str, ours: str) -> list[Rule]:
+    """The look at the picture."""
+    return [
+        Rename(f"{theirs}.encoder_attn.q_proj.{{p}}", f"{ours}.cross.f.q.{{p}}"),
+        Join([f"{theirs}.encoder_attn.{n}_proj.{{p}}" for n in "kv"], f"{ours}.cross.f.kv.{{p}}"),
+        Rename(f"{theirs}.encoder_attn.out_proj.{{p}}", f"{ours}.cross.f.out.{{p}}"),
+        Rename(f"{theirs}.encoder_attn_layer_norm.{{p}}", f"{ours}.cross.norm.{{p}}"),
+    ]

@@ -19,6 +19,8 @@ class Pyramid(Backbone):
     """
 
     multiple = 1
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    beyond = ("norm", "head")
 
     def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], norm: nn.Module, width: int, num_classes: int):
         super().__init__()
@@ -33,6 +35,10 @@ class Pyramid(Backbone):
             x = stage(x)
             found.append(x)
         return found
+
+    def features(self, x: Tensor, keep: Tensor | None = None) -> list[tuple[Tensor, int]]:
+        """[(map (B, C_i, H_i, W_i), stride)] of each stage, finest first."""
+        return list(zip(self.maps(x), self.strides, strict=True))
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""
