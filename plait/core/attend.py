@@ -220,7 +220,9 @@ def attend(
     if q.shape[1] != k.shape[1]:
         if q.shape[1] % k.shape[1]:
             raise PlaitError(f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys, expected a multiple")
-        if lengths is None and not dropout and backend != "flex":
+        # past alone needs no mask where keys are repeated, which is smaller than a mask of N x M
+        bare = causal and keep is None and bias is None and 1 < q.shape[2] == k.shape[2] and backend == "sdpa"
+        if lengths is None and not dropout and backend != "flex" and not bare:
             return _grouped(q, k, v, keep, bias, causal, scale, backend)
         k, v = repeated(k, q.shape[1]), repeated(v, q.shape[1])
     if lengths is not None:

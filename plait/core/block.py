@@ -38,7 +38,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused projection: Tokens (B, N, D) -> Tokens (B, N, D).
 
     kv_heads: of keys and values, a divisor of `heads` (grouped queries). head_width: E, D / heads unless given.
-    qk_norm(E) makes a norm of each head's queries and one of its keys. rotary(q, k, t) turns them by where they stand.
+    qk_norm(E) makes a norm of each head's queries and one of its keys. rotary(q, k, t) turns them, (B, N, H, E) and
+    (B, N, G, E), by where their tokens stand. out_bias: whether the projection after the heads are merged has one.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         qk_norm: Make | None = None,
         rotary: nn.Module | None = None,
+        out_bias: bool = True,
     ):
         super().__init__()
         if head_width is None:
@@ -64,23 +66,23 @@ class Attention(nn.Module):
         self.k_norm = None if qk_norm is None else qk_norm(e)
         self.rotary = rotary
         self.attend = Attend(causal=causal, dropout=dropout)
-        self.out = nn.Linear(heads * e, width)
+        self.out = nn.Linear(heads * e, width, bias=out_bias)
 
     def forward(self, t: Tokens) -> Tokens:
         return self.merge(self.attend(t, *self.project(t)))
 
     def project(self, t: Tokens) -> tuple[Tensor, ...]:
         """Queries (B, H, N, E), keys and values (B, G, N, E) of the tokens."""
-        if self.kv_heads == self.heads:
-            q, k, v = split_heads(self.qkv(t.x), 3, self.heads)
+        h, g, x = self.heads, self.kv_heads, self.qkv(t.x)
+        if g == h:
+            q, k, v = x.unflatten(2, (3, h, -1)).unbind(2)  # (B, N, H, E)
         else:
-            x = self.qkv(t.x).unflatten(2, (self.heads + 2 * self.kv_heads, -1)).transpose(1, 2)
-            q, k, v = x.split([self.heads, self.kv_heads, self.kv_heads], 1)
+            q, k, v = x.unflatten(2, (h + 2 * g, -1)).split([h, g, g], 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, k, t)
-        return q, k, v
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def merge(self, t: Tokens) -> Tokens:
         """What each head gathered, x (B, H, N, E), as tokens (B, N, D)."""
@@ -279,10 +281,13 @@ class Stack(nn.Module):
         return t
 
     def _remembering(self, t: Tokens) -> Tokens:
-        start = getattr(t.memory, "start", None)
+        start = t.memory.start
         pages: tuple[dict[str, KeyValue], ...] = t.memory.pages or ({},) * len(self.blocks)
         found: list[dict[str, KeyValue]] = []
-        memory, keep = t.memory.open(real(t), None if t.context is None else t.context.get("allow"))
+        allow = None if t.context is None else t.context.get("allow")
+        memory, keep = t.memory.open(real(t), allow)
+        if t.keep is None and allow is None and not t.memory.pages:
+            keep = None  # all are real, and the first: no mask of N x N is needed
         for block, page in zip(self.blocks, pages, strict=True):
             t = block(t.replace(memory=Page(page, keep, start)))
             found.append(t.memory.streams)

@@ -30,14 +30,14 @@ def decoder(**how) -> Stack:
 
 @torch.no_grad()
 @pytest.mark.parametrize("how", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("length", [None, 12], ids=["growing", "laid out"])
-def test_one_by_one_is_all_at_once(how, length):
+@pytest.mark.parametrize("form", [None, Memory.laid_out, Memory.fixed], ids=["growing", "laid out", "fixed"])
+def test_one_by_one_is_all_at_once(how, form):
     stack, x = decoder(**how), torch.randn(3, 9, 16)
     keep = torch.ones(3, 9, dtype=torch.bool)
     keep[1, :2] = False  # a row that begins later
     want = stack(Tokens(x, keep=keep)).x
     t = stack(Tokens(x[:, :3], keep=keep[:, :3], memory=Memory()))
-    got, memory = [t.x], t.memory if length is None else t.memory.laid_out(length)
+    got, memory = [t.x], t.memory if form is None else form(t.memory, 12)
     for start, stop in ((3, 4), (4, 7), (7, 9)):
         t = stack(Tokens(x[:, start:stop], keep=keep[:, start:stop], memory=memory))
         got.append(t.x)
@@ -47,7 +47,7 @@ def test_one_by_one_is_all_at_once(how, length):
         torch.cat(got, 1).masked_fill(~where, 0), want.masked_fill(~where, 0), rtol=1e-4, atol=1e-5
     )
     keys = memory.pages[0]["self"][0]
-    assert keys.shape[1:3] == (how.get("kv_heads", 4), length or 9)
+    assert keys.shape[1:3] == (how.get("kv_heads", 4), 12 if form else 9)
 
 
 def test_a_memory_that_does_not_fit_is_refused():
@@ -109,3 +109,32 @@ def test_who_may_hear_whom_is_the_contexts_to_say():
     everybody = torch.ones(5, 5, dtype=torch.bool)
     torch.testing.assert_close(stack(Tokens(x).reading(allow=everybody)).x, free(Tokens(x)).x)
     torch.testing.assert_close(free(Tokens(x).reading(allow=everybody.tril())).x, stack(Tokens(x)).x)
+
+
+def test_a_memory_without_room_says_so_and_one_that_is_written_in_place_copies_nothing():
+    stack, x = decoder(), torch.randn(1, 5, 16)
+    with torch.no_grad():
+        laid = stack(Tokens(x[:, :3], memory=Memory())).memory.laid_out(4)
+        after = stack(Tokens(x[:, 3:4], memory=laid)).memory
+        assert after.pages[0]["self"][0] is laid.pages[0]["self"][0] and after.start == 4 == laid.start + 1
+        with pytest.raises(ValueError, match="got 5 tokens for a memory with room for 4"):
+            stack(Tokens(x[:, 4:], memory=after))
+    before = laid.pages[0]["self"][0].clone()
+    stack(Tokens(x[:, 3:4].requires_grad_(), memory=laid)).x.sum().backward()  # nothing that a gradient needs is lost
+    assert torch.equal(laid.pages[0]["self"][0], before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", FORMS.values(), ids=FORMS)
+def test_who_may_see_whom_can_be_told_of_what_is_remembered(how):
+    """A window of three: of all at once, and one by one after what was read."""
+    stack, x = decoder(**how), torch.randn(2, 7, 16)
+    places = torch.arange(7)
+    near = (places <= places[:, None]) & (places > places[:, None] - 3)
+    want = stack(Tokens(x).reading(allow=near)).x
+    t = stack(Tokens(x[:, :4], memory=Memory()).reading(allow=near[:4, :4]))
+    got = [t.x]
+    for i in range(4, 7):
+        t = stack(Tokens(x[:, i : i + 1], memory=t.memory).reading(allow=near[i : i + 1, : i + 1]))
+        got.append(t.x)
+    torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-5)

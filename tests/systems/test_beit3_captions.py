@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import plait
+from plait.core.memory import Memory
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,20 @@ def test_what_a_step_says_is_what_a_masked_word_after_the_text_says(model):
     assert (logits[:, 0] - model.next_words(seen | {"text": ids})[0][:, 0]).abs().max() > 0.1  # the word's own scores
 
 
+FORMS = (Memory.laid_out, Memory.fixed)
+
+
 @torch.no_grad()
 def test_masked_words_are_forgotten_in_memories_that_grow_and_that_are_laid_out(model):
     ids, cache = torch.randint(5, 64, (2, 4), generator=torch.Generator().manual_seed(4)), model.prefill(batch(2))
-    held, laid = cache.memory.keep.shape[1], cache._replace(memory=cache.memory.laid_out(40))
+    held, others = cache.memory.keep.shape[1], [cache._replace(memory=m(cache.memory, 40)) for m in FORMS]
     for i in range(4):
         logits, cache = model.step(ids[:, i : i + 1], cache)
-        other, laid = model.step(ids[:, i : i + 1], laid)
-        torch.testing.assert_close(logits, other, rtol=1e-5, atol=1e-5)
-        assert cache.memory.keep.shape[1] == held + i + 1 == laid.memory.start.item() == laid.memory.keep[0].sum()
+        assert cache.memory.keep.shape[1] == held + i + 1
+        for k, other in enumerate(others):
+            got, others[k] = model.step(ids[:, i : i + 1], other)
+            torch.testing.assert_close(got, logits, rtol=1e-5, atol=1e-5)
+            assert others[k].memory.start == held + i + 1 == others[k].memory.keep[0].sum()
 
 
 def test_a_size_without_the_head_says_so():
