@@ -147,6 +147,7 @@ class Schema:
         tokenizer_file: str | Path | None = None,
         longest: float = 0.99,
         pieces: int | None = None,
+        one_vocabulary: bool = False,
     ) -> Schema:
         """Learn every input and target column's params from the training rows `rows` only. Returns itself.
 
@@ -157,6 +158,7 @@ class Schema:
             tokenizer_file: a published tokenizer.json to use instead of learning one.
             longest: the share of the sounds that are to be read whole.
             pieces: about how many pieces of words a spelled text is made of; None: characters.
+            one_vocabulary: texts that are given and that are asked for are of the same words.
         """
         size = (
             [image_size, image_size]
@@ -178,6 +180,10 @@ class Schema:
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
+        texts = [c for c in self.used("input") + self.used("target") if c.kind == "text"]
+        if one_vocabulary and not tokenizer_file:
+            chunks = [chunk for c in texts for chunk in table.column(c.name).take(pa.array(rows)).cast("string").chunks]
+            options.tokenizer = KINDS["text"].fit(pa.chunked_array(chunks, "string"), options)["tokenizer"]
         for column in self.used("input") + self.used("target"):
             kind, cells = KINDS[column.kind], table.column(column.name)
             some = (

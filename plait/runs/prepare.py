@@ -75,7 +75,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     kind = kind.variant(schema, table)
     info = choose(system_name(settings, schema, kind), schema, kind)
     fixed = reads(info)
-    length = settings.max_tokens or fixed.get("length") or 256
+    length = settings.max_tokens or (fixed.get("length") or 256) // (2 if kind.one_vocabulary else 1)
     tokenizer: str | Path | None = settings.tokenizer
     texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
     if texts and settings.pretrained and not tokenizer:
@@ -90,11 +90,12 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         tokenizer_file=tokenizer,
         longest=kind.longest,
         pieces=settings.pieces,
+        one_vocabulary=kind.one_vocabulary,
     )
     task = kind.learn(schema)
     if texts and settings.pretrained and tokenizer:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
-        for words in [*read, *([task.needs["words"]] if "words" in task.needs else [])]:
+        for words in [task.needs["words"]] if "words" in task.needs else read:  # a writer's are of one tokenizer
             check_vocabulary(info, words, tokenizer)
     made = _recipe(info, schema, task, settings)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read

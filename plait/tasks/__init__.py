@@ -23,6 +23,7 @@ CHOICES = (
     "match",
     "transcribe",
     "caption",
+    "write",
     "restore",
 )
 

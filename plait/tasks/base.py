@@ -89,7 +89,8 @@ class Task(ABC):
     longest: the share of the inputs that are read whole, the rest is cut. whole: augmentation must not take parts away.
     verb: the command a run is used with next. floor: what a score without a model is called. beams: its model has
     `beam`, how many beginnings of a text it follows at once. answers_rows: each row has an answer of its own, which
-    fewer modalities can give as well. sides: the slots that find each other, of a task whose verb is search.
+    fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
+    words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     """
 
     name: ClassVar[str]
@@ -105,6 +106,7 @@ class Task(ABC):
     floor: ClassVar[str] = "majority"
     beams: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
+    one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]
     sides: tuple[str, ...] = ()

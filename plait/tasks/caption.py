@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, GeneratorBound
 
 ROLES = ("generator",)
+TAKES = ("image",)
 
 SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
 PENALTY = 0.6  # of the length, by which beams compare
@@ -92,16 +93,22 @@ class Caption(Task):
     asks = "text"
     auto = "git"
     beams = True
+    wants: ClassVar[str] = "captioning reads one column of pictures"
 
     def __init__(self, target: str, text: dict):
         self.target, self.text = target, text
 
     @classmethod
+    def reads(cls, kinds: list[str]) -> bool:
+        """Whether these kinds of inputs are what it writes about."""
+        return kinds == ["image"]
+
+    @classmethod
     def learn(cls, schema: Schema) -> Caption:
         (target,) = schema.targets
-        if [s.kind for s in schema.slots] != ["image"]:
+        if (kinds := [s.kind for s in schema.slots]) and not cls.reads(kinds):
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
-            raise DataError(f"captioning reads one column of pictures, got {found}: choose it with --inputs NAME")
+            raise DataError(f"{cls.wants}, got {found}: choose it with --inputs NAME")
         text = schema.column(target).params
         if text["different"] < 2:
             only = f"only {text['usual']!r}" if text["different"] else "no text at all"

@@ -79,6 +79,13 @@ def captions() -> dict[str, list]:
     return {"photo": [png(i) for i in images], "name": [f"this is a {WORDS[k]}" for k in kinds], "split": split(800)}
 
 
+def sequels() -> dict[str, list]:
+    """Two digits and what they are the other way round, in words."""
+    pairs = np.random.default_rng(0).integers(0, 10, (600, 2))
+    told = [(f"first {WORDS[a]} then {WORDS[b]}", f"{WORDS[b]} {WORDS[a]}") for a, b in pairs]
+    return {"said": [t for t, _ in told], "answer": [a for _, a in told], "split": split(600)}
+
+
 def said() -> dict[str, list]:
     """Digits, and what somebody takes them for who is right half of the time; a quarter of the cells is missing."""
     images, kinds = handwriting(800)
@@ -120,6 +127,7 @@ SAMPLES = [
         dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3),
     ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
+    Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)
     ),

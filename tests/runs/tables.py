@@ -25,6 +25,7 @@ TARGETS = {
     "match": "true",
     "transcribe": "said",
     "caption": "said",
+    "write": "said",
     "restore": "clear",
 }
 

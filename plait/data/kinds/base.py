@@ -93,6 +93,7 @@ class FitOptions:
     longest: float = 0.99  # the share of the sounds that are read whole
     crop: dict | None = None  # of pictures: crop_pct, crop_mode and interpolation, where weights are published
     pieces: int | None = None  # of words, that texts are spelled in; None: characters
+    tokenizer: str | None = None  # one that was learnt already, serialised
 
 
 @dataclass

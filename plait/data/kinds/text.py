@@ -64,7 +64,10 @@ class TextKind(Kind):
             for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict)))
             if t.strip()
         ]
-        tokenizer = _published(options.tokenizer_file) if options.tokenizer_file else train_bpe(texts, options.vocab)
+        if options.tokenizer_file:
+            tokenizer = _published(options.tokenizer_file)
+        else:
+            tokenizer = tokenizer_of(options.tokenizer) if options.tokenizer else train_bpe(texts, options.vocab)
         ids = special_ids(tokenizer)
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         limit = options.max_tokens or MOST_TOKENS
@@ -82,7 +85,12 @@ class TextKind(Kind):
         is the commonest, as the tokenizer gives it back, and `share` how common it is."""
         texts = [t for t in (as_text(c).strip() for c in cells_of(column)) if t]
         params = self.fit(pa.chunked_array([pa.array(texts, pa.string())]), options)
-        found = tokenizer_of(params["tokenizer"]).encode_batch_fast(texts, add_special_tokens=False)
+        tokenizer = tokenizer_of(params["tokenizer"])
+        if params["sep"] is None:  # nothing is put after a text that is read; one that is written must end
+            params["sep"] = named(tokenizer)["sep"]
+        if params["cls"] is None:  # GPT-2's begins with what ends another
+            params["cls"] = params["sep"]
+        found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ends = (params["cls"] is not None) + (params["sep"] is not None)
         longest = max((len(e.ids) for e in found), default=0) + ends
         params |= {
@@ -163,10 +171,7 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
     cls and sep are what its own post-processor puts before and after a text; only where it has none do names decide.
     Raises UsageError where it puts several tokens on one side.
     """
-    ids = {
-        role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
-        for role, names in NAMES.items()
-    }
+    ids = named(tokenizer)
     bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     if bare != whole:
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -175,6 +180,14 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
             raise UsageError(f"the tokenizer puts {first} before and {last} after a text: expected at most one each")
         ids["cls"], ids["sep"] = (found[0] if found else None for found in (first, last))
     return ids | {"pad": ids["pad"] or 0}
+
+
+def named(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """{role: id} by the names in NAMES; None where the tokenizer has none of them."""
+    return {
+        role: next((i for i in map(tokenizer.token_to_id, names) if i is not None), None)
+        for role, names in NAMES.items()
+    }
 
 
 class Words(nn.Module):
