@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from plait.core.roles import Generator
 from plait.errors import PlaitError
@@ -218,7 +218,7 @@ def start(model: Generator, batch: dict, most: int, allowed: Trie | None, begin:
     if allowed is not None and allowed.longest > most:
         raise PlaitError(f"got most={most}, but the longest allowed text has {allowed.longest} words with its end")
     cache = model.prefill(batch)
-    leaf = torch.utils._pytree.tree_leaves(cache)[0]
     if begin is None:
+        leaf = next((leaf for leaf in tree_leaves(cache) if leaf is not None), torch.empty(1))  # nothing read: one text
         begin = torch.full((leaf.shape[0],), model.begin, dtype=torch.int64, device=leaf.device)
     return cache, begin[:, None]

@@ -55,9 +55,10 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
         (slot,) = model.takes
         keep = batch["keep"].get(slot)
         out["logits"] = model(batch[slot], keep)
-        out["pooled"] = model.pool(model.tokens(batch[slot], keep))
-        return out
-    flatten("forward", model(batch), out)
+        if hasattr(model, "pool"):
+            out["pooled"] = model.pool(model.tokens(batch[slot], keep))
+    else:
+        flatten("forward", model(batch), out)
     if "embedder" in system.roles:
         flatten("embed", model.embed(batch), out)
     if "fuser" in system.roles:

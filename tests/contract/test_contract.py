@@ -201,7 +201,8 @@ def test_public_layouts_are_reversible_and_strict(system):
         public = plait.save_weights(model, source)
         other = plait.load_weights(toy(system, seed=2), public, source)
         assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
-        key = sorted(public)[0]
+        # a file may lack the copy of a tied tensor
+        key = next(k for k in sorted(public) if not any(k != j and torch.equal(public[k], public[j]) for j in public))
         with pytest.raises(ValueError):
             plait.load_weights(other, {**public, "no.such.key.at.all": torch.zeros(1)}, source)
         with pytest.raises(ValueError):

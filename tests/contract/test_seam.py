@@ -299,4 +299,4 @@ def test_sinkformer_changes_every_system_that_holds_the_seam_and_is_not_causal()
         assert all(torch.equal(before[k], back[k]) for k in before)
         changed.append(system.name)
     assert len(changed) >= 45, (len(changed), refused)
-    assert set(refused) == {"beit3", "tic"}, refused
+    assert {name for name, why in refused.items() if "causal" not in why} == {"tic"}, refused
