@@ -6,9 +6,13 @@ RoFormer (arXiv:2104.09864). On a grid, half of the angles tell the row and half
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from plait.core.tokens import Tokens
 from plait.errors import PlaitError
 
 
@@ -39,6 +43,40 @@ class GridRotary(nn.Module):
             0, 1
         )
         return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+class Rotary(nn.Module):
+    """The turns of places in a sequence, for heads of `width` E: (..., N) -> (..., N, 2, E/2), float32, as `turn` takes
+    them. Nothing is learned or kept: E/2 angles, which fall geometrically from one radian a place to 1 / base.
+
+    stretch (factor, low, high, length): Llama 3.1's. What turns less than `low` times within `length` places turns
+    `factor` times slower, what turns more than `high` times as it was; between them goes over from one to the other.
+    """
+
+    def __init__(self, width: int, base: float = 10_000.0, stretch: Sequence[float] | None = None):
+        super().__init__()
+        if width % 2:
+            raise PlaitError(f"rotary positions: got heads of width {width}, expected an even one")
+        self.width, self.base, self.stretch = width, base, stretch
+
+    def forward(self, places: Tensor) -> Tensor:
+        powers = torch.arange(0, self.width, 2, device=places.device, dtype=torch.float32) / self.width
+        rates = 1.0 / self.base**powers
+        if self.stretch is not None:
+            factor, low, high, length = self.stretch
+            as_it_was = ((length * rates / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+            rates = rates * ((1 - as_it_was) / factor + as_it_was)
+        angles = places[..., None].float() * rates
+        return torch.stack([angles.cos(), angles.sin()], -2)
+
+
+class Turned(nn.Module):
+    """`Attention`'s rotary step: queries and keys (B, N, H, E) turned by the tokens' `pos`, which `Rotary` made."""
+
+    def forward(self, q: Tensor, k: Tensor, t: Tokens) -> tuple[Tensor, Tensor]:
+        if t.pos is None:
+            raise PlaitError("got tokens without positions, expected turns as `Rotary` makes them: t.replace(pos=...)")
+        return turn(q, t.pos), turn(k, t.pos)
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -3,6 +3,9 @@ share."""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from plait.core.weights import Drop, Join, Rename, Rule, Transpose
 
 
@@ -152,3 +155,35 @@ def detr_cross(theirs: str, ours: str) -> list[Rule]:
         Rename(f"{theirs}.encoder_attn.out_proj.{{p}}", f"{ours}.cross.f.out.{{p}}"),
         Rename(f"{theirs}.encoder_attn_layer_norm.{{p}}", f"{ours}.cross.norm.{{p}}"),
     ]
+
+
+def llama_layers(theirs: str = "model.layers.{i}", ours: str = "stack.blocks.{i}") -> list[Rule]:
+    """transformers' LlamaDecoderLayer (and Mistral's, Qwen2's and Gemma's) to ours."""
+    return [
+        grouped_qkv(f"{theirs}.self_attn", f"{ours}.mix.f", ("bias", "weight")),
+        grouped_qkv(f"{theirs}.self_attn", f"{ours}.mix.f", ("weight",)),
+        Join([f"{theirs}.mlp.{n}_proj.weight" for n in ("gate", "up")], f"{ours}.feed.f.up.weight"),
+        Rename(f"{theirs}.mlp.down_proj.weight", f"{ours}.feed.f.down.weight"),
+        Rename(f"{theirs}.input_layernorm.weight", f"{ours}.mix.norm.weight"),
+        Rename(f"{theirs}.post_attention_layernorm.weight", f"{ours}.feed.norm.weight"),
+        Drop(f"{theirs}.self_attn.rotary_emb.inv_freq"),
+    ]
+
+
+def grouped_qkv(theirs: str, ours: str, kinds: tuple[str, ...]) -> Rule:
+    """Three projections to the fused one of `core.block.Attention` with grouped queries, and the last one with them,
+    whose width says how many rows are of queries. kinds: "bias", where these have one, before "weight"."""
+    public = [f"{theirs}.{n}_proj.{kind}" for kind in kinds for n in "qkv"]
+
+    def to(tensors: list[Tensor]) -> list[Tensor]:
+        *three, out = tensors
+        return [*(torch.cat(three[i : i + 3]) for i in range(0, len(three), 3)), out]
+
+    def back(tensors: list[Tensor]) -> list[Tensor]:
+        *fused, out = tensors
+        queries = out.shape[1]
+        keys = (len(fused[0]) - queries) // 2
+        return [part for whole in fused for part in whole.split([queries, keys, keys])] + [out]
+
+    own = [f"{ours}.qkv.{kind}" for kind in kinds]
+    return Rule((*public, f"{theirs}.o_proj.weight"), (*own, f"{ours}.out.weight"), to, back)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Stack
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
+from plait.parts.mixers.gated import GatedFeedForward
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
@@ -24,18 +24,6 @@ from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
-
-
-class SwiGLU(nn.Module):
-    """down(silu(a) * b), where a and b are the halves of `up` (arXiv:2002.05202): Tokens (B, N, D) -> the same."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
-
-    def forward(self, t: Tokens) -> Tokens:
-        a, b = self.up(t.x).chunk(2, -1)
-        return t.replace(x=self.down(F.silu(a) * b))
 
 
 class DINOv2(Backbone):
@@ -57,7 +45,7 @@ class DINOv2(Backbone):
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.registers = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         self.positions = GridPositions((image[0] // patch, image[1] // patch), width, prefix=0 if registers else 1)
-        how = dict(norm=Norm, feed=SwiGLU if gated else FeedForward, drop_path=drop_path, scale=scale)
+        how = dict(norm=Norm, feed=GatedFeedForward if gated else FeedForward, drop_path=drop_path, scale=scale)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, gated or 4 * width, **how))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
