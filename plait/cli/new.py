@@ -18,6 +18,7 @@ from plait.cli.output import Answer
 from plait.errors import UsageError, nearest
 
 HERE = Path(__file__).parents[2]
+ROLES = {"pairs": ("embedder", "fuser")}  # the pages of a room, where it has several
 ROOMS = {"system": ("vision", "text", "pairs"), "method": ("attention", "norms", "vision")}
 
 
@@ -43,6 +44,9 @@ def new(
     room: Annotated[
         str | None, typer.Option(help="Of a system: vision, text or pairs; of a method: its folder.")
     ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Of a system in room pairs: embedder (a vector each) or fuser (read together).")
+    ] = None,
     timm: Annotated[
         str | None, typer.Option(metavar="MODEL", help="What timm calls the system's default size: it is the truth.")
     ] = None,
@@ -54,15 +58,18 @@ def new(
 
     $ plait new system gated_vit --room vision
     """
-    pages, lines = plan(what.value, name, room, timm)
+    pages, lines = plan(what.value, name, room, timm, role)
     written = write(HERE, pages, lines)
     for path in written:
         print(f"wrote     {path}")
-    print(f"next: python -m pytest tests -k {name}")
+    guide = "docs/adding_a_system.md" if what is What.system else "CONTRIBUTING.md"
+    print(f"next: python -m pytest tests -k {name}, then fill it in as {guide} says")
     return Answer({"written": written})
 
 
-def plan(what: str, name: str, room: str | None, timm: str | None) -> tuple[dict[str, str], list[Line]]:
+def plan(
+    what: str, name: str, room: str | None, timm: str | None, role: str | None = None
+) -> tuple[dict[str, str], list[Line]]:
     """The text of each file that is to be written, by its path in the clone, and the lines of registries."""
     from datetime import date
 
@@ -77,7 +84,9 @@ def plan(what: str, name: str, room: str | None, timm: str | None) -> tuple[dict
     rooms = ROOMS.get(what, ("",))
     if room and room not in rooms:
         raise UsageError(f"--room got {room!r}, for which there is no page. {nearest(room, rooms)}")
-    room, words = room or rooms[0], name.split("_")
+    room, words = room or ("pairs" if role else rooms[0]), name.split("_")
+    if role and (what != "system" or role not in ROLES.get(room, ())):
+        raise UsageError(f"--role got {role!r}; systems in room pairs have one. {nearest(role, ROLES['pairs'])}")
     if timm and room != "vision":
         raise UsageError(f"--timm got {timm!r}, but room {room} has no pictures alone, which timm's models read")
     weights = f'\n    "nano": dict(references={{"timm": "{timm}"}}),\n' if timm else ""
@@ -90,7 +99,7 @@ def plan(what: str, name: str, room: str | None, timm: str | None) -> tuple[dict
     pages, lines = {}, []
     match what:
         case "system":
-            pages[f"plait/systems/{room}/{name}.py"] = page(f"system_{room}")
+            pages[f"plait/systems/{room}/{name}.py"] = page("system_fuser" if role == "fuser" else f"system_{room}")
             pages[f"tests/systems/test_{name}.py"] = page("system_test")
             if timm:
                 pages[f"tests/parity/{name}.py"] = page("system_parity")

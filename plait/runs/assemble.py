@@ -50,12 +50,14 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
         why = (
             f"it cannot {task.choice}"
             if role_for(task, info) is None
-            else f"it reads {', '.join(info.takes)}, each once, and the inputs are {', '.join(kinds)}"
+            else f"it reads {', '.join(info.takes)}, each once, and the inputs are "
+            + ", ".join(f"{s.kind} ({', '.join(s.columns)})" for s in schema.slots)
         )
         others = [n for n, s in systems().items() if set(kinds) <= set(s.takes) and role_for(task, model_info(n))]
         others = [o for o in others if not doubled or "slots" in model_class(model_info(o)).fits]
         raise UsageError(
-            f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}."
+            f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}; "
+            "or leave columns out with --inputs, or read one otherwise with --kind COLUMN=KIND."
         )
     if not free:
         schema.rename_slots({s.name: s.kind for s in schema.slots})

@@ -18,6 +18,7 @@ MADE = {
     "gated_vit": ("system", "--timm", "vit_base_patch16_224"),
     "gated_reader": ("system", "--room", "text"),
     "gated_pair": ("system", "--room", "pairs"),
+    "gated_fusion": ("system", "--role", "fuser"),
     "scaled_feed": ("method",),
     "odour": ("kind",),
     "nearness": ("task",),
@@ -70,11 +71,12 @@ def test_each_page_and_its_test_are_written(clone, written):
 
 def test_what_is_written_passes_its_contract(clone, written):
     tests = [f"tests/{room}/test_{name}.py" for room, name in (
-        ("systems", "gated_vit"), ("systems", "gated_reader"), ("systems", "gated_pair"),
+        ("systems", "gated_vit"), ("systems", "gated_reader"), ("systems", "gated_pair"), ("systems", "gated_fusion"),
         ("methods", "scaled_feed"), ("data", "odour"), ("tasks", "nearness"),
     )]  # fmt: skip
     chosen = " or ".join(MADE)
-    contract = ["tests/contract/test_contract.py", "tests/contract/test_methods.py", "tests/test_catalog.py"]
+    contract = ["tests/contract/test_contract.py", "tests/contract/test_methods.py", "tests/contract/test_fusers.py"]
+    contract += ["tests/contract/test_roles.py", "tests/test_catalog.py"]
     done = clone.run("pytest", "-p", "no:cacheprovider", "-k", chosen, *contract, *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(done.stdout.rsplit(" passed", 1)[0].split()[-1]) > 70
@@ -94,6 +96,7 @@ def test_what_is_written_is_formatted(clone, written):
         (("kind", "text"), "there is a kind 'text' already"),
         (("system", "Gated"), "expected small letters"),
         (("system", "other", "--room", "speeches"), "there is no page"),
+        (("system", "other", "--role", "fusor"), "fuser"),
         (("method", "other", "--timm", "vit"), "only a system"),
         (("method", "sinkformer"), "already"),
     ],
