@@ -61,8 +61,8 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
     for size in system.sizes:
         info = plait.model_info(f"{system.name}_{size}")
         row = info.weights
-        if not row:
-            continue
+        if not set(system.weights.get(size, {})) - {"references"}:
+            continue  # nobody publishes any
         assert not {"hub", "url"} <= set(row), info.name  # neither: the files are there, but behind a page for people
         assert row["licence"] in LICENCES and row["source"] in rules, info.name
         if "hub" in row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,11 @@ def evaluate(
         str | None, typer.Option("--out", "-o", metavar="FILE", help="Write every bad cell into this .parquet file.")
     ] = None,
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="For generated pictures: how strongly a row is followed.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="NUMBER", help="For generated pictures: of sampling.")] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="For generated pictures: another for others.")] = 0,
     device: str = option("device"),
     allow_outside: bool = option("allow_outside"),
     json: Json = False,
@@ -51,8 +56,9 @@ def evaluate(
     from plait.runs.run import load
     from plait.runs.telling import tell
 
+    drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    found = model.evaluate(table, gallery=gallery, beam=beam, allow_outside=allow_outside)
+    found = model.evaluate(table, gallery=gallery, beam=beam, allow_outside=allow_outside, **drawn)
     judged = [judge(w, found.scores) for w in wanted]
     bad = model.last_bad
     if place:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,11 @@ def predict(
         str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")
     ],
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
+    guidance: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="For generated pictures: how strongly a row is followed.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="NUMBER", help="For generated pictures: of sampling.")] = None,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="For generated pictures: another for others.")] = 0,
     device: str = option("device"),
     allow_outside: bool = option("allow_outside"),
     json: Json = False,
@@ -38,8 +43,9 @@ def predict(
     from plait.runs.planning import pick_device
     from plait.runs.run import load
 
+    drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    answers = model.predict(table, out=place, beam=beam, allow_outside=allow_outside)
+    answers = model.predict(table, out=place, beam=beam, allow_outside=allow_outside, **drawn)
     bad = model.last_bad
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")

@@ -112,10 +112,49 @@ class Generator(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class Codec(Model, Protocol):
+    """Turns pictures into small maps and back. channels: C of these. factor: f, the pixels on a side of each place.
+    scale: what brings them to a spread of about one."""
+
+    channels: int
+    factor: int
+    scale: float
+
+    def encode(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) -> mean and log variance (B, C, H / f, W / f) of their latents."""
+        ...
+
+    def decode(self, z: Tensor, /) -> Tensor:
+        """Latents (B, C, h, w) -> pictures (B, 3, f h, f w)."""
+        ...
+
+
+@runtime_checkable
+class Diffuser(Model, Protocol):
+    """Makes of noise, step by step, what a condition asks for. sample: (C, H, W) of what it denoises, latents of its
+    `codec`, or pictures in [-1, 1] where that is None. predicts: "noise", as `samplers.diffusion` has it, or the
+    "velocity" of `samplers.flow`."""
+
+    sample: tuple[int, int, int]
+    predicts: str
+    codec: Any
+
+    def condition(self, batch: dict, /) -> Tensor:
+        """(B, D): what the columns of a batch ask for; absent ones, and ids of 0, say nothing."""
+        ...
+
+    def denoise(self, x: Tensor, time: Tensor, condition: Tensor, /) -> Tensor:
+        """x (B, C, H, W) at times (B,), from 0 to 1000, noise alone -> (B, C, H, W); (B, 2 C, H, W) with a variance."""
+        ...
+
+
 ROLES: dict[str, type] = {
     "backbone": Backbone,
     "embedder": Embedder,
     "fuser": Fuser,
     "transcriber": Transcriber,
     "generator": Generator,
+    "codec": Codec,
+    "diffuser": Diffuser,
 }

@@ -92,15 +92,18 @@ def recipe(
     pretrained: bool = False,
     labels: int | None = None,
     words: dict | None = None,
+    image: tuple[int, int] | None = None,
     changes: Sequence[Change] = (),
 ) -> BoundRecipe:
     """How to build the system for these columns. labels: outputs of each frame of a transcriber. words: a generator's
-    vocab, begin, end."""
+    vocab, begin, end. image: the (H, W) of pictures that a diffuser makes."""
     shapes = {s.name: {"kind": s.kind} | schema.shape(s.name) for s in schema.slots}
     slots = {slot: {"kind": s["kind"]} | KINDS[s["kind"]].arguments(s) for slot, s in shapes.items()}
     arguments = fitted(model_class(info), shapes, slots, pretrained)
     if "backbone" in info.roles:
         arguments["num_classes"] = 0  # the task has a head of its own
+    if image is not None:
+        arguments["image"] = image
     if labels is not None:
         arguments["labels"] = labels
     if words and not pretrained:  # published weights have their own, which the tokenizer's were found to be

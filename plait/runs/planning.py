@@ -31,7 +31,7 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         batch_size=batch,
         lr=lr,
         weight_decay=settings.weight_decay,
-        ema=settings.ema,
+        ema=pace.ema if settings.ema is None else settings.ema,
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // 4)),
         minutes=settings.minutes,
         seed=settings.seed,

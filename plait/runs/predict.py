@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from plait.data.rows import Rows
+from plait.errors import UsageError
 from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
 
 
@@ -19,6 +21,36 @@ def without(batch: dict, slots: Iterable[str]) -> dict:
     """The batch with these slots marked absent."""
     gone = set(slots)
     return {**batch, "present": {s: torch.zeros_like(p) if s in gone else p for s, p in batch["present"].items()}}
+
+
+def asked_how(
+    task: Task,
+    model: TaskModel,
+    *,
+    beam: int = 0,
+    guidance: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Tell the model how answers are looked for, as far as its task has a choice. Raises UsageError where it has none,
+    and for what cannot be."""
+    if beam and not task.beams:
+        raise UsageError(f"a beam is for {nouns(lambda t: t.beams)}: this run does {task.name}")
+    if beam < 0:
+        raise UsageError(f"beam: got {beam}, expected 0 or more")
+    if not task.draws and (guidance is not None or steps is not None or seed):
+        able = nouns(lambda t: t.draws)
+        raise UsageError(f"guidance, steps and a seed are for {able}: this run does {task.name}")
+    if steps is not None and steps < 1:
+        raise UsageError(f"steps: got {steps}, expected 1 or more")
+    if guidance is not None and not 0 <= guidance < float("inf"):
+        raise UsageError(f"guidance: got {guidance}, expected a number from 0 on")
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"seed: got {seed}, expected 0 to {2**31 - 1}")
+    if task.beams:
+        model.beam = beam
+    if task.draws:
+        model.guidance, model.steps, model.seed = guidance, steps, seed
 
 
 Call = Callable[[Any, dict], dict[str, Tensor]]

@@ -28,7 +28,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.folder import read_json, write_json, write_table
-from plait.runs.predict import merge, outputs, stream
+from plait.runs.predict import asked_how, merge, outputs, stream
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
@@ -69,14 +69,14 @@ class Run:
         return Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
 
     def evaluate(
-        self, source: Any, *, gallery: Any = None, beam: int = 0, allow_outside: bool = False, progress=None
+        self, source: Any, *, gallery: Any = None, allow_outside: bool = False, progress=None, **how: Any
     ) -> Assessment:
         """Scores with intervals on a table that has the target (for retrieval: both sides).
 
-        gallery: for retrieval, a table of more items to choose from, which do not ask themselves. beam: as for
+        gallery: for retrieval, a table of more items to choose from, which do not ask themselves. how: as for
         `predict`.
         """
-        self._search_with(beam)
+        asked_how(self.task, self.model, **how)
         rows = self.rows(source, allow_outside=allow_outside, asked=True, progress=progress)
         table, queries = rows.table, None
         for name in self.task.targets:
@@ -96,17 +96,18 @@ class Run:
         return found
 
     def predict(
-        self, source: Any, *, out: str | Path | None = None, beam: int = 0, allow_outside: bool = False, progress=None
+        self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None, **how: Any
     ) -> pa.Table:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not
         be read).
 
         out: also write it, as Parquet, CSV or JSON lines by its ending; answers that are pictures or sounds are then
-        files in a folder beside it, which the table names, and without `out` the bytes of such files. beam: for
-        transcription and captions, how many beginnings of a text are followed at once; 0 takes the likeliest label or
-        token each time.
+        files in a folder beside it, which the table names, and without `out` the bytes of such files.
+        how: for transcription and captions `beam`, how many beginnings of a text are followed at once; 0 takes the
+        likeliest label or token each time. For generated pictures `guidance`, how many times what a row asks for is
+        followed (1: as it was learnt), `steps` of sampling, and `seed`, another for other pictures.
         """
-        self._search_with(beam)
+        asked_how(self.task, self.model, **how)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         told, done = [], 0
         for _, found in stream(self.model, rows, np.arange(len(rows)), precision=self.precision):
@@ -232,14 +233,6 @@ class Run:
         return paths
 
     # -- the ways in
-
-    def _search_with(self, beam: int) -> None:
-        if beam and not self.task.beams:
-            raise UsageError(f"a beam is for {nouns(lambda t: t.beams)}: this run does {self.task.name}")
-        if beam < 0:
-            raise UsageError(f"beam: got {beam}, expected 0 or more")
-        if self.task.beams:
-            self.model.beam = beam
 
     def _aligned(self, table: Table) -> Table:
         """The table with its columns named as in training, where that can only mean one thing."""

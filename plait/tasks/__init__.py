@@ -25,6 +25,7 @@ CHOICES = (
     "caption",
     "write",
     "restore",
+    "generate",
 )
 
 

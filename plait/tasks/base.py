@@ -24,12 +24,14 @@ Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
 
 
 class Pace(NamedTuple):
-    """patient: nothing may improve for a long time before it does, so that training is never stopped early."""
+    """patient: nothing may improve for a long time before it does, so that training is never stopped early. ema: the
+    decay by which weights are averaged, where the settings do not say."""
 
     batch: int
     epochs: int
     lr: float
     patient: bool = False
+    ema: float | None = None
 
 
 class Objective(NamedTuple):
@@ -50,6 +52,9 @@ class TaskModel(nn.Module):
 
     bound: Bound
     beam: int = 0  # how many beginnings of a text are followed at once, of a task that `beams`
+    guidance: float | None = None  # of a task that `draws`, with `steps` and `seed`; None: as the task has it
+    steps: int | None = None
+    seed: int = 0
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -62,6 +67,11 @@ class TaskModel(nn.Module):
     def answer(self, batch: dict) -> dict[str, Tensor]:
         """Outputs (B, ...) by name, which the task's `finish` turns into answers."""
         raise NotImplementedError
+
+    def watched(self, batch: dict) -> dict[str, Tensor]:
+        """What the validation rows are asked while training, for the task's `guide`: the answer, unless that takes
+        long."""
+        return self.answer(batch)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         """Named losses, each a scalar; `batch["target"]` is there, {name: (B, ...)}, NaN or -100 where nothing is."""
@@ -88,7 +98,8 @@ class Task(ABC):
     needs_target: a table without a target column has nothing for it.
     longest: the share of the inputs that are read whole, the rest is cut. whole: augmentation must not take parts away.
     verb: the command a run is used with next. floor: what a score without a model is called. beams: its model has
-    `beam`, how many beginnings of a text it follows at once. answers_rows: each row has an answer of its own, which
+    `beam`, how many beginnings of a text it follows at once. draws: its answers are drawn anew with each `seed`, in so
+    many `steps`, by what the inputs ask for times `guidance`. answers_rows: each row has an answer of its own, which
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     """
@@ -105,6 +116,7 @@ class Task(ABC):
     verb: ClassVar[str] = "predict"
     floor: ClassVar[str] = "majority"
     beams: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
     one_vocabulary: ClassVar[bool] = False
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.core.roles import Backbone, Embedder, Fuser, Generator, Model, Transcriber
+from plait.core.roles import Backbone, Codec, Diffuser, Embedder, Fuser, Generator, Model, Transcriber
 from plait.data.kinds import KINDS
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
@@ -45,9 +45,9 @@ class Bound(nn.Module):
         return {}
 
     def features(self, batch: dict) -> Features:
-        """fused (B, width), parts, present. Raises UsageError for a system that only writes."""
+        """fused (B, width), parts, present. Raises UsageError for a system that only writes or paints."""
         raise UsageError(
-            "this model writes texts and has no vectors: train one with --task retrieve or classify to embed with it"
+            "this model only writes or paints and has no vectors: to embed, train one with --task retrieve or classify"
         )
 
     def vectors(self, batch: dict) -> dict[str, Tensor]:
@@ -153,12 +153,26 @@ class GeneratorBound(Bound):
     system: Generator
 
 
+class CodecBound(Bound):
+    """A system that turns pictures into latents and back."""
+
+    system: Codec
+
+
+class DiffuserBound(Bound):
+    """A system that makes pictures of noise."""
+
+    system: Diffuser
+
+
 BINDERS: dict[str, type[Bound]] = {
     "backbone": BackboneBound,
     "embedder": EmbedderBound,
     "fuser": FuserBound,
     "transcriber": TranscriberBound,
     "generator": GeneratorBound,
+    "codec": CodecBound,
+    "diffuser": DiffuserBound,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.evaluate.intervals import Score, mean_score
 from plait.evaluate.report import Example, Examples, Section
+from plait.parts.objectives.latents import drawn
+from plait.parts.scaling import Normalise
 from plait.tasks.base import Answers, Objective, Task, TaskModel
-from plait.tasks.bind import BackboneBound, Bound
+from plait.tasks.bind import BackboneBound, Bound, CodecBound
 from plait.tasks.known import mean_over
 
-ROLES = ("backbone", "fuser")
+ROLES = ("backbone", "fuser", "codec")
 TAKES = ("image",)
 
 LEAST = 1e-10  # of the mean squared error: no picture scores more than 100 dB
@@ -31,9 +34,10 @@ METRICS = ("PSNR", "SSIM")
 
 class Restorer(TaskModel):
     """The picture that is given, and what three convolutions add that see it beside what the tokens say of each pixel.
+    Of a codec, what it decodes of the picture's latents.
 
-    name: of the target. source: the slot of the picture. It starts as the picture itself; a row without one is answered
-    by `usual`, the mean of the training rows' targets.
+    name: of the target. source: the slot of the picture. It starts as the picture itself, but for a codec; a row
+    without one is answered by `usual`, the mean of the training rows' targets.
     """
 
     usual: Tensor  # (3, H, W)
@@ -41,6 +45,9 @@ class Restorer(TaskModel):
     def __init__(self, bound: Bound, name: str, source: str, size: tuple[int, int]):
         super().__init__(bound)
         self.name, self.source = name, source
+        self.register_buffer("usual", torch.full((3, *size), 0.5))
+        if isinstance(bound, CodecBound):
+            return
         self.say = nn.Conv2d(bound.width, CHANNELS * PATCH**2, 1)
         self.draw = nn.Sequential(
             nn.Conv2d(3 + CHANNELS, 32, 3, padding=1),
@@ -51,7 +58,6 @@ class Restorer(TaskModel):
         )
         for p in self.draw[-1].parameters():
             nn.init.zeros_(p)
-        self.register_buffer("usual", torch.full((3, *size), 0.5))
 
     def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """The mean of the targets, of at most 2,000 rows."""
@@ -72,6 +78,10 @@ class Restorer(TaskModel):
 
     def restored(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, H, W) of pictures that are there, not limited to [0, 1]; and the layers' losses."""
+        if isinstance(self.bound, CodecBound):
+            codec, scale = self.bound.system, self.bound.preprocess[self.source]
+            z, apart = drawn(*codec.encode(self.bound.prepared(batch)[self.source]), self.training)
+            return cast(Normalise, scale).inverse(codec.decode(z)).float(), {"latents": apart.mean()}
         x, (tokens, losses) = batch[self.source], self.grid(batch)
         said = F.pixel_shuffle(self.say(tokens), PATCH)
         said = F.interpolate(said.float(), x.shape[-2:], mode="bilinear", align_corners=False, antialias=True)

@@ -41,6 +41,8 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
         s: torch.ones(batch[s].shape[:2], dtype=torch.bool) for s in model.takes if kind(s) not in ("image", "vector")
     }
     batch["present"] = {s: torch.ones(rows, dtype=torch.bool) for s in model.takes}
+    if hasattr(model, "sample"):  # what is denoised
+        batch["noisy"], batch["time"] = torch.randn(rows, *model.sample, generator=g), torch.linspace(0, 900, rows)
     for slot, keep in batch["keep"].items():  # ragged rows: the last one is a third shorter
         cut = keep.shape[1] - keep.shape[1] // 3
         keep[-1, cut:] = False
@@ -63,6 +65,8 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
         flatten("embed", model.embed(batch), out)
     if "fuser" in system.roles:
         flatten("fuse", model.fuse(batch), out)
+    if "codec" in system.roles:
+        out["latents"], out["spread"] = model.encode(batch["image"])
     if "generator" in system.roles:
         rows = next(batch[slot].shape[0] for slot in model.takes if slot in batch)
         out["written"] = model.step(torch.arange(7, 57, 10).expand(rows, -1), model.prefill(batch))[0]

@@ -164,7 +164,7 @@ def test_any_subset_of_the_modalities(system):
         for given in itertools.combinations(model.takes, count):
             if count == 0 or (len(model.takes) > 3 and 1 < count < len(model.takes) - 1):
                 continue
-            left_out = {s: v for s, v in batch.items() if s in given}
+            left_out = {s: v for s, v in batch.items() if s in given or s not in model.takes}
             left_out["keep"] = {s: v for s, v in batch["keep"].items() if s in given}
             left_out["present"] = {s: v for s, v in batch["present"].items() if s in given}
             marked = copy.deepcopy(batch)

@@ -90,6 +90,12 @@ def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
         case "generator":
             logits, _ = model.step(torch.zeros(2, 3, dtype=torch.int64), model.prefill(b))
             return [logits.shape[:2]]
+        case "codec":
+            mean, _ = model.encode(x)
+            return [mean.flatten(1).shape, model.decode(mean).flatten(1).shape]
+        case "diffuser":
+            said = model.condition(b)
+            return [said.shape, model.denoise(torch.zeros(2, *model.sample), torch.zeros(2), said).flatten(1).shape]
     raise AssertionError(f"a role of its own: {role}")
 
 

@@ -27,6 +27,7 @@ TARGETS = {
     "caption": "said",
     "write": "said",
     "restore": "clear",
+    "generate": "photo",
 }
 
 

@@ -21,6 +21,7 @@ from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
 from tests.runs.tables import COLUMNS, TARGETS, table
 
+PAINTERS = ("generator", "transcriber", "codec", "diffuser")
 SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
 PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
 
@@ -62,7 +63,7 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
             assert set(model.takes) == {s.name for s in schema.slots}
             if made.role == "backbone":  # the task brings a head of its own
                 assert not [key for key, _ in model.named_parameters() if key.startswith(tuple(model.classifier))]
-            assert (made.bind(model).width > 0) == (made.role not in ("generator", "transcriber"))  # these only write
+            assert (made.bind(model).width > 0) == (made.role not in PAINTERS)  # these only write, or paint
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -79,7 +80,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     options = {"target": TARGETS.get(choice), "task": choice, "inputs": inputs(takes, choice)}
     length = 16 if "text" in takes else None
     settings = Settings(system=name, image_size=32, max_tokens=length, **options)
-    source = table(takes)
+    source = table((*takes, "image") if choice == "generate" else takes)
     if choice == "restore":
         source = source.append_column("clear", [source[COLUMNS["image"]].to_pylist()[::-1]])
     data = prepare(source, settings, Console(quiet=True))
