@@ -16,7 +16,7 @@ from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise, initialise_new, initialise_rest
 from plait.core.methods import apply_methods, read_change
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
-from plait.core.weights import State, assign, convert, converted, load_strict
+from plait.core.weights import Rule, State, assign, convert, converted, load_strict
 from plait.errors import PlaitError
 
 
@@ -124,7 +124,7 @@ def _published(
     if said <= body or said >= body:  # our layout, perhaps with some keys too few or too many
         return model, ours
     part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
-    return part, ours if source == "plait" else converted(weights, _rules(model, source))
+    return part, ours if source == "plait" else converted(weights, rules_of(model, source))
 
 
 def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Module:
@@ -132,17 +132,18 @@ def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Mo
 
     Strict: an unknown, missing or reshaped key raises ValueError and leaves the model as it was.
     """
-    load_strict(model, state if source == "plait" else convert(state, _rules(model, source)))
+    load_strict(model, state if source == "plait" else convert(state, rules_of(model, source)))
     return model
 
 
 def save_weights(model: nn.Module, source: str = "plait") -> State:
     """The state dict of `model` in the layout `source`, so that the peer can load what was trained here."""
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    return state if source == "plait" else convert(state, _rules(model, source), reverse=True)
+    return state if source == "plait" else convert(state, rules_of(model, source), reverse=True)
 
 
-def _rules(model: nn.Module, source: str):
+def rules_of(model: nn.Module, source: str) -> list[Rule]:
+    """The rules of the layout `source` for this model. Raises ValueError for one that its system does not know."""
     rules = getattr(sys.modules[type(model).__module__], "RULES", {})
     if source not in rules:
         raise PlaitError(

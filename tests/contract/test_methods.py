@@ -85,16 +85,23 @@ def test_undone_nothing_is_left(method, host):
 
 @every_pair
 def test_it_answers_in_the_same_shapes_and_every_parameter_learns(method, host):
+    """Some begin at zero, and what stands before them learns from the second step on."""
     model, _ = changed(method, host)
     batch = example(model, rows=4)
     want = {k: v.shape for k, v in run(toy(host).train(), batch, host).items()}
-    out = run(model.train(), batch, host)
-    assert {k: v.shape for k, v in out.items()} == want and all(v.isfinite().all() for v in out.values())
-    g = torch.Generator().manual_seed(0)
-    sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
-    assert not [
-        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
-    ]
+    learn = dict(p for p in model.named_parameters() if p[1].requires_grad)
+    for _ in range(2):
+        out = run(model.train(), batch, host)
+        assert {k: v.shape for k, v in out.items()} == want and all(v.isfinite().all() for v in out.values())
+        g = torch.Generator().manual_seed(0)
+        sum((v * torch.randn(v.shape, generator=g)).sum() for v in out.values() if v.requires_grad).backward()
+        still = [n for n, p in learn.items() if p.grad is None or not p.grad.abs().sum() > 0]
+        if not still:
+            break
+        with torch.no_grad():
+            for p in learn.values():
+                p.sub_(0 if p.grad is None else 1e-3 * p.grad)
+    assert learn and not still
     assert not [n for n, p in model.named_parameters() if p.dim() == 0 or p.is_meta]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
@@ -62,14 +61,12 @@ class ForwardCrossAttention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, t: Tokens) -> Tokens:
-        asked, bias, d = whole_grid(t).x, self.bias(), t.x.shape[2]
+        asked, bias, n = whole_grid(t).x, self.bias(), t.x.shape[1]
         if self.recall is not None:
             asked = torch.cat([asked, self.recall(torch.cat([c.x for c in t.read("layers")], 1))], 1)
-            bias = torch.cat([bias, self.recall.bias.expand(-1, -1, t.x.shape[1], -1)], 3)
-        weight, shift = self.qkv.weight, self.qkv.bias
-        (q,) = split_heads(F.linear(t.x, weight[:d], shift[:d]), 1, self.heads)  # (B, H, N, E)
-        k, v = split_heads(F.linear(asked, weight[d:], shift[d:]), 2, self.heads)  # each (B, H, N + M, E)
-        t = self.attend(t, q, k, v, to=Tokens(asked), bias=bias)
+            bias = torch.cat([bias, self.recall.bias.expand(-1, -1, n, -1)], 3)
+        q, k, v = split_heads(self.qkv(asked), 3, self.heads)  # each (B, H, N + M, E)
+        t = self.attend(t, q[:, :, :n], k, v, to=Tokens(asked), bias=bias)
         return t.replace(x=self.out(merge_heads(t.x)))
 
 
