@@ -149,6 +149,20 @@ class Diffuser(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class Policy(Model, Protocol):
+    """Says what to do, step by step, to earn the return that is asked for. Reads the slots "states", "actions" and
+    "returns" (still asked for), each (B, T, C), and "steps" (B, T), their numbers. length: the most steps of an
+    episode."""
+
+    length: int
+
+    def act(self, batch: dict, /) -> dict:
+        """{"actions": (B, T, A)}: what to do at each step, of its state and its return and all before them; "losses"
+        {name: ()} that its layers gave out."""
+        ...
+
+
 ROLES: dict[str, type] = {
     "backbone": Backbone,
     "embedder": Embedder,
@@ -157,4 +171,5 @@ ROLES: dict[str, type] = {
     "generator": Generator,
     "codec": Codec,
     "diffuser": Diffuser,
+    "policy": Policy,
 }

@@ -84,7 +84,9 @@ def assess(
         return merge([task.finish(out) for _, out in stream(model, rows, some, precision=precision)])
 
     whole, ask = answers([]), None if queries is None else queries[known]
-    out = Assessment(known, *whole, again, task.scores(*whole, ask), task.baseline(*whole, ask))
+    lived, floor = task.lived(model)
+    scores, baseline = lived + task.scores(*whole, ask), floor + task.baseline(*whole, ask)
+    out = Assessment(known, *whole, again, scores, baseline)
     groups = modalities(schema)
     if not parts or not task.answers_rows or len(groups) < 2:
         return out

@@ -26,6 +26,7 @@ CHOICES = (
     "write",
     "restore",
     "generate",
+    "act",
 )
 
 

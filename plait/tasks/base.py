@@ -212,6 +212,11 @@ class Task(ABC):
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """What these rows score without a model."""
 
+    def lived(self, model: TaskModel) -> tuple[list[Score], list[Score]]:
+        """What the model scores outside of any table, and what one without it scores there; they go before the rows'
+        own."""
+        return [], []
+
     @abstractmethod
     def guide(self, truth: Answers, answers: Answers) -> float:
         """What early stopping looks at: higher is better."""

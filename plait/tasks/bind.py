@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.core.roles import Backbone, Codec, Diffuser, Embedder, Fuser, Generator, Model, Transcriber
+from plait.core.roles import Backbone, Codec, Diffuser, Embedder, Fuser, Generator, Model, Policy, Transcriber
 from plait.data.kinds import KINDS
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
@@ -165,6 +165,12 @@ class DiffuserBound(Bound):
     system: Diffuser
 
 
+class PolicyBound(Bound):
+    """A system that acts."""
+
+    system: Policy
+
+
 BINDERS: dict[str, type[Bound]] = {
     "backbone": BackboneBound,
     "embedder": EmbedderBound,
@@ -173,6 +179,7 @@ BINDERS: dict[str, type[Bound]] = {
     "generator": GeneratorBound,
     "codec": CodecBound,
     "diffuser": DiffuserBound,
+    "policy": PolicyBound,
 }
 
 

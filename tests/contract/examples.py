@@ -15,28 +15,28 @@ def toy(system: System, seed: int = 0) -> nn.Module:
     return plait.create_model(f"{system.name}_toy", seed=seed)
 
 
-KINDS = {slot: spec["kind"] for s in SYSTEMS for slot, spec in s.sizes["toy"].get("slots", {}).items()}
+SLOTS = {slot: spec for s in SYSTEMS for slot, spec in s.sizes["toy"].get("slots", {}).items()}
 
 
 def kind(slot: str) -> str:
     """The kind of a toy's slot, as its system says; a system without slots of its own calls them by their kind."""
-    return KINDS.get(slot, slot)
+    return SLOTS[slot]["kind"] if slot in SLOTS else slot
 
 
 def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
     """A full batch. Toys read 32 x 32 pictures, 12 token ids under 64, 1600 samples, 4 numbers, 3 categories under 5,
-    vectors of 6."""
+    vectors of 6, series of 24 steps."""
     g = torch.Generator().manual_seed(seed)
     make = {
-        "image": lambda: torch.rand(rows, 3, 32, 32, generator=g),
-        "text": lambda: torch.randint(5, 64, (rows, 12), generator=g),
-        "audio": lambda: 0.1 * torch.randn(rows, 1600, generator=g),
-        "number": lambda: torch.randn(rows, 4, generator=g),
-        "category": lambda: torch.randint(1, 5, (rows, 3), generator=g),
-        "vector": lambda: torch.randn(rows, 6, generator=g),
-        "series": lambda: torch.randn(rows, 24, 2, generator=g),
+        "image": lambda _: torch.rand(rows, 3, 32, 32, generator=g),
+        "text": lambda _: torch.randint(5, 64, (rows, 12), generator=g),
+        "audio": lambda _: 0.1 * torch.randn(rows, 1600, generator=g),
+        "number": lambda _: torch.randn(rows, 4, generator=g),
+        "category": lambda _: torch.randint(1, 5, (rows, 3), generator=g),
+        "vector": lambda _: torch.randn(rows, 6, generator=g),
+        "series": lambda slot: torch.randn(rows, 24, SLOTS[slot]["channels"], generator=g),
     }
-    batch: dict = {slot: make[kind(slot)]() for slot in model.takes}
+    batch: dict = {slot: make[kind(slot)](slot) for slot in model.takes}
     batch["keep"] = {
         s: torch.ones(batch[s].shape[:2], dtype=torch.bool) for s in model.takes if kind(s) not in ("image", "vector")
     }
@@ -53,7 +53,7 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
 def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
     """All float outputs of the model's public methods, flattened to {name: tensor with B first}."""
     out: dict = {}
-    if len(system.takes) == 1:
+    if len(model.takes) == 1:
         (slot,) = model.takes
         keep = batch["keep"].get(slot)
         out["logits"] = model(batch[slot], keep)

@@ -42,8 +42,9 @@ def lacking(model: nn.Module, rank: int) -> dict:
 
 def loss(model: nn.Module, batch: dict, system: System) -> Tensor:
     """A number that every output has a say in, through `forward` alone, which is what the wrappers wrap."""
-    if len(system.takes) == 1:
-        (slot,) = system.takes
+    takes = getattr(model, "module", model).takes  # DDP has the model within
+    if len(takes) == 1:
+        (slot,) = takes
         out = {"logits": model(batch[slot], batch["keep"].get(slot))}
     else:
         flatten("", model(batch), out := {})

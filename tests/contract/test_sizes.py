@@ -66,6 +66,8 @@ def batch(info: ModelInfo, model: torch.nn.Module) -> dict:
     made |= {slot: torch.zeros(2, 3, *side) for slot in model.takes if kind(slot) == "image"}
     sounds = [slot for slot in model.takes if kind(slot) == "audio"]
     made["keep"] |= {slot: torch.ones(2, SAMPLES, dtype=torch.bool) for slot in sounds}
+    steps = {slot: spec["channels"] for slot, spec in info.arguments.get("slots", {}).items() if "channels" in spec}
+    made |= {slot: torch.zeros(2, 24, channels) for slot, channels in steps.items()}
     return made | {slot: torch.zeros(2, SAMPLES) for slot in sounds}
 
 
@@ -96,6 +98,8 @@ def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
         case "diffuser":
             said = model.condition(b)
             return [said.shape, model.denoise(torch.zeros(2, *model.sample), torch.zeros(2), said).flatten(1).shape]
+        case "policy":
+            return [model.act(b)["actions"].flatten(1).shape]
     raise AssertionError(f"a role of its own: {role}")
 
 

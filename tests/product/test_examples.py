@@ -19,6 +19,7 @@ SAYS = {
     "caption": (r"^chrF (\S+)", 0.5),
     "transcribe": (r"^exact match (\S+)", 0.5),
     "published_weights": (r"for three classes: \((\d+), 192\)", 3),
+    "act": (r"asked and got, rank correlation (\S+)", 0.3),
     "methods": (r"moves the logits by up to (\S+)", 0.001),
 }
 

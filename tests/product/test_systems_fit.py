@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 import plait
 from plait.core.catalog import System, systems
+from plait.data.worlds import WORLDS, play
 from plait.evaluate.intervals import Score
 from plait.runs.console import Console
 from plait.tasks import tasks_of
@@ -120,6 +121,15 @@ def speech() -> dict[str, list]:
     return {"sound": [sounds[i] for i in order], "label": [WORDS[kinds[i]] for i in order], "split": split(len(order))}
 
 
+def played() -> dict[str, list]:
+    """Who went for which treasure."""
+    world, rng = WORLDS["treasures"], np.random.default_rng(0)
+    found = play(world, 300, world.player(300, rng), rng)
+    cut = ("states", "actions", "rewards")
+    cells = {name: [v[:n].tolist() for v, n in zip(found[name], found["steps"])] for name in cut}
+    return cells | {"split": split(300)}
+
+
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
     Sample({"image"}, True, "classify", digits, dict(target="label", epochs=10)),
@@ -135,6 +145,7 @@ SAMPLES = [
     ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
+    Sample({"series"}, True, "act", played, dict(task="act", epochs=12)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)
     ),

@@ -32,7 +32,7 @@ TARGETS = {
 
 
 def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
-    """A column for each of `kinds`, and the targets of all tasks."""
+    """A column for each of `kinds`, the targets of all tasks, and trajectories."""
     rng = np.random.default_rng(seed)
     c = rng.integers(0, 3, rows)
     make = {
@@ -47,7 +47,15 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
     columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
     columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
     truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
-    return pa.table({**columns, **truth, "true": rng.integers(0, 2, rows) == 1, "said": [WORDS[i] for i in c]})
+    steps = [9 + j % 5 for j in range(rows)]
+    played = {
+        name: [rng.normal(i, 0.1, (n, width)).tolist() for i, n in zip(c, steps)]
+        for name, width in (("states", 3), ("actions", 2))
+    }
+    played["rewards"] = [rng.normal(i, 0.1, n).tolist() for i, n in zip(c, steps)]
+    return pa.table(
+        {**columns, **truth, **played, "true": rng.integers(0, 2, rows) == 1, "said": [WORDS[i] for i in c]}
+    )
 
 
 def _png(rng: np.random.Generator, i: int) -> bytes:

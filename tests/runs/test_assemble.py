@@ -21,7 +21,7 @@ from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
 from tests.runs.tables import COLUMNS, TARGETS, table
 
-PAINTERS = ("generator", "transcriber", "codec", "diffuser")
+PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy")
 SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
 PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
 
@@ -30,14 +30,18 @@ def inputs(takes: tuple[str, ...], task: str) -> list[str]:
     """Columns that the system reads, as many as the task can use."""
     if task == "caption":
         return [COLUMNS["image"]]
+    if task == "act":
+        return ["states", "actions", "rewards"]
     return [COLUMNS[kind] for kind in (("image", "text") if task in ("retrieve", "match") else takes)]
 
 
 @cache
-def fitted(takes: tuple[str, ...], image, length: int) -> str:
+def fitted(takes: tuple[str, ...], image, length: int, acts: bool = False) -> str:
     """A schema of such columns, as JSON text would keep it apart from others."""
     data = read_table(table(takes, rows=12))
-    schema = Schema.guess(data, inputs=[COLUMNS[k] for k in takes], target="label")
+    schema = Schema.guess(data, inputs=inputs(takes, "act" if acts else ""), target=None if acts else "label")
+    if acts:
+        TASKS["act"].variant(schema, data)
     return schema.fit(data, np.arange(12), image_size=image, max_tokens=length).to_json()
 
 
@@ -50,7 +54,9 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
         roles = set()
         for choice in tasks_of(info):
             task = TASKS[choice]
-            schema = Schema.from_json(fitted(system.takes, fixed.get("image"), fixed.get("length") or 256))
+            schema = Schema.from_json(
+                fitted(system.takes, fixed.get("image"), fixed.get("length") or 256, choice == "act")
+            )
             assert choose(info.name, schema, task) == info
             words = {"vocab": 70, "begin": 1, "end": 2} if "generator" in task.roles else None
             labels = 5 if "transcriber" in task.roles else None
@@ -63,7 +69,7 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
             assert set(model.takes) == {s.name for s in schema.slots}
             if made.role == "backbone":  # the task brings a head of its own
                 assert not [key for key, _ in model.named_parameters() if key.startswith(tuple(model.classifier))]
-            assert (made.bind(model).width > 0) == (made.role not in PAINTERS)  # these only write, or paint
+            assert (made.bind(model).width > 0) == (made.role not in PAINTERS)  # these only write, paint or act
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
