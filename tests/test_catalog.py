@@ -21,7 +21,7 @@ from plait.tasks import tasks_of
 WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"image", "crop_pct", "crop_mode", "interpolation"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 LICENCES |= {"llama1", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma"}
-LICENCES |= {"qwen", "qwen-research", "tongyi-qianwen"}
+LICENCES |= {"qwen", "qwen-research", "tongyi-qianwen", "none stated"}
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in systems().values()])
 
 
