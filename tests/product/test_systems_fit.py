@@ -145,7 +145,7 @@ SAMPLES = [
     ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
-    Sample({"series"}, True, "act", played, dict(task="act", epochs=12)),
+    Sample({"series"}, True, "act", played, dict(task="act", epochs=20)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)
     ),
