@@ -96,6 +96,25 @@ class Transcriber(Model, Protocol):
 
 
 @runtime_checkable
+class Detector(Model, Protocol):
+    """Finds things in a picture: Q guesses, each a box and what is in it. Built with `labels=K`.
+
+    exclusive: a guess is of one label or of nothing, which is the last of K + 1 logits; otherwise each of K labels is a
+    question of its own.
+    """
+
+    width: int
+    exclusive: bool
+
+    def detect(self, x: Tensor, /, keep: Tensor | None = None) -> dict[str, Any]:
+        """Pictures (B, 3, H, W), keep (B, H, W) -> {"logits": (B, L, Q, K or K + 1), "boxes": (B, L, Q, 4)} after each
+        of L layers, the last of which answers. A box is its middle, width and height (x, y, w, h), as shares of what
+        is real of the picture. "first_logits" (B, N, K) and "first_boxes" (B, N, 4) where guesses are chosen among N;
+        "losses" {name: ()} where layers gave some out."""
+        ...
+
+
+@runtime_checkable
 class Generator(Model, Protocol):
     """Writes a text, word by word. begin, end: ids; length: the most words. A cache is a pytree of tensors, B first."""
 
@@ -168,6 +187,7 @@ ROLES: dict[str, type] = {
     "embedder": Embedder,
     "fuser": Fuser,
     "transcriber": Transcriber,
+    "detector": Detector,
     "generator": Generator,
     "codec": Codec,
     "diffuser": Diffuser,

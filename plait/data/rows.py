@@ -115,6 +115,7 @@ class Rows:
         self._stores: dict[str, Any] = {}  # slot -> filled store, or None where cells are decoded on demand
         self._shared: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> values (n, F), real (n, F)
         self._present: dict[str, np.ndarray] = {}
+        self._windows: dict[str, torch.Tensor] = {}  # slot -> (n, 4), of those that what is asked lies on
         self._scanned = False
 
     def __len__(self) -> int:
@@ -145,6 +146,8 @@ class Rows:
             self._stores[slot.name] = store
             room -= store.nbytes if store is not None else 0
             done += len(self)
+        beneath = {kind for slot in self.schema.asked for kind in KINDS[slot.kind].lies_on}
+        self._windows = {s.name: self._seen(s) for s in self.schema.slots if s.kind in beneath}
         self._scanned = True
         return self
 
@@ -170,6 +173,8 @@ class Rows:
             if keep is not None:
                 batch["keep"][slot.name] = keep
             batch["present"][slot.name] = present
+        if self._windows:
+            batch["window"] = {slot: windows[index] for slot, windows in self._windows.items()}
         if self.asked or self.derived:
             batch["target"] = self.target(index)
         return batch
@@ -177,7 +182,13 @@ class Rows:
     def target(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         """What is asked of the rows `index` (B,): {column: (B, ...)}, NaN or -100 where there is nothing."""
         self.scan()
-        found = {s.columns[0]: KINDS[s.kind].target(*self._values(s, index)) for s in self.asked}
+        found = {}
+        for slot in self.asked:
+            kind = KINDS[slot.kind]
+            found[slot.columns[0]] = asked = kind.target(*self._values(slot, index))
+            if kind.lies_on:
+                (window,) = (self._windows[s.name] for s in self.schema.slots if s.kind in kind.lies_on)
+                found[slot.columns[0]] = kind.lay(asked, window[index])
         return found | {name: values[index] for name, values in self.derived.items()}
 
     def known(self) -> np.ndarray:
@@ -256,6 +267,18 @@ class Rows:
             return None
         store.seal()
         return store
+
+    def _seen(self, slot: Slot) -> torch.Tensor:
+        """(n, 4): which part of each cell's plane is seen; of a cell that is none, all of a blank."""
+        (name,) = slot.columns
+        kind, params = KINDS[slot.kind], self.schema.column(name).params
+        place = Place(self.table.root, self.allow_outside)
+        windows = torch.tensor([0.0, 0.0, *map(float, params["size"][::-1])]).repeat(len(self), 1)
+        there = np.flatnonzero(self._present[slot.name])
+        cells = self.table.column(name) if len(there) else []
+        for row in there:
+            windows[row] = torch.tensor(kind.window(cells[int(row)].as_py(), params, place))
+        return windows
 
     def _encode(self, rows: Sequence[int], cells: list, name: str, place: Place) -> list[np.ndarray | None]:
         """The cells that can be used, None for others, of which the bad ones are listed."""

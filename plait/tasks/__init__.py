@@ -27,6 +27,7 @@ CHOICES = (
     "restore",
     "generate",
     "act",
+    "detect",
 )
 
 

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.core.roles import Backbone, Codec, Diffuser, Embedder, Fuser, Generator, Model, Policy, Transcriber
+from plait.core.roles import (
+    Backbone,
+    Codec,
+    Detector,
+    Diffuser,
+    Embedder,
+    Fuser,
+    Generator,
+    Model,
+    Policy,
+    Transcriber,
+)
 from plait.data.kinds import KINDS
 from plait.errors import UsageError
 from plait.parts.heads.parts import Features
@@ -147,6 +158,18 @@ class TranscriberBound(Bound):
     system: Transcriber
 
 
+class DetectorBound(Bound):
+    """A system that finds things in a picture."""
+
+    system: Detector
+
+    def found(self, batch: dict) -> dict:
+        """What the system gives of the one slot."""
+        ready = self.prepared(batch)
+        (slot,) = self.takes
+        return self.system.detect(ready[slot], ready["keep"].get(slot))
+
+
 class GeneratorBound(Bound):
     """A system that writes."""
 
@@ -176,6 +199,7 @@ BINDERS: dict[str, type[Bound]] = {
     "embedder": EmbedderBound,
     "fuser": FuserBound,
     "transcriber": TranscriberBound,
+    "detector": DetectorBound,
     "generator": GeneratorBound,
     "codec": CodecBound,
     "diffuser": DiffuserBound,

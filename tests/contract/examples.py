@@ -56,7 +56,7 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
     if len(model.takes) == 1:
         (slot,) = model.takes
         keep = batch["keep"].get(slot)
-        out["logits"] = model(batch[slot], keep)
+        flatten("logits", model(batch[slot], keep), out)
         if hasattr(model, "pool"):
             out["pooled"] = model.pool(model.tokens(batch[slot], keep))
     else:

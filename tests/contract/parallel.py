@@ -45,7 +45,7 @@ def loss(model: nn.Module, batch: dict, system: System) -> Tensor:
     takes = getattr(model, "module", model).takes  # DDP has the model within
     if len(takes) == 1:
         (slot,) = takes
-        out = {"logits": model(batch[slot], batch["keep"].get(slot))}
+        flatten("logits", model(batch[slot], batch["keep"].get(slot)), out := {})
     else:
         flatten("", model(batch), out := {})
     return sum((v * torch.linspace(-1, 1, v.shape[-1])).mean() for v in out.values())

@@ -15,7 +15,7 @@ import plait
 from plait.core.attend import recorded, with_backend
 from plait.core.catalog import build
 from plait.core.tokens import Tokens
-from tests.contract.examples import SYSTEMS, example, gradients, kind, run, same_gradients, toy
+from tests.contract.examples import SYSTEMS, example, flatten, gradients, kind, run, same_gradients, toy
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
 every_eye = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS if s.takes == ("image",)])
@@ -130,6 +130,10 @@ def test_what_a_model_says_of_itself_is_so(system):
         assert model(batch[slot], batch["keep"].get(slot)).shape == (3, system.sizes["toy"]["num_classes"])
         bare = plait.create_model(f"{system.name}_toy", num_classes=0).eval()
         assert bare(batch[slot], batch["keep"].get(slot)).shape == (3, model.width)
+    if "detector" in system.roles:
+        out, labels = model(batch["image"]), system.sizes["toy"]["labels"]
+        assert out["logits"].shape == (*out["boxes"].shape[:3], labels + model.exclusive)
+        assert out["boxes"].shape[::3] == (3, 4) and 0 <= out["boxes"].min() and out["boxes"].max() <= 1
     if "embedder" in system.roles:
         vectors = model.embed(batch)
         assert set(vectors) == set(model.takes) and model.logit_scale.shape == (1,)
@@ -264,7 +268,7 @@ def once(model, batch, system):
     if len(model.takes) > 1:
         return run(model, batch, system)
     (slot,) = model.takes
-    return {"logits": model(batch[slot], batch["keep"].get(slot))}
+    return flat(model(batch[slot], batch["keep"].get(slot)))
 
 
 FIRST = {system.module.split(".")[2]: system.name for system in reversed(SYSTEMS)}  # of each room
@@ -320,6 +324,13 @@ def picture(model, height, width, rows=2, seed=0):
     return torch.rand(rows, 3, -(-height // m) * m, -(-width // m) * m, generator=torch.Generator().manual_seed(seed))
 
 
+def flat(value) -> dict:
+    """What a forward pass gives, by name."""
+    out: dict = {}
+    flatten("logits", value, out)
+    return out
+
+
 def of_any_size(system):
     model = toy(system).eval()
     if getattr(model, "multiple", None) is None:
@@ -352,8 +363,9 @@ def test_pictures_of_other_sizes(system, size):
     x = picture(model, *size)
     t = model.tokens(x)
     assert t.grid is None or t.body().shape[1] == t.grid[0] * t.grid[1]
-    assert model(x).shape == (2, 10) and model(x).isfinite().all()
-    assert not torch.allclose(model(x), model(x.flip(0)))
+    out, other = flat(model(x)), flat(model(x.flip(0)))
+    assert all(v.isfinite().all() and not torch.allclose(v, other[k]) for k, v in out.items())
+    assert "backbone" not in system.roles or out["logits"].shape == (2, 10)
 
 
 @torch.no_grad()
@@ -371,9 +383,9 @@ def test_exports_with_dynamic_height_and_width(system):
         program = kept(torch.export.export(model, (picture(model, 70, 100, rows=3),), dynamic_shapes=dims))
     for x in (picture(model, 100, 72, rows=2, seed=1), picture(model, 64, 64, rows=5, seed=2)):
         with torch.enable_grad():
-            mine, truth = program(x), model(x)
-            torch.testing.assert_close(mine, truth, rtol=1e-5, atol=1e-5)
-            same_gradients(gradients(program, {"": mine}), gradients(model, {"": truth}))
+            mine, truth = flat(program(x)), flat(model(x))
+            close(mine, truth)
+            same_gradients(gradients(program, mine), gradients(model, truth))
 
 
 @torch.no_grad()

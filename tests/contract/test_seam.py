@@ -15,7 +15,7 @@ from plait.core.memory import Page
 from plait.core.recompute import recompute
 from plait.core.tokens import Tokens, real
 from plait.systems.text.fnet import row_waves
-from tests.contract.examples import SYSTEMS, example, gradients, run, same_gradients, toy
+from tests.contract.examples import SYSTEMS, example, flatten, gradients, run, same_gradients, toy
 from tests.parity.compare import perturb
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
@@ -186,9 +186,10 @@ def test_what_layers_give_out_leaves_the_model_too(system):
         assert system.name not in MAPS
         if counts:
             torch.testing.assert_close(t.losses["probe"], sum(counts))
-    elif "fuser" in system.roles:
-        losses = model.fuse(batch).get("losses", {})
-        assert losses.get("probe", 0) > 0, 'fuse must hand out what its layers gave: "losses": t.losses or {}'
+    elif {"fuser", "detector"} & set(system.roles):
+        out = model.fuse(batch) if "fuser" in system.roles else model(batch[model.takes[0]])
+        losses = out.get("losses", {})
+        assert losses.get("probe", 0) > 0, 'what layers gave must be handed out: "losses": t.losses or {}'
     else:
         pytest.skip("hands out vectors or words alone")
 
@@ -239,8 +240,9 @@ def test_gradients_of_each_row_by_vmap(system):
     held = dict(model.named_buffers())
 
     def loss(weights, x):
-        out = torch.func.functional_call(model, (weights, held), (x[None],))
-        return (out * torch.linspace(-1, 1, out.shape[-1])).sum()
+        said: dict = {}
+        flatten("logits", torch.func.functional_call(model, (weights, held), (x[None],)), said)
+        return sum((out * torch.linspace(-1, 1, out.shape[-1])).sum() for out in said.values())
 
     rows = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, batch[slot])
     want = torch.func.grad(lambda w: sum(loss(w, x) for x in batch[slot]))(weights)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from plait.data.arrow import column_from_values
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
 from plait.parts.scaling import Normalise, Standardise
@@ -39,6 +40,12 @@ def cells(tmp_path) -> dict[str, list]:
         "category": ["red", "blue", "red", "green"],
         "labels": [["red", "big"], [], ["big"], ["red"]],
         "series": [[1.0, 2.5, None], [3.0], [0.5] * 9, [2.0, 4.0]],
+        "boxes": [
+            [{"label": "cat", "box": [1, 2, 3.5, 4]}, {"label": "dog", "bbox": [0, 0, 9, 5]}],
+            [],
+            [{"label": "dog", "xmin": 1, "ymin": 1, "xmax": 2, "ymax": 3}],
+            '[{"label": "cat", "x": 1, "y": 1, "width": 2, "height": 3}]',
+        ],
         "spelling": ["abc", "cab ab", "a", "bc"],
     }
 
@@ -46,7 +53,7 @@ def cells(tmp_path) -> dict[str, list]:
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_written_is_read_as_the_same(name, tmp_path) -> None:
     kind, given = KINDS[name], cells(tmp_path)[name]
-    column = pa.chunked_array([pa.array(given)])
+    column = pa.chunked_array([column_from_values(name, given)])
     params = kind.fit(column, FitOptions(HERE))
     for cell in given:
         value = kind.encode(cell, params, HERE)

@@ -28,6 +28,7 @@ TARGETS = {
     "write": "said",
     "restore": "clear",
     "generate": "photo",
+    "detect": "things",
 }
 
 
@@ -47,6 +48,7 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
     columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
     columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
     truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
+    truth["things"] = [[{"label": WORDS[i], "box": [j % 5, i, j % 5 + 6, i + 9]}] * (j % 3) for j, i in enumerate(c)]
     steps = [9 + j % 5 for j in range(rows)]
     played = {
         name: [rng.normal(i, 0.1, (n, width)).tolist() for i, n in zip(c, steps)]

@@ -21,7 +21,7 @@ from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
 from tests.runs.tables import COLUMNS, TARGETS, table
 
-PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy")
+PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy", "detector")
 SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
 PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
 
@@ -59,7 +59,7 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
             )
             assert choose(info.name, schema, task) == info
             words = {"vocab": 70, "begin": 1, "end": 2} if "generator" in task.roles else None
-            labels = 5 if "transcriber" in task.roles else None
+            labels = 5 if {"transcriber", "detector"} & set(task.roles) else None
             made = recipe(info, schema, task, labels=labels, words=words)
             assert made.role in info.roles and made.role in task.roles
             if made.role in roles:
@@ -69,7 +69,7 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
             assert set(model.takes) == {s.name for s in schema.slots}
             if made.role == "backbone":  # the task brings a head of its own
                 assert not [key for key, _ in model.named_parameters() if key.startswith(tuple(model.classifier))]
-            assert (made.bind(model).width > 0) == (made.role not in PAINTERS)  # these only write, paint or act
+            assert (made.bind(model).width > 0) == (made.role not in PAINTERS)  # these only write, paint, act or find
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

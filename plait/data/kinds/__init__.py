@@ -6,6 +6,7 @@ from __future__ import annotations
 from plait.data.kinds.audio import AudioKind
 from plait.data.kinds.base import Bad, Kind, Missing, Place
 from plait.data.kinds.boolean import BooleanKind
+from plait.data.kinds.boxes import BoxesKind
 from plait.data.kinds.category import CategoryKind
 from plait.data.kinds.datetime import DatetimeKind
 from plait.data.kinds.image import ImageKind
@@ -28,6 +29,7 @@ KINDS: dict[str, Kind] = {
     "category": CategoryKind(),
     "labels": LabelsKind(),
     "spelling": SpellingKind(),
+    "boxes": BoxesKind(),
 }
 
 __all__ = ["KINDS", "Bad", "Kind", "Missing", "Place"]

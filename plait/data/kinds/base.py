@@ -160,7 +160,8 @@ class Kind:
     straight: a linear model can read it as it is, through `raw`. late: what `encode` gives is kept small, and
     `preprocess` is left to the model, batch by batch; the other kinds pass their cells through it in `encode`.
     suffix: of the files that answers are written to, where `write` gives bytes. follows: the kinds of inputs whose
-    changes in augmentation a target of this kind goes along with.
+    changes in augmentation a target of this kind goes along with. lies_on: the kinds of inputs that answers lie on: a
+    batch then says which `window` of each is seen.
 
     A target column is fitted by `fit_target`, encoded as an input is, and what is asked of a batch is `target`.
     """
@@ -174,6 +175,7 @@ class Kind:
     dtype: type = np.float32  # of the encoded cells of a shared slot
     suffix: str = ""
     follows: tuple[str, ...] = ()
+    lies_on: tuple[str, ...] = ()
     features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
 
     def guess(self, glance: Glance) -> str | None:
@@ -269,6 +271,16 @@ class Kind:
         whole: nothing that might be asked for is taken away.
         """
         return x, None
+
+    def window(self, cell: Any, params: dict, place: Place) -> list[float]:
+        """(left, top, right, bottom): which part of the plane of a picture, in its own pixels, is what `encode` gives.
+        Raises Bad or Missing. Only kinds that others lie on."""
+        raise NotImplementedError
+
+    def lay(self, x: Tensor, window: Tensor) -> Tensor:
+        """What is asked (B, ...), from pixels of pictures to shares of their windows (B, 4). Only kinds that lie on
+        others."""
+        raise NotImplementedError
 
     def follow(self, x: Tensor, change: Any) -> Tensor:
         """What is asked (B, ...), changed as an input was. Only kinds that follow others."""

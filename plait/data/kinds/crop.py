@@ -17,23 +17,30 @@ def crop(
 
     crop_mode: "center" keeps the aspect and lets the picture cover the box; "squash" does not keep it.
     """
-    tall, broad = int(high / crop_pct), int(wide / crop_pct)
-    if crop_mode == "center":
-        tall, broad = _covering(picture, tall, broad)
-    elif crop_mode != "squash":
-        raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center' or 'squash'")
+    tall, broad, top, left = crop_place(picture.height, picture.width, high, wide, crop_pct, crop_mode)
     if (broad, tall) != picture.size:
         picture = picture.resize((broad, tall), FILTERS[interpolation])
-    top, left = round((tall - high) / 2), round((broad - wide) / 2)
-    return np.asarray(picture)[top : top + high, left : left + wide].transpose(2, 0, 1)
+    return np.asarray(picture)[-top : high - top, -left : wide - left].transpose(2, 0, 1)
 
 
-def _covering(picture: Image.Image, tall: int, broad: int) -> tuple[int, int]:
+def crop_place(
+    height: int, width: int, high: int, wide: int, crop_pct: float, crop_mode: str, interpolation: str = ""
+) -> tuple[int, int, int, int]:
+    """What a picture of `height` by `width` becomes: its height, its width, and where it starts, seen from the crop."""
+    tall, broad = int(high / crop_pct), int(wide / crop_pct)
+    if crop_mode == "center":
+        tall, broad = _covering(height, width, tall, broad)
+    elif crop_mode != "squash":
+        raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center' or 'squash'")
+    return tall, broad, -round((tall - high) / 2), -round((broad - wide) / 2)
+
+
+def _covering(height: int, width: int, tall: int, broad: int) -> tuple[int, int]:
     """(H, W) of the picture with its aspect kept and its tighter side at the box's; a square's long side rounds
     down."""
-    ratio = min(picture.height / tall, picture.width / broad)
+    ratio = min(height / tall, width / broad)
     if tall != broad:
-        return round(picture.height / ratio), round(picture.width / ratio)
-    short = min(picture.size)
-    high, wide = (tall if side == short else int(tall * side / short) for side in (picture.height, picture.width))
+        return round(height / ratio), round(width / ratio)
+    short = min(height, width)
+    high, wide = (tall if side == short else int(tall * side / short) for side in (height, width))
     return high, wide

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
-from plait.data.kinds.crop import crop
+from plait.data.kinds.crop import crop, crop_place
 from plait.data.stores import Fixed
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import Blank
@@ -102,6 +102,16 @@ class ImageKind(Kind):
                 raise
             except Exception as error:  # Pillow raises a dozen types on broken files; the reason goes into the report
                 raise Bad(f"broken picture ({type(error).__name__})") from error
+
+    def window(self, cell: Any, params: dict, place: Place) -> list[float]:
+        high, wide = params["size"]
+        with _open(cell, place) as picture:
+            width, height = picture.size[::-1] if _lies(picture) else picture.size
+        h, w, top, left = (crop_place if "crop" in params else letterbox_place)(
+            height, width, high, wide, **params.get("crop", {})
+        )
+        x, y = width / w, height / h
+        return [-left * x, -top * y, (wide - left) * x, (high - top) * y]
 
     def store(self, rows: int, params: dict) -> Fixed:
         return Fixed(rows, (3, *params["size"]), np.uint8, scale=1 / 255)
@@ -227,14 +237,20 @@ def _deep_gray(gray: np.ndarray) -> np.ndarray:
 
 def letterbox(picture: Image.Image, high: int, wide: int) -> np.ndarray:
     """The picture resized with its aspect kept, centred on gray: uint8 (3, high, wide)."""
+    h, w, top, left = letterbox_place(picture.height, picture.width, high, wide)
     scale = min(high / picture.height, wide / picture.width)
-    h, w = (max(1, min(high, round(picture.height * scale))), max(1, min(wide, round(picture.width * scale))))
     if (w, h) != picture.size:
         picture = picture.resize((w, h), Image.Resampling.BILINEAR, reducing_gap=2.0 if scale < 0.5 else None)
     box = np.full((3, high, wide), GRAY, np.uint8)
-    top, left = (high - h) // 2, (wide - w) // 2
     box[:, top : top + h, left : left + w] = np.asarray(picture).transpose(2, 0, 1)
     return box
+
+
+def letterbox_place(height: int, width: int, high: int, wide: int) -> tuple[int, int, int, int]:
+    """What a picture of `height` by `width` becomes in the box: its height, its width, and where it starts."""
+    scale = min(high / height, wide / width)
+    h, w = max(1, min(high, round(height * scale))), max(1, min(wide, round(width * scale)))
+    return h, w, (high - h) // 2, (wide - w) // 2
 
 
 def head_bytes(cell: Any) -> bytes | None:
