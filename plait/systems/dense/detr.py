@@ -111,11 +111,10 @@ ROLES = ("detector",)
 PARTS = ("backbone",)
 DEFAULT = "nano"
 TOY = dict(backbone="resnet_toy", width=32, heads=2, hidden=32, depths=(1, 2), queries=5, labels=10)
+SMALL = dict(width=128, heads=4, hidden=256, depths=(2, 3), queries=30)
 SIZES = {
     "toy": TOY | dict(dropout=0.0),
-    "nano": dict(
-        backbone="resnet_nano", width=128, heads=4, hidden=256, depths=(2, 3), queries=30, frozen=False, dropout=0.0
-    ),
+    "nano": SMALL | dict(backbone="resnet_nano", frozen=False, dropout=0.0),
     "resnet_50": dict(backbone="resnet_50"),
     "resnet_50_dc5": dict(backbone="resnet_50_dc5"),
     "resnet_101": dict(backbone="resnet_101"),
