@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import plait
 from plait.cli import INTERRUPTED
+from plait.cli.change import change
 from plait.cli.check import check
 from plait.cli.demo import demo
 from plait.cli.embed import embed
@@ -77,7 +78,7 @@ def application() -> typer.Typer:
         },
     )
     app.callback()(start)
-    for command in (check, fit, evaluate, predict, embed, search, models, methods, show, new, demo):
+    for command in (check, fit, evaluate, predict, embed, search, change, models, methods, show, new, demo):
         app.command()(command)
     return app
 

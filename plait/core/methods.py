@@ -3,7 +3,8 @@ trace.
 
 `plait/methods/<room>/<name>.py` is the method `<name>`: its docstring names the paper, and its function `<name>(model,
 ...)` changes a model in place and returns the undo, or (annotated `-> nn.Module`) returns a model that wraps the given
-one. The file may have `after_step(model)`, called after each step of training, and a literal `BY_HAND`, a sentence that
+one. The file may have `after_step(model)`, called after each step of training, `merge(model)`, which makes weights of
+what the method put beside them and leaves a model without the change, and a literal `BY_HAND`, a sentence that
 says why the method cannot train without the user's own code.
 """
 
@@ -101,6 +102,19 @@ def after_steps(changes: Iterable[Change]) -> list[Callable[[nn.Module], None]]:
     """What these methods do to the model after each step of training."""
     modules = [importlib.import_module(method_info(name).module) for name, _ in changes]
     return [module.after_step for module in modules if hasattr(module, "after_step")]
+
+
+def merge_changes(model: nn.Module, changes: Iterable[Change]) -> list[Change]:
+    """Make weights of what `changes` put beside them, in place, as far as their files say how. Returns the changes that
+    are left: with them alone a model has the shapes of this one."""
+    left = []
+    for change in changes:
+        module = importlib.import_module(method_info(change[0]).module)
+        if hasattr(module, "merge"):
+            module.merge(model)
+        else:
+            left.append(change)
+    return left
 
 
 def read_change(said: str | Change | list) -> Change:

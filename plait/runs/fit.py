@@ -18,6 +18,9 @@ import numpy as np
 
 from plait import __version__
 from plait.core.files import is_scrap, sweep
+from plait.core.init import initialise
+from plait.core.weight_files import read_weights
+from plait.core.weights import load_strict
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
@@ -28,7 +31,7 @@ from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
 from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
-from plait.runs.run import Run, save_run
+from plait.runs.run import MODEL, Run, save_run
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
 from plait.tasks.base import Answers
@@ -85,12 +88,16 @@ def fit(
             f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
         )
     made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
-    start = (
-        False if before and checkpoint.exists(out or "") else settings.pretrained
-    )  # what a checkpoint holds is not read
-    system = made.build(seed=settings.seed, pretrained=start, mmap=False)
+    held = before is not None and checkpoint.exists(out or "")  # what a checkpoint holds is not read
+    changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
+    if changed:
+        system = initialise(made.build_on_meta(), seed=settings.seed)
+    else:
+        system = made.build(seed=settings.seed, pretrained=False if held else settings.pretrained, mmap=False)
     model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)
+    if changed and not held:
+        load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
     job = TableJob(

@@ -30,6 +30,7 @@ METHODS = {
     "wrapped": ["sinkformer:steps=1", "s2_scaling:scales=(1, 2)"],
     "computed": ["kv_transformer:positions=8"],  # has a buffer that no file holds
     "scheduled": ["slab:steps=4,kernel=3"],  # a norm that goes on with each step
+    "adapted": ["taylor_pruning:share=0.5", "lora:rank=2", "tome:r=2"],  # fewer weights, most of them frozen
 }
 
 

@@ -34,7 +34,20 @@ from plait.runs.settings import Settings, share, whole
 
 COMMAND = [sys.executable, "-m", "plait.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-COMMANDS = ("check", "fit", "evaluate", "predict", "embed", "search", "models", "methods", "show", "new", "demo")
+COMMANDS = (
+    "check",
+    "fit",
+    "evaluate",
+    "predict",
+    "embed",
+    "search",
+    "change",
+    "models",
+    "methods",
+    "show",
+    "new",
+    "demo",
+)
 
 
 class Result(NamedTuple):
