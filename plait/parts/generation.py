@@ -1,5 +1,6 @@
-"""Writing with any system of the role `generator`, word by word: greedily or by chance (`generate`), or by beams
-(`beam`).
+"""Writing with any system of the role `generator`, word by word: greedily or by chance (`generate`; `stream` hands the
+words out as they are written), or by beams (`beam`). `asking` makes of prompts what a model of words alone goes on
+from.
 
 Rows are written side by side and know nothing of each other: what a row gets is what it would get alone, also after
 others have ended.
@@ -8,13 +9,14 @@ All of it runs without gradients; the model should be in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from plait.core.memory import Memory
 from plait.core.roles import Generator
 from plait.errors import PlaitError
 
@@ -104,8 +106,34 @@ def select(cache: Any, rows: Tensor) -> Any:
     return tree_map(lambda leaf: leaf.index_select(0, rows), cache)
 
 
+def asking(prompts: Sequence[Sequence[int]]) -> tuple[dict, Tensor]:
+    """Prompts as ids, each as long as it is -> the batch {"text", "keep"} of all but their last words, padded in front,
+    and these last words (B,): what `generate` takes as batch and `begin`. Raises ValueError for a prompt without a
+    word."""
+    if not prompts or not all(prompts):
+        raise PlaitError("got a prompt without a word, expected at least one: put the beginning of a text there")
+    longest = max(map(len, prompts)) - 1
+    text, keep = torch.zeros(len(prompts), longest, dtype=torch.int64), torch.zeros(len(prompts), longest)
+    for row, prompt in enumerate(prompts):
+        text[row, longest + 1 - len(prompt) :] = torch.tensor(prompt[:-1], dtype=torch.int64)
+        keep[row, longest + 1 - len(prompt) :] = 1
+    last = torch.tensor([prompt[-1] for prompt in prompts])
+    if not longest:
+        return {}, last
+    # where nothing is padded no mask is needed
+    return ({"text": text} if keep.all() else {"text": text, "keep": {"text": keep > 0}}), last
+
+
+class Word(NamedTuple):
+    """What a step writes: a word a row (B,), its log-probability (B,), and which rows still wrote (B,)."""
+
+    tokens: Tensor
+    score: Tensor
+    keep: Tensor
+
+
 @torch.no_grad()
-def generate(
+def stream(
     model: Generator,
     batch: dict,
     *,
@@ -113,30 +141,95 @@ def generate(
     pick: Pick = best,
     allowed: Trie | None = None,
     begin: Tensor | None = None,
-) -> Written:
-    """Write at most `most` words for every row, each chosen by `pick` (`best`, or a `Sampler`).
-
-    allowed: write one of these texts. begin (B,): the word to go on from, such as the last of a question; None:
-    `model.begin`.
-    Raises ValueError where `most` words have no room in the model, or the allowed texts none in `most`.
-    """
+    stop: Sequence[Sequence[int]] = (),
+    repetition: float = 1.0,
+    laid_out: bool = False,
+) -> Iterator[Word]:
+    """Words as they are written, until all rows have ended; arguments and errors as in `generate`."""
+    if not repetition > 0:
+        raise PlaitError(f"got a penalty of {repetition} on repetition, expected more than 0: 1 is none")
     cache, token = start(model, batch, most, allowed, begin)
-    done, score = torch.zeros_like(token[:, 0], dtype=torch.bool), torch.zeros(len(token), device=token.device)
-    nodes, words, keep = [0] * len(token), [], []
-    for _ in range(most):
-        logits, cache = model.step(token, cache, ~done[:, None])
-        logs = logits[:, -1].float().log_softmax(-1)
+    done, nodes = torch.zeros_like(token[:, 0], dtype=torch.bool), [0] * len(token)
+    written, seen = torch.zeros(len(token), 0, dtype=torch.int64, device=token.device), None
+    for n in range(most):
+        logits, cache = model.step(token, cache, ~done[:, None] if done.any() else None)
+        if laid_out and n == 0:
+            cache = roomy(cache, most)
+        logits = logits[:, -1].float()
+        if repetition != 1.0:
+            seen = _said(batch, logits) if seen is None else seen
+            seen.scatter_(1, token, True)
+            logits = torch.where(seen, torch.where(logits > 0, logits / repetition, logits * repetition), logits)
+        logs = logits.log_softmax(-1)
         logs = logs if allowed is None else allowed.mask(logs, nodes)
         chosen = pick(logs).masked_fill(done, 0)
-        score = score + logs.gather(1, chosen[:, None])[:, 0].masked_fill(done, 0.0)
-        words.append(chosen)
-        keep.append(~done)
-        done = done | (chosen == model.end)
+        yield Word(chosen, logs.gather(1, chosen[:, None])[:, 0].masked_fill(done, 0.0), ~done)
+        done, token = done | (chosen == model.end), chosen[:, None]
+        if stop:
+            written = torch.cat([written, token], 1)
+            done = done | _stopped(written, stop)
         if done.all():
-            break
-        token = chosen[:, None]
+            return
         nodes = nodes if allowed is None else allowed.follow(nodes, chosen.tolist())
-    return Written(torch.stack(words, 1), torch.stack(keep, 1), score)
+
+
+def generate(model: Generator, batch: dict, *, most: int, **how: Any) -> Written:
+    """Write at most `most` words for every row.
+
+    pick: chooses each, `best` or a `Sampler`. allowed: write one of these texts. begin (B,): the word to go on from,
+    such as the last of a question; None: `model.begin`. stop: sequences of words after which a text is over; they are
+    part of it. repetition: by how much words that were there are less likely, as transformers' `repetition_penalty`.
+    laid_out: lay out the memory for `most` words before, which is faster for long texts.
+    Raises ValueError where `most` words have no room in the model, or the allowed texts none in `most`.
+    """
+    words = list(stream(model, batch, most=most, **how))
+    score = torch.stack([word.score for word in words]).sum(0)
+    return Written(torch.stack([w.tokens for w in words], 1), torch.stack([w.keep for w in words], 1), score)
+
+
+def pieces(words: Iterable[Word], decode: Callable[[list[int]], str]) -> Iterator[list[str]]:
+    """What each step of `stream` adds to the text of each row, "" where a letter is not whole yet; decode: from ids to
+    a text."""
+    said: list[list[int]] = []
+    told: list[str] = []
+    for word in words:
+        said = said or [[] for _ in word.tokens]
+        told = told or [""] * len(said)
+        for ids, token, real in zip(said, word.tokens.tolist(), word.keep.tolist()):
+            ids += [token] * real
+        now = [decode(ids) for ids in said]
+        whole = [old if new.endswith("\N{REPLACEMENT CHARACTER}") else new for old, new in zip(told, now)]
+        yield [new[len(old) :] for old, new in zip(told, whole)]
+        told = whole
+
+
+def roomy(cache: Any, more: int) -> Any:
+    """A cache whose memories have room for `more` words, in which they are written in place."""
+    if isinstance(cache, Memory) and cache.keep is not None:
+        return cache.laid_out(cache.keep.shape[1] + more)
+    if isinstance(cache, tuple):
+        parts = [roomy(part, more) for part in cache]
+        return type(cache)(*parts) if hasattr(cache, "_fields") else tuple(parts)
+    return cache
+
+
+def _said(batch: dict, logits: Tensor) -> Tensor:
+    """(B, V) bool: which words the text so far has."""
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    if (text := batch.get("text")) is not None:
+        keep = batch.get("keep", {}).get("text", torch.ones_like(text, dtype=torch.bool))
+        for row in range(len(text)):
+            seen[row, text[row][keep[row]]] = True
+    return seen
+
+
+def _stopped(written: Tensor, stop: Sequence[Sequence[int]]) -> Tensor:
+    """(B,) bool: which texts (B, N) end with one of the sequences."""
+    over = torch.zeros(len(written), dtype=torch.bool, device=written.device)
+    for text in stop:
+        if 0 < len(text) <= written.shape[1]:
+            over |= (written[:, -len(text) :] == torch.tensor([*text], device=written.device)).all(1)
+    return over
 
 
 @torch.no_grad()
@@ -150,7 +243,7 @@ def beam(
     allowed: Trie | None = None,
     begin: Tensor | None = None,
 ) -> Written:
-    """The best text of at most `most` words that `size` beams a row find; arguments and errors as in `generate`.
+    """The best text of at most `most` words that `size` beams a row find; batch, allowed and begin as in `generate`.
 
     penalty: texts compare by log-probability / length ** penalty: 0 favours short ones, 1 compares means. A text that
     ends counts where it is among the `size` best at that moment. A row is done when nothing that its beams can still

@@ -20,16 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Stack
-from plait.core.memory import AnyMemory, Memory
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Tied
-from plait.errors import PlaitError
 from plait.parts.mixers.gated import GatedFeedForward
 from plait.parts.positions.rotary import Rotary, Turned
-from plait.parts.presence import fill_absent
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import llama_layers
+from plait.parts.towers.writer import Writer, following
 
 ACTS = {"silu": nn.SiLU, "gelu": partial(nn.GELU, approximate="tanh")}
 
@@ -44,7 +42,7 @@ class NormAroundOne(nn.RMSNorm):
         return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
 
 
-class Llama(nn.Module):
+class Llama(Writer):
     """Words (B, N) -> logits (B, N, V) of the word after each.
 
     vocab: V. length: the longest text it was trained for. begin, end: ids. kv_heads: of keys and values, `heads` unless
@@ -52,9 +50,6 @@ class Llama(nn.Module):
     values. window: how many words back are seen, itself included; 0: all. act: of the gate, "silu" or "gelu". tied: the
     word table is also the head. gemma: scaled words, and norms around one.
     """
-
-    takes = ("text",)
-    fits = ("vocab",)
 
     def __init__(
         self, *, vocab=32000, length=2048, begin=1, end=2, width, depth, heads, hidden, kv_heads=None, head_width=None,
@@ -73,27 +68,14 @@ class Llama(nn.Module):
         self.head = None if tied else nn.Linear(width, vocab, bias=False)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Words (B, N) -> their vectors (B, N, D), as `read` takes them."""
         x = self.words(ids).x
         return x if self.scale is None else x * torch.tensor(self.scale, dtype=x.dtype)
 
     def read(self, t: Tokens) -> Tokens:
-        """Vectors (B, N, D) of words, or of whatever stands in their places, after those of the memory, if there is one
-        -> features (B, N, D), of which `say` makes words. pos (B, N) or (N,): their places, if not one after another.
-        """
-        places = self.places(t) if t.pos is None else t.pos
+        places = following(t) if t.pos is None else t.pos
         seen = t if not self.window else self.near(t, places)
         out = self.stack(seen.replace(pos=self.rotary(places)))
         return t.carry(out, self.norm(out.x))
-
-    def places(self, t: Tokens) -> Tensor:
-        """(B, N) or (N,): of real tokens one after another, those of the memory counted."""
-        past = None if t.memory is None else t.memory.keep
-        if past is None and t.keep is None:
-            return torch.arange(t.x.shape[1], device=t.x.device)
-        now = t.x.new_ones(t.x.shape[:2], dtype=torch.int64) if t.keep is None else t.keep
-        before = 0 if past is None else past.sum(1, keepdim=True)
-        return (before + now.cumsum(1) - 1).clamp(min=0)
 
     def near(self, t: Tokens, places: Tensor) -> Tokens:
         """The tokens with who sees whom, (B, N, M + N), where some texts are longer than the window."""
@@ -108,31 +90,7 @@ class Llama(nn.Module):
         return t.reading(allow=(back < self.window) & order)
 
     def say(self, t: Tokens) -> Tensor:
-        """Features -> logits (B, N, V)."""
         return F.linear(t.x, self.words.table.weight) if self.head is None else self.head(t.x)
-
-    def tokens(self, ids: Tensor, keep: Tensor | None = None) -> Tokens:
-        """ids (B, N) -> features (B, N, D)."""
-        return self.read(Tokens(self.embed(ids), keep=keep))
-
-    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.say(self.tokens(ids, keep))
-
-    def prefill(self, batch: dict) -> AnyMemory:
-        """Read the text so far; where the batch has none, nothing."""
-        if "text" not in batch:
-            return Memory()
-        s = fill_absent(batch, {"text": ((1,), torch.int64)})
-        all_real = "text" not in s.keep and "text" not in batch.get("present", {})
-        keep = None if all_real else s.mask("text")
-        return self.read(Tokens(self.embed(s.values["text"]), keep=keep, memory=Memory())).memory
-
-    def step(self, tokens: Tensor, cache: AnyMemory, keep: Tensor | None = None) -> tuple[Tensor, AnyMemory]:
-        """The next words (B, N), one or many -> (B, N, V) logits of the word after each, and the memory with them."""
-        if tokens.shape[1] > self.length:
-            raise PlaitError(f"a text of {tokens.shape[1]} words, but there are places for {self.length}: cut it")
-        t = self.read(Tokens(self.embed(tokens), keep=keep, memory=cache))
-        return self.say(t), t.memory
 
 
 W4096 = dict(width=4096, depth=32, heads=32)
