@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, draw_weights, finite, from_draws
 
 DRAWS = 200
@@ -17,6 +18,8 @@ def distance(name: str, real: np.ndarray, made: np.ndarray, seed: int = 0) -> Sc
     Row i of both may speak of one thing: no row is compared with its own. Beyond 2,000 rows, so many drawn ones.
     """
     x, y = (finite(values, f"the features of {name}") for values in (real, made))
+    if len(x) != len(y) or len(x) < 2:
+        raise PlaitError(f"got {len(x)} real and {len(y)} other pictures, expected as many of each, and at least two")
     if len(x) > MOST:
         some = np.random.default_rng(seed).permutation(len(x))[:MOST]
         x, y = x[some], y[some]

@@ -29,7 +29,11 @@ ROLES = ("diffuser",)
 
 FORGET = 0.1  # the share of rows that ask for nothing while training, so that guidance has something to lead away from
 GUIDANCE, STEPS = 2.0, 20  # of sampling, unless given
-BEFORE, BATCH = 1000, 64  # steps in which a codec learns before the diffuser, and their rows; a third for the tower
+BATCH = 64  # rows of a step before training
+CODEC, TOWER = (
+    (60, 1000),
+    (20, 400),
+)  # passes over the rows, and steps at most, in which these learn before the diffuser
 GOOD = 0.1  # mean error of pixels in [-1, 1] from which on a codec is one that has been trained, and is left alone
 SHOWN = 12  # examples
 WORDS = 1000  # that the naming tower counts in a text, at most
@@ -76,8 +80,8 @@ class Painter(TaskModel):
             torch.manual_seed(seed)
             codec = self.bound.system.codec
             if codec is not None and self.worth(pictures[:BATCH]) > GOOD:
-                learn(codec, self.codec_loss, rows, index, BEFORE, seed)
-            learn(self.tower, self.tower_loss, rows, index, BEFORE // 3, seed + 1)
+                learn(codec, self.codec_loss, rows, index, CODEC, seed)
+            learn(self.tower, self.tower_loss, rows, index, TOWER, seed + 1)
         with torch.no_grad():
             z = torch.cat([self.latents(x) for x in pictures.split(BATCH)])
         self.centre.copy_(z.mean((0, 2, 3))[:, None, None])
@@ -233,7 +237,8 @@ class Generate(Task):
         some = np.random.default_rng(0).permutation(len(answers["real"]))[: 2 * half]
         one, other = answers["real"][some].reshape(2, half, -1)
         found.append(distance("distance, blurred", answers["real"], answers["blurred"]))
-        found.append(distance("distance, real halves", one, other))
+        if half > 1:
+            found.append(distance("distance, real halves", one, other))
         return found + self.compared(answers, "real", ", real")[1:]
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -298,10 +303,17 @@ def known_words(ready: dict, slot: str, most: int) -> tuple[Tensor, Tensor]:
 
 
 def learn(
-    module: torch.nn.Module, loss: Callable[[dict], Tensor], rows: Rows, index: np.ndarray, steps: int, seed: int
+    module: torch.nn.Module,
+    loss: Callable[[dict], Tensor],
+    rows: Rows,
+    index: np.ndarray,
+    most: tuple[int, int],
+    seed: int,
 ) -> None:
-    """Train `module` alone for so many steps, the rate falling like a cosine; it is then frozen again, in eval mode."""
-    rng = np.random.default_rng(seed)
+    """Train `module` alone for so many passes, or steps if these are fewer, the rate falling like a cosine; it is then
+    frozen again, in eval mode."""
+    rng, (passes, steps) = np.random.default_rng(seed), most
+    steps = min(steps, max(1, passes * len(index) // BATCH))
     module.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps + 1, pct_start=0.05)

@@ -79,4 +79,6 @@ def test_a_condition_says_the_same_whatever_lies_in_cells_that_are_not_there():
 @torch.no_grad()
 def test_latents_have_the_sides_that_the_codec_leaves():
     assert build("dit_xl_2").sample == (4, 32, 32) and build("dit_xl_2_512").sample == (4, 64, 64)
-    assert build("dit_nano").sample == (4, 8, 8) and build("dit_toy").sample == (3, 32, 32)
+    assert build("dit_nano").sample == (4, 8, 8) and build("dit_toy").sample == (3, 16, 16)
+    with pytest.raises(ValueError, match="30 x 32, expected multiples of 8"):
+        build("dit_nano", image=(30, 32))

@@ -153,7 +153,7 @@ ROLES = ("codec",)
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(widths=(8, 16), depth=1, channels=4, groups=4, scale=1.0),
-    "nano": dict(widths=(32, 64, 64), depth=1, channels=4, groups=8, scale=1.0),
+    "nano": dict(widths=(16, 32, 32), depth=1, channels=4, groups=8, scale=1.0),
     "sd_ft_mse": dict(),
     "sd_ft_ema": dict(),
 }

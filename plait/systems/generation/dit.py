@@ -7,7 +7,8 @@ else is particular to pictures or to diffusion; what grows is the transformer.
 
 Differs: a class that is not known is the first row of the table of labels, not the last. A condition may have several
 columns, each with a table, and texts, each read by a small tower: their vectors are added. Latents may be those of any
-autoencoder, or the pictures themselves. Positions are computed for any grid. diffusers' times follow other waves than
+autoencoder, or the pictures themselves. Positions are computed for any grid. Labels and times start with a spread that
+small models learn from, not with the 0.02 of the official code. diffusers' times follow other waves than
 the official code, which its published weights were trained with; these are the official ones.
 """
 
@@ -26,6 +27,7 @@ from plait.core.block import Attention, FeedForward, Layer, Stack
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Drop, Join, Rename, Rule, Tied, under
 from plait.data.kinds import KINDS
+from plait.errors import PlaitError
 from plait.parts.presence import fill_absent
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -136,7 +138,7 @@ class DiT(nn.Module):
     """
 
     fits = ("image", "slots")
-    scheme = {nn.Embedding: lambda table: nn.init.normal_(table.weight, std=0.02)}
+    scheme = {nn.Embedding: lambda table: nn.init.normal_(table.weight, std=0.3)}
 
     def __init__(
         self, *, image=(256, 256), slots, codec=None, patch=2, width, depth, heads, variance=True, predicts="noise",
@@ -147,6 +149,10 @@ class DiT(nn.Module):
         self.takes, self.predicts, self.codec = tuple(slots), predicts, codec
         self.blanks = {slot: KINDS[slots[slot]["kind"]].blank(**told[slot]) for slot in slots}
         channels, factor = (codec.channels, codec.factor) if codec is not None else (3, 1)
+        if any(side % (factor * patch) for side in image):
+            raise PlaitError(
+                f"got pictures of {image[0]} x {image[1]}, expected multiples of {factor * patch}: choose another size"
+            )
         self.sample = (channels, image[0] // factor, image[1] // factor)
         labels = slots["category"]["sizes"] if "category" in slots else ()
         self.denoiser = Denoiser(channels, channels * (1 + variance), patch, width, depth, heads, labels, start)
@@ -186,8 +192,8 @@ L = CLASSES | dict(width=1024, depth=24, heads=16)
 XL = CLASSES | dict(width=1152, depth=28, heads=16)
 NANO = dict(image=(32, 32), slots=TOY, codec="autoencoder_kl_nano", variance=False, predicts="velocity")
 SIZES = {
-    "toy": dict(image=(32, 32), slots=TOY, patch=8, width=32, depth=2, heads=2, start=0.5),
-    "nano": NANO | dict(patch=1, width=192, depth=6, heads=6),
+    "toy": dict(image=(16, 16), slots=TOY, patch=2, width=32, depth=2, heads=2, start=0.2),
+    "nano": NANO | dict(patch=2, width=192, depth=6, heads=6),
     "s_2": S | dict(patch=2),
     "s_4": S | dict(patch=4),
     "s_8": S | dict(patch=8),
