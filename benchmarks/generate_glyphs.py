@@ -1,6 +1,6 @@
 """Characters from their class: what `plait fit --task generate` makes of glyphs, and how far that is from real ones.
 
-    python benchmarks/generate_glyphs.py [--epochs 60] [--rows 10] [--out FOLDER]
+    python benchmarks/generate_glyphs.py [--epochs 60] [--minutes 30] [--rows 10] [--out FOLDER]
 
 Draws 36 characters in the twelve DejaVu typefaces of matplotlib, turned, scaled and moved a little (32 x 32), fits
 `dit` on class -> picture, and prints, for test rows that were never trained on: the distance of the generated pictures,
@@ -14,6 +14,7 @@ import argparse
 import io
 import string
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/generate_glyphs")
     parser.add_argument("--rows", type=int, default=10, help="pictures of each character in each typeface")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--minutes", type=float, help="of training by the clock, where the machine is busy")
     parser.add_argument("--most", type=int, default=360, help="test rows of which other guidances and steps are tried")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -110,7 +112,10 @@ def main() -> None:
     print(f"{len(made)} glyphs; a classifier names {named(expert, x[test], y[test]):.3f} of real test pictures right")
     begun = time.process_time()
     how = dict(task="generate", target="picture", inputs=["character"], split="split", epochs=options.epochs)
-    run = plait.fit(made, out=options.out, **how)
+    if Path(options.out, "config.json").exists():  # one that was interrupted goes on
+        run = plait.fit(made, out=options.out, resume=True, minutes=options.minutes)
+    else:
+        run = plait.fit(made, out=options.out, minutes=options.minutes, **how)
     print(f"fit: {time.process_time() - begun:.0f} CPU seconds, evaluation of {len(test)} test rows among them")
     for score in run.assessments["test"].scores:
         print(f"  {score}")

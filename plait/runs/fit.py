@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from plait import __version__
 from plait.core.files import is_scrap, sweep
@@ -88,13 +89,15 @@ def fit(
             f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
         )
     made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
-    held = before is not None and checkpoint.exists(out or "")  # what a checkpoint holds is not read
+    held = before is not None and checkpoint.exists(out or "")  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
         system = made.build(seed=settings.seed, pretrained=False if held else settings.pretrained, mmap=False)
-    model = data.task.model(made.bind(system), objective(data.info))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(settings.seed)  # of what a task puts around the system
+        model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)
     if changed and not held:
         load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))
@@ -123,6 +126,9 @@ def fit(
     folder = Path(out) if out else free_folder(source)
     if before is None:
         write_json(folder / CONFIG, config(source, settings, data, made, plan))
+    if model.first and not held and not changed:
+        console.say("first", model.first)
+        model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
     return _train(job, plan, made, settings, folder, device, cost, console, resume)
 
 

@@ -51,6 +51,7 @@ class TaskModel(nn.Module):
     """
 
     bound: Bound
+    first: str = ""  # what `learn_first` does, in words; "": nothing
     beam: int = 0  # how many beginnings of a text are followed at once, of a task that `beams`
     guidance: float | None = None  # of a task that `draws`, with `steps` and `seed`; None: as the task has it
     steps: int | None = None
@@ -80,6 +81,10 @@ class TaskModel(nn.Module):
     def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """What is done once, before the first step of a run (and again when one is resumed), with the training rows
         `index`."""
+
+    def learn_first(self, rows: Rows, index: np.ndarray, seed: int) -> None:
+        """What takes long, is done once after `before_training`, on the device, and stands in the weights: a resumed
+        run has it in its checkpoint."""
 
     def after_step(self) -> None:
         """What is done after each step of the optimizer."""

@@ -24,6 +24,7 @@ from plait.parts.towers.naming import Naming
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, DiffuserBound
 from plait.tasks.known import mean_over
+from plait.train.parallel import to_device
 
 ROLES = ("diffuser",)
 
@@ -47,6 +48,7 @@ class Painter(TaskModel):
     """
 
     bound: DiffuserBound
+    first = "the codec, if it is a new one, and the tower that compares pictures learn"
     centre: Tensor  # (C, 1, 1)
     spread: Tensor
     usual: Tensor  # (3, H, W): the mean of the training pictures
@@ -70,11 +72,12 @@ class Painter(TaskModel):
 
     # -- before the first step
 
-    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
+    def learn_first(self, rows: Rows, index: np.ndarray, seed: int) -> None:
         """The codec, where it is not trained yet, and the tower learn; then the latents are measured."""
         index = index[rows.known()[index]]
         some = np.random.default_rng(seed).permutation(index)[:2000]
         pictures = torch.cat([rows.target(some[at : at + BATCH])[self.name] for at in range(0, len(some), BATCH)])
+        pictures = pictures.to(self.usual.device)
         self.usual.copy_(pictures.mean(0))
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
@@ -312,13 +315,13 @@ def learn(
 ) -> None:
     """Train `module` alone for so many passes, or steps if these are fewer, the rate falling like a cosine; it is then
     frozen again, in eval mode."""
-    rng, (passes, steps) = np.random.default_rng(seed), most
+    rng, (passes, steps), device = np.random.default_rng(seed), most, next(module.parameters()).device
     steps = min(steps, max(1, passes * len(index) // BATCH))
     module.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps + 1, pct_start=0.05)
     for _ in range(steps):
-        batch = rows.batch(rng.choice(index, min(BATCH, len(index)), replace=False))
+        batch = to_device(rows.batch(rng.choice(index, min(BATCH, len(index)), replace=False)), device)
         optimizer.zero_grad()
         loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

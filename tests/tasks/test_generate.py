@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import plait
 from plait.errors import UsageError
 from plait.evaluate.generated import distance
 from plait.runs.console import Console
-from plait.tasks.generate import blurred
+from plait.tasks.generate import Painter, blurred
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 230)}
 
@@ -108,6 +110,34 @@ def test_a_text_is_read_too_and_a_codec_learns_first_and_is_then_left_alone(tmp_
     with torch.no_grad():
         red, blue, none = (model.bound.system.condition(model.bound.prepared(batch))[0] for batch in told)
     assert not torch.allclose(red, blue) and not torch.allclose(red, none)
+
+
+class Impatient(Console):
+    """Presses Ctrl-C at a step."""
+
+    def update(self, now: dict) -> None:
+        super().update(now)
+        if now["step"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself Ctrl-C")
+def test_a_resumed_run_ends_as_one_that_was_not_stopped_and_learns_nothing_anew(tmp_path, monkeypatch):
+    rows, how = plain(60), dict(epochs=3, batch_size=16)
+    rows["picture"][3] = None
+    whole = fit(rows, tmp_path / "whole", **how)
+    assert fit(rows, tmp_path / "part", console=Impatient(quiet=True), **how).stopped == "interrupted"
+    monkeypatch.delattr(Painter, "learn_first")
+    resumed = plait.fit(rows, out=tmp_path / "part", resume=True, console=Console(quiet=True))
+    state = resumed.model.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in whole.model.state_dict().items())
+    batch = whole.rows(rows, asked=True).batch(np.arange(8))
+    losses = []
+    for colour in (0.1, 0.9):  # a picture that is not there teaches nothing
+        target = batch["target"]["picture"].clone()
+        target[5] = torch.nan if colour == 0.1 else colour
+        losses.append(whole.model(batch | {"target": {"picture": target}}, torch.Generator().manual_seed(0))["loss"])
+    assert losses[0] != losses[1] and all(loss.isfinite() for loss in losses)
 
 
 def test_distances_are_the_unbiased_ones():
