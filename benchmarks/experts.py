@@ -7,6 +7,7 @@ Run: python benchmarks/experts.py [--steps N] [--seeds N] [--only busy]
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 
 import torch
@@ -75,32 +76,55 @@ def shares(model: nn.Module, data: tuple) -> list[list[float]]:
     return found
 
 
-def busy(data: tuple, steps: int, seeds: int) -> None:
+def busy(data: tuple, steps: int, seeds: int, rate: float, experts: int) -> None:
     print(
-        f"busy: a V-MoE of two mixtures of 8 experts, 1 chosen, {steps} steps; an expert is dead below 1% of its share"
+        f"busy: two mixtures of {experts} experts, 1 chosen, {steps} steps at {rate}; dead: below 1% of an even share"
     )
     for losses in (True, False):
         for seed in range(seeds):
-            model = plait.create_model("vmoe_nano", seed=seed, **SIZE, sparse=(1, 3), experts=8, chosen=1)
+            model = plait.create_model("vmoe_nano", seed=seed, **SIZE, sparse=(1, 3), experts=experts, chosen=1)
             for mixture in (m for m in model.modules() if isinstance(m, MixtureOfExperts)):
                 mixture.router.share = 0.005 if losses else 0.0
-            learn(model, data, steps, seed, losses=losses)
+            learn(model, data, steps, seed, rate=rate, losses=losses)
             found, (loss, right) = shares(model, data), told(model, data)
-            dead = [sum(s < 0.01 / 8 for s in row) for row in found]
+            dead = [sum(s < 0.01 / experts for s in row) for row in found]
             print(f"  losses {losses!s:5} seed {seed}: dead {dead}, least shares {[f'{min(r):.4f}' for r in found]}, "
                   f"loss {loss:.3f}, accuracy {right:.3f}", flush=True)  # fmt: skip
+
+
+def upcycled(data: tuple, steps: int, seeds: int) -> None:
+    print(f"upcycled: a dense ViT after {steps} steps goes on for as many, as it is and with 8 experts in two layers")
+    gains = []
+    for seed in range(seeds):
+        model = plait.create_model("vit_nano", seed=seed, **SIZE, drop_path=0.0)
+        learn(model, data, steps, seed)
+        start, other = told(model, data), copy.deepcopy(model)
+        plait.apply_method(other, "sparse_upcycling", last=1.0, seed=seed)
+        begun = told(other, data)
+        for m in (model, other):
+            learn(m, data, steps, 1000 + seed, rate=5e-4)
+        ends = told(model, data), told(other, data)
+        gains.append(ends[0][0] - ends[1][0])
+        what = zip(("dense", "upcycled", "dense at the end", "upcycled at the end"), (start, begun, *ends))
+        print("  " + "   ".join(f"{name} {loss:.4f} ({right:.3f})" for name, (loss, right) in what), flush=True)
+    mean = sum(gains) / len(gains)
+    print(f"  loss that upcycling saves: {mean:.4f}, of {', '.join(f'{g:.4f}' for g in gains)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=3e-3, help="of the runs that are watched for idle experts")
+    parser.add_argument("--experts", type=int, default=16, help="in these")
     parser.add_argument("--only", choices=("busy", "upcycled"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     data, begun = digits(), time.process_time()
     if options.only != "upcycled":
-        busy(data, options.steps, options.seeds)
+        busy(data, options.steps, options.seeds, options.rate, options.experts)
+    if options.only != "busy":
+        upcycled(data, options.steps, options.seeds)
     print(f"{time.process_time() - begun:.0f} s of processor time")
 
 
