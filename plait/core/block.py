@@ -280,6 +280,14 @@ class Stack(nn.Module):
             t = block(t)
         return t
 
+    def without_last(self, t: Tokens, count: int) -> Tokens:
+        """As `forward`, but for the last `count` layers: what a layer further down makes of the tokens."""
+        if t.memory is not None or not 0 <= count < len(self.blocks):
+            raise PlaitError(f"got {count} layers to leave out of {len(self.blocks)}, expected fewer, and no memory")
+        for block in self.blocks[: len(self.blocks) - count]:
+            t = block(t)
+        return t
+
     def _remembering(self, t: Tokens) -> Tokens:
         start = t.memory.start
         pages: tuple[dict[str, KeyValue], ...] = t.memory.pages or ({},) * len(self.blocks)

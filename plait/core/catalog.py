@@ -12,11 +12,12 @@ import ast
 import difflib
 import fnmatch
 import importlib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plait.errors import PlaitError
 
@@ -46,7 +47,8 @@ class System:
     takes: tuple[str, ...]
     roles: tuple[str, ...]
     size_roles: dict[str, tuple[str, ...]]  # of sizes whose roles are others
-    parts: tuple[str, ...]  # constructor arguments whose values are names of other models
+    # constructor arguments whose values are names of other models, and which others are handed on to each of these
+    parts: dict[str, tuple[str, ...]]
     default: str
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
@@ -160,13 +162,34 @@ def build(name: str, **arguments) -> nn.Module:
 def construct(name: str, **arguments) -> nn.Module:
     """The model of `name`, its weights not yet filled.
 
-    Other models that it is made of are built by their names and handed to its class, which keeps each under the
-    argument's name.
+    Other models that it is made of are built by their names, with those arguments that are theirs, and handed to its
+    class, which keeps each under the argument's name.
     """
     info = model_info(name)
     chosen = {**info.arguments, **arguments}
-    chosen |= {part: construct(chosen[part]) for part in info.system.parts if isinstance(chosen.get(part), str)}
-    return importlib.import_module(info.system.module).MODEL(**chosen)
+    theirs = handed_on(info, chosen)
+    made = {part: construct(chosen[part], **own) for part, own in theirs.items()}
+    left = {key: value for key, value in chosen.items() if not any(key in own for own in theirs.values())}
+    return model_class(info)(**left | made)
+
+
+def handed_on(info: ModelInfo, chosen: dict) -> dict[str, dict]:
+    """{part: the arguments among `chosen` that go on to it}, of each part that is named by a model's name. One that the
+    part's class does not have, such as the picture's size where any is read, stops there."""
+    named = {part: name for part in info.system.parts if isinstance(name := chosen.get(part), str)}
+    return {
+        part: {
+            key: chosen[key]
+            for key in info.system.parts[part]
+            if key in chosen and key in inspect.signature(model_class(model_info(name))).parameters
+        }
+        for part, name in named.items()
+    }
+
+
+def model_class(info: ModelInfo) -> Any:
+    """The class of the system's models (imports torch)."""
+    return importlib.import_module(info.system.module).MODEL
 
 
 @cache
@@ -195,6 +218,7 @@ def _read(path: Path) -> System:
     needed = ("TAKES", "ROLES", "DEFAULT", "SIZES", "WEIGHTS")
     if missing := [n for n in needed if n not in names]:
         raise PlaitError(f"{path} is no system file: it has no literal {', '.join(missing)}")
+    parts = names.get("PARTS", ())
     return System(
         name=path.stem,
         module=f"plait.systems.{path.parent.name}.{path.stem}",
@@ -202,7 +226,7 @@ def _read(path: Path) -> System:
         takes=names["TAKES"],
         roles=names["ROLES"],
         size_roles=names.get("SIZE_ROLES", {}),
-        parts=names.get("PARTS", ()),
+        parts=dict(parts) if isinstance(parts, dict) else dict.fromkeys(parts, ()),
         default=names["DEFAULT"],
         sizes=names["SIZES"],
         weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},

@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import torch
 from torch import Tensor, nn
 
-from plait.core.catalog import ModelInfo, build, model_info
+from plait.core.catalog import ModelInfo, build, handed_on, model_info
 from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise, initialise_new, initialise_rest
 from plait.core.methods import apply_methods, read_change
@@ -79,13 +79,13 @@ def _fill(
     """Give a model on meta its weights, published or first ones. Other models that it is made of have their own, unless
     one file holds the whole."""
     row, chosen = info.weights, info.arguments | arguments
-    parts = [part for part in info.system.parts if chosen.get(part) is not None]
+    parts = handed_on(info, chosen)
     own = pretrained is not True or not parts or {"hub", "url"} & set(row)
     whole = pretrained and own and (pretrained is not True or "part" not in row)
-    for part in () if whole else parts:
+    for part, theirs in () if whole else parts.items():
         inner = getattr(model, part)
         classes = getattr(inner, "classifier", ())  # which the whole may have taken off
-        _fill(model_info(chosen[part]), inner, {}, pretrained, classes, seed=seed, device=device, **how)
+        _fill(model_info(chosen[part]), inner, theirs, pretrained, classes, seed=seed, device=device, **how)
     if pretrained and own:
         weights = _find(info, pretrained)
         body, groups = _published(info, model, weights, anew)

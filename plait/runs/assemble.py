@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from plait.core.catalog import ModelInfo, model_info, systems
+from plait.core.catalog import ModelInfo, model_class, model_info, systems
 from plait.core.methods import Change
 from plait.core.recipe import Recipe
 from plait.core.roles import ROLES, Model
@@ -78,8 +78,12 @@ def reads(info: ModelInfo) -> dict[str, Any]:
 
 
 def argument(info: ModelInfo, name: str) -> Any:
-    """The value of one constructor argument in this size, its row's or the class's own; None where it has none."""
+    """The value of one constructor argument in this size, its row's or the class's own, or that of the part that it
+    goes on to; None where it has none."""
     own = inspect.signature(model_class(info)).parameters.get(name)
+    if own is None and name not in info.arguments:
+        takers = [model_info(part) for key, part in info.parts.items() if name in info.system.parts[key]]
+        return next((found for taker in takers if (found := argument(taker, name)) is not None), None)
     value = info.arguments.get(name, None if own is None else own.default)
     return None if value is inspect.Parameter.empty else value
 
@@ -140,11 +144,6 @@ def objective(info: ModelInfo) -> Objective | None:
     if not hasattr(module, "objective"):
         return None
     return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
-
-
-def model_class(info: ModelInfo) -> type[Model]:
-    """The class of the system's models."""
-    return _module(info).MODEL
 
 
 def _module(info: ModelInfo) -> ModuleType:

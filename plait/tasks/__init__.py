@@ -24,6 +24,7 @@ CHOICES = (
     "transcribe",
     "caption",
     "write",
+    "answer",
     "restore",
     "generate",
     "act",

@@ -1,93 +1,42 @@
-"""Tasks that answer each row with a few numbers: a bound system, a sum-of-parts head, a loss on the whole and on each
-part, and a linear model beneath."""
+"""What is asked of it? A text per row that answers the row's own question about its picture, written by a generator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from plait.data.kinds import KINDS
-from plait.data.rows import Rows
-from plait.data.schema import Schema
-from plait.parts.heads.parts import SumOfParts
-from plait.tasks.base import Answers, Task, TaskModel
-from plait.tasks.bind import Bound, drop_modalities
-from plait.tasks.known import known_rows, mean_over
-from plait.tasks.linear import solve_straight
+from plait.evaluate.intervals import Score
+from plait.tasks.base import Answers
+from plait.tasks.write import Write
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) loss per row
+ROLES = ("generator",)
+TAKES = ("image", "text")
 
 
-class Answer(TaskModel):
-    """Outputs (B, K) of a sum-of-parts head. names: of the targets; several stand side by side.
+class AnswerQuestion(Write):
+    """The answer to a question about a picture. It is right where it is the true one word for word, as the tokenizer
+    gives both back."""
 
-    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from
-    the fusion alone where each modality also answers for itself, with a loss of its own.
-    """
+    name = choice = "answer"
+    noun = "answers to questions"
+    auto = "llava"
+    wants = "answering reads one column of pictures and one of questions"
 
-    head: SumOfParts
+    @classmethod
+    def reads(cls, kinds: list[str]) -> bool:
+        return sorted(kinds) == ["image", "text"]
 
-    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
-        super().__init__(bound)
-        self.names, self.loss, self.drop = names, loss, drop
-        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        """Exact match first."""
+        return sorted(super().scores(truth, answers, queries), key=lambda score: score.name != "exact match")
 
-    def target(self, batch: dict) -> Tensor:
-        """(B,) or (B, K): what is asked."""
-        parts = [batch["target"][name] for name in self.names]
-        return parts[0] if len(parts) == 1 else torch.stack(parts, 1)
+    def guide(self, truth: Answers, answers: Answers) -> float:
+        """How many are right, and a little what the true texts cost."""
+        found = {s.name: s.value for s in self.scores(truth, answers)}
+        return found["exact match"] - 0.02 * float(np.log(found.get("perplexity", 1.0)))
 
-    def answer(self, batch: dict) -> dict[str, Tensor]:
-        """`outputs` (B, K): logits, or standardised numbers."""
-        return {"outputs": self.head(self.bound.features(batch))[0].float()}
-
-    def straight(self, batch: dict) -> dict[str, Tensor]:
-        """`outputs` (B, K) of the head's linear layers alone, float32."""
-        ready = self.bound.prepared(batch)
-        raw = self.bound.raw(ready)
-        with torch.autocast(self.head.prior.device.type, enabled=False):
-            return {"outputs": self.head.straight(raw, ready["present"])}
-
-    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
-        """The linear layers are solved."""
-        solve_straight(self, rows, index, seed)
-
-    def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        if len(self.bound.takes) > 1:
-            left = drop_modalities(batch["present"], self.drop, generator)
-            batch = {**batch, "visible" if self.bound.part_widths else "present": left}
-        f = self.bound.features(batch)
-        total, own = self.head(f)
-        target = self.target(batch)
-        known = known_rows(target)
-        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything())}
-        if len(own) > 1:
-            parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
-            losses["parts"] = torch.stack(parts).sum()
-        return losses | (f.losses or {})
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """1 where the answer is right."""
+        return np.asarray([t == a for t, a in zip(truth["text"], answers["text"], strict=True)], float)
 
 
-class AnswerTask(Task):
-    """A task whose model is an `Answer`."""
-
-    def settle(
-        self,
-        model: TaskModel,
-        schema: Schema,
-        found: Callable[[Callable[[TaskModel, dict], dict[str, Tensor]] | None], tuple[Answers, Answers]],
-    ) -> str:
-        """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
-        standard errors."""
-        assert isinstance(model, Answer)
-        plain = all(KINDS[s.kind].straight for s in schema.slots)
-        if not plain or not model.head.linear:
-            return ""
-        gain = self.loss_rows(*found(lambda _, batch: model.straight(batch))) - self.loss_rows(*found(None))
-        if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
-            return ""
-        with torch.no_grad():
-            model.head.quiet()
-        return "the linear part alone is as good on the validation rows: it answers"
+TASKS = (AnswerQuestion,)

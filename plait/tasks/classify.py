@@ -15,9 +15,9 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.answer import Answer, AnswerTask
 from plait.tasks.base import Answers, Objective, Task
 from plait.tasks.bind import Bound
+from plait.tasks.rowwise import Answer, AnswerTask
 
 ROLES = ("fuser", "backbone", "embedder")
 

@@ -17,7 +17,7 @@ from plait.data.rows import Rows
 from plait.tasks.known import known_rows
 
 if TYPE_CHECKING:
-    from plait.tasks.answer import Answer
+    from plait.tasks.rowwise import Answer
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of the squared weights, beside the sum of the rows' losses
 MOST_ROWS, FOLDS = 20_000, 4

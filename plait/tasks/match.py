@@ -19,11 +19,11 @@ from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive
-from plait.tasks.answer import Answer, AnswerTask, Loss
 from plait.tasks.base import Answers, Objective
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
 from plait.tasks.known import known_rows, mean_over
+from plait.tasks.rowwise import Answer, AnswerTask, Loss
 
 ROLES = ("fuser", "embedder")
 

@@ -9,10 +9,9 @@ import typing
 import pytest
 from torch import Tensor, nn
 
-from plait.core.catalog import build, model_info, systems
+from plait.core.catalog import build, systems
 from plait.core.roles import ROLES, Backbone
 from plait.core.tokens import Tokens
-from plait.runs.assemble import FITTED, model_class
 from plait.tasks import CHOICES, roles_for
 from plait.tasks.bind import BINDERS
 from plait.tasks.registry import TASKS
@@ -80,12 +79,6 @@ def test_a_model_that_does_not_is_found_out():
     assert len(breaches(Wrong(), Backbone)) == 2
     del Wrong.pool
     assert not isinstance(Wrong(), Backbone)
-
-
-@pytest.mark.parametrize("system", systems().values(), ids=lambda s: s.name)
-def test_what_is_fitted_to_the_data_is_an_argument(system):
-    model = model_class(model_info(system.name))
-    assert set(model.fits) <= {"slots", *FITTED} & set(inspect.signature(model).parameters)
 
 
 def test_every_role_is_bound_and_used_by_a_task():

@@ -26,6 +26,7 @@ TARGETS = {
     "transcribe": "said",
     "caption": "said",
     "write": "said",
+    "answer": "said",
     "restore": "clear",
     "generate": "photo",
     "detect": "things",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from functools import cache
 
 import numpy as np
@@ -75,9 +76,9 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_class_says_which_of_its_arguments_are_fitted(system):
     model = model_class(model_info(system.name))
-    known = inspect.signature(model).parameters
-    assert set(model.fits) <= set(known) and set(model.fits) <= {"slots", *FITTED}
-    assert not (set(FITTED) | {"slots"}) & set(known) - set(model.fits)
+    known = {*inspect.signature(model).parameters, *itertools.chain(*system.parts.values())}
+    assert set(model.fits) <= known and set(model.fits) <= {"slots", *FITTED}
+    assert not (set(FITTED) | {"slots"}) & known - set(model.fits)
 
 
 @pytest.mark.parametrize("name, choice", PAIRS, ids=[f"{n}-{t}" for n, t in PAIRS])

@@ -10,8 +10,8 @@ from torch import nn
 
 import plait
 from plait.core.tokens import Tokens
-from plait.tasks.answer import Answer
 from plait.tasks.bind import bind
+from plait.tasks.rowwise import Answer
 from tests.contract.examples import example
 
 

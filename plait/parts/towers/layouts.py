@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.core.weights import Drop, Join, Rename, Rule, Transpose
+from plait.core.weights import Drop, Join, Lift, Rename, Rule, Transpose, View
 
 
 def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
@@ -121,6 +121,19 @@ def clip_blocks(theirs: str, ours: str) -> list[Rule]:
         Rename(f"{theirs}.layer_norm2.{{p}}", f"{ours}.feed.norm.{{p}}"),
         Rename(f"{theirs}.mlp.fc1.{{p}}", f"{ours}.feed.f.up.{{p}}"),
         Rename(f"{theirs}.mlp.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
+    ]
+
+
+def clip_vision(theirs: str, ours: str, patch_embed: str = "patch_embed.") -> list[Rule]:
+    """transformers' CLIPVisionTransformer to a ViT with one more norm before its layers (`systems.vision.vit_clip`)."""
+    return [
+        View(f"{theirs}embeddings.class_embedding", f"{ours}{patch_embed}cls", (1, 1, -1), (-1,)),
+        Lift(f"{theirs}embeddings.position_embedding.weight", f"{ours}{patch_embed}positions.table"),
+        Rename(f"{theirs}embeddings.patch_embedding.weight", f"{ours}{patch_embed}stem.proj.weight"),
+        Rename(f"{theirs}pre_layrnorm.{{p}}", f"{ours}before.{{p}}"),
+        *clip_blocks(f"{theirs}encoder.layers.{{i}}", f"{ours}stack.blocks.{{i}}"),
+        Rename(f"{theirs}post_layernorm.{{p}}", f"{ours}norm.{{p}}"),
+        Drop(f"{theirs}embeddings.position_ids"),
     ]
 
 

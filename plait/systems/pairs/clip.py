@@ -20,7 +20,7 @@ from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import Make, pre_norm_blocks
-from plait.parts.towers.layouts import clip_blocks, open_clip_blocks, open_clip_text
+from plait.parts.towers.layouts import clip_blocks, clip_vision, open_clip_blocks, open_clip_text
 from plait.parts.towers.pair import TwoTowers
 from plait.parts.towers.picture import PictureTower
 
@@ -172,18 +172,13 @@ RULES = {
     ],
     "transformers": [
         Lift("logit_scale", "logit_scale"),
-        View("vision_model.embeddings.class_embedding", f"{IMAGE}.patch_embed.cls", (1, 1, -1), (-1,)),
-        Lift("vision_model.embeddings.position_embedding.weight", f"{IMAGE}.patch_embed.positions.table"),
-        Rename("vision_model.embeddings.patch_embedding.weight", f"{IMAGE}.patch_embed.stem.proj.weight"),
-        Rename("vision_model.pre_layrnorm.{p}", f"{IMAGE}.before.{{p}}"),
-        *clip_blocks("vision_model.encoder.layers.{i}", f"{IMAGE}.stack.blocks.{{i}}"),
-        Rename("vision_model.post_layernorm.{p}", f"{IMAGE}.norm.{{p}}"),
+        *clip_vision("vision_model.", f"{IMAGE}."),
         Rename("visual_projection.weight", f"{IMAGE}.project.weight"),
         Rename("text_model.embeddings.token_embedding.weight", f"{TEXT}.words.table.weight"),
         Rename("text_model.embeddings.position_embedding.weight", f"{TEXT}.positions.table"),
         *clip_blocks("text_model.encoder.layers.{i}", f"{TEXT}.stack.blocks.{{i}}"),
         Rename("text_model.final_layer_norm.{p}", f"{TEXT}.norm.{{p}}"),
         Rename("text_projection.weight", f"{TEXT}.project.weight"),
-        Drop("{tower}.embeddings.position_ids"),
+        Drop("text_model.embeddings.position_ids"),
     ],
 }

@@ -24,13 +24,13 @@ from plait.core.block import Attention, FeedForward, QuickGELU, Stack
 from plait.core.init import torch_default
 from plait.core.memory import Memory
 from plait.core.tokens import Tokens
-from plait.core.weights import Drop, Lift, Rename, View
+from plait.core.weights import Drop, Rename, View
 from plait.errors import PlaitError
 from plait.parts.positions.learned import SequencePositions
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import post_norm_blocks
-from plait.parts.towers.layouts import bert_layers, clip_blocks
+from plait.parts.towers.layouts import bert_layers, clip_vision
 from plait.parts.towers.picture import PictureTower
 
 TextNorm = partial(nn.LayerNorm, eps=1e-12)
@@ -194,12 +194,7 @@ WEIGHTS = {
 EYE = "git.image_encoder.vision_model"
 RULES = {
     "transformers": [
-        View(f"{EYE}.embeddings.class_embedding", "picture.patch_embed.cls", (1, 1, -1), (-1,)),
-        Lift(f"{EYE}.embeddings.position_embedding.weight", "picture.patch_embed.positions.table"),
-        Rename(f"{EYE}.embeddings.patch_embedding.weight", "picture.patch_embed.stem.proj.weight"),
-        Rename(f"{EYE}.pre_layrnorm.{{p}}", "picture.before.{p}"),
-        *clip_blocks(f"{EYE}.encoder.layers.{{i}}", "picture.stack.blocks.{i}"),
-        Rename(f"{EYE}.post_layernorm.{{p}}", "picture.norm.{p}"),
+        *clip_vision(f"{EYE}.", "picture."),
         View("git.img_temporal_embedding.{i}", "times.{i}", (-1,), (1, 1, -1)),
         Rename("git.visual_projection.visual_projection.{rest*}", "bridge.{rest*}"),
         Rename("git.embeddings.word_embeddings.weight", "text_embedding.words.table.weight"),
@@ -208,6 +203,5 @@ RULES = {
         *bert_layers("git.encoder.layer.{i}"),
         Rename("output.{p}", "head.{p}"),
         Drop("git.embeddings.position_ids"),
-        Drop(f"{EYE}.embeddings.position_ids"),
     ],
 }

@@ -7,9 +7,11 @@ are the system `clip`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
-from plait.core.block import Stack
+from plait.core.block import FeedForward, QuickGELU, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -21,25 +23,31 @@ from plait.parts.towers.layouts import timm_vit
 
 class ViTCLIP(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K). `image` is the (H, W) that positions are learned for; other multiples of
-    the patch are resampled. With `num_classes=0` the logits are the pooled features."""
+    the patch are resampled. quick: OpenAI's approximate GELU. With `num_classes=0` the logits are the pooled features.
+    """
 
     fits = ("image",)
 
-    def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, drop_path=0.0):
+    def __init__(self, *, image=(224, 224), patch, width, depth, heads, num_classes=1000, quick=False, drop_path=0.0):
         super().__init__()
         self.width, self.multiple = width, patch
         self.patch_embed = PatchEmbed(
             PatchTokens(width, patch, bias=False), (image[0] // patch, image[1] // patch), width
         )
         self.before = nn.LayerNorm(width)
-        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, drop_path=drop_path))
+        feed = partial(FeedForward, act=QuickGELU) if quick else FeedForward
+        self.stack = Stack(*pre_norm_blocks(width, depth, heads, 4 * width, feed=feed, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
-    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
+    def embed(self, x: Tensor) -> Tokens:
+        """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, as the first layer reads them."""
         t = self.patch_embed(x)
-        return self.stack(t.replace(x=self.before(t.x)))
+        return t.replace(x=self.before(t.x))
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
+        """The same after all layers, before the last norm."""
+        return self.stack(self.embed(x))
 
 
 B32 = dict(patch=32, width=768, depth=12, heads=12)
@@ -49,6 +57,8 @@ H14 = dict(patch=14, width=1280, depth=32, heads=16)
 S336 = dict(image=(336, 336))
 S384 = dict(image=(384, 384))
 S448 = dict(image=(448, 448))
+OPENAI = dict(quick=True, num_classes=512)
+OPENAI_L = L14 | dict(quick=True, num_classes=768)
 
 MODEL = ViTCLIP
 TAKES = ("image",)
@@ -66,6 +76,10 @@ SIZES = {
     "large_patch14_336": L14 | S336,
     "huge_patch14_224": H14,
     "huge_patch14_336": H14 | S336,
+    "base_patch32_quickgelu_224": B32 | OPENAI,
+    "base_patch16_quickgelu_224": B16 | OPENAI,
+    "large_patch14_quickgelu_224": OPENAI_L,
+    "large_patch14_quickgelu_336": OPENAI_L | S336,
 }
 
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
@@ -74,6 +88,7 @@ CROP_90 = TIMM | dict(crop_pct=0.9)
 CROP_95 = TIMM | dict(crop_pct=0.95)
 SQUASH = TIMM | dict(crop_mode="squash")
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+OPENAI_FILE = TIMM | dict(licence="mit", source="timm")
 HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
 WEIGHTS = {
     "base_patch32_224": CROP_90 | dict(hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k"),
@@ -85,5 +100,13 @@ WEIGHTS = {
     "large_patch14_336": HALF_SQUASH | dict(hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"),
     "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k"),
     "huge_patch14_336": SQUASH | dict(hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k"),
+    "base_patch32_quickgelu_224": OPENAI_FILE
+    | dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patch32_clip_quickgelu_224"),
+    "base_patch16_quickgelu_224": OPENAI_FILE
+    | dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224"),
+    "large_patch14_quickgelu_224": OPENAI_FILE
+    | dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224"),
+    "large_patch14_quickgelu_336": OPENAI_FILE
+    | dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336"),
 }
 RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}

@@ -1,0 +1,133 @@
+"""Questions about pictures of a few coloured shapes: how many, which colour, which shape, where. Does an assistant
+answer them, also for shapes in colours that it never saw them in?
+
+    python benchmarks/answer_shapes.py [--rows 6000] [--epochs 40] [--system llava]
+
+Every picture of the test rows has a shape that is never of that colour in training, and the question is about it. The
+same is then asked without pictures. Says whether parts that are frozen came out as they went in. Writes only to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw
+
+import plait
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), "yellow": (235, 215, 40)}
+SHAPES = ("circle", "square", "triangle")
+NEVER = {("red", "circle"), ("green", "square"), ("blue", "triangle"), ("yellow", "circle")}  # in training
+SIDE, CELL = 32, 16
+PLACES = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
+NUMBERS = ("none", "one", "two", "three", "four")
+
+
+def draw(things: dict[str, tuple[str, str]], rng: np.random.Generator) -> bytes:
+    """things: {place: (colour, shape)} -> PNG (SIDE x SIDE) on a grey of its own, each a little off its place."""
+    picture = Image.new("RGB", (SIDE, SIDE), (int(rng.integers(90, 130)),) * 3)
+    pen = ImageDraw.Draw(picture)
+    for place, (colour, shape) in things.items():
+        size = int(rng.integers(9, 13))
+        x, y = (CELL * c + int(rng.integers(1, CELL - size)) for c in PLACES[place])
+        box, fill = (x, y, x + size, y + size), COLOURS[colour]
+        if shape == "circle":
+            pen.ellipse(box, fill)
+        elif shape == "square":
+            pen.rectangle(box, fill)
+        else:
+            pen.polygon([(x, y + size), (x + size, y + size), (x + size / 2, y)], fill)
+    pixels = np.asarray(picture, np.float32) + rng.normal(0, 6, (SIDE, SIDE, 3))
+    out = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def rows(count: int, held_out: bool, seed: int) -> pa.Table:
+    """Columns picture, question, answer. held_out: one thing of each picture, which is asked about, is of `NEVER`."""
+    rng = np.random.default_rng(seed)
+    usual = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in NEVER]
+    table: dict[str, list] = {"picture": [], "question": [], "answer": []}
+    for i in range(count):
+        places = list(rng.permutation(list(PLACES))[: rng.integers(1, 5)])
+        things = {str(p): usual[rng.integers(len(usual))] for p in places}
+        place = str(places[0])
+        if held_out:
+            things[place] = sorted(NEVER)[rng.integers(len(NEVER))]
+        colour, shape = things[place]
+        match i % 4:
+            case 0:
+                question = f"what colour is the shape at the {place} ?"
+                answer = colour
+            case 1:
+                question = f"what shape is at the {place} ?"
+                answer = shape
+            case 2:
+                asked = colour if rng.random() < 0.8 else str(rng.choice(list(COLOURS)))
+                question = f"how many {asked} shapes are there ?"
+                answer = NUMBERS[sum(c == asked for c, _ in things.values())]
+            case _:
+                alone = [p for p, thing in things.items() if thing == (colour, shape)]
+                if len(alone) > 1:  # where is it? must have one answer
+                    for other in alone[1:]:
+                        del things[other]
+                question = f"where is the {colour} {shape} ?"
+                answer = place
+        table["picture"].append(draw(things, rng))
+        table["question"].append(question)
+        table["answer"].append(answer)
+    return pa.table(table)
+
+
+def floor(train: pa.Table, test: pa.Table) -> float:
+    """How many are right who know the question and not the picture: the commonest answer to questions that begin so."""
+    known: dict[str, list[str]] = {}
+    for question, answer in zip(train["question"].to_pylist(), train["answer"].to_pylist()):
+        known.setdefault(question, []).append(answer)
+    best = {q: max(set(a), key=a.count) for q, a in known.items()}
+    pairs = zip(test["question"].to_pylist(), test["answer"].to_pylist())
+    return float(np.mean([best.get(question) == answer for question, answer in pairs]))
+
+
+def digest(module) -> str:
+    whole = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        whole.update(key.encode() + tensor.numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--tests", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--system", default="llava")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/answer_shapes"))
+    options = parser.parse_args()
+    train, test = rows(options.rows, False, options.seed), rows(options.tests, True, options.seed + 1)
+    shutil.rmtree(options.out, ignore_errors=True)
+    how = dict(target="answer", inputs=["picture", "question"], image_size=SIDE, fractions=(0.92, 0.08, 0.0))
+    run = plait.fit(
+        train, task="answer", system=options.system, out=options.out, seed=options.seed, epochs=options.epochs,
+        kinds={"question": "text", "answer": "text"}, **how,
+    )  # fmt: skip
+    system, begun = run.model.bound.system, run.recipe.build(seed=options.seed)
+    found = run.evaluate(test)
+    print(f"questions about unseen combinations: {found.scores[0]}")
+    print(f"of the same without the pictures:    {found.alone['question']}")
+    print(f"the commonest answer to each:        {floor(train, test):.3f}")
+    for name, part in system.named_children():
+        frozen = not any(p.requires_grad for p in part.parameters())
+        same = digest(part) == digest(getattr(begun, name))
+        print(f"{name:8} {'frozen' if frozen else 'trained'}, {'as it was' if same else 'changed'}")
+
+
+if __name__ == "__main__":
+    main()

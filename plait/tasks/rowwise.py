@@ -1,0 +1,93 @@
+"""Tasks that answer each row with a few numbers: a bound system, a sum-of-parts head, a loss on the whole and on each
+part, and a linear model beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.data.kinds import KINDS
+from plait.data.rows import Rows
+from plait.data.schema import Schema
+from plait.parts.heads.parts import SumOfParts
+from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.bind import Bound, drop_modalities
+from plait.tasks.known import known_rows, mean_over
+from plait.tasks.linear import solve_straight
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) loss per row
+
+
+class Answer(TaskModel):
+    """Outputs (B, K) of a sum-of-parts head. names: of the targets; several stand side by side.
+
+    drop: in this share of training rows modalities are taken away at random, so that any subset can answer later; from
+    the fusion alone where each modality also answers for itself, with a loss of its own.
+    """
+
+    head: SumOfParts
+
+    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
+        super().__init__(bound)
+        self.names, self.loss, self.drop = names, loss, drop
+        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
+
+    def target(self, batch: dict) -> Tensor:
+        """(B,) or (B, K): what is asked."""
+        parts = [batch["target"][name] for name in self.names]
+        return parts[0] if len(parts) == 1 else torch.stack(parts, 1)
+
+    def answer(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K): logits, or standardised numbers."""
+        return {"outputs": self.head(self.bound.features(batch))[0].float()}
+
+    def straight(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K) of the head's linear layers alone, float32."""
+        ready = self.bound.prepared(batch)
+        raw = self.bound.raw(ready)
+        with torch.autocast(self.head.prior.device.type, enabled=False):
+            return {"outputs": self.head.straight(raw, ready["present"])}
+
+    def before_training(self, rows: Rows, index: np.ndarray, seed: int) -> None:
+        """The linear layers are solved."""
+        solve_straight(self, rows, index, seed)
+
+    def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
+        if len(self.bound.takes) > 1:
+            left = drop_modalities(batch["present"], self.drop, generator)
+            batch = {**batch, "visible" if self.bound.part_widths else "present": left}
+        f = self.bound.features(batch)
+        total, own = self.head(f)
+        target = self.target(batch)
+        known = known_rows(target)
+        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything())}
+        if len(own) > 1:
+            parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
+            losses["parts"] = torch.stack(parts).sum()
+        return losses | (f.losses or {})
+
+
+class AnswerTask(Task):
+    """A task whose model is an `Answer`."""
+
+    def settle(
+        self,
+        model: TaskModel,
+        schema: Schema,
+        found: Callable[[Callable[[TaskModel, dict], dict[str, Tensor]] | None], tuple[Answers, Answers]],
+    ) -> str:
+        """A plain table is left to the head's linear layers, unless what was trained beside them is better by two
+        standard errors."""
+        assert isinstance(model, Answer)
+        plain = all(KINDS[s.kind].straight for s in schema.slots)
+        if not plain or not model.head.linear:
+            return ""
+        gain = self.loss_rows(*found(lambda _, batch: model.straight(batch))) - self.loss_rows(*found(None))
+        if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
+            return ""
+        with torch.no_grad():
+            model.head.quiet()
+        return "the linear part alone is as good on the validation rows: it answers"
