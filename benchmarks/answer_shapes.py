@@ -20,6 +20,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 import plait
+from plait.runs.assemble import BoundRecipe
+from plait.runs.fit import read_config
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), "yellow": (235, 215, 40)}
 SHAPES = ("circle", "square", "triangle")
@@ -118,7 +120,8 @@ def main() -> None:
         train, task="answer", system=options.system, out=options.out, seed=options.seed, epochs=options.epochs,
         kinds={"question": "text", "answer": "text"}, **how,
     )  # fmt: skip
-    system, begun = run.model.bound.system, run.recipe.build(seed=options.seed)
+    made = BoundRecipe(**read_config(run.folder)["recipe"])
+    system, begun = run.model.bound.system, made.build(seed=options.seed)
     found = run.evaluate(test)
     print(f"questions about unseen combinations: {found.scores[0]}")
     print(f"of the same without the pictures:    {found.alone['question']}")

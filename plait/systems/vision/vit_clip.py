@@ -88,6 +88,10 @@ CROP_90 = TIMM | dict(crop_pct=0.9)
 CROP_95 = TIMM | dict(crop_pct=0.95)
 SQUASH = TIMM | dict(crop_mode="squash")
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+B32_FILE = dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patch32_clip_quickgelu_224")
+B16_FILE = dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224")
+L14_FILE = dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224")
+L336_FILE = dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336")
 OPENAI_FILE = TIMM | dict(licence="mit", source="timm")
 HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
 WEIGHTS = {
@@ -100,13 +104,9 @@ WEIGHTS = {
     "large_patch14_336": HALF_SQUASH | dict(hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"),
     "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k"),
     "huge_patch14_336": SQUASH | dict(hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k"),
-    "base_patch32_quickgelu_224": OPENAI_FILE
-    | dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patch32_clip_quickgelu_224"),
-    "base_patch16_quickgelu_224": OPENAI_FILE
-    | dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224"),
-    "large_patch14_quickgelu_224": OPENAI_FILE
-    | dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224"),
-    "large_patch14_quickgelu_336": OPENAI_FILE
-    | dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336"),
+    "base_patch32_quickgelu_224": OPENAI_FILE | B32_FILE,
+    "base_patch16_quickgelu_224": OPENAI_FILE | B16_FILE,
+    "large_patch14_quickgelu_224": OPENAI_FILE | L14_FILE,
+    "large_patch14_quickgelu_336": OPENAI_FILE | L336_FILE,
 }
 RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}
