@@ -108,6 +108,8 @@ class MixtureOfExperts(nn.Module):
     for `spare` times. normalise: the gates of the chosen sum to one. share: of the losses, as in `Router`.
     """
 
+    refuses = ("weight", "lengths", "memory")
+
     def __init__(
         self, width: int, hidden: int, *, experts: int, chosen: int, capacity: float = 1.05, spare: float = 4.0,
         first: bool = True, normalise: bool = False, share: float = 0.005, act: Make = nn.GELU,
@@ -119,7 +121,7 @@ class MixtureOfExperts(nn.Module):
         self.router, self.experts = Router(width, experts, chosen, share), Experts(experts, width, hidden, act)
 
     def forward(self, t: Tokens) -> Tokens:
-        refuse(t, "weight", "lengths", "memory", why="each token takes one place of an expert's, beside all of its row")
+        refuse(t, *self.refuses, why="each token takes one place of an expert's, beside all of its row")
         x, there = t.x, real(t)
         if self.training:
             x, there = x.flatten(0, 1)[None], there.flatten()[None]

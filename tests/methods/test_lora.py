@@ -20,6 +20,7 @@ from tests.contract.examples import example, run, toy
 from tests.peers import declare_torchvision
 
 OURS = dict(width=32, depth=2, heads=2, hidden=64, vocab=64, length=16)
+IDLE = {"llava": "vision.stack.blocks.1."}  # the last layer of its tower is left out
 BARE = {"beit3", "efficientvit_m", "fmvit", "zipformer"}  # attention is in other modules' hands
 
 
@@ -64,6 +65,9 @@ def test_it_starts_as_the_model_learns_in_every_layer_and_merges(system):
     out = run(shaken(model), batch, system)
     sum(v.square().sum() for v in out.values() if v.requires_grad).backward()
     for name, m in adapters(model).items():
+        if name.startswith(IDLE.get(system.name, "-")):
+            assert m.lora_A.weight.grad is None
+            continue
         assert m.lora_A.weight.grad.abs().sum() > 0 and m.lora_B.weight.grad.abs().sum() > 0, name
     keys = list(toy(system).state_dict())
     merge(model)

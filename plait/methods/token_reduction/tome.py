@@ -133,6 +133,11 @@ def tome(model: nn.Module, r: int | tuple[int, ...] = 8, falling: bool = False) 
             f"{name} is bound to the grid by its {type(bound).__name__}, which reads every place: choose a plain "
             "vision transformer"
         )
+    if alone := next((m for m in model.modules() if "weight" in getattr(m, "refuses", ())), None):
+        raise PlaitError(
+            f"{name} counts tokens one by one in its {type(alone).__name__}, and a merged one stands for several: choose "
+            "a plain vision transformer"
+        )
     stacked = [block for m in model.modules() if isinstance(m, Stack) for block in m.blocks]
     blocks = [block for block in stacked if type(block) is Block and block.cross is None and attends(block)]
     if not blocks or len(blocks) < len(stacked):

@@ -21,7 +21,9 @@ def placed(t: Tokens) -> Tensor:
 
 def two(layer: nn.Linear, a: Tensor, b: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The first outputs of `layer` for `a`, and its last `width` for `b`."""
-    cut = layer.weight.shape[0] - width
+    cut = layer.out_features - width
+    if type(layer) is not nn.Linear:  # one with an adapter, or in eight bits: more than rows of a matrix
+        return layer(a)[..., :cut], layer(b)[..., cut:]
     biases = (None, None) if layer.bias is None else (layer.bias[:cut], layer.bias[cut:])
     return F.linear(a, layer.weight[:cut], biases[0]), F.linear(b, layer.weight[cut:], biases[1])
 
