@@ -135,8 +135,8 @@ def tome(model: nn.Module, r: int | tuple[int, ...] = 8, falling: bool = False) 
         )
     if alone := next((m for m in model.modules() if "weight" in getattr(m, "refuses", ())), None):
         raise PlaitError(
-            f"{name} counts tokens one by one in its {type(alone).__name__}, and a merged one stands for several: choose "
-            "a plain vision transformer"
+            f"{name} counts tokens one by one in its {type(alone).__name__}, and a merged one stands for several: "
+            "choose a plain vision transformer"
         )
     stacked = [block for m in model.modules() if isinstance(m, Stack) for block in m.blocks]
     blocks = [block for block in stacked if type(block) is Block and block.cross is None and attends(block)]
