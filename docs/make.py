@@ -54,7 +54,7 @@ def cost(info: ModelInfo) -> tuple[int, float | None]:
     """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own
     columns."""
     with FakeTensorMode():
-        model = with_backend(construct(info.name).eval(), "eager")
+        model = with_backend(construct(info.name).eval().requires_grad_(False), "eager")
         count = sum(p.numel() for p in model.parameters())
         if not set(info.takes) <= {"image", "text", "audio"}:
             return count, None

@@ -150,4 +150,4 @@ def rules_of(model: nn.Module, source: str) -> list[Rule]:
             f"{type(model).__name__} has no rules for the layout {source!r}: "
             f"expected one of {', '.join(['plait', *rules])}"
         )
-    return rules[source]
+    return rules[source](model) if callable(rules[source]) else rules[source]

@@ -83,7 +83,7 @@ class Detect(Task):
     noun = "detection"
     roles = ROLES
     asks = "boxes"
-    auto = "detr"
+    auto = "deformable_detr"
     whole = True
     floor = "same boxes everywhere"
 

@@ -347,12 +347,33 @@ def test_maps_of_every_resolution(system):
     x = torch.rand(2, 3, 32, 32) if model.multiple is None else picture(model, 64, 96)
     maps, t = model.maps(x), model.tokens(x)
     strides = [round(x.shape[2] / m.shape[2]) for m in maps]
-    assert strides == sorted(strides) and strides == list(getattr(model, "strides", strides))
+    assert strides == sorted(strides) and (model.multiple is None or strides == list(model.strides))
     for stride, m in zip(strides, maps):
         assert m.dim() == 4 and m.shape[0] == 2 and m.isfinite().all()
         assert all(abs(side / stride - found) < 1 for side, found in zip(x.shape[2:], m.shape[2:]))
     assert t.grid == tuple(maps[-1].shape[2:])
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), t.body())
+
+
+NO_MAPS = {"crossvit", "deit"}  # two grids at once; a class of its own
+
+
+@torch.no_grad()
+@every_eye
+def test_features_are_maps_of_the_picture_with_the_stated_strides(system):
+    if "backbone" not in system.roles or system.name in NO_MAPS:
+        assert not hasattr(toy(system), "features")
+        pytest.skip("gives no maps")
+    model = toy(system).eval()
+    x = torch.rand(2, 3, 32, 32) if model.multiple is None else picture(model, 64, 96)
+    found, other = model.features(x), model.features(x.flip(0))
+    strides = [stride for _, stride in found]
+    assert strides and strides == sorted(strides) and all(type(stride) is int for stride in strides)
+    for (m, stride), (n, _) in zip(found, other, strict=True):
+        assert m.dim() == 4 and m.shape[0] == 2 and m.isfinite().all()
+        assert all(abs(side / stride - places) < 1 for side, places in zip(x.shape[2:], m.shape[2:]))
+        torch.testing.assert_close(m, n.flip(0), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(m, n)
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 
 class BoxHead(nn.Sequential):
-    """(..., D) -> (..., 4) before the sigmoid: the middle of a box, its width and its height (x, y, w, h)."""
+    """(..., D) -> (..., 4) before the sigmoid: the middle of a box, its width and its height (x, y, w, h). last: makes
+    the last layer."""
 
-    def __init__(self, width: int):
-        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+    def __init__(self, width: int, last: type[nn.Linear] = nn.Linear):
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last(width, 4))
 
 
 def corners(boxes: Tensor) -> Tensor:

@@ -52,3 +52,14 @@ class SequencePositions(nn.Module):
                 f"a sequence of {n} tokens, but there are positions for {self.length}: cut it or build a longer model"
             )
         return t.replace(x=t.x + self.table[:n])
+
+
+class Learned(nn.Module):
+    """A table (N, D) of learned vectors, drawn at their usual size: questions, levels."""
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(count, width))
+
+    def reset(self) -> None:
+        nn.init.normal_(self.table)

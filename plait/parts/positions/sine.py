@@ -30,11 +30,11 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([(place * rate).sin(), (place * rate).cos()], 1)
 
 
-def grid_waves(keep: Tensor, width: int) -> Tensor:
+def grid_waves(keep: Tensor, width: int, back: float = 0.0) -> Tensor:
     """keep (B, H, W) -> (B, H, W, D): `waves` of where each place lies, half of them of its row and half of its column,
-    from the first real one (0) to the last (2 pi)."""
+    up to 2 pi at the last real one; back: so much of a place less, 0.5 for the middles."""
     turns = [keep.cumsum(dim, dtype=torch.float32) for dim in (1, 2)]
-    rows, columns = turns[0] / (turns[0][:, -1:] + 1e-6), turns[1] / (turns[1][:, :, -1:] + 1e-6)
+    rows, columns = (turns[0] - back) / (turns[0][:, -1:] + 1e-6), (turns[1] - back) / (turns[1][:, :, -1:] + 1e-6)
     return torch.cat([waves(2 * math.pi * places, width // 2) for places in (rows, columns)], -1)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
+from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean, one_each_place
+from plait.errors import PlaitError
 from plait.parts.maps import to_map
 
 
@@ -16,15 +20,14 @@ class Backbone(nn.Module):
     A system adds patch_embed (pictures -> Tokens), stack, norm and head, or its own `tokens` or `pool` in place of what
     they are made of. With `num_classes=0` the head is `nn.Identity()` and the logits are the pooled features.
     classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples
-    of this; None: only the size that the model was made for. strides: pixels a place, of each map of `features`.
-    beyond: its parts that these have no need of.
+    of this; None: only the size that the model was made for. beyond: parts that
+    `features` has no need of.
     """
 
     takes = ("image",)
     fits: tuple[str, ...] = ()
     classifier = ("head.",)
     multiple: int | None = None
-    strides: tuple[int, ...] = ()
     beyond: tuple[str, ...] = ("head",)
     patch_embed: Callable[[Tensor], Tokens]
     stack: Callable[[Tokens], Tokens]
@@ -35,14 +38,46 @@ class Backbone(nn.Module):
         """(B, 3, H, W) -> Tokens (B, S + N, D) with their grid, S special ones first, before the last norm."""
         return self.stack(self.patch_embed(x))
 
-    def features(self, x: Tensor, keep: Tensor | None = None) -> list[tuple[Tensor, int]]:
-        """[(map (B, C, H / stride, W / stride), stride)], finest first: here one map, of the last tokens, normed.
+    def features(self, x: Tensor, keep: Tensor | None = None, layers: tuple[int, ...] = ()) -> list[tuple[Tensor, int]]:
+        """[(map (B, C, H / stride, W / stride), stride)], finest first, rounded up. layers: whose maps, by number;
+        none: those that the system is for, of a plain tower that of its last tokens, normed.
 
-        Raises ValueError where the tokens are not one for each place of a grid.
+        Raises PlaitError where the tokens are not one for each place of a grid, or layers cannot be told apart.
         """
-        t = self.tokens(x, keep)
-        one_each_place(t)
-        return [(to_map(t.replace(x=self.norm(t.x))), self.strides[-1])]
+        maps = self.seen(x, layers)
+        if self.multiple is None:  # one size, which its grid divides
+            return [(m, x.shape[2] // m.shape[2]) for m in maps]
+        own = self.strides
+        strides = own if not layers else [own[n] if len(own) > 1 else own[0] for n in layers]
+        return list(zip(maps, strides, strict=True))
+
+    @cached_property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a place, of each map of `features`: found by running it on nothing, once."""
+        training, m = self.training, self.multiple or 1
+        side = -(-128 // m) * m
+        with torch.no_grad():
+            found = self.eval().seen(torch.zeros(1, 3, side, side, device=next(self.parameters()).device))
+        self.train(training)
+        return tuple(round(side / x.shape[2]) for x in found)
+
+    def seen(self, x: Tensor, layers: tuple[int, ...] = ()) -> list[Tensor]:
+        """The maps (B, C, h, w) of `features`."""
+        found = [self.tokens(x)] if not layers else self._after(x, layers)
+        for t in found:
+            one_each_place(t)
+        return [to_map(t.replace(x=self.norm(t.x))) for t in found]
+
+    def _after(self, x: Tensor, layers: tuple[int, ...]) -> list[Tokens]:
+        if type(self).tokens is not Backbone.tokens or not isinstance(self.stack, Stack):
+            raise PlaitError(
+                f"{type(self).__name__} is no plain stack of layers: ask for its last map alone, layers=()"
+            )
+        t, every = self.patch_embed(x), []
+        for block in self.stack.blocks:
+            t = block(t)
+            every.append(t)
+        return [every[n] for n in layers]
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed; the mean of the normed tokens where there is none."""

@@ -19,7 +19,6 @@ class Pyramid(Backbone):
     """
 
     multiple = 1
-    strides: tuple[int, ...] = (4, 8, 16, 32)
     beyond = ("norm", "head")
 
     def __init__(self, stem: nn.Module, stages: Iterable[nn.Module], norm: nn.Module, width: int, num_classes: int):
@@ -36,9 +35,10 @@ class Pyramid(Backbone):
             found.append(x)
         return found
 
-    def features(self, x: Tensor, keep: Tensor | None = None) -> list[tuple[Tensor, int]]:
-        """[(map (B, C_i, H_i, W_i), stride)] of each stage, finest first."""
-        return list(zip(self.maps(x), self.strides, strict=True))
+    def seen(self, x: Tensor, layers: tuple[int, ...] = ()) -> list[Tensor]:
+        """Each stage's map (B, C_i, H_i, W_i), or those of some stages."""
+        maps = self.maps(x)
+        return [maps[n] for n in layers] if layers else maps
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, N, D) of the last stage with their grid, before the last norm."""

@@ -24,6 +24,7 @@ from plait.parts.convs import Pointwise
 from plait.parts.heads.boxes import BoxHead
 from plait.parts.maps import flat
 from plait.parts.mixers.placed import PlacedAttention, PlacedCross
+from plait.parts.positions.learned import Learned
 from plait.parts.positions.sine import grid_waves
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import detr_cross, detr_layer
@@ -32,17 +33,6 @@ from plait.systems.vision.resnet import BODY
 
 Feed = partial(FeedForward, act=nn.ReLU)
 Cross = partial(PlacedCross, stream="image")
-
-
-class Questions(nn.Module):
-    """A learned place for each guess: (Q, D)."""
-
-    def __init__(self, count: int, width: int):
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(count, width))
-
-    def reset(self) -> None:
-        nn.init.normal_(self.table)
 
 
 class OfNothing(nn.Linear):
@@ -78,7 +68,7 @@ class DETR(nn.Module):
         self.encoder = Stack(*layers(depths[0], dropout=dropout))
         self.decoder = Stack(*layers(depths[1], cross=Cross, dropout=dropout), gives=("image",))
         self.decoder.blocks[0].mix.f.qkv = OfNothing(width, 3 * width)
-        self.norm, self.questions = nn.LayerNorm(width), Questions(queries, width)
+        self.norm, self.questions = nn.LayerNorm(width), Learned(queries, width)
         self.classes, self.boxes = nn.Linear(width, labels + 1), BoxHead(width)
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:

@@ -71,7 +71,6 @@ class ResNet(Pyramid):
             before = width
         if dilated:
             dilate(stages[-1])
-            self.strides = (4, 8, 16, 16)
         first = nn.Sequential(ChannelsLast(), ConvNorm(3, stem, 7, 2, act=Relu), nn.MaxPool2d(3, 2, 1))
         super().__init__(first, stages, nn.Identity(), before, num_classes)
 

@@ -96,6 +96,7 @@ class UniViTAR(Backbone):
     def __init__(self, *, patch=14, width, depth, heads, hidden, scale=0.1, num_classes=0):
         super().__init__()
         self.width, self.multiple = width, patch
+        self.norm = nn.Identity()  # the published tokens are as they are
         self.stem, self.rotary = Tubelets(width, patch), GridRotary(width // heads)
 
         def step(f: nn.Module) -> Pre:

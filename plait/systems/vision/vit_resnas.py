@@ -29,6 +29,7 @@ from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import conv_norm, timm_blocks
+from plait.parts.towers.pyramid import Pyramid
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 PIECES = {r".*\.qkv\..*": (3, 1)}
@@ -114,6 +115,8 @@ class ViTRes(Backbone):
                 found.append(to_map(t))
             t = step(t)
         return [*found, to_map(t)]
+
+    seen, beyond = Pyramid.seen, Pyramid.beyond
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D) of the last stage, the class token first, before the last norm."""
