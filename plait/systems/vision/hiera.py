@@ -32,7 +32,7 @@ from plait.core.block import (
 from plait.core.tokens import Tokens, sides, whole_grid
 from plait.core.weights import Rename
 from plait.parts.maps import to_map, to_tokens
-from plait.parts.mixers.windows import cut, mend
+from plait.parts.mixers.windows import from_windows, to_windows
 from plait.parts.positions.learned import GridPositions
 from plait.parts.towers.backbone import Backbone, norm_of_mean
 from plait.parts.towers.encoder import after
@@ -64,16 +64,16 @@ class UnitAttention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * out), nn.Linear(out, out)
 
     def forward(self, t: Tokens) -> Tokens:
-        size = sides(whole_grid(t)) if self.unit is None else (self.unit, self.unit)
-        x, grid = cut(t, size)  # (units, n, C)
-        q, k, v = split_heads(self.qkv(x), 3, self.heads)  # each (units, H, n, E)
+        grid = sides(whole_grid(t))
+        size = grid if self.unit is None else (self.unit, self.unit)
+        inner = t if self.unit is None else t.inside(to_windows(t.x.unflatten(1, grid), size))  # (units, n, C)
+        q, k, v = split_heads(self.qkv(inner.x), 3, self.heads)  # each (units, H, n, E)
         if self.pool:
             q = fours(q, size).amax(-1)
             size, grid = (size[0] // 2, size[1] // 2), (grid[0] // 2, grid[1] // 2)
-            t = t.replace(grid=grid)
-        inner = t.inside(x)
         y = self.attend(inner, q, k, v, to=inner)
-        return mend(t, y.replace(x=self.out(merge_heads(y.x))), size, grid)
+        x = self.out(merge_heads(y.x))
+        return t.carry(y, x if self.unit is None else from_windows(x, size, grid).flatten(1, 2), grid=grid)
 
 
 class PoolStep(nn.Module):
