@@ -20,7 +20,6 @@ from tests.contract.examples import example, run, toy
 from tests.peers import declare_torchvision
 
 OURS = dict(width=32, depth=2, heads=2, hidden=64, vocab=64, length=16)
-IDLE = {"llava": "vision.stack.blocks.1."}  # the last layer of its tower is left out
 BARE = {"beit3", "efficientvit_m", "fmvit", "zipformer"}  # attention is in other modules' hands
 
 
@@ -34,6 +33,13 @@ def shaken(model, size=0.1):
         for m in adapters(model).values():
             m.lora_B.weight.copy_(size * torch.randn(m.lora_B.weight.shape))
     return model
+
+
+def heard(model, batch, system):
+    """Names of the linear layers that any output hangs on: some models have layers that no one asks."""
+    sum(v.square().sum() for v in run(model, batch, system).values() if v.requires_grad).backward()
+    linear = {n: m.weight.grad for n, m in model.named_modules() if type(m) is nn.Linear}
+    return {name for name, grad in linear.items() if grad is not None and grad.abs().sum() > 0}
 
 
 def scaled(model):
@@ -50,6 +56,7 @@ def words(rows=2, seed=0):
 def test_it_starts_as_the_model_learns_in_every_layer_and_merges(system):
     model = toy(system).eval()
     batch = example(model)
+    told = heard(toy(system).eval(), batch, system)
     with torch.no_grad():
         want = run(model, batch, system)
         if system.name in BARE or not seams(model):
@@ -65,13 +72,11 @@ def test_it_starts_as_the_model_learns_in_every_layer_and_merges(system):
     out = run(shaken(model), batch, system)
     sum(v.square().sum() for v in out.values() if v.requires_grad).backward()
     for name, m in adapters(model).items():
-        if name.startswith(IDLE.get(system.name, "-")):
-            assert m.lora_A.weight.grad is None
-            continue
-        assert m.lora_A.weight.grad.abs().sum() > 0 and m.lora_B.weight.grad.abs().sum() > 0, name
+        if name in told:
+            assert m.lora_A.weight.grad.abs().sum() > 0 and m.lora_B.weight.grad.abs().sum() > 0, name
     keys = list(toy(system).state_dict())
     merge(model)
-    assert list(model.state_dict()) == keys and not adapters(model)
+    assert list(model.state_dict()) == keys and not adapters(model) and told
     for k, v in run(model, batch, system).items():
         torch.testing.assert_close(v, out[k], rtol=1e-4, atol=1e-4, msg=lambda m, k=k: f"{k}: {m}")
     assert any((v - want[k]).abs().max() > 1e-5 for k, v in run(model, batch, system).items()) or scaled(model)

@@ -213,6 +213,7 @@ SIZES = {
 }
 
 MAE = dict(licence="cc-by-nc-4.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+OPEN = MAE | dict(licence="apache-2.0", crop_pct=0.95)
 WEIGHTS = {
     "tiny_224": MAE | dict(hub="timm/hiera_tiny_224.mae_in1k_ft_in1k"),
     "small_224": MAE | dict(hub="timm/hiera_small_224.mae_in1k_ft_in1k"),
@@ -220,8 +221,7 @@ WEIGHTS = {
     "base_plus_224": MAE | dict(hub="timm/hiera_base_plus_224.mae_in1k_ft_in1k"),
     "large_224": MAE | dict(hub="timm/hiera_large_224.mae_in1k_ft_in1k"),
     "huge_224": MAE | dict(hub="timm/hiera_huge_224.mae_in1k_ft_in1k"),
-    "small_abswin_256": MAE
-    | dict(licence="apache-2.0", crop_pct=0.95, hub="timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
+    "small_abswin_256": OPEN | dict(hub="timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     "base_abswin_256": dict(timm="hiera_base_abswin_256"),
 }
 RULES = {
