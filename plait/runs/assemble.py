@@ -119,7 +119,13 @@ def recipe(
 
 
 # What a constructor's argument is called in the shape of which kind of slot.
-FITTED = {"image": ("image", "size"), "rate": ("audio", "rate"), "vocab": ("text", "vocab"), "mask": ("text", "mask")}
+FITTED = {
+    "points": ("points", "channels"),
+    "image": ("image", "size"),
+    "rate": ("audio", "rate"),
+    "vocab": ("text", "vocab"),
+    "mask": ("text", "mask"),
+}
 WORDS = ("vocab", "mask")  # published weights have their own
 
 

@@ -25,7 +25,7 @@ def kind(slot: str) -> str:
 
 def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
     """A full batch. Toys read 32 x 32 pictures, 12 token ids under 64, 1600 samples, 4 numbers, 3 categories under 5,
-    vectors of 6, series of 24 steps."""
+    vectors of 6, series of 24 steps, clouds of 48 points."""
     g = torch.Generator().manual_seed(seed)
     make = {
         "image": lambda _: torch.rand(rows, 3, 32, 32, generator=g),
@@ -34,6 +34,7 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
         "number": lambda _: torch.randn(rows, 4, generator=g),
         "category": lambda _: torch.randint(1, 5, (rows, 3), generator=g),
         "vector": lambda _: torch.randn(rows, 6, generator=g),
+        "points": lambda _: torch.rand(rows, 48, 3, generator=g) * 2 - 1,
         "series": lambda slot: torch.randn(rows, 24, SLOTS[slot]["channels"], generator=g),
     }
     batch: dict = {slot: make[kind(slot)](slot) for slot in model.takes}

@@ -39,6 +39,7 @@ def cells(tmp_path) -> dict[str, list]:
         "text": ["a red door", "two doors, one red", "no door", "a door"],
         "category": ["red", "blue", "red", "green"],
         "labels": [["red", "big"], [], ["big"], ["red"]],
+        "points": rng.normal(3, 5, (4, 40, 4)).tolist(),
         "series": [[1.0, 2.5, None], [3.0], [0.5] * 9, [2.0, 4.0]],
         "boxes": [
             [{"label": "cat", "box": [1, 2, 3.5, 4]}, {"label": "dog", "bbox": [0, 0, 9, 5]}],

@@ -130,6 +130,15 @@ def played() -> dict[str, list]:
     return cells | {"split": split(300)}
 
 
+def clouds() -> dict[str, list]:
+    """Balls and rods of points, turned anyhow."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, 240)
+    x = rng.normal(size=(240, 48, 3)) * np.where(kinds[:, None, None], [1.0, 1.0, 1.0], [0.2, 0.2, 1.6])
+    turn = np.linalg.qr(rng.normal(size=(240, 3, 3)))[0]
+    return {"cloud": (x @ turn).tolist(), "label": [("rod", "ball")[k] for k in kinds], "split": split(240)}
+
+
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
     Sample({"image"}, True, "classify", digits, dict(target="label", epochs=10)),
@@ -145,6 +154,7 @@ SAMPLES = [
     ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
+    Sample({"points"}, True, "classify", clouds, dict(target="label", kinds={"cloud": "points"}, epochs=12)),
     Sample({"series"}, True, "act", played, dict(task="act", epochs=20)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)

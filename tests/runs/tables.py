@@ -18,6 +18,7 @@ COLUMNS = {
     "category": "mark",
     "vector": "point",
     "series": "trace",
+    "points": "cloud",
 }
 TARGETS = {
     "classify": "label",
@@ -43,6 +44,7 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
         "audio": lambda: [_wav(rng, i) for i in c],
         "number": lambda: (c + rng.normal(0, 0.1, rows)).tolist(),
         "category": lambda: [f"m{i}" for i in c],
+        "points": lambda: [((1 + i) * rng.normal(0, 0.3, (9 + j % 5, 3))).tolist() for j, i in enumerate(c)],
         "series": lambda: [(i + rng.normal(0, 0.1, 9 + j % 5)).tolist() for j, i in enumerate(c)],
         "vector": lambda: np.eye(3)[c] + rng.normal(0, 0.1, (rows, 3)),
     }

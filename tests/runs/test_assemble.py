@@ -22,6 +22,7 @@ from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
 from tests.runs.tables import COLUMNS, TARGETS, table
 
+SAID = ("points",)  # kinds that are never guessed from lists
 PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy", "detector")
 SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
 PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
@@ -40,7 +41,8 @@ def inputs(takes: tuple[str, ...], task: str) -> list[str]:
 def fitted(takes: tuple[str, ...], image, length: int, acts: bool = False) -> str:
     """A schema of such columns, as JSON text would keep it apart from others."""
     data = read_table(table(takes, rows=12))
-    schema = Schema.guess(data, inputs=inputs(takes, "act" if acts else ""), target=None if acts else "label")
+    names, told = inputs(takes, "act" if acts else ""), {COLUMNS[k]: k for k in takes if k in SAID}
+    schema = Schema.guess(data, inputs=names, target=None if acts else "label", kinds=told)
     if acts:
         TASKS["act"].variant(schema, data)
     return schema.fit(data, np.arange(12), image_size=image, max_tokens=length).to_json()
@@ -86,6 +88,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     takes = model_info(name).takes
     options = {"target": TARGETS.get(choice), "task": choice, "inputs": inputs(takes, choice)}
     length = 16 if "text" in takes else None
+    options["kinds"] = {COLUMNS[kind]: kind for kind in takes if kind in SAID}
     settings = Settings(system=name, image_size=32, max_tokens=length, **options)
     source = table((*takes, "image") if choice == "generate" else takes)
     if choice == "restore":

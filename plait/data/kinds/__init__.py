@@ -12,6 +12,7 @@ from plait.data.kinds.datetime import DatetimeKind
 from plait.data.kinds.image import ImageKind
 from plait.data.kinds.labels import LabelsKind
 from plait.data.kinds.number import NumberKind
+from plait.data.kinds.points import PointsKind
 from plait.data.kinds.series import SeriesKind
 from plait.data.kinds.spelling import SpellingKind
 from plait.data.kinds.text import TextKind
@@ -20,6 +21,7 @@ from plait.data.kinds.vector import VectorKind
 KINDS: dict[str, Kind] = {
     "image": ImageKind(),
     "audio": AudioKind(),
+    "points": PointsKind(),
     "series": SeriesKind(),
     "vector": VectorKind(),
     "boolean": BooleanKind(),

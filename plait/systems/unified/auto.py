@@ -120,7 +120,7 @@ class Auto(nn.Module):
 
 
 MODEL = Auto
-TAKES = ("image", "text", "audio", "number", "category", "vector", "series")
+TAKES = ("image", "text", "audio", "number", "category", "vector", "series", "points")
 ROLES = ("embedder", "fuser")
 DEFAULT = "small"
 TOY_SLOTS = {
@@ -132,6 +132,7 @@ TOY_SLOTS = {
     "category": dict(kind="category", sizes=(5, 5, 5)),
     "vector_0": dict(kind="vector", features=6),
     "series_0": dict(kind="series", channels=2),
+    "points_0": dict(kind="points", channels=3),
 }
 SIZES = {
     "toy": dict(slots=TOY_SLOTS, width=32, depth=1, heads=2, embed_width=16),
