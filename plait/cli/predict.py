@@ -24,6 +24,9 @@ def predict(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="NUMBER", help="For generated pictures: of sampling.")] = None,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="For generated pictures: another for others.")] = 0,
+    show: Annotated[
+        bool, typer.Option("--show", help="For boxes: also write the pictures with them drawn in.")
+    ] = False,
     device: str = option("device"),
     allow_outside: bool = option("allow_outside"),
     json: Json = False,
@@ -45,7 +48,7 @@ def predict(
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    answers = model.predict(table, out=place, beam=beam, allow_outside=allow_outside, **drawn)
+    answers = model.predict(table, out=place, show=show, beam=beam, allow_outside=allow_outside, **drawn)
     bad = model.last_bad
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")

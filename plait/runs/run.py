@@ -96,22 +96,27 @@ class Run:
         return found
 
     def predict(
-        self, source: Any, *, out: str | Path | None = None, allow_outside: bool = False, progress=None, **how: Any
-    ) -> pa.Table:
+        self, source: Any, *, out: str | Path | None = None, show: bool = False, allow_outside: bool = False,
+        progress=None, **how: Any,
+    ) -> pa.Table:  # fmt: skip
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not
         be read).
 
         out: also write it, as Parquet, CSV or JSON lines by its ending; answers that are pictures or sounds are then
         files in a folder beside it, which the table names, and without `out` the bytes of such files.
+        show: a column `shown` more, of each row's picture with its answer drawn onto it, where the task is of boxes.
         how: for transcription and captions `beam`, how many beginnings of a text are followed at once; 0 takes the
         likeliest label or token each time. For generated pictures `guidance`, how many times what a row asks for is
         followed (1: as it was learnt), `steps` of sampling, and `seed`, another for other pictures.
         """
         asked_how(self.task, self.model, **how)
+        if show and not self.task.shows:
+            raise UsageError(f"to show answers is for {nouns(lambda t: t.shows)}: this run does {self.task.name}")
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         told, done = [], 0
-        for _, found in stream(self.model, rows, np.arange(len(rows)), precision=self.precision):
-            told.append(self.task.columns(self.task.finish(found)))
+        for batch, found in stream(self.model, rows, np.arange(len(rows)), precision=self.precision):
+            answers = self.task.finish(found)
+            told.append(self.task.columns(answers) | ({"shown": self.task.shown(batch, answers)} if show else {}))
             if out is not None:
                 told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
             done += len(next(iter(told[-1].values())))
@@ -226,7 +231,8 @@ class Run:
         """Cells that are bytes, written as files of the rows from `first` on; their paths as seen from beside `out`."""
         if not isinstance(cells, list) or not any(isinstance(cell, bytes) for cell in cells):
             return cells
-        folder, suffix = out.parent / f"{out.stem}_{_safe(name)}", KINDS[self.schema.column(name).kind].suffix
+        kind = "image" if name == "shown" else self.schema.column(name).kind
+        folder, suffix = out.parent / f"{out.stem}_{_safe(name)}", KINDS[kind].suffix
         paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
         for path, cell in zip(paths, cells):
             write_whole(out.parent / path, partial(Path.write_bytes, data=cell))

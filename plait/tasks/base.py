@@ -107,6 +107,7 @@ class Task(ABC):
     many `steps`, by what the inputs ask for times `guidance`. answers_rows: each row has an answer of its own, which
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
+    shows: answers can be drawn onto pictures.
     """
 
     name: ClassVar[str]
@@ -123,6 +124,7 @@ class Task(ABC):
     beams: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
+    shows: ClassVar[bool] = False
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]
@@ -229,6 +231,10 @@ class Task(ABC):
     @abstractmethod
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The columns of a table of predictions, the answer first; bytes are those of a file."""
+
+    def shown(self, batch: dict, answers: Answers) -> list[bytes]:
+        """A PNG of each row, its answer drawn onto its picture; of a task that `shows`."""
+        raise NotImplementedError(f"{self.name} draws no answers")
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """(n,) how good each answer is, so that its mean is a score; of a task that answers rows."""

@@ -86,6 +86,7 @@ class Detect(Task):
     auto = "deformable_detr"
     whole = True
     floor = "same boxes everywhere"
+    shows = True
 
     target: str
 
@@ -144,6 +145,10 @@ class Detect(Task):
         told = [g[g[:, 5] >= TOLD] for g in answers["guesses"]]
         return {self.target: [KINDS[self.asks].write(g, self.boxes) for g in told]}
 
+    def shown(self, batch: dict, answers: Answers) -> list[bytes]:
+        """With the guesses of at least 0.5."""
+        return [self.drawn(batch, g[g[:, 5] >= detection.SURE], row) for row, g in enumerate(answers["guesses"])]
+
     def sections(
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
     ) -> list[Section]:
@@ -160,9 +165,9 @@ class Detect(Task):
         title = "Examples: the best and the worst answers, with what is there as the truth"
         return [Section(title, "examples", Examples(["F1"], lines))] if lines else []
 
-    def drawn(self, batch: dict, boxes: np.ndarray) -> bytes:
-        """The only row's picture as the model reads it, with boxes (n, 5 or 6) in pixels drawn onto it, as PNG."""
-        x, (left, top, right, bottom) = batch[self.source][0], batch["window"][self.source][0].tolist()
+    def drawn(self, batch: dict, boxes: np.ndarray, row: int = 0) -> bytes:
+        """A row's picture as the model reads it, with boxes (n, 5 or 6) in pixels drawn onto it, as PNG."""
+        x, (left, top, right, bottom) = batch[self.source][row], batch["window"][self.source][row].tolist()
         pixels = (x.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
         zoom = max(1, round(320 / max(pixels.shape[:2])))
         picture = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom))

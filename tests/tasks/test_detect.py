@@ -71,6 +71,17 @@ def test_answers_are_boxes_in_pixels_of_the_picture_itself(run, tmp_path) -> Non
     assert whole.scores[0].n == 20
 
 
+def test_boxes_are_drawn_onto_pictures_where_asked(run, tmp_path) -> None:
+    rows = things(4, seed=9)
+    answers = run.predict({"photo": rows["photo"]}, out=tmp_path / "out.jsonl", show=True)
+    assert answers.column_names == ["row", "things", "shown", "unread"]
+    for path, cell, told in zip(answers["shown"].to_pylist(), rows["photo"], answers["things"].to_pylist()):
+        drawn = np.asarray(Image.open(tmp_path / path), int)
+        given = np.asarray(Image.open(io.BytesIO(cell)).resize(drawn.shape[1::-1]), int)
+        sure = any(thing["score"] >= 0.5 for thing in json.loads(told))
+        assert (abs(drawn - given).max() > 60) == sure
+
+
 def test_the_report_shows_pictures_and_a_missing_picture_finds_nothing(run) -> None:
     report = (run.folder / "report.html").read_text(encoding="utf-8")
     assert report.count("data:image/png") > 8 and "best and the worst" in report
