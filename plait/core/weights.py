@@ -129,7 +129,12 @@ def converted(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> 
             if twice := done.intersection(names):
                 raise PlaitError(f"two sources for {', '.join(twice)}: the last was {key}")
             done.update(names)
-            yield taken, dict(zip(names, change(taken), strict=bool(targets)))
+            try:
+                made = change(taken)
+            except (RuntimeError, IndexError) as error:
+                shapes = ", ".join(f"{k} {tuple(t.shape)}" for k, t in zip(keys, taken))
+                raise PlaitError(f"got tensors that do not go together: {shapes}: {error}") from error
+            yield taken, dict(zip(names, made, strict=bool(targets)))
     if left:
         raise PlaitError(f"{len(left)} keys that no rule knows: {_some(left)}. Is this the layout that `source` names?")
 

@@ -103,7 +103,7 @@ class Sampler:
 
 def select(cache: Any, rows: Tensor) -> Any:
     """The cache of the rows `rows` (R,) int64, in this order."""
-    return tree_map(lambda leaf: leaf.index_select(0, rows), cache)
+    return tree_map(lambda leaf: leaf if leaf is None else leaf.index_select(0, rows), cache)
 
 
 def asking(prompts: Sequence[Sequence[int]]) -> tuple[dict, Tensor]:

@@ -92,7 +92,7 @@ class Step(torch.nn.Module):
 @every_generator
 def test_a_step_exports_with_a_dynamic_batch_and_a_cache_that_grows(system):
     model = toy(system).eval()
-    cache = model.step(words(3, 1), model.prefill(example(model)))[1]
+    cache = model.step(words(3, 2), model.prefill(example(model)))[1]
     longer = model.step(words(3, 1), cache)[1]
     rows, seen = torch.export.Dim("rows", min=2, max=64), torch.export.Dim("seen", min=2, max=4096)
 
@@ -102,7 +102,7 @@ def test_a_step_exports_with_a_dynamic_batch_and_a_cache_that_grows(system):
     shapes = tree_map(dims, cache, longer)
     assert any(seen in found.values() for found in tree_leaves(shapes, is_leaf=lambda x: type(x) is dict))
     program = torch.export.export(Step(model), (words(3, 1), cache), dynamic_shapes=({0: rows}, shapes)).module()
-    cache = model.prefill(example(model, rows=5, seed=2))
+    cache = model.step(words(5, 2), model.prefill(example(model, rows=5, seed=2)))[1]
     mine = cache
     for i in range(4):  # hands its own cache back to itself
         ids = words(5, 1, seed=i)

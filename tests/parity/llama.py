@@ -61,7 +61,7 @@ def config(reference: str):
     if name.startswith("smollm"):
         vocab, tied = 49152, True
         theta = {"smollm2-1.7b": 1.3e5}.get(name, 1e5) if name.startswith("smollm2") else 1e4
-    elif "llama-3" in name:
+    elif name.startswith(("llama-3.", "meta-llama-3-")):
         theta, vocab, tied = 5e5, 128256, "llama-3.2" in name
         if "llama-3." in name:
             made_for = 131072

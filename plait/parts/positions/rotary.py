@@ -46,8 +46,9 @@ class GridRotary(nn.Module):
 
 
 class Rotary(nn.Module):
-    """The turns of places in a sequence, for heads of `width` E: (..., N) -> (..., N, 2, E/2), float32, as `turn` takes
-    them. Nothing is learned or kept: E/2 angles, which fall geometrically from one radian a place to 1 / base.
+    """The turns of places in a sequence, for heads of `width` E: (..., N) -> (..., N, 2, E), float32, as `Turned` takes
+    them: cosines twice, then sines with a minus and without. Nothing is learned or kept: E/2 angles, which fall
+    geometrically from one radian a place to 1 / base.
 
     stretch (factor, low, high, length): Llama 3.1's. What turns less than `low` times within `length` places turns
     `factor` times slower, what turns more than `high` times as it was; between them goes over from one to the other.
@@ -67,16 +68,22 @@ class Rotary(nn.Module):
             as_it_was = ((length * rates / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
             rates = rates * ((1 - as_it_was) / factor + as_it_was)
         angles = places[..., None].float() * rates
-        return torch.stack([angles.cos(), angles.sin()], -2)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)], -2)
 
 
 class Turned(nn.Module):
-    """`Attention`'s rotary step: queries and keys (B, N, H, E) turned by the tokens' `pos`, which `Rotary` made."""
+    """`Attention`'s rotary step: queries and keys (B, N, H, E) turned as by `turn`, together and in as few operations
+    as can be, by the tokens' `pos`, which `Rotary` made."""
 
     def forward(self, q: Tensor, k: Tensor, t: Tokens) -> tuple[Tensor, Tensor]:
         if t.pos is None:
             raise PlaitError("got tokens without positions, expected turns as `Rotary` makes them: t.replace(pos=...)")
-        return turn(q, t.pos), turn(k, t.pos)
+        cos, sin = t.pos.to(q.dtype)[..., None, :].unbind(-3)  # ((B,) N, 1, E)
+        x = torch.cat([q, k], 2)
+        x = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+        y, z = x.split([q.shape[2], k.shape[2]], 2)
+        return y, z
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -71,3 +71,14 @@ def following(t: Tokens) -> Tensor:
     now = t.x.new_ones(t.x.shape[:2], dtype=torch.int64) if t.keep is None else t.keep
     before = 0 if past is None else past.sum(1, keepdim=True)
     return (before + now.cumsum(1) - 1).clamp(min=0)
+
+
+def back(t: Tokens, places: Tensor | None = None) -> Tensor:
+    """(B, N, M + N) or (1, N, N): how many places each token of the memory, and of the text, lies behind each of the
+    text's; negative ahead. places (B, N) or (N,): as `following` has them, unless given."""
+    places = following(t) if places is None else places
+    past = None if t.memory is None else t.memory.keep
+    if past is None:
+        return places[..., None] - places[..., None, :] if places.dim() == 2 else (places[:, None] - places)[None]
+    places = places.expand(t.x.shape[:2])
+    return places[..., None] - torch.cat([(past.cumsum(1) - 1).clamp(min=0), places], 1)[:, None]

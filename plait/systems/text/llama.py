@@ -27,7 +27,7 @@ from plait.parts.positions.rotary import Rotary, Turned
 from plait.parts.tokenizers.words import WordTokens
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import llama_layers
-from plait.parts.towers.writer import Writer, following
+from plait.parts.towers.writer import Writer, back, following
 
 ACTS = {"silu": nn.SiLU, "gelu": partial(nn.GELU, approximate="tanh")}
 
@@ -83,11 +83,9 @@ class Llama(Writer):
         m = 0 if past is None else past.shape[1]
         if m + t.x.shape[1] <= self.window:
             return t
-        places = places.expand(t.x.shape[:2])
-        old = places[:, :0] if past is None else (past.cumsum(1) - 1).clamp(min=0)
-        back = places[..., None] - torch.cat([old, places], 1)[:, None]  # (B, N, M + N)
-        order = torch.ones_like(back[0], dtype=torch.bool).tril(m)
-        return t.reading(allow=(back < self.window) & order)
+        far = back(t, places)  # (B, N, M + N)
+        order = torch.ones_like(far[0], dtype=torch.bool).tril(m)
+        return t.reading(allow=(far < self.window) & order)
 
     def say(self, t: Tokens) -> Tensor:
         return F.linear(t.x, self.words.table.weight) if self.head is None else self.head(t.x)
