@@ -44,6 +44,9 @@ class Distances(nn.Module):
         self.ahead, self.count, self.far = ahead, count, far
         self.table = nn.Embedding(count, heads)
 
+    def reset(self) -> None:
+        nn.init.normal_(self.table.weight, std=0.05)
+
     def forward(self, behind: Tensor) -> Tensor:
         count = self.count // 2 if self.ahead else self.count
         first = (behind < 0) * count if self.ahead else 0
@@ -58,6 +61,11 @@ class NearAttention(Attention):
     """Self-attention by unscaled scores, to which the context's "near" (B, H, N, M) is added."""
 
     reads = ("near",)
+
+    def reset(self) -> None:
+        """What other attentions divide scores by, queries are smaller by."""
+        rows = self.qkv.out_features // 3
+        self.qkv.weight[:rows].mul_((rows // self.heads) ** -0.5)
 
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "weight", why="the distance to tokens that were merged is not known")
@@ -74,6 +82,10 @@ class Look(nn.Module):
         self.heads, inner = heads, heads * head_width
         self.q, self.kv = nn.Linear(width, inner, bias=False), nn.Linear(width, 2 * inner, bias=False)
         self.attend, self.out = Attend(cross=True, dropout=dropout), nn.Linear(inner, width, bias=False)
+
+    def reset(self) -> None:
+        """As `NearAttention`'s."""
+        self.q.weight.mul_((self.q.out_features // self.heads) ** -0.5)
 
     def forward(self, t: Tokens) -> Tokens:
         source, page = t.read("source"), t.memory
@@ -114,6 +126,7 @@ class T5(nn.Module):
 
     takes = ("text",)
     fits = ("vocab",)
+    scheme = {nn.Embedding: lambda table: nn.init.normal_(table.weight)}
 
     def __init__(
         self, *, vocab=32128, length=512, begin=0, end=1, width, depth, heads, head_width=64, hidden, gated=False,
