@@ -11,6 +11,9 @@ hidden units of feed-forward layers; each is judged by the weights through which
         loss(model, batch).backward()
     plait.apply_method(model, "taylor_pruning", share=0.5, by="gradients")
 
+On one CPU thread ViT-B/16 without half of its heads and units takes 0.55 of the time and 0.51 of the room:
+`benchmarks/shrinking.py`.
+
 Differs: every layer gives the same share, so that the shapes follow from the options; all goes at once, not a little
 every few steps; gradients of all samples are summed before they are squared.
 """

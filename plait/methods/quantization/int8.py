@@ -5,6 +5,10 @@ New here: the weights of linear layers are whole numbers of 8 bits, with one sca
 weights over 127. They take a quarter of the room; products are of float32, or, with `activations`, of integers, with a
 scale for each token that is found as it comes.
 
+ViT-B/16 is then 0.27 of its size. Its answers (random weights) are off by 0.012 of their norm, by 0.018 with
+`activations`; on a CPU with such instructions the latter takes 0.63 to 0.76 of the time, the former 1.1 to 1.2:
+`benchmarks/shrinking.py`.
+
 Differs: no calibration, for nothing but weights has a fixed scale. Tokenizers and heads stay as they are. Gradients
 pass a rounded activation as they would the identity; the weights themselves do not learn any more.
 """

@@ -4,6 +4,9 @@ New here: between attention and feed-forward of every layer the tokens most alik
 are dealt out in turn to two sets; each of the first finds its nearest in the second by the cosine of their keys, and
 the `r` nearest pairs merge into their mean. A token that stands for n is heard n times: log n is added to its scores.
 
+On one CPU thread ViT-B/16 (224, 8 pictures) takes 0.57 of the time with half of its tokens left on average (r=15), 0.60
+with r=13, and 0.72 with half left at the end (r=8): `benchmarks/merging.py`.
+
 Differs: of a row with padding, real tokens merge with real ones as if the row were alone, then padding goes. A merged
 token keeps the position of the one that took the other in.
 """
