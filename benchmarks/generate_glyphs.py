@@ -44,7 +44,7 @@ def glyph(character: str, face: ImageFont.FreeTypeFont, rng: np.random.Generator
 
 
 def table(rows: int, seed: int = 0) -> pa.Table:
-    """`rows` of each character and typeface; a tenth are "val", a tenth "test"."""
+    """`rows` of each character and typeface; a twentieth is "val", a twentieth "test"."""
     rng, fonts = np.random.default_rng(seed), _fonts()
     columns: dict[str, list] = {"character": [], "picture": [], "split": []}
     for name in (*SEEN, *UNSEEN):
@@ -53,7 +53,7 @@ def table(rows: int, seed: int = 0) -> pa.Table:
             for _ in range(rows):
                 columns["character"].append(character)
                 columns["picture"].append(glyph(character, face, rng))
-                columns["split"].append(str(rng.choice(["train", "val", "test"], p=[0.8, 0.1, 0.1])))
+                columns["split"].append(str(rng.choice(["train", "val", "test"], p=[0.9, 0.05, 0.05])))
     return pa.table(columns)
 
 
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="pictures of each character in each typeface")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--minutes", type=float, help="of training by the clock, where the machine is busy")
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--most", type=int, default=360, help="test rows of which other guidances and steps are tried")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,6 +113,7 @@ def main() -> None:
     print(f"{len(made)} glyphs; a classifier names {named(expert, x[test], y[test]):.3f} of real test pictures right")
     begun = time.process_time()
     how = dict(task="generate", target="picture", inputs=["character"], split="split", epochs=options.epochs)
+    how |= dict(batch_size=options.batch)
     if Path(options.out, "config.json").exists():  # one that was interrupted goes on
         run = plait.fit(made, out=options.out, resume=True, minutes=options.minutes)
     else:

@@ -31,10 +31,8 @@ ROLES = ("diffuser",)
 FORGET = 0.1  # the share of rows that ask for nothing while training, so that guidance has something to lead away from
 GUIDANCE, STEPS = 2.0, 20  # of sampling, unless given
 BATCH = 64  # rows of a step before training
-CODEC, TOWER = (
-    (60, 1000),
-    (20, 400),
-)  # passes over the rows, and steps at most, in which these learn before the diffuser
+# passes over the rows, and steps at most, in which the codec and the tower learn before the diffuser
+CODEC, TOWER = (20, 250), (10, 300)
 GOOD = 0.1  # mean error of pixels in [-1, 1] from which on a codec is one that has been trained, and is left alone
 SHOWN = 12  # examples
 WORDS = 1000  # that the naming tower counts in a text, at most
