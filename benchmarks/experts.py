@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import plait
 from plait.parts.experts import MixtureOfExperts
 
-SIZE = dict(image=(16, 16), patch=4, width=64, depth=4, heads=4, num_classes=10)
+SIZE = dict(image=(16, 16), patch=4, depth=4, heads=4, num_classes=10)
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,7 +82,9 @@ def busy(data: tuple, steps: int, seeds: int, rate: float, experts: int) -> None
     )
     for losses in (True, False):
         for seed in range(seeds):
-            model = plait.create_model("vmoe_nano", seed=seed, **SIZE, sparse=(1, 3), experts=experts, chosen=1)
+            model = plait.create_model(
+                "vmoe_nano", seed=seed, **SIZE, width=64, sparse=(1, 3), experts=experts, chosen=1
+            )
             for mixture in (m for m in model.modules() if isinstance(m, MixtureOfExperts)):
                 mixture.router.share = 0.005 if losses else 0.0
             learn(model, data, steps, seed, rate=rate, losses=losses)
@@ -92,11 +94,11 @@ def busy(data: tuple, steps: int, seeds: int, rate: float, experts: int) -> None
                   f"loss {loss:.3f}, accuracy {right:.3f}", flush=True)  # fmt: skip
 
 
-def upcycled(data: tuple, steps: int, seeds: int) -> None:
-    print(f"upcycled: a dense ViT after {steps} steps goes on for as many, as it is and with 8 experts in two layers")
+def upcycled(data: tuple, steps: int, seeds: int, width: int) -> None:
+    print(f"upcycled: a ViT of width {width} after {steps} steps goes on, dense and with 8 experts in two layers")
     gains = []
     for seed in range(seeds):
-        model = plait.create_model("vit_nano", seed=seed, **SIZE, drop_path=0.0)
+        model = plait.create_model("vit_nano", seed=seed, **SIZE, width=width, drop_path=0.0)
         learn(model, data, steps, seed)
         start, other = told(model, data), copy.deepcopy(model)
         plait.apply_method(other, "sparse_upcycling", last=1.0, seed=seed)
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rate", type=float, default=3e-3, help="of the runs that are watched for idle experts")
     parser.add_argument("--experts", type=int, default=16, help="in these")
+    parser.add_argument("--width", type=int, default=64, help="of the model that is upcycled")
     parser.add_argument("--only", choices=("busy", "upcycled"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -124,7 +127,7 @@ def main() -> None:
     if options.only != "upcycled":
         busy(data, options.steps, options.seeds, options.rate, options.experts)
     if options.only != "busy":
-        upcycled(data, options.steps, options.seeds)
+        upcycled(data, options.steps, options.seeds, options.width)
     print(f"{time.process_time() - begun:.0f} s of processor time")
 
 
