@@ -40,7 +40,7 @@ def theirs(model, kind: torch.dtype):
 
     made = LlamaConfig(
         vocab_size=32000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
-        max_position_embeddings=32768, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        max_position_embeddings=32768, rms_norm_eps=1e-5, bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     peer = LlamaForCausalLM(made).to(kind)
     peer.load_state_dict(plait.save_weights(model, "transformers"))

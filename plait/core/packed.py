@@ -1,7 +1,8 @@
 """Linear layers whose weights lie as the CPU's kernels want them, for writing word by word.
 
 A step of writing multiplies a few rows by every weight there is: its time is that of reading the weights. Kernels that
-find them packed for just so many rows take a half to two thirds of the time (`benchmarks/writing.py`).
+find them packed for just so many rows take two thirds of the time (`benchmarks/writing.py`); only a single row of
+float32, which waits for memory alone, gains nothing.
 """
 
 from __future__ import annotations
