@@ -56,6 +56,8 @@ def test_a_quarter_of_the_room_is_saved_loaded_and_exported(activations):
     file.seek(0)
     more = draw(5, 3, 32, 32, seed=1)
     torch.testing.assert_close(torch.export.load(file).module()(more), model(more), rtol=1e-5, atol=1e-5)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(more), model(more), rtol=1e-5, atol=1e-5)
 
 
 def test_the_answer_stays_near_and_the_rest_still_learns():

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import plait
+from plait.core.attend import recorded, with_backend
 from plait.core.block import Stack
 from plait.core.catalog import systems
+from plait.core.recompute import recompute
 from plait.core.tokens import Tokens
 from plait.methods.token_reduction.tome import MergingBlock, merged, schedule
 from plait.parts.towers.encoder import pre_norm_blocks
@@ -121,6 +123,27 @@ def test_the_class_token_of_a_tower_of_two_still_answers():
     batch = {"image": draw(2, 3, 32, 32), "text": torch.ones(2, 5, dtype=torch.int64)}
     batch |= {"keep": {"text": torch.ones(2, 5, dtype=torch.bool)}}
     assert tower.tokens(batch["image"]).x.shape[1] == 17 - 4 and model.embed(batch)["image"].shape == (2, 16)
+
+
+@torch.no_grad()
+def test_maps_and_backends_reach_the_attention_within():
+    model, x = plait.create_model("vit_toy").eval(), draw(2, 3, 32, 32)
+    plait.apply_method(model, "tome", r=3)
+    watched, maps = recorded(model)
+    watched(x)
+    assert [m.shape for m in maps] == [(2, 2, 17, 17), (2, 2, 14, 14)]
+    torch.testing.assert_close(with_backend(model, "eager")(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_is_computed_again_merges_the_same():
+    model, x, found = plait.create_model("vit_toy"), draw(2, 3, 32, 32), []
+    plait.apply_method(model, "tome", r=3)
+    for change in (lambda m: None, recompute):
+        change(model)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
 def test_schedules():
