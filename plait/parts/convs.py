@@ -111,8 +111,7 @@ class FrozenNorm(nn.Module):
             nn.init.zeros_(t)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 def freeze_norms(model: nn.Module) -> None:
