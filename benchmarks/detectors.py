@@ -12,6 +12,7 @@ the picture in the order that the permutation's number says.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
@@ -96,8 +97,20 @@ def table(source: str, out: str) -> None:
     pq.write_table(pa.table({"image": given["image"], "boxes": boxes}), out)
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["table"]:
-        table(*sys.argv[2:4])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(dest="what", required=True)
+    timed = what.add_parser("speed", help="Forward passes and steps beside transformers'.")
+    timed.add_argument("names", nargs="*", metavar="NAME", default=list(NAMES))
+    made = what.add_parser("table", help="NLVR's pictures as a table of boxes.")
+    made.add_argument("source", metavar="IN.parquet")
+    made.add_argument("out", metavar="OUT.parquet")
+    options = parser.parse_args()
+    if options.what == "table":
+        table(options.source, options.out)
     else:
-        speed(sys.argv[2:] or list(NAMES))
+        speed(options.names)
+
+
+if __name__ == "__main__":
+    main()
