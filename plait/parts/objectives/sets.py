@@ -38,7 +38,7 @@ def matched(logits: Tensor, boxes: Tensor, truth: Tensor, exclusive: bool) -> tu
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
-        raise UsageError("learning boxes needs scipy, which is not installed: pip install scipy") from error
+        raise UsageError("learning boxes needs scipy, which is not installed: pip install 'plait[detect]'") from error
     real = ~truth[..., 0].isnan()  # (B, M)
     truth = truth.nan_to_num(0.0)
     label, edges = truth[..., 0].long(), truth[..., 1:]
