@@ -109,15 +109,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--tests", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--minutes", type=float, help="In place of epochs.")
     parser.add_argument("--system", default="llava")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/answer_shapes"))
     options = parser.parse_args()
     train, test = rows(options.rows, False, options.seed), rows(options.tests, True, options.seed + 1)
+    length = {"minutes": options.minutes} if options.minutes else {"epochs": options.epochs}
     shutil.rmtree(options.out, ignore_errors=True)
     how = dict(target="answer", inputs=["picture", "question"], image_size=SIDE, fractions=(0.92, 0.08, 0.0))
     run = plait.fit(
-        train, task="answer", system=options.system, out=options.out, seed=options.seed, epochs=options.epochs,
+        train, task="answer", system=options.system, out=options.out, seed=options.seed, **length,
         kinds={"question": "text", "answer": "text"}, **how,
     )  # fmt: skip
     made = BoundRecipe(**read_config(run.folder)["recipe"])
