@@ -66,7 +66,8 @@ def batch(info: ModelInfo, model: torch.nn.Module) -> dict:
     made |= {slot: torch.zeros(2, 3, *side) for slot in model.takes if kind(slot) == "image"}
     sounds = [slot for slot in model.takes if kind(slot) == "audio"]
     made["keep"] |= {slot: torch.ones(2, SAMPLES, dtype=torch.bool) for slot in sounds}
-    steps = {slot: spec["channels"] for slot, spec in info.arguments.get("slots", {}).items() if "channels" in spec}
+    slots = info.arguments.get("slots", {})
+    steps = {slot: spec["channels"] for slot, spec in slots.items() if spec["kind"] == "series"}
     made |= {slot: torch.zeros(2, 48, info.arguments.get("points", 3)) for slot in model.takes if slot == "points"}
     made |= {slot: torch.zeros(2, 24, channels) for slot, channels in steps.items()}
     return made | {slot: torch.zeros(2, SAMPLES) for slot in sounds}

@@ -7,6 +7,7 @@ A new system is tested by existing: its samples follow from what it takes and fr
 from __future__ import annotations
 
 import io
+import json
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,18 @@ def clouds() -> dict[str, list]:
     return {"cloud": (x @ turn).tolist(), "label": [("rod", "ball")[k] for k in kinds], "split": split(240)}
 
 
+def scattered() -> dict[str, list]:
+    """A bright or a dark block somewhere on a grey page."""
+    rng = np.random.default_rng(0)
+    pages, boxes = [], []
+    for i in range(300):
+        page, (x, y), (w, h) = rng.normal(128, 10, (32, 32)), rng.integers(0, 16, 2), rng.integers(8, 17, 2)
+        page[y : y + h, x : x + w] = (10, 245)[i % 2]
+        pages.append(png(page.clip(0, 255)))
+        boxes.append(json.dumps([{"label": ("dark", "bright")[i % 2], "box": [int(v) for v in (x, y, x + w, y + h)]}]))
+    return {"photo": pages, "blocks": boxes, "split": split(300)}
+
+
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
     Sample({"image"}, True, "classify", digits, dict(target="label", epochs=10)),
@@ -155,6 +168,7 @@ SAMPLES = [
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
     Sample({"points"}, True, "classify", clouds, dict(target="label", kinds={"cloud": "points"}, epochs=12)),
+    Sample({"image"}, True, "detect", scattered, dict(task="detect", target="blocks", epochs=20)),
     Sample({"series"}, True, "act", played, dict(task="act", epochs=20)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)

@@ -38,7 +38,10 @@ FAMILIES = (
     "git_base",
     "beit3_base_patch16_224_retrieval",
 )
-TEXT = [n for n in plait.list_models(takes="text") if (row := plait.model_info(n).weights) and "part" not in row]
+PUBLISHED = {
+    n: row for n in plait.list_models(takes="text") if {"hub", "url"} & set(row := plait.model_info(n).weights)
+}
+TEXT = [n for n, row in PUBLISHED.items() if "part" not in row]
 
 
 def learnt(texts: list[str], tokenizer: Path | None = None, most: int | None = None) -> dict:

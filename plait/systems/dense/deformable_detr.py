@@ -55,7 +55,7 @@ class DeformableDETR(nn.Module):
     exclusive = False
 
     def __init__(
-        self, *, backbone, width=256, heads=8, hidden=1024, depths=(6, 6), queries=300, levels=4, points=4, labels=91,
+        self, *, backbone, width=256, heads=8, hidden=1024, depths=(6, 6), queries=300, levels=4, samples=4, labels=91,
         refine=False, two_stage=False, frozen=True, dropout=0.1,
     ):  # fmt: skip
         super().__init__()
@@ -68,7 +68,7 @@ class DeformableDETR(nn.Module):
             convs.append(nn.Conv2d(width if n else seen[-1], width, 3, 2, 1))
         self.proj = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(width // 8, width)) for conv in convs)
         self.levels = Learned(levels, width)
-        look = partial(Deformable, levels=levels, points=points)
+        look = partial(Deformable, levels=levels, points=samples)
         layers = partial(post_norm_blocks, width, heads=heads, hidden=hidden, feed=Feed, dropout=dropout)
         self.encoder = Stack(*layers(depths[0], mix=look), gives=("levels", "places"))
         cross = partial(look, stream="image")
@@ -153,7 +153,7 @@ ROLES = ("detector",)
 PARTS = ("backbone",)
 DEFAULT = "nano"
 R50 = dict(backbone="resnet_50")
-TOY = dict(backbone="resnet_toy", width=32, heads=2, hidden=32, depths=(1, 2), queries=5, points=2, labels=10)
+TOY = dict(backbone="resnet_toy", width=32, heads=2, hidden=32, depths=(1, 2), queries=5, samples=2, labels=10)
 SMALL = dict(backbone="resnet_nano", width=96, heads=4, hidden=192, depths=(1, 3), queries=30, levels=3)
 SIZES = {
     "toy": TOY | dict(levels=2, dropout=0.0),

@@ -92,7 +92,7 @@ B32_FILE = dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patc
 B16_FILE = dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224")
 L14_FILE = dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224")
 L336_FILE = dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336")
-OPENAI_FILE = TIMM | dict(licence="mit", source="timm")
+OPENAI_FILE = TIMM | dict(source="timm")
 HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
 WEIGHTS = {
     "base_patch32_224": CROP_90 | dict(hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k"),
@@ -104,8 +104,8 @@ WEIGHTS = {
     "large_patch14_336": HALF_SQUASH | dict(hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"),
     "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k"),
     "huge_patch14_336": SQUASH | dict(hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k"),
-    "base_patch32_quickgelu_224": OPENAI_FILE | B32_FILE,
-    "base_patch16_quickgelu_224": OPENAI_FILE | B16_FILE,
+    "base_patch32_quickgelu_224": OPENAI_FILE | CROP_90 | B32_FILE,
+    "base_patch16_quickgelu_224": OPENAI_FILE | CROP_90 | B16_FILE,
     "large_patch14_quickgelu_224": OPENAI_FILE | L14_FILE,
     "large_patch14_quickgelu_336": OPENAI_FILE | L336_FILE,
 }
