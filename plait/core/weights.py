@@ -136,7 +136,21 @@ def converted(state: State, rules: Sequence[Rule], *, reverse: bool = False) -> 
                 raise PlaitError(f"got tensors that do not go together: {shapes}: {error}") from error
             yield taken, dict(zip(names, made, strict=bool(targets)))
     if left:
+        _refuse_headless(left, [rule.ours if reverse else rule.public for rule in rules])
         raise PlaitError(f"{len(left)} keys that no rule knows: {_some(left)}. Is this the layout that `source` names?")
+
+
+def _refuse_headless(left: State, groups: Sequence[Sequence[str]]) -> None:
+    """Raise ValueError where keys are left because the first of their group, by which it is found, is missing."""
+    short = []
+    for sources in groups:
+        names = {name for source in sources for name in re.findall(r"\{(\w+)", source)}
+        for key, pattern in ((key, _pattern(s)) for s in sources[1:] for key in left):
+            if (match := pattern.fullmatch(key)) and names <= match.groupdict().keys():
+                short.append(([k for s in sources if (k := _fill(s, match.groupdict())) not in left], key))
+    if short:
+        missing, key = min(short, key=lambda pair: len(pair[0]))
+        raise PlaitError(f"{key} is there but {', '.join(missing)} is missing: the weights are incomplete")
 
 
 def _pattern(template: str) -> re.Pattern:
