@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import PlaitError
@@ -189,7 +190,12 @@ def handed_on(info: ModelInfo, chosen: dict) -> dict[str, dict]:
 
 def model_class(info: ModelInfo) -> Any:
     """The class of the system's models (imports torch)."""
-    return importlib.import_module(info.system.module).MODEL
+    return system_module(info).MODEL
+
+
+def system_module(info: ModelInfo) -> ModuleType:
+    """The system's file, imported."""
+    return importlib.import_module(info.system.module)
 
 
 @cache

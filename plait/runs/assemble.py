@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, cast
 
 from torch import nn
 
-from plait.core.catalog import ModelInfo, model_class, model_info, systems
+from plait.core.catalog import ModelInfo, model_class, model_info, system_module, systems
 from plait.core.methods import Change
 from plait.core.recipe import Recipe
 from plait.core.roles import ROLES, Model
@@ -146,11 +144,7 @@ def fitted(model: type[Model], shapes: dict[str, dict], slots: dict[str, dict], 
 
 def objective(info: ModelInfo) -> Objective | None:
     """The system's own, where it has one."""
-    module = _module(info)
+    module = system_module(info)
     if not hasattr(module, "objective"):
         return None
     return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
-
-
-def _module(info: ModelInfo) -> ModuleType:
-    return importlib.import_module(info.system.module)

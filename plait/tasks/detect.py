@@ -49,11 +49,12 @@ class Detector(TaskModel):
         out = self.bound.found(batch)
         logits, boxes = out["logits"][:, -1].float(), corners(out["boxes"][:, -1].float())
         p = logits.softmax(-1)[..., :-1] if self.bound.system.exclusive else logits.sigmoid()
-        score, at = p.flatten(1).topk(min(MOST, p[0].numel()), 1)
-        guess, label = at // p.shape[2], at % p.shape[2]
         if self.bound.system.exclusive:  # one label each
-            score, at = p.amax(2).sort(1, descending=True)
-            guess, label = at, p.argmax(2).gather(1, at)
+            score, guess = p.amax(2).sort(1, descending=True)
+            label = p.argmax(2).gather(1, guess)
+        else:
+            score, at = p.flatten(1).topk(min(MOST, p[0].numel()), 1)
+            guess, label = at // p.shape[2], at % p.shape[2]
         box = boxes.gather(1, guess[..., None].expand(-1, -1, 4))
         window = batch["window"][self.source]
         low, size = window[:, None, :2].repeat(1, 1, 2), (window[:, None, 2:] - window[:, None, :2]).repeat(1, 1, 2)
