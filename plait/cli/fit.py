@@ -52,6 +52,8 @@ def fit(
 
     $ plait fit calls.csv --task transcribe --target said --system zipformer
 
+    $ plait fit questions.csv --task answer --target answer --system llava --part vision=runs/tower
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:

@@ -70,7 +70,8 @@ def read_settings(texts: dict[str, Any]) -> dict[str, Any]:
 def _value(field: Field, text: Any) -> Any:
     if "read" in field.metadata:
         read = field.metadata["read"]
-        return [read(t) for t in text] if isinstance(text, list) else read(text)
+        found = [read(t) for t in text] if isinstance(text, list) else read(text)
+        return dict(found) if get_origin(TYPES[field.name]) is dict else found
     if get_origin(TYPES[field.name]) is dict:
         return pairs(text)
     if not _repeated(field):

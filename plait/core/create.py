@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin
@@ -19,6 +19,8 @@ from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
 from plait.core.weights import Rule, State, assign, convert, converted, load_strict
 from plait.errors import PlaitError
 
+Source = bool | str | Path | State  # of weights
+
 
 def create_model(
     name: str,
@@ -29,6 +31,7 @@ def create_model(
     dtype: torch.dtype | None = None,
     mmap: bool = True,
     changes: Iterable[str | tuple[str, dict]] = (),
+    parts: Mapping[str, Source] | None = None,
     **arguments,
 ) -> nn.Module:
     """Build the model of `name` with its declared initialisation, or with published weights.
@@ -47,6 +50,8 @@ def create_model(
         so that products on CPUs may round otherwise in the last bit. False copies them.
     changes: methods to apply, in order, after the weights are there: names with options ("sinkformer:steps=5") or pairs
         of a name and a dict of options; see `list_methods`.
+    parts: of a system made of others, which of these begin with weights of their own: {"vision": a path or URL, as for
+        `pretrained`, True, or a state dict in our layout}.
     arguments: constructor arguments that override the size's own, such as num_classes=10.
 
     Raises ValueError for an unknown name, an unknown argument, weights that do not fit or that cannot be had, and for
@@ -60,7 +65,7 @@ def create_model(
     except TypeError as error:
         raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
     anew = getattr(model, "classifier", ()) if {"num_classes", "labels"} & arguments.keys() else ()
-    _fill(info, model, arguments, pretrained, anew, seed=seed, device=device, dtype=dtype, share=mmap)
+    _fill(info, model, arguments, pretrained, anew, parts or {}, seed=seed, device=device, dtype=dtype, share=mmap)
     model = apply_methods(model, wanted)
     return model if dtype is None else model.to(dtype)
 
@@ -69,26 +74,41 @@ def _fill(
     info: ModelInfo,
     model: nn.Module,
     arguments: dict,
-    pretrained: bool | str | Path,
+    pretrained: Source,
     anew: tuple[str, ...] = (),
+    sources: Mapping[str, Source] = {},
     *,
+    spare: Set[str] = frozenset(),
     seed: int,
     device: str | torch.device,
     **how,
 ) -> None:
     """Give a model on meta its weights, published or first ones. Other models that it is made of have their own, unless
-    one file holds the whole."""
+    one file holds the whole. spare: keys that the model has no more, and its weights may have."""
     row, chosen = info.weights, info.arguments | arguments
     parts = handed_on(info, chosen)
     own = pretrained is not True or not parts or {"hub", "url"} & set(row)
     whole = pretrained and own and (pretrained is not True or "part" not in row)
+    if odd := sorted(sources.keys() - parts.keys()):
+        raise PlaitError(f"{info.name} is made of {', '.join(parts) or 'no other systems'}, got weights for {odd[0]}")
+    if whole and sources:
+        raise PlaitError(f"the weights of {info.name} hold {', '.join(sources)} too: give either, not both")
     for part, theirs in () if whole else parts.items():
-        inner = getattr(model, part)
+        inner, source = getattr(model, part), sources.get(part, pretrained)
         classes = getattr(inner, "classifier", ())  # which the whole may have taken off
-        _fill(model_info(chosen[part]), inner, theirs, pretrained, classes, seed=seed, device=device, **how)
+        spare = build(chosen[part], **theirs).state_dict().keys() - inner.state_dict().keys()  # as all of these
+        try:
+            _fill(
+                model_info(chosen[part]), inner, theirs, source, classes, spare=spare, seed=seed, device=device, **how
+            )
+        except PlaitError as error:
+            if part not in sources:
+                raise
+            raise PlaitError(f"{part}: {error}") from error
     if pretrained and own:
         weights = _find(info, pretrained)
         body, groups = _published(info, model, weights, anew)
+        groups = ((taken, {k: t for k, t in made.items() if k not in spare}) for taken, made in groups)
         assign(body, groups, anew=anew, release=weights.release, device=device, **how)
     if parts and not whole:
         initialise_new(model, scheme=getattr(model, "scheme", {}), seed=seed, device=device)
@@ -98,8 +118,10 @@ def _fill(
         initialise(model, seed=seed, device=device)
 
 
-def _find(info: ModelInfo, source: bool | str | Path) -> Weights:
+def _find(info: ModelInfo, source: Source) -> Weights:
     """The published weights of a size (True), or those at a path or URL."""
+    if isinstance(source, dict):
+        return source if isinstance(source, Weights) else Weights(source)
     row, where = info.weights, str(source)
     fetch: Callable[[str], Path]
     if source is True and not {"hub", "url"} & row.keys():

@@ -145,6 +145,7 @@ class Schema:
         max_tokens: int | None = None,
         vocab: int = 8000,
         tokenizer_file: str | Path | None = None,
+        tokenizer: str | None = None,
         longest: float = 0.99,
         pieces: int | None = None,
         one_vocabulary: bool = False,
@@ -155,7 +156,7 @@ class Schema:
             image_size: pixels, one number for squares or [H, W]; None lets the pictures decide.
             crop: how pictures are resized and cropped, the arguments of `plait.data.kinds.crop.crop`; None letterboxes.
             max_tokens: the most tokens per text, special ones included. vocab: the size of a learnt vocabulary.
-            tokenizer_file: a published tokenizer.json to use instead of learning one.
+            tokenizer_file: a published tokenizer.json to use instead of learning one. tokenizer: the text of one.
             longest: the share of the sounds that are to be read whole.
             pieces: about how many pieces of words a spelled text is made of; None: characters.
             one_vocabulary: texts that are given and that are asked for are of the same words.
@@ -176,12 +177,13 @@ class Schema:
             longest,
             crop,
             pieces,
+            tokenizer,
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
         texts = [c for c in self.used("input") + self.used("target") if c.kind == "text"]
-        if one_vocabulary and not tokenizer_file:
+        if one_vocabulary and not (tokenizer_file or tokenizer):
             chunks = [chunk for c in texts for chunk in table.column(c.name).take(pa.array(rows)).cast("string").chunks]
             options.tokenizer = KINDS["text"].fit(pa.chunked_array(chunks, "string"), options)["tokenizer"]
         for column in self.used("input") + self.used("target"):

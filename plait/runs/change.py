@@ -15,7 +15,7 @@ from torch import nn
 from plait.core.methods import apply_methods, merge_changes, method_info, read_change, written
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe
-from plait.runs.folder import read_json, write_json
+from plait.runs.folder import CONFIG, read_json, write_json
 from plait.runs.run import Run, load, save_run
 from plait.train.parallel import to_device
 
@@ -48,7 +48,7 @@ def change(
     old, new = Path(folder), Path(out)
     if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise UsageError(f"{new} already exists: give another out")
-    run, config = load(old, device=device), read_json(old / "config.json")
+    run, config = load(old, device=device), read_json(old / CONFIG)
     made = BoundRecipe(**config["recipe"])
     system = run.model.bound.system
     assert isinstance(system, nn.Module)
@@ -64,7 +64,7 @@ def change(
     config["settings"]["methods"] = config["recipe"]["changes"]
     config["changed_from"] = str(old.resolve())
     new.mkdir(parents=True, exist_ok=True)
-    write_json(new / "config.json", config)
+    write_json(new / CONFIG, config)
     if (old / "bad_rows.parquet").exists():
         shutil.copy(old / "bad_rows.parquet", new)
     return save_run(new, run.schema, run.task, run.model, run.precision)

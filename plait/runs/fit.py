@@ -26,20 +26,18 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.console import Console
-from plait.runs.folder import write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
 from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, machine, make_plan, pick_device
 from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
-from plait.runs.run import MODEL, Run, save_run
+from plait.runs.run import Run, save_run
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train
-
-CONFIG = "config.json"
 
 
 def fit(
@@ -94,7 +92,8 @@ def fit(
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
-        system = made.build(seed=settings.seed, pretrained=False if held else settings.pretrained, mmap=False)
+        start = {} if held else {"pretrained": settings.pretrained, "parts": data.parts.sources}
+        system = made.build(seed=settings.seed, mmap=False, **start)
     with torch.random.fork_rng([]):
         torch.manual_seed(settings.seed)  # of what a task puts around the system
         model = data.task.model(made.bind(system), objective(data.info))
@@ -144,7 +143,7 @@ def _train(
     resume,
 ) -> Run:
     data = job.data
-    write_json(folder / "schema.json", data.schema.to_json())
+    write_json(folder / SCHEMA, data.schema.to_json())
     sweep(folder)
     data.rows.bad.write(folder / "bad_rows.parquet")
     console.start("training", plan.epochs * job.steps_per_epoch)

@@ -13,6 +13,8 @@ import pyarrow.parquet
 from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
 
+CONFIG, SCHEMA, MODEL = "config.json", "schema.json", "model.safetensors"
+
 
 def read_json(path: Path) -> dict:
     try:

@@ -4,7 +4,7 @@ training."""
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, reads, recipe, role_for
 from plait.runs.console import Console
+from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
@@ -45,6 +46,7 @@ class Prepared:
     target_bad: Counter = field(default_factory=Counter)
     duplicates: list = field(default_factory=list)
     check: dict = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -52,7 +54,7 @@ class Prepared:
 
     def recipe(self, settings: Settings) -> BoundRecipe:
         """How to build the system for these columns, with the methods that the settings name."""
-        return _recipe(self.info, self.schema, self.task, settings)
+        return _recipe(self.info, self.schema, self.task, settings, self.parts)
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
@@ -77,6 +79,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     fixed = reads(info)
     length = settings.max_tokens or (fixed.get("length") or 256) // (2 if kind.one_vocabulary else 1)
     tokenizer: str | Path | None = settings.tokenizer
+    parts = read_parts(info, settings.parts)
     texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
     if texts and settings.pretrained and not tokenizer:
         tokenizer = published_tokenizer(info, settings.pretrained)
@@ -84,10 +87,11 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     schema.fit(
         table,
         splits["train"],
-        image_size=settings.image_size or fixed.get("image") or published.get("image"),
+        image_size=settings.image_size or parts.image or fixed.get("image") or published.get("image"),
         crop={name: published[name] for name in CROP} if "crop_pct" in published else None,
         max_tokens=length,
-        tokenizer_file=tokenizer,
+        tokenizer_file=tokenizer or parts.tokenizer,
+        tokenizer=None if tokenizer else parts.words,
         longest=kind.longest,
         pieces=settings.pieces,
         one_vocabulary=kind.one_vocabulary,
@@ -97,7 +101,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
         for words in [task.needs["words"]] if "words" in task.needs else read:  # a writer's are of one tokenizer
             check_vocabulary(info, words, tokenizer)
-    made = _recipe(info, schema, task, settings)
+    made = _recipe(info, schema, task, settings, parts)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
     rows = Rows(
         table, schema, allow_outside=settings.allow_outside, workers=settings.workers, asked=kind.asks is not None
@@ -125,15 +129,17 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         target_bad=_unasked(rows) + Counter(left_out),
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
+        parts=parts,
     )
 
 
-def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings) -> BoundRecipe:
+def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings, parts: Parts) -> BoundRecipe:
     for name, _ in settings.methods:
         if why := method_info(name).by_hand:
             raise UsageError(f"--method {name} is not for `plait fit`: {why}. Apply it from Python")
-    pretrained = bool(settings.pretrained)
-    return recipe(info, schema, type(task), pretrained=pretrained, changes=settings.methods, **task.needs)
+    pretrained = bool(settings.pretrained or parts.tokenizer)
+    made = recipe(info, schema, type(task), pretrained=pretrained, changes=settings.methods, **task.needs)
+    return replace(made, arguments=made.arguments | parts.arguments, **parts.scale)
 
 
 def guess(table: Table, settings: Settings) -> Schema:

@@ -27,13 +27,11 @@ from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.folder import read_json, write_json, write_table
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.predict import asked_how, merge, outputs, stream
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
-
-MODEL = "model.safetensors"
 
 
 @dataclass
@@ -359,7 +357,7 @@ def save_run(folder: Path, schema: Schema, task: Task, model: TaskModel, precisi
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
         ) from error
-    write_json(folder / "schema.json", schema.to_json())
+    write_json(folder / SCHEMA, schema.to_json())
     return Run(folder, schema, task, model.eval(), precision)
 
 
@@ -367,11 +365,11 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is
     damaged."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is no run folder: it has no config.json")
     if not (folder / MODEL).is_file():
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
-    config, schema = read_json(folder / "config.json"), Schema.from_json(read_json(folder / "schema.json"))
+    config, schema = read_json(folder / CONFIG), Schema.from_json(read_json(folder / SCHEMA))
     made, task = BoundRecipe(**config["recipe"]), TASKS[config["task"]["task"]].from_json(config["task"], schema)
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))

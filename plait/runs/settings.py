@@ -28,6 +28,14 @@ def whole(text: str) -> int | None:
         raise UsageError(f"got {text!r}, expected a whole number or auto") from None
 
 
+def part(text: str) -> tuple[str, str]:
+    """ "vision=runs/tower" -> ("vision", "runs/tower")."""
+    name, _, where = text.partition("=")
+    if not name.strip() or not where.strip():
+        raise UsageError(f"got {text!r}, expected PART=RUN, such as vision=runs/tower")
+    return name.strip(), where.strip()
+
+
 def share(text: str) -> float:
     """ "1%" or "0.01" -> 0.01."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", text)
@@ -84,6 +92,13 @@ class Settings:
     pieces: int | None = setting("Spell transcripts in about so many pieces of words.", metavar="NUMBER")
     pretrained: bool | str = setting(
         "Start from the published weights (the hub is asked), or a path or URL.", False, hidden=True
+    )
+    parts: dict[str, str] = setting(
+        "Begin a part of a system that is made of others with the weights of a run, or of a file.",
+        dict,
+        option="part",
+        metavar="PART=RUN",
+        read=part,
     )
     allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
     workers: int = setting("Threads that decode pictures and sounds.", 2)

@@ -96,7 +96,7 @@ DEFAULT = "nano"
 SIZES = {
     "toy": dict(vision="vit_clip_toy", num_classes=0, words="llama_toy", skip=1, mark=5),
     "nano": dict(vision="vit_clip_nano", num_classes=0, words="llama_nano", frozen=False),
-    "nano_frozen": dict(vision="vit_clip_nano", num_classes=0, words="llama_nano"),
+    "nano_frozen": dict(vision="vit_clip_nano", num_classes=0, words="llama_nano", skip=1),
     "1.5_7b": TOWER | dict(words="llama_2_7b", vocab=32064),
     "1.5_13b": TOWER | dict(words="llama_2_13b", vocab=32064),
     "bakllava": TOWER | dict(words="llama_mistral_7b_v0.1", vocab=32064),
