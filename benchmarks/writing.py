@@ -145,7 +145,7 @@ def memory(rounds: int, words: int) -> None:
 
 
 def long(rounds: int, words: int) -> None:
-    """The peak of a process that holds 16,384 words, and of one layer that reads as many at once."""
+    """What 16,384 words take beside the weights, held and read at once, and the word after them."""
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
@@ -153,10 +153,12 @@ def long(rounds: int, words: int) -> None:
     pages = [Memory(({"self": (torch.zeros(1, g, 16384, 64),) * 2},) * 12) for g in (12, 4)]
     sizes = [sum(t.nbytes for page in held.pages for t in page["self"]) / 1024**3 for held in pages]
     print(f"keys and values of 16,384 words in float32: {sizes[0]:.2f} GiB, with 4 heads of them {sizes[1]:.2f} GiB")
-    one = ours(torch.float32, depth=1)
+    del pages
+    model = ours(torch.float32)
     start = peak()
-    one.prefill({"text": torch.randint(5, 32000, (1, 16384))})
-    print(f"one layer reads 16,384 words at once: peak {peak() - start:+.2f} GiB (a mask of N x N: 0.25 GiB as bool)")
+    cache = model.prefill({"text": torch.randint(5, 32000, (1, 16384))})
+    model.step(torch.full((1, 1), 7), cache)
+    print(f"reading them at once and writing one more: peak {peak() - start:+.2f} GiB beside {start:.2f} before")
 
 
 def main() -> None:
