@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-changed parity lint types docs clean
+.PHONY: demo test test-changed parity mutation lint types docs clean
 
 demo: .venv/plait
 	$(BIN)/plait demo
@@ -21,6 +21,10 @@ parity: .venv/test
 lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# does it notice a wrong number in any size's row? slower still
+mutation: .venv/test
+	$(BIN)/python -m tests.parity.mutation
 
 # the rooms that pyproject.toml names
 types: .venv/test

@@ -15,6 +15,7 @@ from tests.parity.official import digest
 from tests.parity.recorded import noise
 
 SYSTEM = "autoencoder_kl"
+SCALE = 0.18215  # diffusers' scaling_factor
 CASES = {"autoencoder_kl_sd_ft_mse": 0.33, "autoencoder_kl_sd_ft_ema": 0.33}
 NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
@@ -29,6 +30,7 @@ def older(state: dict) -> dict:
 @torch.no_grad()
 def parity(name: str) -> Row:
     model = plait.create_model(name).eval()
+    assert model.scale == SCALE
     state = newer(plait.save_weights(model, "diffusers"))
     assert digest(state) == NUMBERS["digest"]
     state = {k: noise(k, tuple(v.shape)) for k, v in state.items()}

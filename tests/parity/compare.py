@@ -8,6 +8,7 @@ smallest ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,11 +39,10 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
     hides."""
     generator = torch.Generator().manual_seed(seed)
     for p in model.parameters():
-        noise = torch.randn(p.shape, generator=generator)
         if p.dim() <= 1:  # norm weights, biases, scales: near what they are, clearly not what they are
-            p.add_(0.2 * noise)
+            p.add_(0.2 * torch.randn(p.shape, generator=generator))
         elif float(p.abs().max()) < 1e-3:  # zero-initialised tables and projections
-            p.add_(0.02 * noise)
+            p.add_(0.02 * torch.randn(p.shape, generator=generator))
     for name, b in model.named_buffers():
         if name.endswith("running_mean"):
             b.add_(0.2 * torch.randn(b.shape, generator=generator))
@@ -51,10 +51,17 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
+def count_whole(make: Callable[[], nn.Module]) -> int:
+    """The parameters of a reference that is compared with fewer layers, counted on the whole one without storage."""
+    with torch.device("meta"):
+        return count(make())
+
+
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    """max |ours - theirs| / max |theirs|; shapes must agree."""
+    """max |ours - theirs| / max |theirs|, infinite where that is no number; shapes must agree."""
     if ours.shape != theirs.shape:
         raise AssertionError(f"shapes differ: ours {tuple(ours.shape)}, theirs {tuple(theirs.shape)}")
     if float(theirs.std()) < 1e-6:
         raise AssertionError("the reference's output is constant: comparing it would prove nothing")
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    error = float((ours - theirs).abs().max() / theirs.abs().max())
+    return error if error == error else float("inf")

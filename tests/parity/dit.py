@@ -37,6 +37,8 @@ def inputs(side: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
 def parity(name: str) -> Row:
     facts, whole = NUMBERS["sizes"][name.removeprefix("dit_")], build(name)
     assert digest(plait.save_weights(whole.denoiser, "official")) == facts["digest"]
+    side = 64 if name.endswith("512") else 32  # of the latents
+    assert (whole.sample, whole.predicts) == ((4, side, side), "noise")
     model = filled(plait.create_model(name, depth=2).denoiser)
     x, time, ids = inputs(whole.sample[1], 1000)
     made = model(x, time, model.labels[0](ids)).flatten()[::97]

@@ -1,38 +1,40 @@
 """LLaVA against transformers: logits of every word behind a picture, which stands among padded words.
 
-At full width, with fewer layers of the language model and fewer words; the row says how many.
+At full width, with fewer layers of both and fewer words; the row says how many.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import plait
-from plait.core.catalog import systems
-from tests.parity.compare import Row, count, perturb, relative_error
+from plait.core.catalog import build, systems
+from tests.parity.compare import Row, count, count_whole, perturb, relative_error
 from tests.peers import declare_torchvision
 
 SYSTEM, CUTS = "llava", True
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
-DEPTH, VOCAB, MARK = 1, 1000, 900
+DEPTH, EYES, VOCAB, MARK = 1, 3, 1000, 900
 
 
-def config(reference: str):
-    """What the published config.json of `reference` says, but for `DEPTH` layers and `VOCAB` words."""
+def config(reference: str, *, depth: int, eyes: int, vocab: int, mark: int):
+    """What the published config.json of `reference` says, but for these layers and words."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig
 
     vision = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=eyes, num_attention_heads=16, image_size=336,
         patch_size=14,
     )  # fmt: skip
-    cut = dict(num_hidden_layers=DEPTH, vocab_size=VOCAB, rms_norm_eps=1e-5)
+    cut = dict(num_hidden_layers=depth, vocab_size=vocab, rms_norm_eps=1e-5)
     if "bakLlava" in reference:
         text = MistralConfig(**cut)
     elif "13b" in reference:
         text = LlamaConfig(hidden_size=5120, intermediate_size=13824, num_attention_heads=40, **cut)
     else:
         text = LlamaConfig(**cut)
-    return LlavaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=MARK)
+    return LlavaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_index=mark)
 
 
 def published(theirs) -> dict:
@@ -51,9 +53,16 @@ def parity(name: str) -> Row:
     declare_torchvision()
     from transformers import LlavaForConditionalGeneration
 
-    made = config(CASES[name])
+    info, reference = plait.model_info(name), CASES[name]
+    whole = config(reference, depth=40 if "13b" in reference else 32, eyes=24, vocab=32064, mark=32000)
+    parameters = info.parameters, count_whole(partial(LlavaForConditionalGeneration, whole))
+    if parameters[0] != parameters[1] or build(name).mark != whole.image_token_index:
+        return Row(name, f"transformers {reference}", *parameters, float("inf"))
+    made = config(reference, depth=DEPTH, eyes=EYES, vocab=VOCAB, mark=MARK)
     theirs = perturb(LlavaForConditionalGeneration(made))
     ours = plait.create_model(name, vocab=VOCAB, mark=MARK, depth=DEPTH).eval()
+    ours.vision.stack.blocks = ours.vision.stack.blocks[:EYES]
+    assert count(ours) == count(theirs)
     plait.load_weights(ours, published(theirs), source="transformers")
     g = torch.Generator().manual_seed(1)
     ids = torch.randint(10, 800, (2, 12), generator=g)
@@ -67,5 +76,7 @@ def parity(name: str) -> Row:
     batch = {"image": x, "text": ids[:, :8], "keep": {"text": keep[:, :8]}}
     got, _ = ours.step(ids[:, 8:], ours.prefill(batch))
     error = relative_error(got, expected)
-    said = f"transformers {CASES[name]}, {DEPTH} layer and {VOCAB} words of the language model"
-    return Row(name, said, count(ours), count(theirs), error)
+    said = (
+        f"transformers {reference}, {DEPTH} layer and {VOCAB} words of the language model, {EYES} of the tower's layers"
+    )
+    return Row(name, said, *parameters, error)
