@@ -118,10 +118,15 @@ class CrossAttention(nn.Module):
         unpacked(t, other)
         (q,) = split_heads(self.q(t.x), 1, self.heads)  # (B, H, N, E)
         pair = None if page is None else page.streams.get(self.stream)
-        k, v = split_heads(self.kv(other.x), 2, self.heads) if pair is None else pair  # each (B, H, M, E)
+        k, v = self.keys_and_values(other.x) if pair is None else pair
         t = self.attend(t, q, k, v, to=other)
         page = page if page is None or pair is not None else page.holding(self.stream, (k, v))
         return t.replace(x=self.out(merge_heads(t.x)), memory=page)
+
+    def keys_and_values(self, x: Tensor) -> KeyValue:
+        """Of the stream (B, M, C): (B, H, M, E) each."""
+        k, v = split_heads(self.kv(x), 2, self.heads)
+        return k, v
 
 
 def split_heads(x: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:

@@ -18,8 +18,8 @@ from plait.core.tokens import Tokens
 @runtime_checkable
 class Model(Protocol):
     """What every system has. takes: the slots that it reads. fits: the arguments of its constructor that follow from
-    the data: image (H, W), rate (samples a second), vocab and mask (of the tokenizer), or slots, whatever there is to
-    read.
+    the data: image (H, W), rate (samples a second) and seconds (of the longest sound), vocab and mask (of the
+    tokenizer), or slots, whatever there is to read.
     """
 
     takes: tuple[str, ...]
@@ -116,7 +116,10 @@ class Detector(Model, Protocol):
 
 @runtime_checkable
 class Generator(Model, Protocol):
-    """Writes a text, word by word. begin, end: ids; length: the most words. A cache is a pytree of tensors, B first."""
+    """Writes a text, word by word. begin, end: ids; length: the most words. A cache is a pytree of tensors, B first.
+
+    One may also have `never` and `never_first`: ids that it does not write at all, or not as the first word.
+    """
 
     begin: int
     end: int

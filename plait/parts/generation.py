@@ -161,7 +161,7 @@ def stream(
             seen.scatter_(1, token, True)
             logits = torch.where(seen, torch.where(logits > 0, logits / repetition, logits * repetition), logits)
         logs = logits.log_softmax(-1)
-        logs = logs if allowed is None else allowed.mask(logs, nodes)
+        logs = hushed(model, logs, n == 0) if allowed is None else allowed.mask(logs, nodes)
         chosen = pick(logs).masked_fill(done, 0)
         yield Word(chosen, logs.gather(1, chosen[:, None])[:, 0].masked_fill(done, 0.0), ~done)
         done, token = done | (chosen == model.end), chosen[:, None]
@@ -176,10 +176,11 @@ def stream(
 def generate(model: Generator, batch: dict, *, most: int, **how: Any) -> Written:
     """Write at most `most` words for every row.
 
-    pick: chooses each, `best` or a `Sampler`. allowed: write one of these texts. begin (B,): the word to go on from,
-    such as the last of a question; None: `model.begin`. stop: sequences of words after which a text is over; they are
-    part of it. repetition: by how much words that were there are less likely, as transformers' `repetition_penalty`.
-    laid_out: lay out the memory for `most` words before, which is faster for long texts.
+    pick: chooses each, `best` or a `Sampler`. allowed: write one of these texts, whatever the model never writes
+    otherwise. begin (B,): the word to go on from, such as the last of a question; None: `model.begin`. stop: sequences
+    of words after which a text is over; they are part of it. repetition: by how much words that were there are less
+    likely, as transformers' `repetition_penalty`. laid_out: lay out the memory for `most` words before, which is faster
+    for long texts.
     Raises ValueError where `most` words have no room in the model, or the allowed texts none in `most`.
     """
     words = list(stream(model, batch, most=most, **how))
@@ -201,6 +202,13 @@ def pieces(words: Iterable[Word], decode: Callable[[list[int]], str]) -> Iterato
         whole = [old if new.endswith("\N{REPLACEMENT CHARACTER}") else new for old, new in zip(told, now)]
         yield [new[len(old) :] for old, new in zip(told, whole)]
         told = whole
+
+
+def hushed(model: Generator, logs: Tensor, first: bool) -> Tensor:
+    """Log-probabilities (B, V) with -inf for the words in `model.never`, and for the first word of a text for those in
+    `model.never_first`, where the model has these."""
+    words = (*getattr(model, "never", ()), *(getattr(model, "never_first", ()) if first else ()))
+    return logs.index_fill(1, torch.tensor(words, device=logs.device), -torch.inf) if words else logs
 
 
 def roomy(cache: Any, more: int) -> Any:
@@ -273,7 +281,7 @@ def beam(
     for n in range(1, most + 1):
         logits, cache = model.step(token, cache)
         logs = logits[:, -1].float().log_softmax(-1)
-        logs = logs if allowed is None else allowed.mask(logs, nodes)
+        logs = hushed(model, logs, n == 1) if allowed is None else allowed.mask(logs, nodes)
         sums = live[..., None] + logs.unflatten(0, (rows, size))  # (B, K, V)
         top, at = sums.flatten(1).topk(2 * size)  # at most `size` of these end
         parent, word = at // sums.shape[2], at % sums.shape[2]

@@ -59,6 +59,9 @@ class TextKind(Kind):
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), and the ids of the
         special tokens."""
+        return self._fit(column, options)
+
+    def _fit(self, column: pa.ChunkedArray, options: FitOptions, asked: bool = False) -> dict:
         texts = [
             t
             for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict)))
@@ -68,7 +71,7 @@ class TextKind(Kind):
             tokenizer = _published(options.tokenizer_file)
         else:
             tokenizer = tokenizer_of(options.tokenizer) if options.tokenizer else train_bpe(texts, options.vocab)
-        ids = special_ids(tokenizer)
+        ids = special_ids(tokenizer, asked)
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         limit = options.max_tokens or MOST_TOKENS
         if limit < ends + 1:
@@ -84,7 +87,7 @@ class TextKind(Kind):
         """Of texts without the spaces around them: as long as the longest is, and no longer than `max_tokens`; `usual`
         is the commonest, as the tokenizer gives it back, and `share` how common it is."""
         texts = [t for t in (as_text(c).strip() for c in cells_of(column)) if t]
-        params = self.fit(pa.chunked_array([pa.array(texts, pa.string())]), options)
+        params = self._fit(pa.chunked_array([pa.array(texts, pa.string())]), options, asked=True)
         tokenizer = tokenizer_of(params["tokenizer"])
         if params["sep"] is None:  # nothing is put after a text that is read; one that is written must end
             params["sep"] = named(tokenizer)["sep"]
@@ -165,17 +168,19 @@ class TextKind(Kind):
         return drop_tokens(x, keep, shape, generator, strength), None
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
+def special_ids(tokenizer: Tokenizer, asked: bool = False) -> dict[str, int | None]:
     """{role: id} of the roles in NAMES; None where the tokenizer has no such token.
 
     cls and sep are what its own post-processor puts before and after a text; only where it has none do names decide.
-    Raises UsageError where it puts several tokens on one side.
+    Raises UsageError where it puts several tokens on one side. asked: of a text that is written several may stand
+    before: its words follow the last, and those before that are in the model's hands, as they say what is asked.
     """
     ids = named(tokenizer)
     bare, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     if bare != whole:
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         first, last = whole[:at], whole[at + len(bare) :]
+        first = first[-1:] if asked else first
         if max(len(first), len(last)) > 1:
             raise UsageError(f"the tokenizer puts {first} before and {last} after a text: expected at most one each")
         ids["cls"], ids["sep"] = (found[0] if found else None for found in (first, last))
