@@ -149,6 +149,7 @@ class Schema:
         longest: float = 0.99,
         pieces: int | None = None,
         one_vocabulary: bool = False,
+        rate: int | None = None,
     ) -> Schema:
         """Learn every input and target column's params from the training rows `rows` only. Returns itself.
 
@@ -160,6 +161,7 @@ class Schema:
             longest: the share of the sounds that are to be read whole.
             pieces: about how many pieces of words a spelled text is made of; None: characters.
             one_vocabulary: texts that are given and that are asked for are of the same words.
+            rate: samples a second of all sounds; None lets the sounds decide.
         """
         size = (
             [image_size, image_size]
@@ -178,6 +180,7 @@ class Schema:
             crop,
             pieces,
             tokenizer,
+            rate=rate,
         )
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:

@@ -68,11 +68,12 @@ def role_for(task: type[Task], info: ModelInfo) -> str | None:
 
 
 def reads(info: ModelInfo) -> dict[str, Any]:
-    """What the system's size fixes of its inputs: `image` (H, W) and `length` (most tokens); absent where it leaves
-    them open."""
+    """What the system's size fixes of its inputs: `image` (H, W), `length` (most tokens), and `rate`, where weights are
+    published that hear sounds at one; absent where it leaves them open."""
     model = model_class(info)
     fixed = ["image"] * ("image" in model.fits) + ["length"] * ("text" in info.takes and "slots" not in model.fits)
-    return {name: argument(info, name) for name in fixed}
+    heard = {name: info.weights[name] for name in ("rate",) if name in info.weights}
+    return {name: argument(info, name) for name in fixed} | heard
 
 
 def argument(info: ModelInfo, name: str) -> Any:
@@ -121,20 +122,21 @@ FITTED = {
     "points": ("points", "channels"),
     "image": ("image", "size"),
     "rate": ("audio", "rate"),
+    "seconds": ("audio", "seconds"),
     "vocab": ("text", "vocab"),
     "mask": ("text", "mask"),
 }
-WORDS = ("vocab", "mask")  # published weights have their own
+OWN = ("vocab", "mask", "seconds")  # of published weights
 
 
 def fitted(model: type[Model], shapes: dict[str, dict], slots: dict[str, dict], pretrained: bool) -> dict[str, Any]:
-    """The constructor's arguments in `model.fits`, from the shapes of the slots; those of a tokenizer are left alone
-    where the weights are published."""
+    """The constructor's arguments in `model.fits`, from the shapes of the slots; those in `OWN` are left alone where
+    the weights are published."""
     found: dict[str, Any] = {}
     for name in model.fits:
         if name == "slots":
             found[name] = slots
-        elif not (pretrained and name in WORDS):
+        elif not (pretrained and name in OWN):
             kind, key = FITTED[name]
             for shape in shapes.values():
                 if shape["kind"] == kind and shape[key] is not None:

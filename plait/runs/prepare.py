@@ -76,11 +76,14 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     table, splits = kind.extend(table, schema, splits, settings.seed)
     kind = kind.variant(schema, table)
     info = choose(system_name(settings, schema, kind), schema, kind)
+    role = role_for(kind, info)
+    kind = kind.by(role)
+    schema.ask(kind.asks)
     fixed = reads(info)
     length = settings.max_tokens or (fixed.get("length") or 256) // (2 if kind.one_vocabulary else 1)
     tokenizer: str | Path | None = settings.tokenizer
     parts = read_parts(info, settings.parts)
-    texts = any(s.kind == "text" for s in schema.slots) or role_for(kind, info) == "generator"
+    texts = any(s.kind == "text" for s in schema.slots) or role == "generator"
     if texts and settings.pretrained and not tokenizer:
         tokenizer = published_tokenizer(info, settings.pretrained)
     published = info.weights if settings.pretrained else {}
@@ -95,6 +98,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         longest=kind.longest,
         pieces=settings.pieces,
         one_vocabulary=kind.one_vocabulary,
+        rate=fixed.get("rate"),
     )
     task = kind.learn(schema)
     if texts and settings.pretrained and tokenizer:

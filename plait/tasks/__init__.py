@@ -1,8 +1,8 @@
 """Tasks: what a table's columns ask of a model. Each owns its head, loss, metrics and picture.
 
 A new one is a file here, whose name is what `--task` calls it, and a line in CHOICES. The file declares ROLES (which it
-can use, the best first), TAKES (modalities without which there is nothing to do, if any) and TASKS (its classes, each a
-`base.Task`). What is asked of no table is answered here, from
+can use, the best first), TAKES (modalities without which there is nothing to do, if any; of several in a tuple one is
+enough) and TASKS (its classes, each a `base.Task`). What is asked of no table is answered here, from
 the files' text, so that listing needs no torch.
 """
 
@@ -45,13 +45,15 @@ def roles_for(task: str) -> tuple[str, ...]:
     return declared(task)["ROLES"]
 
 
+def reads_for(task: str, takes: Iterable[str]) -> bool:
+    """Whether who reads the modalities `takes` reads what the task is of."""
+    needed, given = declared(task).get("TAKES", ()), set(takes)
+    return all(given & ({need} if isinstance(need, str) else set(need)) for need in needed)
+
+
 def tasks_of(info: catalog.ModelInfo) -> tuple[str, ...]:
     """The tasks that a model can do: it has one of the roles, and reads what the task is of."""
-    return tuple(
-        task
-        for task in CHOICES
-        if set(roles_for(task)) & set(info.roles) and set(declared(task).get("TAKES", ())) <= set(info.takes)
-    )
+    return tuple(task for task in CHOICES if set(roles_for(task)) & set(info.roles) and reads_for(task, info.takes))
 
 
 def list_models(
@@ -62,5 +64,5 @@ def list_models(
     wanted = {takes} if isinstance(takes, str) else set(takes or ())
     if task is None:
         return catalog.list_models(pattern, takes=wanted, toys=toys)
-    wanted |= set(declared(task).get("TAKES", ()))
-    return catalog.list_models(pattern, takes=wanted, roles=roles_for(task), toys=toys)
+    able = catalog.list_models(pattern, takes=wanted, roles=roles_for(task), toys=toys)
+    return [name for name in able if reads_for(task, catalog.model_info(name).takes)]

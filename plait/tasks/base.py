@@ -144,6 +144,11 @@ class Task(ABC):
         return cls
 
     @classmethod
+    def by(cls, role: str | None) -> type[Task]:
+        """The class of this `choice` that works with a system of that role: this one, unless roles answer otherwise."""
+        return cls
+
+    @classmethod
     def extend(
         cls, table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int
     ) -> tuple[Table, dict[str, np.ndarray]]:

@@ -20,7 +20,7 @@ from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, GeneratorBound
 
 ROLES = ("generator",)
-TAKES = ("image",)
+TAKES = (("image", "audio"),)
 
 SMOOTH = 0.1  # of the labels, as in GIT (arXiv:2205.14100)
 PENALTY = 0.6  # of the length, by which beams compare
@@ -88,12 +88,12 @@ class Caption(Task):
 
     name = choice = "caption"
     noun = "captions"
-    roles = ROLES
+    roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "text"
     auto = "git"
     beams = True
-    wants: ClassVar[str] = "captioning reads one column of pictures"
+    wants: ClassVar[str] = "captioning reads one column of pictures or of sounds"
 
     def __init__(self, target: str, text: dict):
         self.target, self.text = target, text
@@ -101,7 +101,7 @@ class Caption(Task):
     @classmethod
     def reads(cls, kinds: list[str]) -> bool:
         """Whether these kinds of inputs are what it writes about."""
-        return kinds == ["image"]
+        return kinds in (["image"], ["audio"])
 
     @classmethod
     def learn(cls, schema: Schema) -> Caption:

@@ -1,9 +1,10 @@
-"""What is said? A text per sound, written by a transcriber under CTC."""
+"""What is said? A text per sound: spelled by a transcriber under CTC, or written word by word by a generator that
+hears."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from plait.evaluate.intervals import Score
 from plait.parts.objectives.ctc import ctc_rows, greedy, prefix_beam
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, TranscriberBound
+from plait.tasks.caption import Caption
 from plait.tasks.known import mean_over
 
-ROLES = ("transcriber",)
+ROLES = ("transcriber", "generator")
+TAKES = ("audio",)
 
 SHOWN = 12  # transcripts in the picture
 TOO_LONG = "text too long for its sound, not learnt from"
@@ -69,19 +72,55 @@ def _beam(logits: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(labels).to(logits.device), torch.from_numpy(scores).to(logits.device)
 
 
-class Transcribe(Task):
-    """A text per row. text: what the kind `spelling` learnt of the target. Answers are a `text` each, and its
-    `probability`."""
+class Transcripts(Task):
+    """What transcripts are worth and how they are shown, whoever writes them. Answers have a `text` each."""
 
-    name = choice = "transcribe"
+    choice = "transcribe"
     noun = "transcription"
-    roles = ROLES
-    target: str
-    asks = "spelling"
+    roles: ClassVar[tuple[str, ...]] = ROLES
     auto = "zipformer"
     longest = 1.0  # a sound that is cut no longer says what its text says
     whole = True
     beams = True
+    text: dict
+
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        return transcripts.transcription(truth["text"], answers["text"])
+
+    def guide(self, truth: Answers, answers: Answers) -> float:
+        """What early stopping looks at: the error rates of words and, a little, of characters."""
+        both = truth["text"], answers["text"]
+        words, letters = transcripts.word_rows(*both).sum(0), transcripts.character_rows(*both).sum(0)
+        return -float(words[0] / words[1] + 0.1 * letters[0] / letters[1])
+
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        return self.scores(truth, {"text": [self.text["usual"]] * len(truth["text"])})
+
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """1 less the row's own word error rate."""
+        words = transcripts.word_rows(truth["text"], answers["text"])
+        return 1 - words[:, 0] / np.maximum(words[:, 1], 1)
+
+    def picture(self, truth: Answers, answers: Answers) -> tuple[str, tuple[bytes, str]]:
+        """Some rows, from the best to the worst, with each edit marked."""
+        order = np.argsort(-self.per_row(truth, answers), kind="stable")
+        order = order[np.unique(np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int))]
+        pairs = [(truth["text"][i], answers["text"][i]) for i in order]
+        caption = "rows from the best to the worst; S another word, D a word left out, I one too many"
+        return "Truth and answer", (transcripts.edited(pairs, SHOWN), caption)
+
+
+class Transcribe(Transcripts):
+    """A text per row. text: what the kind `spelling` learnt of the target. Answers are a `text` each, and its
+    `probability`."""
+
+    name = "transcribe"
+    target: str
+    asks = "spelling"
+
+    @classmethod
+    def by(cls, role: str | None) -> type[Task]:
+        return TranscribeInWords if role == "generator" else cls
 
     def __init__(self, target: str, text: dict):
         self.target, self.text = target, text
@@ -156,33 +195,8 @@ class Transcribe(Task):
         """Of the truth the `text`."""
         return {"text": [self.decode(row) for row in batch["target"][self.target].numpy()]}, answers
 
-    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return transcripts.transcription(truth["text"], answers["text"])
-
-    def guide(self, truth: Answers, answers: Answers) -> float:
-        """What early stopping looks at: the error rates of words and, a little, of characters."""
-        both = truth["text"], answers["text"]
-        words, letters = transcripts.word_rows(*both).sum(0), transcripts.character_rows(*both).sum(0)
-        return -float(words[0] / words[1] + 0.1 * letters[0] / letters[1])
-
-    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"text": [self.text["usual"]] * len(truth["text"])})
-
-    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
-        """1 less the row's own word error rate."""
-        words = transcripts.word_rows(truth["text"], answers["text"])
-        return 1 - words[:, 0] / np.maximum(words[:, 1], 1)
-
     def columns(self, answers: Answers) -> dict[str, Any]:
         return {self.target: answers["text"], "probability": answers["probability"]}
-
-    def picture(self, truth: Answers, answers: Answers) -> tuple[str, tuple[bytes, str]]:
-        """Some rows, from the best to the worst, with each edit marked."""
-        order = np.argsort(-self.per_row(truth, answers), kind="stable")
-        order = order[np.unique(np.linspace(0, len(order) - 1, min(SHOWN, len(order))).astype(int))]
-        pairs = [(truth["text"][i], answers["text"][i]) for i in order]
-        caption = "rows from the best to the worst; S another word, D a word left out, I one too many"
-        return "Truth and answer", (transcripts.edited(pairs, SHOWN), caption)
 
     def describe(self) -> str:
         kind = "pieces" if self.text["spelling"]["merges"] else "characters"
@@ -197,4 +211,19 @@ class Transcribe(Task):
         return cls.learn(schema)
 
 
-TASKS = (Transcribe,)
+class TranscribeInWords(Transcripts, Caption):
+    """A text per row, of the words that the kind `text` learnt of the target."""
+
+    name = "transcribe_in_words"
+    wants: ClassVar[str] = "transcribing reads one column of sounds"
+
+    @classmethod
+    def reads(cls, kinds: list[str]) -> bool:
+        return kinds == ["audio"]
+
+    def pace(self, rows: int, system: Model, own: bool) -> Pace:
+        """It writes without hearing for long before it finds what is said where."""
+        return super().pace(rows, system, own)._replace(patient=True)
+
+
+TASKS = (Transcribe, TranscribeInWords)

@@ -9,8 +9,8 @@ TAKES = ("text",)
 
 
 class Write(Caption):
-    """A text that follows a text, with or without a picture beside it: the answer to a question, the end of a sentence,
-    the same in other words. What is read and what is written are of one vocabulary."""
+    """A text that follows a text, with or without a picture or a sound beside it: the answer to a question, the end of
+    a sentence, the same in other words. What is read and what is written are of one vocabulary."""
 
     name = choice = "write"
     noun = "texts that go on"
@@ -20,7 +20,7 @@ class Write(Caption):
 
     @classmethod
     def reads(cls, kinds: list[str]) -> bool:
-        return sorted(kinds) in (["text"], ["image", "text"])
+        return sorted(kinds) in (["text"], ["image", "text"], ["audio", "text"])
 
 
 TASKS = (Write,)

@@ -14,7 +14,7 @@ from plait.core.catalog import build, model_info, systems
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.errors import UsageError
-from plait.runs.assemble import FITTED, choose, model_class, objective, reads, recipe
+from plait.runs.assemble import FITTED, choose, model_class, objective, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.prepare import prepare
 from plait.runs.settings import Settings
@@ -31,21 +31,23 @@ PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_o
 def inputs(takes: tuple[str, ...], task: str) -> list[str]:
     """Columns that the system reads, as many as the task can use."""
     if task == "caption":
-        return [COLUMNS["image"]]
+        return [COLUMNS["image" if "image" in takes else "audio"]]
+    if task == "transcribe":
+        return [COLUMNS["audio"]]
     if task == "act":
         return ["states", "actions", "rewards"]
     return [COLUMNS[kind] for kind in (("image", "text") if task in ("retrieve", "match") else takes)]
 
 
 @cache
-def fitted(takes: tuple[str, ...], image, length: int, acts: bool = False) -> str:
+def fitted(takes: tuple[str, ...], image, length: int, acts: bool = False, rate: int | None = None) -> str:
     """A schema of such columns, as JSON text would keep it apart from others."""
     data = read_table(table(takes, rows=12))
     names, told = inputs(takes, "act" if acts else ""), {COLUMNS[k]: k for k in takes if k in SAID}
     schema = Schema.guess(data, inputs=names, target=None if acts else "label", kinds=told)
     if acts:
         TASKS["act"].variant(schema, data)
-    return schema.fit(data, np.arange(12), image_size=image, max_tokens=length).to_json()
+    return schema.fit(data, np.arange(12), image_size=image, max_tokens=length, rate=rate).to_json()
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -53,18 +55,19 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
     for size in system.sizes:
         info = model_info(f"{system.name}_{size}")
         fixed = reads(info)
-        assert tasks_of(info) and fixed.keys() <= {"image", "length"}
+        assert tasks_of(info) and fixed.keys() <= {"image", "length", "rate"}
         roles = set()
         for choice in tasks_of(info):
-            task = TASKS[choice]
+            task = TASKS[choice].by(role_for(TASKS[choice], info))
             schema = Schema.from_json(
-                fitted(system.takes, fixed.get("image"), fixed.get("length") or 256, choice == "act")
+                fitted(system.takes, fixed.get("image"), fixed.get("length") or 256, choice == "act", fixed.get("rate"))
             )
             assert choose(info.name, schema, task) == info
-            words = {"vocab": 70, "begin": 1, "end": 2} if "generator" in task.roles else None
-            labels = 5 if {"transcriber", "detector"} & set(task.roles) else None
+            role = role_for(task, info)
+            words = {"vocab": 70, "begin": 1, "end": 2} if role == "generator" else None
+            labels = 5 if role in ("transcriber", "detector") else None
             made = recipe(info, schema, task, labels=labels, words=words)
-            assert made.role in info.roles and made.role in task.roles
+            assert made.role == role and role in info.roles and role in task.roles
             if made.role in roles:
                 continue
             roles.add(made.role)

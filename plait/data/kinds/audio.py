@@ -48,8 +48,8 @@ class AudioKind(Kind):
         return counted(hits, len(heads), "looked at start like a sound file") if hits * 2 > len(heads) else None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`rate`: the most common, at most 16 kHz. `seconds`: the lengths' 0.99 quantile, at most 30. `samples`: their
-        product."""
+        """`rate`: the one that is given, or the most common, at most 16 kHz. `seconds`: the lengths' 0.99 quantile, at
+        most 30. `samples`: their product."""
         rates, lengths = Counter(), []
         for cell in cells_of(column, 2000):
             try:
@@ -58,7 +58,7 @@ class AudioKind(Kind):
                 continue
             rates[info.samplerate] += 1
             lengths.append(info.frames / info.samplerate)
-        rate = min(rates.most_common(1)[0][0], MOST_RATE) if rates else MOST_RATE
+        rate = options.rate or (min(rates.most_common(1)[0][0], MOST_RATE) if rates else MOST_RATE)
         seconds = min(float(np.quantile(lengths, options.longest)), MOST_SECONDS) if lengths else 1.0
         step = max(1, rate // 10)
         samples = max(step, -(-round(seconds * rate) // step) * step)

@@ -94,6 +94,7 @@ class FitOptions:
     crop: dict | None = None  # of pictures: crop_pct, crop_mode and interpolation, where weights are published
     pieces: int | None = None  # of words, that texts are spelled in; None: characters
     tokenizer: str | None = None  # one that was learnt already, serialised
+    rate: int | None = None  # of sounds, where the model hears one
 
 
 @dataclass
