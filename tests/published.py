@@ -15,7 +15,7 @@ WORDS = ("a", "cat", "dog", "on", "the", "mat", "red", "blue", "square", "left",
 def write_tokenizer(info: ModelInfo, folder: Path, *, drop: int = 0) -> Path:
     """tokenizer.json of a size's family in `folder`, with as many words as its table has rows, less `drop`."""
     vocab, end = argument(info, "vocab") - drop, info.weights["end"]
-    family = {102: bert, 49407: clip, 2: xlm, 5: fnet}[end]
+    family = {102: bert, 49407: clip, 2: xlm, 5: fnet, 50256: whisper, 50257: whisper}[end]
     folder.mkdir(parents=True, exist_ok=True)
     family(vocab).save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
@@ -49,6 +49,20 @@ def clip(vocab: int) -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.RobertaProcessing((end, vocab - 1), (begin, vocab - 2), False, False)
     return added(made, (begin, end))
+
+
+def whisper(vocab: int) -> Tokenizer:
+    """What a transcript starts with and that it has no times stands before it, as OpenAI's files have it; above that
+    only times."""
+    begin, end = vocab - 1502, 50256 if vocab == 51864 else 50257
+    special = {begin: "<|notimestamps|>", end: "<|endoftext|>", end + 1: "<|startoftranscript|>"}
+    made = Tokenizer(models.WordLevel(filled(vocab, special, 1000), unk_token="<|endoftext|>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{special[end + 1]} {special[begin]} $A {special[end]}",
+        special_tokens=[(w, i) for i, w in special.items()],
+    )
+    return added(made, special.values())
 
 
 def xlm(vocab: int) -> Tokenizer:

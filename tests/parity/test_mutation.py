@@ -24,6 +24,7 @@ SMALL = {
     "resnet_18": ("depths", "deep", "dilated"),
     "t5_small": ("depth", "heads"),
     "vmoe_toy": (),
+    "whisper_tiny": ("heads", "previous"),
 }
 
 
