@@ -12,25 +12,35 @@ from plait.core.catalog import systems
 from plait.core.methods import methods
 from tests.contract.examples import example, run, toy
 
-HOSTS = [systems()[name] for name in ("vit", "deit3", "cvt", "swin", "bert", "clip")]
+HOSTS = [systems()[name] for name in ("vit", "deit3", "cvt", "swin", "bert", "clip", "tokenformer")]
 IN_PLACE = [m.name for m in methods().values() if not m.wraps]
 
 NONE, LENGTH = "has no Attention that could be changed", "does not say how many it reads"
 INSIDE, MORE = "has no Attend inside an Attention that could be changed", "reads more than pictures"
-GRID = "is bound to the grid by its"
+GRID, CAUSAL = "is bound to the grid by its", "has causal attention"
 # method -> the systems that it refuses, and what it says; every other pair must work
 REFUSALS = {
-    "activator_glu": {"deit3": LENGTH, "cvt": LENGTH, "swin": LENGTH, "bert": LENGTH},
-    "cached_transformer_grc": {"cvt": NONE, "swin": NONE},
-    "dual_patchnorm": dict.fromkeys(("cvt", "swin", "bert"), "has no PatchTokens that could be changed"),
-    "ecoformer": {"cvt": INSIDE, "swin": INSIDE},
-    "irpe": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE},
-    "kv_transformer": {"cvt": NONE, "swin": NONE},
-    "mra_attention": {"cvt": INSIDE, "swin": INSIDE},
-    "nalaformer": {"cvt": INSIDE, "swin": INSIDE},
-    "polyphase_anchoring": {"cvt": "stages.0.embed.0, which knows borders", "bert": "cuts no picture into patches"},
-    "slab": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE},
-    "tome": {"cvt": GRID, "swin": GRID, "bert": MORE, "clip": MORE},
+    "activator_glu": dict.fromkeys(("deit3", "cvt", "swin", "bert", "tokenformer"), LENGTH),
+    "cached_transformer_grc": {"cvt": NONE, "swin": NONE, "tokenformer": CAUSAL},
+    "dual_patchnorm": dict.fromkeys(("cvt", "swin", "bert", "tokenformer"), "has no PatchTokens that could be changed"),
+    "ecoformer": {"cvt": INSIDE, "swin": INSIDE, "tokenformer": CAUSAL},
+    "irpe": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE, "tokenformer": MORE},
+    "kv_transformer": {"cvt": NONE, "swin": NONE, "tokenformer": NONE},
+    "lora": {"tokenformer": "has no linear layers around attention: name some"},
+    "mra_attention": {"cvt": INSIDE, "swin": INSIDE, "tokenformer": CAUSAL},
+    "nalaformer": {"cvt": INSIDE, "swin": INSIDE, "tokenformer": INSIDE},
+    "polyphase_anchoring": {
+        "cvt": "stages.0.embed.0, which knows borders",
+        "bert": "cuts no picture into patches",
+        "tokenformer": "cuts no picture into patches",
+    },
+    "sinkformer": {"tokenformer": CAUSAL},
+    "slab": {"cvt": INSIDE, "swin": INSIDE, "bert": MORE, "clip": MORE, "tokenformer": MORE},
+    "sparse_upcycling": {"tokenformer": "has no FeedForward that could be changed"},
+    "taylor_pruning": {"tokenformer": "has no plain attention or feed-forward layer"},
+    "token_growth": {h.name: "has no Pattention that could be changed" for h in HOSTS if h.name != "tokenformer"},
+    "tome": {"cvt": GRID, "swin": GRID, "bert": MORE, "clip": MORE, "tokenformer": MORE},
+    "unified_norm": {"tokenformer": "has no LayerNorm that could be changed"},
 }
 
 

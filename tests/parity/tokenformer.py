@@ -14,6 +14,7 @@ import torch
 import plait
 from plait.core.catalog import build
 from tests.parity.compare import Row, count, relative_error
+from tests.parity.norms import epsilons
 from tests.parity.official import digest
 from tests.parity.recorded import noise, values
 
@@ -28,6 +29,7 @@ def parity(name: str) -> Row:
     facts = NUMBERS[name.removeprefix(f"{SYSTEM}_")]
     whole = build(name)
     same = digest(plait.save_weights(whole, "official")) == facts["digest"] and whole.length == facts["length"]
+    assert epsilons(whole) == dict(facts["norms"])  # in the layers it cancels out: scores are brought to a length
     ours = plait.create_model(name, depth=2, vocab=512).eval()
     state = {k: noise(k, tuple(v.shape)) for k, v in plait.save_weights(ours, "official").items()}
     plait.load_weights(ours, state, "official")

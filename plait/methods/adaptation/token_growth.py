@@ -1,8 +1,8 @@
 """TokenFormer: Rethinking Transformer Scaling with Tokenized Model Parameters. Wang et al., 2024. arXiv:2410.23168.
 
-New here: a trained model becomes a larger one, and goes on from where it was. Each of its steps of attention to learned
-tokens (`parts.mixers.pattention`) is given more of them. New keys are zeros, whose scores are zeros, and GELU of zero is
-zero: nothing has changed yet, whatever the new values are, and no width has to fit another.
+New here: a trained model becomes a larger one, and goes on from where it was. Each of its steps of attention to
+learned tokens (`parts.mixers.pattention`) is given more of them. New keys are zeros, whose scores are zeros, and GELU
+of zero is zero: nothing has changed yet, whatever the new values are, and no width has to fit another.
 
 Differs: the length that scores are brought to is that of the pairs there were, for good. The paper's is the square root
 of their number, which grows with them, and would make all scores longer at once; the public code, which also draws the

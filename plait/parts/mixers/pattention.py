@@ -1,10 +1,11 @@
-"""Pattention: attention from tokens to learned ones, in the place of linear projections (TokenFormer, arXiv:2410.23168).
+"""Pattention: attention from tokens to learned ones, where others project (TokenFormer, arXiv:2410.23168).
 
 What a layer knows is a list of pairs of keys and values, so that it can be made longer without another width anywhere.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,9 +37,10 @@ class Pattention(nn.Module):
         nn.init.normal_(self.values.weight, std=self.value_std)
 
     def forward(self, t: Tokens) -> Tokens:
-        scores = F.rms_norm(self.keys(t.x), (self.count,), eps=LEAST)  # (B, N, n), of the length sqrt(n)
-        if self.length != self.count:
-            scores = scores * (self.length / self.count) ** 0.5
+        scores = self.keys(t.x)  # (B, N, n)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        long = torch.linalg.vector_norm(scores, dim=-1, keepdim=True, dtype=wide).clamp(min=LEAST)
+        scores = (scores * (self.length**0.5 / long)).to(scores.dtype)
         return t.replace(x=self.values(F.gelu(scores)))
 
     def extra_repr(self) -> str:

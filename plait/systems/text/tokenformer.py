@@ -64,9 +64,7 @@ class TokenFormer(Writer):
         self.words = WordTokens(vocab, width)
         self.rotary = Rotary(int(turned * (width // heads)), base)
         start = dict(key_std=KEY_STD, value_std=2 / depth / width**0.5)
-        mix = partial(
-            TokenizedAttention, count=count, out_count=count, start=start, causal=True, rotary=TurnedInPart()
-        )
+        mix = partial(TokenizedAttention, count=count, out_count=count, start=start, causal=True, rotary=TurnedInPart())
         feed = partial(Pattention, out=width, **start)
         norm = partial(nn.LayerNorm, eps=eps, elementwise_affine=False)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, feed_count, norm=norm, mix=mix, feed=feed))
