@@ -1,12 +1,14 @@
 """What growth by parameter tokens saves: a TokenFormer of characters from scratch, beside a smaller one that is grown
-to its size and goes on. The text is Python's own help, some 460,000 characters of English.
+to its size and goes on, and beside the smaller one that goes on for as many operations without. The text is Python's
+own help, some 460,000 characters of English.
 
-Run: python benchmarks/token_growth.py [--steps N] [--share S] [--seeds N]
+Run: python benchmarks/token_growth.py [--steps N] [--share S] [--seeds N ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 from pydoc_data.topics import topics
@@ -18,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import plait
 
-LENGTH, ROWS, WIDTH, FACTOR = 64, 8, 64, 4
+LENGTH, ROWS, WIDTH, FACTOR = 64, 8, 48, 4
 SMALL = dict(vocab=128, length=LENGTH, width=WIDTH, depth=2, heads=2, count=WIDTH, feed_count=4 * WIDTH)
 LARGE = SMALL | dict(count=FACTOR * WIDTH, feed_count=4 * FACTOR * WIDTH)
 
@@ -47,40 +49,43 @@ def learn(model: nn.Module, ids: Tensor, steps: int, seed: int, rate: float) -> 
         for group in best.param_groups:
             down = 0.55 + 0.45 * math.cos(math.pi * step / steps)
             group["lr"] = rate * min(1, (step + 1) / (0.05 * steps)) * down
-        with FlopCounterMode(display=False) as counter:
-            loss(model, windows(ids, ROWS, g)).backward()
+        loss(model, windows(ids, ROWS, g)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         best.step()
         best.zero_grad()
+    with FlopCounterMode(display=False) as counter:
+        loss(model, windows(ids, ROWS, g)).backward()
+    best.zero_grad()
     return steps * counter.get_total_flops()
 
 
 @torch.no_grad()
 def told(model: nn.Module, ids: Tensor) -> float:
     g = torch.Generator().manual_seed(0)
-    return float(loss(model.eval(), windows(ids, 512, g)))
+    return float(loss(model.eval(), windows(ids, 256, g)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600, help="of the small model, and of the large one from scratch")
+    parser.add_argument("--steps", type=int, default=400, help="of the small model, and of the large one from scratch")
     parser.add_argument("--share", type=float, default=0.4, help="of these that the grown model goes on for")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--rate", type=float, default=3e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     (ids, other), begun = text(), time.process_time()
     print(f"{len(ids):,} characters to learn from; {ROWS} x {LENGTH} a step")
-    for seed in range(options.seeds):
-        model = plait.create_model("tokenformer_nano", seed=seed, **SMALL)
-        spent = learn(model, ids, options.steps, seed, options.rate)
-        before = told(model, other)
+    for seed in options.seeds:
+        small = plait.create_model("tokenformer_nano", seed=seed, **SMALL)
+        first = learn(small, ids, options.steps, seed, options.rate)
+        model, before = copy.deepcopy(small), told(small, other)
         plait.apply_method(model, "token_growth", factor=FACTOR, seed=seed)
         after = told(model, other)
-        spent += learn(model, ids, round(options.share * options.steps), 1000 + seed, options.rate)
-        grown = told(model, other)
+        then = learn(model, ids, round(options.share * options.steps), 1000 + seed, options.rate)
+        learn(small, ids, round(options.steps * then / first), 1000 + seed, options.rate)
+        grown, same, spent = told(model, other), told(small, other), first + then
         print(f"  seed {seed}: small {before:.4f}, grown {after:.4f}, and at its end {grown:.4f}, "
-              f"{spent / 1e12:.3f} TFLOP", flush=True)  # fmt: skip
+              f"{spent / 1e12:.3f} TFLOP; as many without growth {same:.4f}", flush=True)  # fmt: skip
         scratch = plait.create_model("tokenformer_nano", seed=seed, **LARGE)
         whole = learn(scratch, ids, options.steps, seed, options.rate)
         print(f"  seed {seed}: from scratch {told(scratch, other):.4f}, {whole / 1e12:.3f} TFLOP; "
