@@ -23,6 +23,7 @@ SMALL = {
     "llama_smollm_135m": ("depth", "base", "eps", "window"),
     "resnet_18": ("depths", "deep", "dilated"),
     "t5_small": ("depth", "heads"),
+    "tokenformer_150m": ("heads", "eps"),
     "vmoe_toy": (),
     "whisper_tiny": ("heads", "previous"),
 }
