@@ -8,10 +8,11 @@ Differs: the length that scores are brought to is that of the pairs there were, 
 of their number, which grows with them, and would make all scores longer at once; the public code, which also draws the
 new keys at random, does not make up for that.
 
-Measured (`benchmarks/token_growth.py`, two runs, characters of Python's help, two layers 48 wide, 400 steps): grown four
-times and trained for 160 steps more, models end at losses of 2.128 and 2.100, where ones of its size from scratch
-end at 2.263 and 2.304, for 0.67 of the operations. So short a training asks for steps, not for room: the small models
-end at 1.731 and 1.695 when they go on for as many operations as the grown ones. When growth pays is not told by this.
+Measured (`benchmarks/token_growth.py`, two runs, characters of Python's help, two layers 48 wide, 400 steps): grown
+four times and trained for 160 steps more, models end at losses of 2.128 and 2.100, where ones of their size from
+scratch end at 2.263 and 2.304; they took 0.67 of the operations. So short a training asks for steps, not for room: the
+small models end at 1.731 and 1.695 when they go on for as many operations as the grown ones. When growth pays is not
+told by this.
 """
 
 from __future__ import annotations
