@@ -5,6 +5,8 @@ What a layer knows is a list of pairs of keys and values, so that it can be made
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class TokenizedAttention(nn.Module):
         *,
         count: int,
         out_count: int,
-        start: dict[str, float],
+        start: dict[str, Any],
         causal: bool = False,
         rotary: nn.Module | None = None,
     ):
