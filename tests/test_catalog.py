@@ -277,18 +277,42 @@ def test_two_files_of_one_name_raise(kind, folder, tmp_path, monkeypatch):
     module = importlib.import_module(f"plait.core.{kind}")
     monkeypatch.setattr(module, folder.name.upper(), home)
     list_all = getattr(module, folder.name)
-    list_all.cache_clear()
+    cached = module._listed
+    cached.cache_clear()
     try:
         one = next(p for p in sorted(home.glob("*/*.py")) if p.name != "__init__.py")
         assert one.stem in list_all()
         two = next(p for p in sorted(home.iterdir()) if p.is_dir() and p != one.parent and p.name[0] != "_") / one.name
         shutil.copy(one, two)
-        list_all.cache_clear()
+        cached.cache_clear()
         with pytest.raises(PlaitError, match="have one name") as error:
             list_all()
         assert str(one) in str(error.value) and str(two) in str(error.value)
     finally:
-        list_all.cache_clear()
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("kind, folder", [("catalog", SYSTEMS), ("methods", METHODS)])
+@pytest.mark.parametrize(
+    "text, fault", [('"""Half written.', "line 1"), ("x = 1", "broken.py is no (system|method) file")]
+)
+def test_a_broken_file_is_one_broken_name(kind, folder, text, fault, tmp_path, monkeypatch):
+    home = tmp_path / folder.name
+    shutil.copytree(folder, home)
+    module = importlib.import_module(f"plait.core.{kind}")
+    monkeypatch.setattr(module, folder.name.upper(), home)
+    before = list(getattr(module, folder.name)())
+    room = next(p for p in sorted(home.iterdir()) if p.is_dir() and p.name[0] != "_")
+    (room / "broken.py").write_text(text)
+    module._listed.cache_clear()
+    try:
+        assert list(getattr(module, folder.name)()) == before
+        info = plait.model_info if kind == "catalog" else module.method_info
+        with pytest.raises(PlaitError, match=fault) as error:
+            info("broken")
+        assert "broken cannot be read" in str(error.value) and "broken.py" in str(error.value)
+    finally:
+        module._listed.cache_clear()
 
 
 def test_the_catalogue_needs_no_torch():

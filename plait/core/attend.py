@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.packing import check, each
-from plait.core.tokens import Tokens, unpacked
+from plait.core.precision import wide
+from plait.core.tokens import Tokens, check_mask, unpacked
 from plait.errors import PlaitError
 
 BACKENDS = ("sdpa", "eager", "flex")
@@ -60,6 +61,7 @@ class Attend(nn.Module):
         """
         source, memory, lengths = t if to is None else to, t.memory, None
         keep, causal = source.keep, self.causal
+        check_mask(keep, k.shape[0])
         if source.weight is not None:
             if self.causal:
                 raise PlaitError(
@@ -338,9 +340,9 @@ def _plain(
 
 def _maps(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float | None) -> Tensor:
     """(B, H, N, M) attention weights in float32; a row with no key is all zeros."""
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)).float() @ k.float().mT
+    scores = wide(q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ wide(k).mT
     if bias is not None:
-        scores = scores + bias.float()
+        scores = scores + bias.to(scores.dtype)
     if mask is None:
         return scores.softmax(-1)
     maps = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)

@@ -165,9 +165,8 @@ class FeedForward(nn.Module):
         x = self.up(t.x)
         # The hidden layer is the largest tensor of a model: without a gradient, and with nobody watching, it is changed
         # where it lies.
-        alone = type(self.act) is nn.GELU and not (
-            torch.is_grad_enabled() or self.up._forward_hooks or self.act._forward_pre_hooks
-        )
+        watched = self.up._forward_hooks or self.act._forward_pre_hooks or self.act._forward_hooks
+        alone = type(self.act) is nn.GELU and not (torch.is_grad_enabled() or watched)
         x = torch.ops.aten.gelu_(x, approximate=self.act.approximate) if alone else self.act(x)
         return t.replace(x=self.down(self.drop(x)))
 
@@ -283,6 +282,11 @@ class Stack(nn.Module):
             return self._remembering(t)
         for block in self.blocks:
             t = block(t)
+            if not isinstance(t, Tokens):
+                raise PlaitError(
+                    f"a layer gave a {type(t).__name__}, expected Tokens: torch's checkpoint with use_reentrant=True "
+                    "loses their gradients; use_reentrant=False, or plait.core.recompute.recompute, keep them"
+                )
         return t
 
     def without_last(self, t: Tokens, count: int) -> Tokens:

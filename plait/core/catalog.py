@@ -13,18 +13,19 @@ import difflib
 import fnmatch
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.errors import PlaitError
 
 if TYPE_CHECKING:
     from torch import nn
 
+T = TypeVar("T")
 SYSTEMS = Path(__file__).parent.parent / "systems"
 PEERS = (
     "open_clip",
@@ -138,6 +139,9 @@ def model_info(name: str) -> ModelInfo:
         size = name.removeprefix(f"{system.name}_")
         if size != name and size in system.sizes:
             return ModelInfo(name, size, system)
+    for broken, fault in _listed()[1].items():
+        if name == broken or name.startswith(f"{broken}_"):
+            raise PlaitError(f"{name} cannot be read: {fault}")
     everything = list_models(toys=True)
     rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
     alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
@@ -198,10 +202,28 @@ def system_module(info: ModelInfo) -> ModuleType:
     return importlib.import_module(info.system.module)
 
 
-@cache
 def systems() -> dict[str, System]:
     """All systems by name, sorted."""
-    return {path.stem: _read(path) for path in papers(SYSTEMS)}
+    return _listed()[0]
+
+
+@cache
+def _listed() -> tuple[dict[str, System], dict[str, str]]:
+    return declared(SYSTEMS, _read)
+
+
+def declared(room: Path, read: Callable[[Path], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """{name: what `read` finds in the file}, and {name: what is wrong with it} of files that it cannot read: one that
+    is half written takes no other down."""
+    found, faults = {}, {}
+    for path in papers(room):
+        try:
+            found[path.stem] = read(path)
+        except SyntaxError as error:
+            faults[path.stem] = f"{path}, line {error.lineno}: {error.msg}"
+        except PlaitError as error:
+            faults[path.stem] = str(error)
+    return found, faults
 
 
 def papers(room: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
@@ -11,12 +12,12 @@ from urllib.parse import urljoin
 import torch
 from torch import Tensor, nn
 
-from plait.core.catalog import ModelInfo, build, handed_on, model_info
+from plait.core.catalog import ModelInfo, build, handed_on, model_class, model_info
 from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise, initialise_new, initialise_rest
 from plait.core.methods import apply_methods, read_change
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
-from plait.core.weights import Rule, State, assign, convert, converted, load_strict
+from plait.core.weights import HOLDERS, Rule, State, assign, convert, converted, known, load_strict, unwrapped
 from plait.errors import PlaitError
 
 Source = bool | str | Path | State  # of weights
@@ -63,7 +64,11 @@ def create_model(
     try:
         model = build(name, **arguments)
     except TypeError as error:
-        raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(info.arguments) or 'none'}") from error
+        known = (
+            *inspect.signature(model_class(info)).parameters,
+            *(a for own in info.system.parts.values() for a in own),
+        )
+        raise PlaitError(f"{info.name}: {error}; its arguments are {', '.join(dict.fromkeys(known))}") from error
     anew = getattr(model, "classifier", ()) if {"num_classes", "labels"} & arguments.keys() else ()
     _fill(info, model, arguments, pretrained, anew, parts or {}, seed=seed, device=device, dtype=dtype, share=mmap)
     model = apply_methods(model, wanted)
@@ -140,13 +145,27 @@ def _published(
     info: ModelInfo, model: nn.Module, weights: State, anew: tuple[str, ...]
 ) -> tuple[nn.Module, Iterable[tuple[list[Tensor], State]]]:
     """The part of `model` that a file holds, and the file's tensors in our layout, as `assign` takes them."""
-    body, said = ({k for k in keys if not k.startswith(anew)} for keys in (model.state_dict(), weights))
+    body = {k for k in model.state_dict() if not k.startswith(anew)}
     source = info.weights.get("source", "plait")
+    rules = [] if source == "plait" else rules_of(model, source)
+
+    def mine(keys: Iterable[str]) -> bool:  # our layout, perhaps with some keys too few or too many
+        said = {k for k in keys if not k.startswith(anew)}
+        return said <= body or said >= body
+
+    names = unwrapped(weights)
+    for holder in HOLDERS:
+        inner = {key: name.removeprefix(holder) for key, name in names.items()}
+        if not all(name.startswith(holder) for name in names.values()) or mine(names.values()):
+            continue
+        if mine(inner.values()) or known(inner.values(), rules) > known(names.values(), rules):
+            names = inner
+    weights = {names[key]: tensor for key, tensor in weights.items()}
     ours = (([tensor], {key: tensor}) for key, tensor in weights.items())
-    if said <= body or said >= body:  # our layout, perhaps with some keys too few or too many
+    if mine(weights):
         return model, ours
     part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
-    return part, ours if source == "plait" else converted(weights, rules_of(model, source))
+    return part, ours if source == "plait" else converted(weights, rules)
 
 
 def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Module:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.core.catalog import literals, papers, title
+from plait.core.catalog import declared, literals, title
 from plait.errors import PlaitError, nearest
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def method_info(name: str) -> Method:
     """The declarations of the method `name`. Raises ValueError for an unknown name, with the nearest known ones."""
     if name in methods():
         return methods()[name]
+    if fault := _listed()[1].get(name):
+        raise PlaitError(f"{name} cannot be read: {fault}")
     near = " or ".join(difflib.get_close_matches(name, methods(), 3, 0.5))
     raise PlaitError(
         f"no method is named {name!r}: {f'did you mean {near}?' if near else 'list_methods() names them all'}"
@@ -189,10 +191,14 @@ def _is(value: Any, kind: str) -> bool:
     return True
 
 
-@cache
 def methods() -> dict[str, Method]:
     """All methods by name, sorted."""
-    return {path.stem: _read(path) for path in papers(METHODS)}
+    return _listed()[0]
+
+
+@cache
+def _listed() -> tuple[dict[str, Method], dict[str, str]]:
+    return declared(METHODS, _read)
 
 
 def _read(path: Path) -> Method:

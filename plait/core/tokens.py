@@ -147,6 +147,19 @@ def by_kind(t: Tokens) -> dict[str, Tokens]:
     return {n: Tokens(x, keep=keep) for n, x, keep in zip(names, t.x.split(counts, 1), keeps, strict=True)}
 
 
+def check_mask(keep: Tensor | None, rows: int, count: int | None = None, what: str = "keep") -> None:
+    """Raise PlaitError unless a mask is (B, N) bool, or (B, N, M): numbers would be added, not hide."""
+    if keep is None:
+        return
+    if keep.dtype != torch.bool:
+        raise PlaitError(
+            f"{what}: got {keep.dtype}, expected torch.bool, True = real: give {what}.bool() or {what} > 0"
+        )
+    if keep.dim() < 2 or keep.shape[0] not in (1, rows) or count is not None and keep.shape[1] != count:
+        wanted = f"({rows}, {'N' if count is None else count})"
+        raise PlaitError(f"{what}: got {tuple(keep.shape)}, expected {wanted}: one truth for each token of each row")
+
+
 def real(t: Tokens) -> Tensor:
     """(B, N) bool: which tokens are real."""
     return t.x.new_ones(t.x.shape[:2], dtype=torch.bool) if t.keep is None else t.keep

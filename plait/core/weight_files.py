@@ -7,13 +7,17 @@ overwritten in place does not: copy the tensors first.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import mmap
 import pickle
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +25,30 @@ from plait.core.weights import State
 from plait.errors import PlaitError
 
 INDEX = ".index.json"
+# The usual names of a state dict among other things; averages where nothing else is there.
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "module",
+    "params",
+    "net",
+    "network",
+    "teacher",
+    "student",
+    "state_dict_ema",
+    "model_ema",
+    "params_ema",
+    "ema",
+)
+# Beside tensors these may stand in a pickle: none of them runs anything when it is made.
+MADE: list[Any] = [np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]]  # how pickles make arrays and numbers
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    np.ndarray,
+    np.dtype,
+    *((make, f"numpy.{room}.multiarray.{make.__name__}") for make in MADE for room in ("core", "_core")),
+    *(type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "u1", "?")),
+]
 NAMES = tuple(f"{name}{index}" for name in ("model.safetensors", "pytorch_model.bin") for index in ("", INDEX))
 DTYPES = {
     "F64": torch.float64,
@@ -62,7 +90,7 @@ def read_weights(path: str | Path) -> Weights:
     Of a pickle only tensors and plain containers are read, so that no code runs. Raises ValueError for a file that is
     not there, is damaged, or holds anything else, and for an index that does not tell what its files hold.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         names = [name for name in NAMES if (path / name).is_file()]
         if not names:
@@ -137,17 +165,31 @@ def _pickle(path: Path) -> Weights:
     try:
         with path.open("rb") as file:  # only the zip format can be mapped
             zipped = file.read(4) == b"PK\x03\x04"
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals(PLAIN):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise PlaitError(
-            f"{path} is damaged or holds more than tensors, and none of its code is run: {reason}"
-        ) from error
-    for key in ("state_dict", "model"):  # the usual wrappers of a bare state dict
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise PlaitError(
-            f"{path} holds no state dict: expected names and tensors, bare or under 'state_dict' or 'model'"
+        raise PlaitError(f"{path} {_why(str(error))}") from error
+    while not _bare(state):
+        inner = [v for key in WRAPPERS if isinstance(state, dict) and isinstance(v := state.get(key), dict)]
+        if not inner:
+            there = ", ".join(map(repr, list(state)[:8])) if isinstance(state, dict) else f"a {type(state).__name__}"
+            raise PlaitError(
+                f"{path} holds no state dict but {there}: expected names and tensors, bare or under "
+                f"{', '.join(map(repr, WRAPPERS))}"
+            )
+        state = inner[0]
+    return Weights({k: v if isinstance(v, Tensor) else torch.from_numpy(v) for k, v in state.items()})
+
+
+def _bare(state: object) -> bool:
+    return isinstance(state, dict) and bool(state) and all(isinstance(v, Tensor | np.ndarray) for v in state.values())
+
+
+def _why(told: str) -> str:
+    """What is wrong with a pickle, of what torch says of it at length and in colours."""
+    if odd := re.search(r"[Uu]nsupported global: GLOBAL ([\w.]+)", told):
+        return (
+            f"holds a {odd[1]} beside its tensors, and no code of a file is run: where you trust it, save the tensors "
+            "alone, such as torch.save(torch.load(PATH, weights_only=False)['model'], NEW)"
         )
-    return Weights(state)
+    return f"is damaged: {told.splitlines()[0] if told else 'it ends too soon'}"

@@ -197,6 +197,42 @@ def refuse_misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None
         raise PlaitError(f"the weights do not fit {type(model).__name__}: {'; '.join(faults[:5])}{more}")
 
 
+@torch.no_grad()
+def refitted(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
+    """A tensor of another shape as its module makes one of the right shape of it, as of positions that were learned for
+    smaller pictures; None where the module has no `refit(key, tensor)`, or that gives none."""
+    place, _, last = name.rpartition(".")
+    module = model.get_submodule(place)
+    refit: Callable[[str, Tensor], Tensor | None] | None = getattr(module, "refit", None)
+    found = None if refit is None else refit(last, tensor)
+    return found if found is not None and found.shape == module.state_dict(keep_vars=True)[last].shape else None
+
+
+# What wrappers put into keys: DataParallel and DDP; torch.compile; FSDP; recomputation.
+WRAPPING = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+# Under which a model of others may keep the one that is looked for.
+HOLDERS = ("model.", "backbone.", "encoder.", "net.", "network.", "student.", "teacher.")
+
+
+def unwrapped(keys: Iterable[str]) -> dict[str, str]:
+    """{key: the same without what wrappers put there}."""
+    bare = {}
+    for key in keys:
+        name = key
+        for mark in WRAPPING:
+            name = name.replace(mark, "")
+        bare[key] = name
+    while bare and all(name.startswith("module.") for name in bare.values()):
+        bare = {key: name.removeprefix("module.") for key, name in bare.items()}
+    return bare
+
+
+def known(keys: Iterable[str], rules: Sequence[Rule]) -> int:
+    """How many keys the rules speak of."""
+    patterns = [_pattern(name) for rule in rules for name in rule.public]
+    return sum(any(pattern.fullmatch(key) for pattern in patterns) for key in keys)
+
+
 def assign(
     model: nn.Module,
     groups: Iterable[tuple[list[Tensor], State]],
@@ -240,6 +276,9 @@ def assign(
                 aside[name] = tensor
             elif name in own and own[name].shape == tensor.shape:
                 put(name, tensor)
+            elif name in own and (other := refitted(model, name, tensor)) is not None:
+                shapes[name] = other.shape
+                put(name, other)
         release(taken)
     ours = {k: v.shape for k, v in own.items() if k.startswith(anew)}
     theirs = {k: shapes[k] for k in aside}

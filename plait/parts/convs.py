@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from plait.core.block import LayerScale
 from plait.core.init import kaiming_normal
+from plait.core.sizes import numbers
 from plait.core.surgery import fold_after
-from plait.parts.mixers.windows import numbers
 
 Relu = partial(nn.ReLU, inplace=True)  # behind a norm, whose result nobody else reads
 

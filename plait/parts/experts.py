@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Make
+from plait.core.precision import wide
+from plait.core.sizes import least
 from plait.core.tokens import Tokens, real, refuse
 from plait.errors import PlaitError
 
@@ -51,7 +53,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, there: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(x.device.type, enabled=False):  # near choices must not hang on rounding
-            scores = self.score(x.float())
+            scores = wide(self.score(wide(x).to(self.score.weight.dtype)))
         if not self.training:
             return scores.softmax(-1), {}
         spread = 1 / scores.shape[-1]
@@ -75,7 +77,7 @@ def uneven(x: Tensor, there: Tensor) -> Tensor:
 def room(tokens: int, experts: int, chosen: int, factor: float) -> int:
     """C: the places of each expert for a group of so many tokens, `factor` times its even share, rounded up."""
     share = round(1000 * factor)  # in whole numbers, so that sizes may be symbols
-    return torch.sym_min(-(-tokens * chosen * share // (1000 * experts)), tokens)
+    return least(-(-tokens * chosen * share // (1000 * experts)), tokens)
 
 
 def places(gates: Tensor, there: Tensor, chosen: int, capacity: int, *, first: bool) -> tuple[Tensor, Tensor]:

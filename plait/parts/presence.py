@@ -7,9 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plait.errors import PlaitError
+from plait.core.tokens import check_mask
+from plait.errors import PlaitError, nearest
 
 Blank = tuple[tuple[int, ...], torch.dtype]  # the shape of one row and its dtype
+
+
+BESIDE = ("keep", "present", "visible", "window", "target", "row", "same", "steps", "noisy", "time")  # in a batch
 
 
 class Streams(NamedTuple):
@@ -32,6 +36,9 @@ def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
     none of the slots.
     """
     given = [batch[s] for s in blanks if s in batch]
+    for name in (*batch, *batch.get("keep", ()), *batch.get("present", ())):
+        if name not in blanks and name not in BESIDE:
+            raise PlaitError(f"the batch holds {name!r}, which the model does not read. {nearest(name, blanks)}")
     if not given:
         raise PlaitError(
             f"the batch holds {', '.join(batch) or 'nothing'}: expected at least one of {', '.join(blanks)}"
@@ -45,10 +52,15 @@ def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
             presents[slot] = torch.zeros(rows, dtype=torch.bool, device=device)
             keep = None
         else:
+            if value.dim() <= len(shape):
+                raise PlaitError(
+                    f"{slot!r}: got ids or values {tuple(value.shape)}, expected (B, {'N, ' * len(shape)}...)"
+                )
             present = batch.get("present", {}).get(slot)
             presents[slot] = torch.ones(rows, dtype=torch.bool, device=device) if present is None else present
             values[slot] = blank_rows(value, presents[slot])
             keep = batch.get("keep", {}).get(slot)
+            check_mask(keep, rows, what=f"keep of {slot!r}")
         if keep is not None:
             keeps[slot] = keep & presents[slot].view(-1, *[1] * (keep.dim() - 1))
     return Streams(values, keeps, presents)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.precision import wide
+
 
 class SwooshL(nn.Module):
     """log(1 + exp(x - 4)) - 0.08 x - 0.035: mostly off, as the hidden layer of a feed-forward wants it."""
@@ -37,7 +39,7 @@ class BiasNorm(nn.Module):
         nn.init.ones_(self.log_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x.float() - self.bias, dim=-1, keepdim=True)  # root of D times the rms
+        norm = torch.linalg.vector_norm(wide(x) - self.bias, dim=-1, keepdim=True)  # root of D times the rms
         return (x * (x.shape[-1] ** 0.5 * self.log_scale.exp() / norm)).to(x.dtype)
 
 

@@ -10,6 +10,9 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import plait
 from plait.core.attend import recorded, with_backend
@@ -247,6 +250,58 @@ def test_bfloat16(system):
     for key, value in full.items():
         assert half[key].isfinite().all()
         assert (half[key].float() - value).abs().max() < 0.1 * value.abs().max() + 0.02, key
+
+
+def cast(value, dtype):
+    if isinstance(value, dict):
+        return {k: cast(v, dtype) for k, v in value.items()}
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+class Narrowed(TorchDispatchMode):
+    """Notes every step that makes fewer digits of float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given, made = ([t for t in tree_leaves(v) if isinstance(t, Tensor)] for v in ((args, kwargs), out))
+        if any(t.dtype == torch.float64 for t in given):
+            self.found |= {str(func) for t in made if t.is_floating_point() and t.dtype != torch.float64}
+        return out
+
+
+@torch.no_grad()
+@every_system
+def test_double_is_double_everywhere(system):
+    model = toy(system).eval()
+    batch = example(model)
+    single, model = run(model, batch, system), model.double()
+    with Narrowed() as seen:
+        double = run(model, cast(batch, torch.float64), system)
+    assert not seen.found
+    for key, value in double.items():
+        assert value.dtype == torch.float64 or not value.is_floating_point(), key
+        assert (value - single[key]).abs().max() <= 1e-4 * single[key].abs().max() + 1e-5, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_system
+def test_a_model_of_halves_reads_pictures_of_its_own_and_of_other_sizes(system, dtype):
+    model = toy(system).eval()
+    batches = [example(model)]
+    if getattr(model, "multiple", None) is not None:
+        batches.append({"image": picture(model, 64, 96), "keep": {}})
+    full = [run(model, batch, system) for batch in batches]
+    model = model.to(dtype)
+    for batch, true in zip(batches, full):
+        for key, value in run(model, cast(batch, dtype), system).items():
+            assert value.isfinite().all(), key
+            if value.is_floating_point():
+                assert (value.float() - true[key]).abs().max() < 0.15 * true[key].abs().max() + 0.03, key
 
 
 @every_system

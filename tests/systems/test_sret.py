@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import plait
 from plait.core.attend import with_backend
 from plait.core.block import Attention
 from plait.core.catalog import build
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
+from plait.errors import PlaitError
 from plait.systems.vision.sret import Recursion, dealt
 from tests.parity.compare import TOLERANCE, count
 from tests.parity.sret import drawn
@@ -53,6 +55,16 @@ def test_scattering_and_its_inverse_leave_every_token_in_its_place():
     module.block = torch.nn.Identity()
     for mode in (True, False):
         assert torch.equal(module.train(mode)(tokens()).x, tokens().x)
+
+
+@torch.no_grad()
+def test_tokens_that_do_not_divide_into_slices_are_refused():
+    """Else the last ones would be given the answer of the first."""
+    with pytest.raises(PlaitError, match="got 18 tokens for 4 slices, expected a multiple"):
+        recursion(4)(tokens(18))
+    model = plait.create_model("sret_t", image=(240, 240))
+    with pytest.raises(PlaitError, match="got 900 tokens for 8 slices"):
+        model(torch.zeros(1, 3, 240, 240))
 
 
 @torch.no_grad()

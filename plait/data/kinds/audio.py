@@ -132,7 +132,7 @@ class Sound(nn.Module):
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
         x, keep = self.mel(x, torch.ones_like(x, dtype=torch.bool) if keep is None else keep)
         t = self.stem(standard(x, keep), keep)
-        return t.replace(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device))
+        return t.replace(x=t.x + 0.1 * sinusoids(t.x.shape[1], t.x.shape[-1], x.device).to(t.x.dtype))
 
 
 def standard(x: Tensor, keep: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class Patches(nn.Module):
         x = nn.functional.pad(x, (0, 0, 0, spare)).unflatten(1, (-1, PATCH)).flatten(2)  # (B, N, P * (C + 1))
         real = nn.functional.pad(keep, (0, spare)).unflatten(1, (-1, PATCH)).any(2)
         x = self.proj(x)
-        return Tokens(x + 0.1 * sinusoids(x.shape[1], x.shape[2], x.device), keep=real)
+        return Tokens(x + 0.1 * sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype), keep=real)
 
 
 def read_series(cell: Any) -> np.ndarray:

@@ -204,7 +204,7 @@ class Words(nn.Module):
 
     def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
         t = self.words(ids, keep)
-        return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device))
+        return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device).to(t.x.dtype))
 
 
 def train_bpe(texts: list[str], vocab: int) -> Tokenizer:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, Stack
+from plait.core.sizes import least
 from plait.core.surgery import Undo, swap, together
 from plait.core.tokens import Tokens, refuse
 from plait.errors import PlaitError
@@ -82,7 +83,7 @@ def merged(t: Tokens, keys: Tensor, r: int) -> Tokens:
     if r == 0:
         return t
     x, head = t.x, t.prefix
-    r = torch.sym_min(r, (x.shape[1] - head) // 2)
+    r = least(r, (x.shape[1] - head) // 2)
     weight = x.new_ones(x.shape[:2]) if t.weight is None else t.weight
     if t.keep is not None:  # what padding holds is not heard
         x, weight = x.masked_fill(~t.keep[..., None], 0.0), weight * t.keep

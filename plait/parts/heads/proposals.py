@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plait.core.precision import wide
 from plait.parts.positions.sine import waves
 
 
@@ -31,6 +32,6 @@ class Propose(nn.Module):
 
     def questions(self, boxes: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Boxes (B, Q, 4) -> positions and first features, each (B, Q, D)."""
-        at = waves(2 * torch.pi * boxes.float(), width // 2).flatten(2).to(boxes.dtype)
+        at = waves(2 * torch.pi * wide(boxes), width // 2).flatten(2).to(boxes.dtype)
         pos, x = self.ask_norm(self.ask(at)).chunk(2, 2)
         return pos, x

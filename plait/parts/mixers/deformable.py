@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plait.core.block import check_heads
 from plait.core.init import xavier_uniform
+from plait.core.precision import wide
 from plait.core.tokens import Tokens, refuse
 from plait.errors import PlaitError
 from plait.parts.mixers.placed import placed
@@ -74,7 +75,7 @@ class Deformable(nn.Module):
         v = v.unflatten(2, (self.heads, -1))  # (B, M, H, E)
         shape = (self.heads, self.levels, self.points)
         step = self.offsets(asks).unflatten(2, (*shape, 2))  # (B, N, H, L, P, 2)
-        share = self.weights(asks).unflatten(2, (self.heads, -1)).float().softmax(3).to(v.dtype).unflatten(3, shape[1:])
+        share = wide(self.weights(asks).unflatten(2, (self.heads, -1))).softmax(3).to(v.dtype).unflatten(3, shape[1:])
         at = at[:, :, None, :, None]  # (B, N, 1, L, 1, 2 or 4)
         if at.shape[-1] == 4:
             places = at[..., :2] + step / self.points * at[..., 2:] * 0.5

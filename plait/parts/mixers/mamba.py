@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Make
+from plait.core.precision import wide
 from plait.core.tokens import Tokens, refuse
 from plait.parts.mixers.scan import selective_scan, step
 
@@ -107,7 +108,7 @@ class Mamba(nn.Module):
 
     def decay(self) -> Tensor:
         """(S, C) rates, negative."""
-        return -self.rates.float().exp().T.contiguous()
+        return -wide(self.rates).exp().T.contiguous()
 
     def chosen(self, x: Tensor, kinds: Kinds) -> tuple[Tensor, Tensor, Tensor]:
         """What each token chooses: step sizes (..., C), how it enters and how it is read, (..., S) each."""

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plait.core.precision import wide
 from plait.errors import PlaitError
 
 CHUNK = 16  # tokens of a chunk
@@ -46,8 +47,8 @@ def selective_scan(
             f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)"
         )
     dtype, walks = x.dtype, x.device.type == "cpu" and not torch.compiler.is_compiling()
-    x, dt, a, b, c = (t.float() for t in (x, dt, a, b, c))
-    state = x.new_zeros(rows, size, width) if state is None else state.float()
+    x, dt, a, b, c = (wide(t) for t in (x, dt, a, b, c))
+    state = x.new_zeros(rows, size, width) if state is None else wide(state)
     y, state = (Walk.apply if walks else chunked)(x, dt, a, b, c, state)
     return y.to(dtype), state
 

@@ -61,7 +61,7 @@ class SharedWeights(nn.Module):
         q, k, p = self.project(x).split([h * self.query, h * self.query, h * self.place], 2)
         k, past = extend(k, past)
         q, k, p = (y.unflatten(2, (h, -1)).transpose(1, 2) for y in (q, k, p))  # (B, H, N or M, E)
-        far = self.far(far).unflatten(1, (h, -1)).permute(1, 2, 0)  # (H, E, L)
+        far = self.far(far.to(x.dtype)).unflatten(1, (h, -1)).permute(1, 2, 0)  # (H, E, L)
         return self.attend.weights(q, k, keep=see, bias=self._aligned(p @ far, k.shape[2]), scale=1.0), past
 
     @staticmethod

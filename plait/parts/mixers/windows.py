@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import check_heads, merge_heads, split_heads
+from plait.core.sizes import numbers, surely
 from plait.core.tokens import Tokens, sides, whole_grid
 from plait.parts.positions.relative import RelativeBias
 
@@ -113,21 +114,3 @@ def from_windows(x: Tensor, size: Pair, grid: Pair) -> Tensor:
     """(B * H/h * W/w, h * w, D) -> (B, H, W, D) for a grid (H, W): undoes `to_windows`."""
     x = x.view(-1, grid[0] // size[0], grid[1] // size[1], size[0], size[1], x.shape[-1])
     return x.transpose(2, 3).reshape(-1, grid[0], grid[1], x.shape[-1])
-
-
-def surely(claim: bool | torch.SymBool) -> bool:
-    """Whether it holds; of a size that is no number yet, whether it holds for each that it may become."""
-    if not torch.compiler.is_compiling():
-        return bool(claim)
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes half a second to import
-
-    return statically_known_true(claim)
-
-
-def numbers(*sides: int) -> bool:
-    """Whether these are numbers, and not symbols of a program in the making."""
-    if not torch.compiler.is_compiling():
-        return True
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return all(has_static_value(side) for side in sides)

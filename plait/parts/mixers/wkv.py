@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.core.precision import wide
+
 
 def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Means of v (B, N, C) over all tokens, weighted by exp(k_i - decay (|n - i| - 1)) and for the token itself by
@@ -16,15 +18,15 @@ def bi_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Every token sees the largest key, so that what is too small beside it to be summed is too small to be seen.
     """
     n = k.shape[1]
-    k, v = k.float().mT, v.float().mT  # (B, C, N): sums run along the last dimension
+    k, v = wide(k).mT, wide(v).mT  # (B, C, N): sums run along the last dimension
     place = torch.arange(n, device=k.device) - (n - 1) / 2
-    growth = (decay.float()[:, None] * place).exp()  # (C, N)
+    growth = (wide(decay)[:, None] * place).exp()  # (C, N)
     weight = (k - k.amax(2, keepdim=True)).exp()
     both = torch.stack([weight * v, weight])  # (2, B, C, N)
-    step = decay.float().exp()[:, None]
+    step = wide(decay).exp()[:, None]
     earlier = _before(both * growth) * (step / growth)
     later = _before((both / growth).flip(-1)).flip(-1) * (step * growth)
-    top, bottom = earlier + later + both * first.float().exp()[:, None]
+    top, bottom = earlier + later + both * wide(first).exp()[:, None]
     return (top / bottom).mT
 
 

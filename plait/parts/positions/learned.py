@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, sides
 from plait.errors import PlaitError
+from plait.parts.positions.resample import resample, square
 
 
 class GridPositions(nn.Module):
@@ -28,10 +28,19 @@ class GridPositions(nn.Module):
         # a program for all grids resamples to every one
         if not all(isinstance(side, int) for side in grid) or grid != self.grid:
             special, places = table[:, : self.prefix], table[:, self.prefix :]
-            places = places.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
-            places = F.interpolate(places, size=grid, mode="bicubic", antialias=True)
-            table = torch.cat([special, places.flatten(2).transpose(1, 2)], 1)
+            table = torch.cat([special, self.laid(places, self.grid, grid)], 1)
         return t.replace(x=t.x + table)
+
+    def laid(self, places: Tensor, grid: tuple[int, ...], onto: tuple[int, ...]) -> Tensor:
+        """(1, N, D) of `grid` -> (1, M, D) of the grid `onto`."""
+        places = places.transpose(1, 2).unflatten(2, grid)  # (1, D, h, w)
+        return resample(places, onto, antialias=True).flatten(2).transpose(1, 2)
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """A published table of another square grid, as one of this grid."""
+        if (grid := square(tensor.shape[1] - self.prefix)) is None or tensor.shape[2] != self.table.shape[2]:
+            return None
+        return torch.cat([tensor[:, : self.prefix], self.laid(tensor[:, self.prefix :], grid, self.grid)], 1)
 
 
 class SequencePositions(nn.Module):

@@ -6,16 +6,16 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from plait.core.sizes import surely
 from plait.core.tokens import Tokens
 
 
 def waves(places: Tensor, width: int, base: float = 10_000.0) -> Tensor:
-    """(...) places -> (..., D): sine and cosine of each angle side by side, which fall from the place itself to 1 /
-    base of it."""
+    """(...) places -> (..., D) float64: sine and cosine of each angle side by side, which fall from the place itself to
+    1 / base of it."""
     powers = torch.arange(0, width, 2, device=places.device, dtype=torch.float64) / width
-    return in_turn(places.double()[..., None] * base**-powers).float()
+    return in_turn(places.double()[..., None] * base**-powers)
 
 
 def in_turn(angles: Tensor) -> Tensor:
@@ -56,6 +56,6 @@ class SequenceWaves(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         n, table = t.x.shape[1], self.table
-        if not statically_known_true(n == self.length):
+        if not surely(n == self.length):
             table = waves(torch.arange(n, device=table.device), self.width)
-        return t.replace(x=t.x + table)
+        return t.replace(x=t.x + table.to(t.x.dtype))

@@ -42,7 +42,7 @@ class Words(nn.Module):
 
     def forward(self, ids: Tensor, keep: Tensor | None) -> Tokens:
         t = self.words(ids, keep)
-        return t.replace(x=t.x + 0.02 * sinusoids(ids.shape[1], t.x.shape[2], ids.device))
+        return t.replace(x=t.x + 0.02 * sinusoids(ids.shape[1], t.x.shape[2], ids.device).to(t.x.dtype))
 
 
 class Sounds(nn.Module):
@@ -58,7 +58,7 @@ class Sounds(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
         t = self.patches(x, keep)
-        place = 0.02 * sinusoids(t.grid[0], t.x.shape[2], x.device)[:, None] + self.pitch  # (t, m, D)
+        place = 0.02 * sinusoids(t.grid[0], t.x.shape[2], x.device).to(t.x.dtype)[:, None] + self.pitch  # (t, m, D)
         return t.replace(x=t.x + place.flatten(0, 1))
 
 

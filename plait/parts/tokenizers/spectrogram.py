@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens
+from plait.core.precision import wide
+from plait.core.tokens import Tokens, check_mask
 from plait.errors import PlaitError
 
 FLOOR = 1e-8  # power; the rounding noise of 16-bit sound lies below it
@@ -50,22 +51,24 @@ class LogMel(nn.Module):
         self.filters.copy_(mel_filters(self.rate, self.size, self.mels))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        check_mask(keep, *x.shape)
         if keep is not None:
             x = x.masked_fill(~keep, 0.0)
             keep = keep[:, :: self.hop]  # (B, T)
         count = (x.shape[1] + self.hop - 1) // self.hop
+        kind = x.dtype
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.stft(
-                x.float(),
+                wide(x),
                 self.size,
                 self.hop,
-                window=self.window.float(),
+                window=self.window.to(wide(x).dtype),
                 center=True,
                 pad_mode="constant",
                 return_complex=True,
             )  # (B, F, 1 + S // hop)
             power = torch.view_as_real(spectrum).square().sum(-1)[:, :, :count].mT  # (B, T, F)
-            x = ((power @ self.filters.float()).clamp(min=FLOOR).log10() + 4) / 4  # (B, T, mels)
+            x = (((power @ self.filters.to(power.dtype)).clamp(min=FLOOR).log10() + 4) / 4).to(kind)  # (B, T, mels)
         return x if keep is None else x.masked_fill(~keep[..., None], SILENCE), keep
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, check_mask
+from plait.errors import PlaitError
 
 
 class WordTokens(nn.Module):
@@ -15,4 +17,19 @@ class WordTokens(nn.Module):
         self.table = nn.Embedding(vocab, width)
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tokens:
+        check_ids(ids, self.table.num_embeddings)
+        check_mask(keep, *ids.shape)
         return Tokens(self.table(ids), keep=keep)
+
+
+def check_ids(ids: Tensor, vocab: int) -> None:
+    """Raise PlaitError unless ids are (B, N) whole numbers below `vocab`; how large they are is looked at on the CPU
+    alone, as other devices would have to be waited for."""
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise PlaitError(f"got ids {tuple(ids.shape)} of {ids.dtype}, expected (B, N) of torch.int64")
+    if ids.device.type == "cpu" and ids.numel() and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        low, high = ids.aminmax()
+        if low < 0 or high >= vocab:
+            raise PlaitError(
+                f"got ids from {int(low)} to {int(high)}, expected 0 to {vocab - 1}: the vocabulary is another"
+            )

@@ -54,10 +54,12 @@ class Backbone(nn.Module):
     @cached_property
     def strides(self) -> tuple[int, ...]:
         """Pixels a place, of each map of `features`: found by running it on nothing, once."""
-        training, m = self.training, self.multiple or 1
+        training, m = self.training, self.multiple
+        if m is None:  # what traces a model asks for all that it has
+            raise AttributeError(f"{type(self).__name__} reads pictures of one size: its features tell their strides")
         side = -(-128 // m) * m
         with torch.no_grad():
-            found = self.eval().seen(torch.zeros(1, 3, side, side, device=next(self.parameters()).device))
+            found = self.eval().seen(next(self.parameters()).new_zeros(1, 3, side, side))
         self.train(training)
         return tuple(round(side / x.shape[2]) for x in found)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.memory import AnyMemory, Memory
-from plait.core.tokens import Tokens
+from plait.core.tokens import Tokens, check_mask
 from plait.errors import PlaitError
 from plait.parts.presence import fill_absent
 
@@ -40,6 +40,7 @@ class Writer(nn.Module):
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None) -> Tokens:
         """ids (B, N) -> features (B, N, D)."""
+        check_mask(keep, *ids.shape)
         return self.read(Tokens(self.embed(ids), keep=keep))
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -58,6 +59,7 @@ class Writer(nn.Module):
         """The next words (B, N), one or many -> (B, N, V) logits of the word after each, and the memory with them."""
         if tokens.shape[1] > self.length:
             raise PlaitError(f"a text of {tokens.shape[1]} words, but there are places for {self.length}: cut it")
+        check_mask(keep, *tokens.shape)
         t = self.read(Tokens(self.embed(tokens), keep=keep, memory=cache))
         return self.say(t), t.memory
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, Layer, Stack
+from plait.core.precision import wide
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Drop, Join, Rename, Rule, Tied, under
 from plait.data.kinds import KINDS
@@ -90,8 +91,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         t = self.patch_embed(x)
-        c = self.time(time_waves(time)) + condition
-        t = self.stack(t.replace(x=t.x + places(t.grid, self.width, x.device)).reading(condition=c))
+        c = self.time(time_waves(time).to(x.dtype)) + condition
+        t = self.stack(t.replace(x=t.x + places(t.grid, self.width, x.device).to(x.dtype)).reading(condition=c))
         y = self.head(moved(self.norm(t.x), *self.modulation(F.silu(c))[:, None].chunk(2, 2)))
         y = y.unflatten(2, (self.patch**2, -1)).permute(0, 3, 2, 1).flatten(1, 2)  # (B, C' P P, N)
         return F.pixel_shuffle(y.unflatten(2, t.grid), self.patch)
@@ -100,7 +101,7 @@ class Denoiser(nn.Module):
 def time_waves(time: Tensor) -> Tensor:
     """(B,) -> (B, 256): cosines, then sines, of angles that fall from the time to a ten thousandth of it."""
     rate = torch.exp(-math.log(1e4) * torch.arange(WAVES // 2, device=time.device, dtype=torch.float32) * 2 / WAVES)
-    angle = time[:, None].float() * rate
+    angle = wide(time)[:, None] * rate
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
@@ -108,7 +109,7 @@ def places(grid: tuple[int, ...], width: int, device: torch.device) -> Tensor:
     """(N, D): half of the numbers tell the column of each place, half the row, each as sines, then cosines."""
     rate = 1e4 ** -(torch.arange(width // 4, device=device, dtype=torch.float64) * 4 / width)
     row, column = (torch.arange(side, device=device)[:, None] * rate for side in grid)
-    row, column = (torch.cat([a.sin(), a.cos()], 1).float() for a in (row, column))
+    row, column = (torch.cat([a.sin(), a.cos()], 1) for a in (row, column))
     h, w = grid
     return torch.cat([column.expand(h, -1, -1), row[:, None].expand(-1, w, -1)], 2).flatten(0, 1)
 

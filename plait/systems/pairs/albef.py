@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention
 from plait.core.init import torch_default
+from plait.core.precision import wide
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Tied, View
 from plait.parts.heads.words import WordHead, first_place
@@ -106,8 +107,8 @@ class ALBEF(nn.Module):
     def vectors(self, image: Tokens, text: Tokens) -> dict[str, Tensor]:
         """{"image", "text"}: (B, E) float32 unit vectors of the leading tokens."""
         return {
-            "image": F.normalize(self.image_proj(image.x[:, 0]).float(), dim=-1),
-            "text": F.normalize(self.text_proj(text.x[:, 0]).float(), dim=-1),
+            "image": F.normalize(wide(self.image_proj(image.x[:, 0])), dim=-1),
+            "text": F.normalize(wide(self.text_proj(text.x[:, 0])), dim=-1),
         }
 
     def open(self, batch: dict) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from plait.core.tokens import Tokens, join, prepend
 from plait.core.weights import Drop, Join, Rename, Tied, under
 from plait.parts.heads.answers import answer_head
 from plait.parts.heads.words import WordHead, first_place
+from plait.parts.positions.resample import resample
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.text_embedding import TextEmbedding
@@ -60,7 +61,7 @@ class Picture(nn.Module):
         """(1 or B, N, D): the learned grid laid over each picture's real patches, corner on corner, bilinear."""
         table = self.positions[:, 1:].transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
         if real is None:
-            table = table if grid == self.grid else F.interpolate(table, size=grid, mode="bilinear", align_corners=True)
+            table = table if grid == self.grid else resample(table, grid, "bilinear", align_corners=True)
         else:
             down = along(real[:, :, 0])[:, :, None].expand(-1, *grid)  # (B, h, w) in [-1, 1] where real
             across = along(real[:, 0])[:, None, :].expand(-1, *grid)

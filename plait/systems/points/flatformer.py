@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core import precision
 from plait.core.attend import Attend
 from plait.core.block import Block, FeedForward, Post, Stack, check_heads, merge_heads, split_heads
 from plait.core.packing import owners
-from plait.core.tokens import Tokens, mean, real, refuse
+from plait.core.tokens import Tokens, check_mask, mean, real, refuse
 from plait.errors import PlaitError
 
 ORDERS = (
@@ -49,10 +50,11 @@ class Voxels(nn.Module):
         self.second, self.norm_second = nn.Linear(2 * half, width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tokens:
+        check_mask(keep, *x.shape[:2])
         keep = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if keep is None else keep
         x = x.masked_fill(~keep[..., None], 0.0)
         sides = torch.tensor(self.cells, device=x.device)
-        where = ((x[..., :3].float() + 1) / 2 * sides).floor().to(torch.int64).clamp(min=0)
+        where = ((precision.wide(x[..., :3]) + 1) / 2 * sides).floor().to(torch.int64).clamp(min=0)
         where = torch.minimum(where, sides - 1)  # (B, P, 3)
         number = (where[..., 0] * self.cells[1] + where[..., 1]) * self.cells[2] + where[..., 2]
         number, order = number.masked_fill(~keep, math.prod(self.cells)).sort(1)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, FeedForward, Pre, Stack
 from plait.core.memory import AnyMemory, KeyValue, Memory
-from plait.core.tokens import Tokens
+from plait.core.precision import wide
+from plait.core.tokens import Tokens, check_mask
 from plait.core.weights import Rename, Rule, Tied
 from plait.errors import PlaitError
 from plait.parts.positions.learned import SequencePositions
@@ -43,12 +44,13 @@ class Ear(LogMel):
         self.window.copy_(torch.hann_window(self.size))  # in float32, as published: 4e-5 away where it is quiet
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, None]:
-        x = x if keep is None else x.masked_fill(~keep, 0.0)
+        check_mask(keep, *x.shape)
+        x, kind = wide(x if keep is None else x.masked_fill(~keep, 0.0)), x.dtype
         with torch.autocast(x.device.type, enabled=False):
-            spectrum = torch.stft(x.float(), self.size, self.hop, window=self.window.float(), return_complex=True)
+            spectrum = torch.stft(x, self.size, self.hop, window=self.window.to(x.dtype), return_complex=True)
             power = torch.view_as_real(spectrum).square().sum(-1)[:, :, :-1].mT  # (B, T, F)
-            logs = (power @ self.filters.float()).clamp(min=FLOOR).log10()
-            return (logs.maximum(logs.amax((1, 2), keepdim=True) - RANGE) + 4) / 4, None
+            logs = (power @ self.filters.to(x.dtype)).clamp(min=FLOOR).log10()
+            return ((logs.maximum(logs.amax((1, 2), keepdim=True) - RANGE) + 4) / 4).to(kind), None
 
 
 class Stem(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Post, Stack
+from plait.core.precision import wide
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Drop, Rename, under
 from plait.parts.tokenizers.text_embedding import TextEmbedding
@@ -39,10 +40,11 @@ class Fourier(nn.Module):
         refuse(t, "weight", "lengths", *["keep"] * (waves is None), why="a transform reads every token alike, once")
         with torch.autocast(t.x.device.type, enabled=False):  # half precision has no transform
             if waves is None:
-                return t.replace(x=real_transform(t.x.float()))
+                return t.replace(x=real_transform(wide(t.x)).to(t.x.dtype))
             cos, sin = waves
-            parts = torch.fft.fft(t.x.float(), dim=2)
-            return t.replace(x=cos @ parts.real + sin @ parts.imag)
+            parts = torch.fft.fft(wide(t.x), dim=2)
+            cos, sin = cos.to(parts.real.dtype), sin.to(parts.real.dtype)
+            return t.replace(x=(cos @ parts.real + sin @ parts.imag).to(t.x.dtype))
 
 
 def real_transform(x: Tensor) -> Tensor:

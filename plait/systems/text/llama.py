@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Stack
+from plait.core.precision import wide
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Tied
 from plait.parts.mixers.gated import GatedFeedForward
@@ -39,7 +40,7 @@ class NormAroundOne(nn.RMSNorm):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.normalized_shape, 1 + self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(wide(x), self.normalized_shape, 1 + wide(self.weight), self.eps).to(x.dtype)
 
 
 class Llama(Writer):

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import FeedForward, Stack, check_heads, merge_heads, split_heads, stage_rates
+from plait.core.sizes import numbers, surely
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import LayerNorm2d, beside
 from plait.parts.maps import OnMap, OnTokens
-from plait.parts.mixers.windows import numbers, pad_map, surely
+from plait.parts.mixers.windows import pad_map
 from plait.parts.positions.relative import offsets
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks

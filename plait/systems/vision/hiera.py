@@ -14,7 +14,6 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
@@ -34,6 +33,7 @@ from plait.core.weights import Rename
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import from_windows, to_windows
 from plait.parts.positions.learned import GridPositions
+from plait.parts.positions.resample import resample
 from plait.parts.towers.backbone import Backbone, norm_of_mean
 from plait.parts.towers.encoder import after
 from plait.parts.towers.layouts import timm_blocks
@@ -112,9 +112,13 @@ class UnitPositions(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
         nn.init.trunc_normal_(self.unit, std=0.02)
 
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """A published table of another grid, as one of this grid."""
+        return resample(tensor, self.table.shape[2:], antialias=True) if key == "table" else None
+
     def forward(self, t: Tokens) -> Tokens:
         h, w = sides(t)
-        whole = F.interpolate(self.table, size=(h, w), mode="bicubic", antialias=True)
+        whole = resample(self.table, (h, w), antialias=True)
         return t.replace(x=t.x + to_tokens(whole + self.unit.tile(1, 1, h // UNIT, w // UNIT)).x)
 
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Stack, stage_rates
+from plait.core.precision import wide
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, Rule
 from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, LayerNorm2d
 from plait.parts.maps import OnMap, OnTokens
+from plait.parts.positions.resample import resample
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
@@ -47,12 +48,12 @@ class GlobalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         near, far = self.before(x).chunk(2, 1)
-        waves, weight = torch.fft.rfft2(far.float(), norm="ortho"), self.filter
+        waves, weight = torch.fft.rfft2(wide(far), norm="ortho"), self.filter
         if weight.shape[1:3] != waves.shape[2:]:
             weight = weight.permute(3, 0, 1, 2)
-            weight = F.interpolate(weight, size=waves.shape[2:], mode="bilinear", align_corners=True)
+            weight = resample(weight, waves.shape[2:], "bilinear", align_corners=True)
             weight = weight.permute(1, 2, 3, 0)
-        waves = waves * torch.view_as_complex(weight.contiguous())
+        waves = waves * torch.view_as_complex(wide(weight).contiguous())
         far = torch.fft.irfft2(waves, s=x.shape[2:], norm="ortho").to(near.dtype)
         return self.after(torch.stack([self.near(near), far], 2).flatten(1, 2))
 

@@ -13,13 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core import precision
 from plait.core.block import Attention, Block, DropPath, FeedForward, Pre, Stack, stage_rates
+from plait.core.sizes import numbers, surely
 from plait.core.tokens import Tokens, prepend, whole_grid
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.maps import OnTokens, flat, through, to_tokens
-from plait.parts.mixers.windows import WindowAttention, numbers, surely
+from plait.parts.mixers.windows import WindowAttention
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.relative import offsets
+from plait.parts.positions.resample import resample
 from plait.parts.tokenizers.patches import PatchMap
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
@@ -48,7 +51,7 @@ class Warp(nn.Module):
         place = torch.arange(high * wide, device=x.device)
         row, column = place // wide, place % wide
         number = (row // p * (wide // p) + column // p) * p * p + row % p * p + column % p  # patch after patch
-        offset = flat(self.offset(x)).float().unflatten(2, (p * p, 2)).flatten(1, 2)
+        offset = precision.wide(flat(self.offset(x))).unflatten(2, (p * p, 2)).flatten(1, 2)
         offset = offset.index_select(1, number)  # (B, H W, 2)
         first = torch.arange(b, device=x.device)[:, None] * (high * wide)
         places, shares = [], []  # the four places around each: a bag of rows, weighed by how near they are
@@ -87,7 +90,7 @@ class GlobalAttention(WindowAttention):
         if numbers(*grid) and grid == self.window:
             return self.bias()
         table = self.bias.table.T.unflatten(1, [2 * n - 1 for n in self.window])[None]
-        table = F.interpolate(table, [2 * n - 1 for n in grid], mode="bicubic", align_corners=True)
+        table = resample(table, [2 * n - 1 for n in grid], align_corners=True)
         index, count = offsets(grid).to(table.device), grid[0] * grid[1]
         return table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count))
 

@@ -44,7 +44,7 @@ class GlobalPositions(nn.Module):
         angles = (torch.arange(1, n + 1, device=t.x.device) * (2 * math.pi / (n + 1e-6)) for n in t.grid)
         rows, columns = (waves(angle, self.width // 2) for angle in angles)  # (side, D/2)
         x = torch.cat([rows[:, None].expand(-1, t.grid[1], -1), columns.expand(t.grid[0], -1, -1)], 2)  # (h, w, D)
-        return t.replace(x=t.x + self.refine(x.permute(2, 0, 1)[None]).flatten(2).mT)
+        return t.replace(x=t.x + self.refine(x.to(t.x.dtype).permute(2, 0, 1)[None]).flatten(2).mT)
 
 
 class LocalAttention(nn.Module):

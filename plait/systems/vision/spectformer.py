@@ -15,16 +15,17 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Pre, Stack, stage_rates
+from plait.core.precision import wide
+from plait.core.sizes import numbers
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Join, Rename, Rule, under
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Relu
 from plait.parts.maps import OnTokens
-from plait.parts.mixers.windows import numbers
 from plait.parts.positions.learned import GridPositions
+from plait.parts.positions.resample import resample
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 from plait.parts.towers.pyramid import Pyramid
@@ -51,13 +52,13 @@ class SpectralGate(nn.Module):
         nn.init.normal_(self.filter, std=0.02)
 
     def forward(self, t: Tokens) -> Tokens:
-        high, wide = whole_grid(t).grid
+        rows, columns = whole_grid(t).grid
         gain = self.filter
-        if not numbers(high, wide) or t.grid != self.grid:
-            size, gain = (high, wide // 2 + 1), gain.permute(3, 2, 0, 1)
-            gain = F.interpolate(gain, size=size, mode="bilinear", align_corners=True).permute(2, 3, 1, 0).contiguous()
-        waves = torch.fft.rfft2(t.x.float().unflatten(1, t.grid), dim=(1, 2), norm="ortho")
-        waves = waves * torch.view_as_complex(gain)
+        if not numbers(rows, columns) or t.grid != self.grid:
+            size, gain = (rows, columns // 2 + 1), gain.permute(3, 2, 0, 1)
+            gain = resample(gain, size, "bilinear", align_corners=True).permute(2, 3, 1, 0).contiguous()
+        waves = torch.fft.rfft2(wide(t.x).unflatten(1, t.grid), dim=(1, 2), norm="ortho")
+        waves = waves * torch.view_as_complex(wide(gain))
         return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
 
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward
+from plait.core.sizes import numbers
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule, Tied
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast
 from plait.parts.maps import OnTokens
 from plait.parts.positions.learned import GridPositions
@@ -75,6 +77,11 @@ class Recursion(nn.Module):
         """The block in slices, each a row, all put back where they were. Gathered: a program for all pictures cannot
         divide N."""
         (b, n, d), size = whole_grid(t).x.shape, t.x.shape[1] // groups
+        if numbers(n) and n % groups:
+            raise PlaitError(
+                f"got {n} tokens for {groups} slices, expected a multiple: resize pictures to multiples of "
+                "the model's `multiple`"
+            )
         order = torch.arange(groups * size, device=t.x.device)
         back = order.new_zeros(n)
         if scatter:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Stack, stage_rates
+from plait.core.sizes import least
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Drop, Join, Rename
 from plait.parts.maps import OnTokens
@@ -54,7 +55,7 @@ class Ring:
 
     def __init__(self, side: int, window: int, device: torch.device):
         self.side, self.window, self.count = side, window, side // window
-        self.shift = window // 2 * torch.sym_min(self.count - 1, 1)
+        self.shift = window // 2 * least(self.count - 1, 1)
         places = torch.arange(side, device=device) + self.shift
         self.places, self.behind = (x.unflatten(0, (-1, window)) for x in (places % side, places // side))
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Attention, FeedForward, Pre, Stack
+from plait.core.precision import wide
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename, Rule, under
 from plait.parts.maps import only_map
@@ -49,16 +50,18 @@ class Performer(nn.Module):
         self.features.mul_(self.features.shape[0] ** 0.5)
 
     def kernel(self, x: Tensor) -> Tensor:
-        """(B, N, E) -> (B, N, E/2) positive features, in float32."""
-        x = x.float()
-        return (x @ self.features.mT - x.square().sum(-1, keepdim=True) / 2).exp() * self.features.shape[0] ** -0.5
+        """(B, N, E) -> (B, N, E/2) positive features, at least in float32."""
+        x = wide(x)
+        return (x @ self.features.mT.to(x.dtype) - x.square().sum(-1, keepdim=True) / 2).exp() * self.features.shape[
+            0
+        ] ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(x).chunk(3, -1)
         with torch.autocast(x.device.type, enabled=False):  # exponentials of sums of squares
             k, q = self.kernel(k), self.kernel(q)
             total = q @ k.sum(1)[..., None]  # (B, N, 1)
-            y = q @ (k.mT @ v.float()) / (total + 1e-8)
+            y = q @ (k.mT @ wide(v)) / (total + 1e-8)
         return v + self.out(y.to(v.dtype))
 
 

@@ -21,6 +21,7 @@ from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.mixers.wkv import bi_wkv
 from plait.parts.positions.learned import GridPositions
+from plait.parts.positions.resample import resample
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
 
@@ -43,11 +44,8 @@ class Places(GridPositions):
     """Learned positions, resampled by torch's plain bicubic kernel, which is not the one with antialiasing even where
     pictures grow."""
 
-    def forward(self, t: Tokens) -> Tokens:
-        table = self.table.transpose(1, 2).unflatten(2, self.grid)  # (1, D, h, w)
-        if not all(isinstance(side, int) for side in t.grid) or t.grid != self.grid:
-            table = F.interpolate(table, size=t.grid, mode="bicubic")
-        return t.replace(x=t.x + table.flatten(2).transpose(1, 2))
+    def laid(self, places: Tensor, grid: tuple[int, ...], onto: tuple[int, ...]) -> Tensor:
+        return resample(places.transpose(1, 2).unflatten(2, grid), onto).flatten(2).transpose(1, 2)
 
 
 class Blend(nn.Module):

@@ -1,0 +1,149 @@
+"""Weights as people save them: wrapped, under prefixes, beside other things, for pictures of another size."""
+
+from __future__ import annotations
+
+import argparse
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import plait
+from plait.core.weights import unwrapped
+from plait.errors import PlaitError
+from tests.peers import declare_torchvision
+
+WRAPPERS = ["state_dict", "model", "module", "params", "teacher", "state_dict_ema", "model_ema"]
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "backbone.", "module.model."]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return plait.create_model("vit_toy", seed=5)
+
+
+def same(path, model, **how) -> None:
+    found = plait.create_model("vit_toy", pretrained=path, **how).state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("beside", [{}, {"epoch": 3, "args": argparse.Namespace(lr=1e-3), "loss": np.float64(0.1)}])
+def test_wrappers(model, wrapper, beside, tmp_path):
+    torch.save({wrapper: model.state_dict(), **beside}, tmp_path / "w.pth")
+    same(tmp_path / "w.pth", model)
+
+
+def test_what_is_wrapped_twice(model, tmp_path):
+    torch.save(
+        {"model": {"state_dict": OrderedDict(model.state_dict())}, "optimizer": {"state": {}}}, tmp_path / "w.pth"
+    )
+    same(tmp_path / "w.pth", model)
+
+
+def test_weights_come_before_their_averages(model, tmp_path):
+    other = {k: v + 1 for k, v in model.state_dict().items()}
+    torch.save({"state_dict_ema": other, "state_dict": model.state_dict()}, tmp_path / "w.pth")
+    same(tmp_path / "w.pth", model)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_prefixes(model, prefix, suffix, tmp_path):
+    state = {prefix + k: v for k, v in model.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors") if suffix == ".safetensors" else torch.save(state, tmp_path / "w.pth")
+    same(tmp_path / f"w{suffix}", model)
+
+
+def test_marks_inside_of_keys(model, tmp_path):
+    state = {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in model.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    same(tmp_path / "w.pth", model)
+    assert unwrapped(["module.a", "b"]) == {"module.a": "module.a", "b": "b"}  # not all: it is a name
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone."])
+def test_a_peers_layout_under_prefixes(prefix, tmp_path):
+    declare_torchvision()
+    import timm
+
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=7)
+    torch.save({"state_dict": {prefix + k: v for k, v in theirs.state_dict().items()}}, tmp_path / "w.pth")
+    ours = plait.create_model("vit_tiny_patch16_224", num_classes=7, pretrained=tmp_path / "w.pth").eval()
+    x = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_are_tensors_too(model, tmp_path):
+    torch.save({"model": {k: v.numpy() for k, v in model.state_dict().items()}}, tmp_path / "w.pth")
+    same(tmp_path / "w.pth", model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_read_as_floats(model, dtype, tmp_path):
+    halves = {k: v.to(dtype) for k, v in model.state_dict().items()}
+    torch.save({"model": halves}, tmp_path / "w.pth")
+    found = plait.create_model("vit_toy", pretrained=tmp_path / "w.pth").state_dict()
+    assert all(torch.equal(found[k], v.float()) for k, v in halves.items())
+
+
+class Config:
+    """What no reader knows."""
+
+
+def test_what_would_run_is_named_and_not_run(model, tmp_path):
+    torch.save({"model": model.state_dict(), "config": Config()}, tmp_path / "w.pth")
+    with pytest.raises(
+        PlaitError, match=r"holds a \S*test_checkpoints.Config beside its tensors.*save the tensors"
+    ) as error:
+        plait.create_model("vit_toy", pretrained=tmp_path / "w.pth")
+    assert "\x1b" not in str(error.value)
+
+
+def test_what_holds_no_weights_says_what_it_holds(tmp_path):
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
+    with pytest.raises(PlaitError, match="no state dict but 'epoch', 'optimizer'"):
+        plait.create_model("vit_toy", pretrained=tmp_path / "w.pth")
+
+
+def test_the_home_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    same("~/w.pth", model)
+
+
+@pytest.mark.parametrize("name, side", [("vit_toy", 64), ("hiera_toy", 64), ("vision_rwkv_toy", 64)])
+def test_positions_are_resampled_at_loading(name, side, tmp_path):
+    """As they would be by the model of the first size when it reads pictures of the second."""
+    small = plait.create_model(name, seed=2).eval()
+    save_file(small.state_dict(), tmp_path / "w.safetensors")
+    large = plait.create_model(name, image=(side, side), pretrained=tmp_path / "w.safetensors").eval()
+    x = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(large(x), small(x), rtol=1e-5, atol=1e-5)
+
+
+def test_positions_are_resampled_as_timm_does(tmp_path):
+    declare_torchvision()
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "w.pth")
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=(160, 96)).eval()
+    theirs.load_state_dict(checkpoint_filter_fn(torch.load(tmp_path / "w.pth"), theirs))
+    ours = plait.create_model("vit_tiny_patch16_224", image=(160, 96), pretrained=tmp_path / "w.pth").eval()
+    x = torch.rand(1, 3, 160, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+def test_tables_that_cannot_be_resampled_are_refused(model, tmp_path):
+    state = model.state_dict()
+    state["patch_embed.positions.table"] = torch.zeros(1, 1 + 15, 32)  # no square
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(PlaitError, match=r"positions.table has shape \(1, 16, 32\), expected \(1, 17, 32\)"):
+        plait.create_model("vit_toy", pretrained=tmp_path / "w.pth")
