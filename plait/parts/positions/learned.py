@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plait.core.tokens import Tokens, sides
+from plait.core.tokens import Tokens, real, sides
 from plait.errors import PlaitError
 from plait.parts.positions.resample import resample, square
 
@@ -41,6 +41,30 @@ class GridPositions(nn.Module):
         if (grid := square(tensor.shape[1] - self.prefix)) is None or tensor.shape[2] != self.table.shape[2]:
             return None
         return torch.cat([tensor[:, : self.prefix], self.laid(tensor[:, self.prefix :], grid, self.grid)], 1)
+
+
+class OwnGridPositions(GridPositions):
+    """The same vectors for pictures of any shape, padded or not: a patch gets that of the place which is as far down
+    and across the learned grid as it is in its own picture, (rows, columns) of real patches from the upper left corner.
+
+    Source: NaViT (arXiv:2307.06304), as Idefics2 (arXiv:2405.02246) has it.
+    """
+
+    def __init__(self, grid: tuple[int, int], width: int):
+        super().__init__(grid, width)
+
+    def forward(self, t: Tokens) -> Tokens:
+        there = real(t).unflatten(1, sides(t))  # (B, h, w)
+        down, across = there[:, :, 0], there[:, 0]
+        places = self.near(down, 0)[:, :, None] * self.grid[1] + self.near(across, 1)[:, None]
+        return t.replace(x=t.x + F.embedding(places.flatten(1), self.table[0]))
+
+    def near(self, there: Tensor, side: int) -> Tensor:
+        """(B, n) bool: which patches of a side are real -> (B, n): the learned place of each."""
+        n = self.grid[side]
+        share = torch.arange(there.shape[1], device=there.device) * (1.0 / there.sum(1, keepdim=True).clamp(min=1))
+        edges = torch.arange(1 / n, 1.0, 1 / n, device=there.device)
+        return torch.bucketize(share.clamp(max=1.0 - 1e-6), edges, right=True)
 
 
 class SequencePositions(nn.Module):

@@ -1,0 +1,108 @@
+"""Idefics2 against transformers: logits of words behind several pictures a row, whole and split, of any shape and
+padded, as the published preparation has them, which stand among padded words.
+
+At full width, with fewer layers of the language model and fewer words; the row says how many.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import plait
+from plait.core.catalog import systems
+from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.norms import epsilons
+from tests.peers import declare_torchvision
+
+SYSTEM, CUTS = "idefics2", True
+CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
+DEPTH, VOCAB, AROUND, MARK = 1, 1000, 900, 901
+SHAPES = (((70, 120), (90, 64)), ((57, 75),))  # of each row's pictures
+
+
+def config():
+    """What the published config.json files say, but for `DEPTH` layers and `VOCAB` words. The resampler's eps is that
+    of the language model, as it was when the weights were published."""
+    from transformers import Idefics2Config
+
+    return Idefics2Config(
+        vision_config=dict(
+            hidden_size=1152, image_size=980, intermediate_size=4304, num_attention_heads=16, num_hidden_layers=27,
+            patch_size=14,
+        ),
+        perceiver_config=dict(hidden_size=4096, rms_norm_eps=1e-5),
+        text_config=dict(
+            model_type="mistral", num_hidden_layers=DEPTH, vocab_size=VOCAB, rms_norm_eps=1e-5, pad_token_id=0,
+        ),
+        image_token_id=MARK,
+    )  # fmt: skip
+
+
+def prepared(split: bool, least: int, most: int, shapes=SHAPES) -> tuple[Tensor, Tensor]:
+    """Rows of random pictures as the published preparation makes them: (B, P, 3, H, W), and which pixels are real.
+    least, most: of the shorter and the longer side."""
+    from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2ImageProcessorPil
+
+    g = np.random.default_rng(0)
+    rows = [[Image.fromarray(g.integers(0, 256, (*shape, 3), np.uint8)) for shape in row] for row in shapes]
+    prepare = Idefics2ImageProcessorPil(size={"shortest_edge": least, "longest_edge": most}, do_image_splitting=split)
+    made = prepare(rows, return_tensors="pt")
+    return made["pixel_values"], made["pixel_attention_mask"].bool()
+
+
+def texts(split: bool, words: int = 6, mark: int = MARK, around: int = AROUND) -> tuple[Tensor, Tensor]:
+    """ids (2, N) with a mark for each of the pictures of `SHAPES`, and keep: the second begins later."""
+    g = torch.Generator().manual_seed(1)
+    each = [around] + [mark, around] * (5 if split else 1)
+    some = torch.randint(10, min(mark, around), (2, 3, words), generator=g).tolist()
+    rows = [some[0][0] + each + some[0][1] + each + some[0][2], some[1][0] + each + some[1][1] + some[1][2]]
+    long = max(map(len, rows))
+    ids = torch.tensor([[0] * (long - len(row)) + row for row in rows])
+    return ids, torch.arange(long) >= torch.tensor([[long - len(row)] for row in rows])
+
+
+def spread(ids: Tensor, keep: Tensor, latents: int, mark: int = MARK) -> tuple[Tensor, Tensor]:
+    """The same texts with `latents` marks in the place of each."""
+    rows = [row[real].repeat_interleave(torch.where(row[real] == mark, latents, 1)) for row, real in zip(ids, keep)]
+    long = max(map(len, rows))
+    real = torch.arange(long) >= torch.tensor([[long - len(row)] for row in rows])
+    return torch.stack([torch.cat([row.new_zeros(long - len(row)), row]) for row in rows]), real
+
+
+def root_epsilons(model: nn.Module) -> list[float]:
+    """The eps of all norms by the root of the mean square, in order of size."""
+    names = ("eps", "variance_epsilon")
+    norms = (m for m in model.modules() if type(m).__name__.endswith("RMSNorm"))
+    return sorted(next(getattr(m, name) for name in names if hasattr(m, name)) for m in norms)
+
+
+@torch.no_grad()
+def differs(ours: nn.Module, theirs: nn.Module, split: bool, least: int, most: int, **marks: int) -> float:
+    """The relative error of the logits of the last four words."""
+    image, real = prepared(split, least, most)
+    ids, keep = texts(split, **marks)
+    latents = theirs.config.perceiver_config.resampler_n_latents
+    told, heard = spread(ids, keep, latents, ours.mark)
+    expected = theirs(
+        input_ids=told, attention_mask=heard.long(), pixel_values=image, pixel_attention_mask=real.long()
+    ).logits[:, -4:]
+    batch = {"image": image, "text": ids[:, :-4], "keep": {"image": real, "text": keep[:, :-4]}}
+    got, _ = ours.step(ids[:, -4:], ours.prefill(batch))
+    return relative_error(got, expected)
+
+
+@torch.no_grad()
+def parity(name: str) -> Row:
+    declare_torchvision()
+    from transformers import Idefics2ForConditionalGeneration
+
+    theirs = perturb(Idefics2ForConditionalGeneration(config()))
+    ours = plait.create_model(name, vocab=VOCAB, mark=MARK, around=AROUND, depth=DEPTH).eval()
+    plait.load_weights(ours, theirs.state_dict(), source="transformers")
+    assert epsilons(ours) == epsilons(theirs) and root_epsilons(ours) == root_epsilons(theirs)
+    error = max(differs(ours, theirs, split, 56, 120) for split in (False, True))
+    said = f"transformers {CASES[name]}, {DEPTH} layer and {VOCAB} words of the language model"
+    return Row(name, said, count(ours), count(theirs), error)

@@ -1,0 +1,13 @@
+"""SigLIP's picture towers against timm; that of Idefics2 is held to transformers with the whole."""
+
+from __future__ import annotations
+
+from tests.parity.compare import Row
+from tests.parity.pictures import against_timm, cases
+
+SYSTEM = "vit_siglip"
+CASES = cases(SYSTEM)
+
+
+def parity(name: str) -> Row:
+    return against_timm(name, CASES[name])
