@@ -19,6 +19,7 @@ from plait.core.memory import AnyMemory, Memory
 from plait.core.surgery import freeze
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename, under
+from plait.parts.among_words import among_words
 from plait.parts.presence import fill_absent
 from plait.parts.towers.layouts import clip_vision
 from plait.systems.text.llama import RULES as LLAMA
@@ -50,29 +51,13 @@ class LLaVA(nn.Module):
         t = self.vision.stack.without_last(self.vision.embed(image), self.skip)
         return self.bridge(t.body())
 
-    def place(self, ids: Tensor, keep: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        """Where the M patches (B, M) and the words (B, N) of each row go, in a sequence of M + N places: the patches
-        into the first mark's place, or before all words. The mark itself goes last."""
-        n = ids.shape[1]
-        mark = (ids == self.mark) & keep
-        mark = mark & (mark.cumsum(1) == 1)
-        found, order = mark.any(1, keepdim=True), torch.arange(n, device=ids.device)
-        behind = (order >= mark.int().argmax(1, keepdim=True)) | ~found
-        words = (order + behind * (m - found.int())).masked_fill(mark, m + n - 1)
-        first = torch.where(found, mark.int().argmax(1, keepdim=True), 0)
-        return first + torch.arange(m, device=ids.device), words
-
     def prefill(self, batch: dict) -> AnyMemory:
         """Read the picture and, where there is one, the text so far."""
         s = fill_absent(batch, self.blanks)
         image, ids, keep = self.see(s.values["image"]), s.values["text"], s.mask("text")
-        m, width = image.shape[1:]
-        places = torch.cat(self.place(ids, keep, m), 1)  # (B, M + N)
-        there = torch.cat([s.present["image"][:, None].expand(-1, m), keep & (ids != self.mark)], 1)
-        x = torch.cat([image, self.words.embed(ids)], 1)
-        x = torch.zeros_like(x).scatter(1, places[..., None].expand(-1, -1, width), x)
-        there = torch.zeros_like(there).scatter(1, places, there)
-        return self.words.read(Tokens(x, keep=there, memory=Memory())).memory
+        text = Tokens(self.words.embed(ids), keep=keep)
+        t = among_words(text, ids == self.mark, image[:, None], s.present["image"][:, None])
+        return self.words.read(t.replace(memory=Memory())).memory
 
     def step(self, tokens: Tensor, cache: AnyMemory, keep: Tensor | None = None) -> tuple[Tensor, AnyMemory]:
         """The next words (B, N), one or many -> (B, N, V) logits of the word after each, and the cache with them."""
