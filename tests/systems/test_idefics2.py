@@ -8,6 +8,7 @@ import torch
 import plait
 from plait.core.memory import Memory
 from plait.core.tokens import Tokens
+from plait.systems.pairs.idefics2 import Idefics2
 from tests.parity import idefics2 as peers
 from tests.parity.compare import count, perturb
 from tests.peers import declare_torchvision
@@ -41,29 +42,55 @@ def pair():
     for p in theirs.parameters():
         if p.dim() > 1:
             p.data.mul_(5)  # from 0.02, at which a tiny model says the same of everything
-    words = plait.create_model("llama_toy", tied=False)
-    ours = peers_model(words)
-    plait.load_weights(ours, theirs.state_dict(), "transformers")
-    return ours, theirs
+    return plait.load_weights(tiny(), theirs.state_dict(), "transformers"), theirs
 
 
-def peers_model(words):
-    from plait.systems.pairs.idefics2 import Idefics2
-
-    vision = plait.create_model("vit_siglip_toy", image=(56, 56), native=True, asks=False, num_classes=0, tanh=True)
-    made = Idefics2(
-        vision=vision, words=words, hidden=64, latents=3, layers=2, heads=4, kv_heads=2, head_width=6, mark=MARK,
-        around=AROUND,
-    )  # fmt: skip
-    return made.eval()
+def tiny(eye: dict | None = None, tongue: dict | None = None, **other) -> Idefics2:
+    """Ours of the same configuration, but for what is given."""
+    seen = dict(image=(56, 56), native=True, asks=False, num_classes=0, tanh=True) | (eye or {})
+    usual = dict(hidden=64, latents=3, layers=2, heads=4, kv_heads=2, head_width=6, mark=MARK, around=AROUND) | other
+    vision = plait.create_model("vit_siglip_toy", **seen)
+    return Idefics2(vision=vision, words=plait.create_model("llama_toy", tied=False, **(tongue or {})), **usual).eval()
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_several_padded_pictures_of_any_shape_whole_and_split(pair, split):
     ours, theirs = pair
-    assert count(ours) == count(theirs)
+    assert count(ours) == count(theirs) and peers.root_epsilons(ours) == peers.root_epsilons(theirs)
     for least, most in ((24, 61), (40, 90)):  # smaller and larger than positions were learned for
         assert peers.differs(ours, theirs, split, least, most, words=4, mark=MARK, around=AROUND) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(eye=dict(heads=4)),
+        dict(eye=dict(tanh=False)),
+        dict(eye=dict(native=False)),
+        dict(eye=dict(patch=4)),
+        dict(tongue=dict(heads=2, kv_heads=1, head_width=16)),
+        dict(tongue=dict(base=1e6)),
+        dict(tongue=dict(window=9)),
+        dict(tongue=dict(act="gelu")),
+        dict(heads=6, kv_heads=3, head_width=4),
+        dict(heads=8, kv_heads=4, head_width=3),
+        dict(heads=2, kv_heads=1, head_width=12),
+        dict(eps=1e-2),
+        dict(latents=4),
+        dict(layers=1),
+        dict(hidden=60),
+        dict(mark=AROUND),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_shows(pair, wrong):
+    right, theirs = pair
+    made = tiny(**wrong)
+    try:
+        plait.load_weights(made, right.state_dict())
+    except ValueError:
+        return
+    assert peers.differs(made, theirs, False, 24, 61, words=4, mark=MARK, around=AROUND) > 1e-4
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What matters when building vision-language models? Laurencon, Tronchon, Cord, Sanh, 2024. arXiv:2405.02246.
+"""What matters when building vision-language models? Laurençon, Tronchon, Cord, Sanh, 2024. arXiv:2405.02246.
 
 New here: what was left of a hundred comparisons. SigLIP's tower reads each picture in its own shape; a gated layer
 brings its patches to the width of the words, of which 64 learned vectors gather what there is (three layers of a
@@ -41,7 +41,7 @@ class Idefics2(nn.Module):
     """Pictures and the text so far -> what the next word is. A row may lack either.
 
     batch["image"] is (B, 3, H, W), or (B, P, 3, H, W) for several a row; with batch["keep"]["image"], (B, H, W) or (B,
-    P, H, W) bool, pictures of several sizes lie in the upper left corner, and those without a patch are not there. What
+    P, H, W) bool, pictures of several sizes lie in the upper left corner, and those without a pixel are not there. What
     of a side does not fill a patch is not seen.
     vision: a picture tower that honours `keep`. words: the language model. hidden: the bridge's. latents: a picture's
     places. layers, heads, kv_heads, head_width: the resampler's. mark: the word in whose place a picture is read, if
