@@ -1,48 +1,49 @@
 """Idefics2 against transformers: logits of words behind several pictures a row, whole and split, of any shape and
 padded, as the published preparation has them, which stand among padded words.
 
-At full width, with fewer layers of the language model and fewer words; the row says how many.
+At full width, with fewer layers of the towers and fewer words; the row says how many.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import plait
 from plait.core.catalog import build, systems
 from plait.core.create import rules_of
 from plait.core.init import initialise_rest
 from plait.core.weights import assign, converted
-from tests.parity.compare import Row, count, relative_error
+from tests.parity.compare import Row, count, count_whole, relative_error
 from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM, CUTS = "idefics2", True
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
-DEPTH, VOCAB, AROUND, MARK = 1, 1000, 900, 901
+DEPTH, EYES, VOCAB, AROUND, MARK = 1, 3, 1000, 900, 901
 SHAPES = (((70, 120), (90, 64)), ((57, 75),))  # of each row's pictures
 ONE_EACH = (((70, 120),), ((57, 75),))
 
 
-def config():
-    """What the published config.json files say, but for `DEPTH` layers and `VOCAB` words. The resampler's eps is that
-    of the language model, as it was when the weights were published."""
+def config(*, depth: int, eyes: int, vocab: int, mark: int):
+    """What the published config.json files say, but for these layers and words. The resampler's eps is that of the
+    language model, as it was when the weights were published."""
     from transformers import Idefics2Config
 
     return Idefics2Config(
         vision_config=dict(
-            hidden_size=1152, image_size=980, intermediate_size=4304, num_attention_heads=16, num_hidden_layers=27,
+            hidden_size=1152, image_size=980, intermediate_size=4304, num_attention_heads=16, num_hidden_layers=eyes,
             patch_size=14,
         ),
         perceiver_config=dict(hidden_size=4096, rms_norm_eps=1e-5),
         text_config=dict(
-            model_type="mistral", num_hidden_layers=DEPTH, vocab_size=VOCAB, rms_norm_eps=1e-5, pad_token_id=0,
+            model_type="mistral", num_hidden_layers=depth, vocab_size=vocab, rms_norm_eps=1e-5, pad_token_id=0,
         ),
-        image_token_id=MARK,
+        image_token_id=mark,
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def reference() -> nn.Module:
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        return filled(Idefics2ForConditionalGeneration(config()))
+        return filled(Idefics2ForConditionalGeneration(config(depth=DEPTH, eyes=EYES, vocab=VOCAB, mark=MARK)))
 
 
 Batch = tuple[dict, Tensor]  # what is read before, and the last four words
@@ -144,10 +145,21 @@ def expected() -> list[tuple[Batch, Tensor]]:
 
 @torch.no_grad()
 def parity(name: str) -> Row:
+    declare_torchvision()
+    from transformers import Idefics2ForConditionalGeneration
+
+    info = plait.model_info(name)
+    whole = config(depth=32, eyes=27, vocab=32002 if "base" in CASES[name] else 32003, mark=32001)
+    parameters = info.parameters, count_whole(partial(Idefics2ForConditionalGeneration, whole))
+    against, made = f"transformers {CASES[name]}", build(name)
+    if parameters[0] != parameters[1] or (made.around, made.mark) != (32000, whole.image_token_id):
+        return Row(name, against, *parameters, float("inf"))
     theirs, ours = reference(), build(name, vocab=VOCAB, mark=MARK, around=AROUND, depth=DEPTH).eval()
+    ours.vision.stack.blocks = ours.vision.stack.blocks[:EYES]
     assign(ours, converted(theirs.state_dict(), rules_of(ours, "transformers")), share=True)  # as files are
     initialise_rest(ours)
     assert epsilons(ours) == epsilons(theirs) and root_epsilons(ours) == root_epsilons(theirs)
+    assert count(ours) == count(theirs)
     error = max(relative_error(said(ours, batch), truth) for batch, truth in expected())
-    against = f"transformers {CASES[name]}, {DEPTH} layer and {VOCAB} words of the language model"
-    return Row(name, against, count(ours), count(theirs), error)
+    cut = f"{DEPTH} layer and {VOCAB} words of the language model, {EYES} of the tower's layers"
+    return Row(name, f"{against}, {cut}", *parameters, error)
