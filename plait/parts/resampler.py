@@ -47,6 +47,14 @@ class LatentAttention(nn.Module):
         return t.replace(x=self.out(merge_heads(t.x)))
 
 
+class Latents(Learned):
+    """Small at first, so that what they find is heard beside them: at the size of the tokens, a small model does not
+    learn to look."""
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+
 class Resampler(nn.Module):
     """Tokens (B, M, D), any number of them -> Tokens (B, `count`, D), normed: what as many learned ones found.
 
@@ -59,7 +67,7 @@ class Resampler(nn.Module):
         head_width: int | None = None, norm: Make = nn.LayerNorm, feed: Make = FeedForward,
     ):  # fmt: skip
         super().__init__()
-        self.latents = Learned(count, width)
+        self.latents = Latents(count, width)
         mix = partial(LatentAttention, kv_heads=kv_heads, head_width=head_width, norm=norm)
         self.stack = Stack(
             *pre_norm_blocks(width, depth, heads, hidden, norm=norm, mix=mix, feed=feed), gives=("stream",)

@@ -115,7 +115,7 @@ def test_greedy_writing_behind_a_memory_is_the_same(pair, split):
 
 @pytest.fixture(scope="module")
 def toy():
-    return plait.create_model("idefics2_toy").eval()
+    return plait.create_model("idefics2_toy", patch=8).eval()
 
 
 def pictures(rows: int, count: int, seed: int = 0) -> torch.Tensor:
@@ -162,7 +162,9 @@ def test_pictures_are_read_in_the_marks_places_and_first_where_there_are_none(to
 @torch.no_grad()
 @pytest.mark.parametrize("around", [6, None])
 def test_a_split_picture_is_five_with_a_word_between(toy, around):
-    parts = dict(vision=toy.vision, words=toy.words, hidden=48, latents=3, layers=2, heads=4, kv_heads=2, head_width=6)
+    own = ("hidden", "latents", "layers", "heads", "kv_heads", "head_width")
+    parts = {name: plait.model_info("idefics2_toy").arguments[name] for name in own}
+    parts |= dict(vision=toy.vision, words=toy.words)
     split, whole = (type(toy)(**parts, mark=5, around=around, split=s).eval() for s in (True, False))
     for made in (split, whole):
         plait.load_weights(made, toy.state_dict())

@@ -123,19 +123,19 @@ SIGLIP = dict(vision="vit_siglip_so400m_patch14_980", words="llama_mistral_7b_v0
 SPECIAL = dict(around=32000, mark=32001)
 TOLD = dict(vocab=32003, end=32002)
 OWN = dict(native=True, asks=False, num_classes=0)
-TOY = dict(vision="vit_siglip_toy", words="llama_toy", hidden=48, latents=3, layers=2, heads=4, kv_heads=2)
+TOY = dict(vision="vit_siglip_toy", words="llama_toy", hidden=48, latents=8, layers=2, heads=4, kv_heads=2)
 NANO = dict(vision="vit_siglip_nano", words="llama_nano", hidden=512, latents=16, layers=2, heads=4, kv_heads=2)
 
 MODEL = Idefics2
 TAKES = ("image", "text")
 ROLES = ("generator",)
 PARTS = {
-    "vision": ("image", "num_classes", "native", "asks"),
+    "vision": ("image", "patch", "num_classes", "native", "asks"),
     "words": ("vocab", "length", "begin", "end", "depth"),
 }
 DEFAULT = "nano"
 SIZES = {
-    "toy": OWN | TOY | dict(head_width=6, mark=5, around=6),
+    "toy": OWN | TOY | dict(patch=16, head_width=8, mark=5, around=6),
     "nano": OWN | NANO | dict(head_width=48),
     "nano_split": OWN | NANO | dict(head_width=48, split=True),
     "8b": SIGLIP | SPECIAL | TOLD,

@@ -68,7 +68,7 @@ class ViTSigLIP(Backbone):
     beyond = ("head", "question")
 
     def __init__(
-        self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=0, tanh=False, asks=True,
+        self, *, image=(224, 224), patch=16, width, depth, heads, hidden=None, num_classes=1000, tanh=False, asks=True,
         native=False, drop_path=0.0,
     ):  # fmt: skip
         super().__init__()
@@ -94,9 +94,9 @@ class ViTSigLIP(Backbone):
         return self.head(self.pool(self.tokens(x, keep)))
 
 
-BASE = dict(width=768, depth=12, heads=12)
-LARGE = dict(width=1024, depth=24, heads=16)
-SO = dict(width=1152, depth=27, heads=16, hidden=4304)
+BASE = dict(width=768, depth=12, heads=12, num_classes=0)
+LARGE = dict(width=1024, depth=24, heads=16, num_classes=0)
+SO = dict(width=1152, depth=27, heads=16, hidden=4304, num_classes=0)
 SO14 = SO | dict(patch=14)
 GAP = SO14 | dict(asks=False)
 S256 = dict(image=(256, 256))
@@ -133,11 +133,11 @@ WEIGHTS = {
     "base_patch16_512": TIMM | dict(hub="timm/vit_base_patch16_siglip_512.webli"),
     "large_patch16_256": TIMM | dict(hub="timm/vit_large_patch16_siglip_256.webli"),
     "large_patch16_384": TIMM | dict(hub="timm/vit_large_patch16_siglip_384.webli"),
+    "so400m_patch14_gap_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_224.webli"),
+    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.webli"),
     "so400m_patch14_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_224.webli"),
     "so400m_patch14_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_378.webli"),
     "so400m_patch16_256_i18n": TIMM | dict(hub="timm/vit_so400m_patch16_siglip_256.webli_i18n"),
-    "so400m_patch14_gap_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_224.webli"),
-    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.webli"),
 }
 RULES = {
     "timm": [
