@@ -123,7 +123,7 @@ SIGLIP = dict(vision="vit_siglip_so400m_patch14_980", words="llama_mistral_7b_v0
 SPECIAL = dict(around=32000, mark=32001)
 TOLD = dict(vocab=32003, end=32002)
 OWN = dict(native=True, asks=False, num_classes=0)
-TOY = dict(vision="vit_siglip_toy", words="llama_toy", hidden=48, latents=8, layers=2, heads=4, kv_heads=2)
+TOY = dict(vision="vit_siglip_toy", words="llama_toy", hidden=48, latents=4, layers=2, heads=4, kv_heads=2)
 NANO = dict(vision="vit_siglip_nano", words="llama_nano", hidden=512, latents=16, layers=2, heads=4, kv_heads=2)
 
 MODEL = Idefics2
