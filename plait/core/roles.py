@@ -175,9 +175,11 @@ class Diffuser(Model, Protocol):
 class Policy(Model, Protocol):
     """Says what to do, step by step, to earn the return that is asked for. Reads the slots "states", "actions" and
     "returns" (still asked for), each (B, T, C), and "steps" (B, T), their numbers. length: the most steps of an
-    episode."""
+    episode. tries: how many episodes it reads one after another at most; of more than one it is also told "rewards" and
+    "done", each (B, T, 1)."""
 
     length: int
+    tries: int
 
     def act(self, batch: dict, /) -> dict:
         """{"actions": (B, T, A)}: what to do at each step, of its state and its return and all before them; "losses"

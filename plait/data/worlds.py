@@ -19,16 +19,26 @@ Act = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 class World:
     """Episodes of at most `length` steps with states (n, S), actions (n, A) and rewards (n,). An episode goes on until
-    its place is `over`."""
+    its place is `over`. The world may know more of a state than it tells. tries: how often a table's players try at the
+    same thing."""
 
     name: ClassVar[str]
     length: ClassVar[int]
     states: ClassVar[int]  # S
     actions: ClassVar[int]  # A
+    tries: ClassVar[int] = 1
 
     def start(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """First states (n, S)."""
         raise NotImplementedError
+
+    def again(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """First states of another try at what `states` were a try at."""
+        return self.start(len(states), rng)
+
+    def seen(self, states: np.ndarray) -> np.ndarray:
+        """What a policy is told of states, (n, S)."""
+        return states
 
     def step(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The next states (n, S), the rewards (n,), and which episodes are over (n,)."""
@@ -136,7 +146,55 @@ class Treasures(World):
         return places * 2 / (self.SIDE - 1) - 1
 
 
-WORLDS: dict[str, World] = {world.name: world for world in (CartPole(), Treasures())}
+class Buried(World):
+    """A field of five by five places, with a treasure under one of its corners. Nobody is told which, but it stays
+    there when one tries again. The first corner that is come to ends the try; each step costs. States are the place,
+    from -1 to 1; actions are four numbers, of which the greatest says where to go: left, right, down or up."""
+
+    name, length, states, actions, tries = "buried", 8, 2, 4, 8
+    CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
+    COST = 0.02
+    MOVES = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+
+    def start(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Places, in the middle, and the number of the corner."""
+        return np.concatenate([np.zeros((n, 2)), rng.integers(0, 4, (n, 1))], 1)
+
+    def again(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return states * [0, 0, 1]
+
+    def seen(self, states: np.ndarray) -> np.ndarray:
+        return states[:, :2]
+
+    def step(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        after = np.clip(states[:, :2] + self.MOVES[actions.argmax(1)], -1, 1)
+        found = (after == self.CORNERS[states[:, 2].astype(int)]).all(1)
+        return np.concatenate([after, states[:, 2:]], 1), found - self.COST, (np.abs(after) == 1).all(1)
+
+    def chance(self, states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.eye(4)[rng.integers(0, 4, len(states))]
+
+    def expert(self, states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Of one who knows the corner."""
+        return self._towards(states[:, 2].astype(int), states, rng)
+
+    def player(self, n: int, rng: np.random.Generator) -> Act:
+        """Goes to one of the corners, more or less straight."""
+        goal, lost = rng.integers(0, 4, n), rng.uniform(0, 0.2, (n, 1))
+
+        def act(states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            astray = rng.random((n, 1)) < lost
+            return np.where(astray, self.chance(states, earned, rng), self._towards(goal, states, rng))
+
+        return act
+
+    def _towards(self, goal: np.ndarray, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        after = np.clip(states[:, None, :2] + self.MOVES, -1, 1)  # (n, 4, 2)
+        way = np.abs(after - self.CORNERS[goal][:, None]).sum(2)
+        return np.eye(4)[(way + 0.1 * rng.random(way.shape)).argmin(1)]
+
+
+WORLDS: dict[str, World] = {world.name: world for world in (CartPole(), Treasures(), Buried())}
 
 
 def world_of(name: str) -> World:
@@ -146,15 +204,18 @@ def world_of(name: str) -> World:
     return WORLDS[name]
 
 
-def play(world: World, n: int, act: Act, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """n episodes at once: "states" (n, T, S), "actions" (n, T, A), "rewards" (n, T) and "steps" (n,), how many of T
-    each took."""
-    states, going, steps = world.start(n, rng), np.ones(n, bool), np.zeros(n, int)
+def play(
+    world: World, n: int, act: Act, rng: np.random.Generator, start: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """n episodes at once, from the states `start` on: "states" as they are seen (n, T, S), "actions" (n, T, A),
+    "rewards" (n, T) and "steps" (n,), how many of T each took."""
+    states = world.start(n, rng) if start is None else start
+    going, steps = np.ones(n, bool), np.zeros(n, int)
     seen, done, rewarded, earned = [], [], [], np.zeros(n)
     while going.any() and len(seen) < world.length:
         actions = act(states, earned, rng)
         after, rewards, over = world.step(states, actions)
-        seen.append(states)
+        seen.append(world.seen(states))
         done.append(actions)
         rewarded.append(rewards * going)
         earned = earned + rewarded[-1]
@@ -175,12 +236,16 @@ def returns_of(world: World, act: Act, n: int, seed: int = 0) -> np.ndarray:
 
 def trajectories(folder: str | Path, name: str, *, episodes: int = 1000, seed: int = 0) -> Path:
     """Write `NAME.parquet` into `folder` and return its path: a row for each episode that a policy of some skill played
-    in the world `name`, with the columns states, actions and rewards (a list a step) and world."""
+    in the world `name`, with the columns states, actions and rewards (a list a step), world and, where players try at
+    the same thing, tries: a number for each thing."""
     world, rng = world_of(name), np.random.default_rng(seed)
-    found = play(world, episodes, world.player(episodes, rng), rng)
+    things = np.arange(episodes) // world.tries
+    start = None if world.tries == 1 else world.start(things[-1] + 1, rng)[things]
+    found = play(world, episodes, world.player(episodes, rng), rng, start)
     rows: dict[str, list[Any]] = {
         what: [values[:count].tolist() for values, count in zip(found[what], found["steps"])]
         for what in ("states", "actions", "rewards")
     }
-    table = pa.table(rows | {"world": [name] * episodes})
+    rows |= {"world": [name] * episodes} | ({} if world.tries == 1 else {"tries": things})
+    table = pa.table(rows)
     return write_whole(Path(folder) / f"{name}.parquet", lambda part: pa.parquet.write_table(table, part))

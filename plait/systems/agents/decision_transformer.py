@@ -10,72 +10,28 @@ model's: of its table of places the first is added everywhere, its only word is 
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-import torch.nn.functional as F
 from torch import nn
 
-from plait.core.block import Attention, Block, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Transpose
-from plait.errors import PlaitError
-from plait.parts.presence import fill_absent
+from plait.parts.towers.steps import Steps, channels_of
 
 READS = ("returns", "states", "actions")  # the order of a step's tokens
 
 
-class DecisionTransformer(nn.Module):
+class DecisionTransformer(Steps):
     """Trajectories so far -> what to do at each step, and which state and return are expected after it.
 
     slots: {"returns": {"channels": 1}, "states": ..., "actions": ...}. batch[slot] is (B, T, C), "returns" being those
-    still asked for; batch["steps"] (B, T) int64 the steps' numbers in their episodes, if not 0, 1, 2, ...
-    length: the most steps of an episode. places: rows of the table of which the first is used. tanh: actions lie
-    between -1 and 1.
+    still asked for; batch["steps"], length, places: as `Steps`. tanh: actions lie between -1 and 1.
     """
 
     fits = ("slots",)
 
     def __init__(self, *, slots, width=128, depth=3, heads=1, length=1000, places=1024, tanh=True, dropout=0.1):
-        super().__init__()
-        if set(slots) != set(READS):
-            raise PlaitError(f"got slots {', '.join(slots)}, expected {', '.join(READS)}: a policy reads these")
-        channels = {name: slots[name]["channels"] for name in READS}
-        self.takes, self.width, self.length, self.tanh = tuple(slots), width, length, tanh
-        self.blanks = {name: ((1, c), torch.float32) for name, c in channels.items()}
-        self.embed = nn.ModuleDict({name: nn.Linear(c, width) for name, c in channels.items()})
-        self.steps = nn.Embedding(length, width)
-        self.norm_in, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
-        self.places = nn.Parameter(torch.empty(places, width))
-        mix, feed = partial(Attention, causal=True, dropout=dropout), partial(FeedForward, act=nn.ReLU)
-        steps = (
-            [Pre(nn.LayerNorm(width), f, nn.Dropout(dropout)) for f in (mix(width, heads), feed(width, 4 * width))]
-            for _ in range(depth)
-        )
-        self.stack = Stack(*(Block(*pair) for pair in steps))
-        self.norm = nn.LayerNorm(width)
+        channels = channels_of(slots, READS)
+        super().__init__(channels, width, depth, heads, length, places, dropout)
+        self.takes, self.tanh = tuple(slots), tanh
         self.say = nn.ModuleDict({name: nn.Linear(width, c) for name, c in channels.items()})
-
-    def reset(self) -> None:
-        nn.init.trunc_normal_(self.places, std=0.02)
-
-    def tokens(self, batch: dict) -> Tokens:
-        """(B, 3 T, D): return, state, action, return, ...; of a step that lacks one the token is not real."""
-        s = fill_absent(batch, self.blanks)
-        count = max(v.shape[1] for v in s.values.values())
-        if count > self.length:
-            raise PlaitError(f"got {count} steps, expected at most {self.length}: give the last ones, with their steps")
-        here = batch.get("steps", torch.arange(count, device=next(iter(s.values.values())).device))
-        when = self.steps(here)
-        xs, keeps = [], []
-        for name in READS:
-            x, keep = s.values[name], s.mask(name)
-            x, lack = x.masked_fill(~keep[..., None], 0.0), count - x.shape[1]
-            xs.append(self.embed[name](F.pad(x, (0, 0, 0, lack))) + when)
-            keeps.append(F.pad(keep, (0, lack)))
-        x, keep = torch.stack(xs, 2).flatten(1, 2), torch.stack(keeps, 2).flatten(1, 2)
-        t = self.stack(Tokens(self.drop(self.norm_in(x) + self.places[0]), keep=keep))
-        return t.replace(x=self.norm(t.x))
 
     def act(self, batch: dict) -> dict:
         """{"actions": (B, T, A)} at each step, of its state and all before; "states" and "returns" (B, T, C) expected
