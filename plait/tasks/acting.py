@@ -260,10 +260,9 @@ class Chained(Actor):
         got, start = [], world.start(len(asked), rng)
 
         def read(found: dict[str, np.ndarray], keep: Tensor, over: bool) -> tuple[dict, dict]:
-            x = {n: torch.as_tensor(found[n], dtype=torch.float32, device=device) for n in COLUMNS}
-            return self.told(
-                x | {"states": self.states(x["states"]), "rewards": x["rewards"][..., None]}, keep, wanted, over
-            )
+            x = {n: torch.from_numpy(found[n]).to(device) for n in COLUMNS}
+            x = {"states": self.states(x["states"]), "actions": x["actions"].float(), "rewards": x["rewards"].float()}
+            return self.told(x | {"rewards": x["rewards"][..., None]}, keep, wanted, over)
 
         def act(states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             now["states"].append(world.seen(states))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from plait.data.worlds import WORLDS, CartPole, Treasures, play, returns_of, trajectories
+from plait.data.worlds import WORLDS, Buried, CartPole, Treasures, play, returns_of, trajectories
 from plait.errors import UsageError
 
 
@@ -28,6 +28,28 @@ def test_moves_in_the_field_and_a_treasure_ends_it():
     after, rewards, over = world.step(at, np.eye(4)[[1, 0, 3]])
     assert (world._place(after) == [[7, 7], [0, 0], [7, 7]]).all()
     assert np.allclose(rewards, [6.95, -0.05, 6.95]) and over.tolist() == [True, False, True]
+
+
+def test_what_is_buried_is_told_to_nobody_and_stays_where_it_is():
+    world, rng = Buried(), np.random.default_rng(0)
+    start = world.start(400, rng)
+    assert world.seen(start).shape == (400, 2) and not world.seen(start).any() and set(start[:, 2]) == {0, 1, 2, 3}
+    assert (world.again(start + 0.0, rng) == start).all()
+    at = np.array([[-0.5, -1, 0], [-0.5, -1, 3], [0, 0, 0]])
+    after, rewards, over = world.step(at, np.eye(4)[[0, 0, 0]])
+    assert np.allclose(rewards, [0.98, -0.02, -0.02]) and over.tolist() == [True, True, False]
+    assert (after == [[-1, -1, 0], [-1, -1, 3], [-0.5, 0, 0]]).all()
+
+
+def test_players_try_several_times_at_one_thing(tmp_path):
+    table = pq.read_table(trajectories(tmp_path, "buried", episodes=300)).to_pydict()
+    assert table["tries"] == [i // Buried.tries for i in range(300)]
+    where = [set() for _ in range(300 // Buried.tries + 1)]
+    for thing, states, actions, rewards in zip(*(table[n] for n in ("tries", "states", "actions", "rewards"))):
+        if max(rewards) > 0.5:
+            where[thing].add(tuple(np.clip(states[-1] + Buried.MOVES[np.argmax(actions[-1])], -1, 1)))
+    found = [len(places) for places in where]
+    assert max(found) == 1 and sum(found) > 25
 
 
 @pytest.mark.parametrize("name", WORLDS)

@@ -46,4 +46,10 @@ def parity(name: str) -> Row:
     got = ours.act(x | {"steps": steps, "keep": dict.fromkeys(channels, keep)})["actions"]
     unread = (theirs.encoder.wte, theirs.predict_state, theirs.predict_return)
     known = count(theirs) - sum(map(count, unread))
-    return Row(name, "transformers Decision Transformer, a single try", count(ours), known, relative_error(got[keep], want[keep]))
+    return Row(
+        name,
+        "transformers Decision Transformer, a single try",
+        count(ours),
+        known,
+        relative_error(got[keep], want[keep]),
+    )
