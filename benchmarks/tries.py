@@ -1,5 +1,5 @@
 """Whether a policy that reads its earlier tries does better with each, where nobody is told where the treasure is and
-players went to any corner; beside one that knows nothing of its earlier tries.
+players went any way; beside one that knows nothing of its earlier tries.
 
 Run: python benchmarks/tries.py [--episodes N] [--epochs N] [--seeds N] [--size NAME]
 """

@@ -147,17 +147,16 @@ class Treasures(World):
 
 
 class Buried(World):
-    """A field of five by five places, with a treasure under one of its corners. Nobody is told which, but it stays
-    there when one tries again. The first corner that is come to ends the try; each step costs. States are the place,
+    """A crossing of four ways, each two steps long, with a treasure at the end of one. Nobody is told of which, but it
+    stays there when one tries again. The first end that is come to ends the try; each step costs. States are the place,
     from -1 to 1; actions are four numbers, of which the greatest says where to go: left, right, down or up."""
 
-    name, length, states, actions, tries = "buried", 8, 2, 4, 8
-    CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
-    COST = 0.02
+    name, length, states, actions, tries = "buried", 6, 2, 4, 8
     MOVES = np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    COST = 0.02
 
     def start(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Places, in the middle, and the number of the corner."""
+        """Places, in the middle, and the number of the way."""
         return np.concatenate([np.zeros((n, 2)), rng.integers(0, 4, (n, 1))], 1)
 
     def again(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -167,31 +166,27 @@ class Buried(World):
         return states[:, :2]
 
     def step(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        after = np.clip(states[:, :2] + self.MOVES[actions.argmax(1)], -1, 1)
-        found = (after == self.CORNERS[states[:, 2].astype(int)]).all(1)
-        return np.concatenate([after, states[:, 2:]], 1), found - self.COST, (np.abs(after) == 1).all(1)
+        before, way = states[:, :2], states[:, 2].astype(int)
+        after = before + self.MOVES[actions.argmax(1)]
+        after = np.where((after != 0).all(1, keepdims=True), before, after)  # nobody leaves a way at its side
+        found = (after == 2 * self.MOVES[way]).all(1)
+        return np.concatenate([after, states[:, 2:]], 1), found - self.COST, (np.abs(after) == 1).any(1)
 
     def chance(self, states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.eye(4)[rng.integers(0, 4, len(states))]
 
     def expert(self, states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Of one who knows the corner."""
-        return self._towards(states[:, 2].astype(int), states, rng)
+        """Of one who knows the way."""
+        return np.eye(4)[states[:, 2].astype(int)]
 
     def player(self, n: int, rng: np.random.Generator) -> Act:
-        """Goes to one of the corners, more or less straight."""
+        """Goes to one of the ends, more or less straight."""
         goal, lost = rng.integers(0, 4, n), rng.uniform(0, 0.2, (n, 1))
 
         def act(states: np.ndarray, earned: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            astray = rng.random((n, 1)) < lost
-            return np.where(astray, self.chance(states, earned, rng), self._towards(goal, states, rng))
+            return np.where(rng.random((n, 1)) < lost, self.chance(states, earned, rng), np.eye(4)[goal])
 
         return act
-
-    def _towards(self, goal: np.ndarray, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        after = np.clip(states[:, None, :2] + self.MOVES, -1, 1)  # (n, 4, 2)
-        way = np.abs(after - self.CORNERS[goal][:, None]).sum(2)
-        return np.eye(4)[(way + 0.1 * rng.random(way.shape)).argmin(1)]
 
 
 WORLDS: dict[str, World] = {world.name: world for world in (CartPole(), Treasures(), Buried())}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from plait.core.weights import Drop
+from plait.core.weights import Drop, Rename
 from plait.parts.towers.steps import Steps, channels_of
 from plait.systems.agents.decision_transformer import READS
 from plait.systems.agents.decision_transformer import RULES as SINGLE
@@ -24,8 +24,8 @@ class AgenticTransformer(Steps):
 
     slots: as `decision_transformer`'s, "returns" being what is still missing from what the best try gets. after: what a
     step tells after its action, of "rewards" and "done" (1 where a try ends that got what was asked), each (B, T, 1) in
-    the batch. batch["steps"] (B, T) begins anew with each try. length: the most steps of a try. tries: how many there
-    are at most.
+    the batch, whether `slots` names them or not. batch["steps"] (B, T) begins anew with each try. length: the most
+    steps of a try. tries: how many there are at most.
     """
 
     fits = ("slots",)
@@ -34,10 +34,10 @@ class AgenticTransformer(Steps):
         self, *, slots, after=("rewards", "done"), tries=4, width=128, depth=3, heads=1, length=1000, places=1,
         tanh=True, dropout=0.1,
     ):  # fmt: skip
-        channels = channels_of(slots, READS)
+        channels = channels_of({name: spec for name, spec in slots.items() if name not in after}, READS)
         reads = channels | dict.fromkeys(after, 1)
         super().__init__(reads, width, depth, heads, length, places, dropout, tries=tries)
-        self.takes, self.tanh, self.each = tuple(slots), tanh, len(reads)
+        self.takes, self.tanh, self.each = tuple(reads), tanh, len(reads)
         self.say = nn.ModuleDict({"actions": nn.Linear(width, channels["actions"])})
 
     def act(self, batch: dict) -> dict:
@@ -61,10 +61,11 @@ TOY = dict(
     states=dict(kind="series", channels=3),
     actions=dict(kind="series", channels=2),
 )
+TOLD = dict(rewards=dict(kind="series", channels=1), done=dict(kind="series", channels=1))
 HOPPER = TOY | dict(states=dict(kind="series", channels=11), actions=dict(kind="series", channels=3))
 WALKER = TOY | dict(states=dict(kind="series", channels=17), actions=dict(kind="series", channels=6))
 SIZES = {
-    "toy": dict(slots=TOY, width=32, depth=2, heads=2, length=64, tries=3, dropout=0.0),
+    "toy": dict(slots=TOY | TOLD, width=32, depth=2, heads=2, length=64, tries=3, dropout=0.0),
     "nano": dict(slots=TOY, width=64, heads=2),
     "gym_hopper": dict(slots=HOPPER),
     "gym_walker2d": dict(slots=WALKER),
@@ -72,6 +73,6 @@ SIZES = {
 }
 WEIGHTS = {}  # none are published
 
-RULES = {  # of a decision transformer that says what to do, where there is nothing `after` an action
-    "transformers": [Drop("predict_return.{p}"), Drop("predict_state.{p}"), *SINGLE["transformers"]],
-}
+OWN = [Rename(f"embed_{name}.{{p}}", f"embed.{name}.{{p}}") for name in ("rewards", "done")]  # which theirs has not
+LEFT = [Drop("predict_return.{p}"), Drop("predict_state.{p}")]
+RULES = {"transformers": [*LEFT, *OWN, *SINGLE["transformers"]]}  # of a decision transformer that says what to do
