@@ -11,7 +11,7 @@ from torch import nn
 from plait.core.block import Attention, Block, FeedForward, Pre, Stack
 from plait.core.tokens import Tokens
 from plait.errors import PlaitError
-from plait.parts.presence import fill_absent
+from plait.parts.presence import Blank, fill_absent
 
 
 class Steps(nn.Module):
@@ -28,7 +28,7 @@ class Steps(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.width, self.length, self.tries = width, length, tries
-        self.blanks = {name: ((1, c), torch.float32) for name, c in channels.items()}
+        self.blanks: dict[str, Blank] = {name: ((1, c), torch.float32) for name, c in channels.items()}
         self.embed = nn.ModuleDict({name: nn.Linear(c, width) for name, c in channels.items()})
         self.steps = nn.Embedding(length, width)
         self.norm_in, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
