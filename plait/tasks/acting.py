@@ -73,7 +73,7 @@ class Actor(TaskModel):
     def policy(self, x: dict[str, Tensor], keep: dict[str, Tensor], steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, T, A) actions from -1 to 1, and the layers' losses: of whole sequences (B, T, C), steps (B, T)."""
         ready = {"states": x["states"], "actions": x["actions"] / self.span, "returns": x["returns"] / self.scale}
-        made = self.bound.system.act(ready | {"keep": keep, "steps": steps})
+        made = self.bound.system.act(ready | {"keep": {n: keep[n] for n in ready}, "steps": steps})
         return made["actions"].float(), dict(made["losses"])
 
     def windows(self, x: dict[str, Tensor], keep: dict[str, Tensor], offset: int) -> tuple[dict, dict, Tensor]:

@@ -37,7 +37,7 @@ class AgenticTransformer(Steps):
         channels = channels_of({name: spec for name, spec in slots.items() if name not in after}, READS)
         reads = channels | dict.fromkeys(after, 1)
         super().__init__(reads, width, depth, heads, length, places, dropout, tries=tries)
-        self.takes, self.tanh, self.each = tuple(reads), tanh, len(reads)
+        self.takes, self.tanh, self.each = tuple(slots), tanh, len(reads)
         self.say = nn.ModuleDict({"actions": nn.Linear(width, channels["actions"])})
 
     def act(self, batch: dict) -> dict:
