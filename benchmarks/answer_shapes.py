@@ -1,13 +1,15 @@
 """Questions about pictures of a few coloured shapes: how many, which colour, which shape, where. Does an assistant
 answer them, also for shapes in colours that it never saw them in?
 
-    python benchmarks/answer_shapes.py [--rows 20000] [--epochs 18] [--system llava] [--tower vit_clip]
+    python benchmarks/answer_shapes.py [--rows 20000] [--epochs 18] [--system llava] [--tower vit_clip] [--held pairs]
 
-Every picture of the test rows has a shape that is never of that colour in training, and the question is about it. The
+Every picture of the test rows has a thing of a combination that never occurs in training, and the question is about it:
+a colour and a shape at a place (each two of which occur), or with --held pairs a colour and a shape anywhere. The
 same is then asked without pictures. Says whether parts that are frozen came out as they went in. Writes only to --out.
 
---tower: first this system learns to name the colour and the shape at each place of the same pictures, and the assistant
-begins with what it has become: for a system that leaves its tower as it is, such as llava_nano_frozen.
+--tower: first this system learns to name the colour and the shape at each place, in other pictures, where all
+combinations occur, as a published tower has seen them all; the assistant, which has not, begins with what it has
+become. For systems that leave their tower as it is, such as llava_nano_frozen.
 """
 
 from __future__ import annotations
@@ -28,12 +30,22 @@ from plait.runs.assemble import BoundRecipe
 from plait.runs.fit import read_config
 from plait.runs.parts import read_parts
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), "yellow": (235, 215, 40)}
-SHAPES = ("circle", "square", "triangle")
-NEVER = {("red", "circle"), ("green", "square"), ("blue", "triangle"), ("yellow", "circle")}  # in training
+COLOURS = {
+    "red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230),
+    "yellow": (235, 215, 40), "white": (245, 245, 245), "black": (15, 15, 15),
+}  # fmt: skip
+SHAPES = ("circle", "square", "triangle", "cross")
+PAIRS = {("red", "circle"), ("green", "square"), ("blue", "triangle"), ("yellow", "cross")}
 SIDE, CELL = 32, 16
 PLACES = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 NUMBERS = ("none", "one", "two", "three", "four")
+
+
+def never(held: str, place: str, colour: str, shape: str) -> bool:
+    """Whether the combination is kept for the test: 4 pairs of 24 anywhere, or 6 of 24 at each place."""
+    if held == "pairs":
+        return (colour, shape) in PAIRS
+    return (list(COLOURS).index(colour) + SHAPES.index(shape)) % len(PLACES) == list(PLACES).index(place)
 
 
 def draw(things: dict[str, tuple[str, str]], rng: np.random.Generator) -> bytes:
@@ -48,6 +60,10 @@ def draw(things: dict[str, tuple[str, str]], rng: np.random.Generator) -> bytes:
             pen.ellipse(box, fill)
         elif shape == "square":
             pen.rectangle(box, fill)
+        elif shape == "cross":
+            third = size // 3
+            pen.rectangle((x + third, y, x + size - third, y + size), fill)
+            pen.rectangle((x, y + third, x + size, y + size - third), fill)
         else:
             pen.polygon([(x, y + size), (x + size, y + size), (x + size / 2, y)], fill)
     pixels = np.asarray(picture, np.float32) + rng.normal(0, 6, (SIDE, SIDE, 3))
@@ -56,18 +72,20 @@ def draw(things: dict[str, tuple[str, str]], rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def rows(count: int, held_out: bool, seed: int) -> pa.Table:
+def rows(count: int, held_out: bool | None, seed: int, held: str = "places") -> pa.Table:
     """Columns picture, question, answer, there (a list of what is where). held_out: one thing of each picture, which is
-    asked about, is of `NEVER`."""
+    asked about, is one that `never` occurs otherwise; None: all combinations are alike."""
     rng = np.random.default_rng(seed)
-    usual = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in NEVER]
+    every = [(c, s) for c in COLOURS for s in SHAPES]
+    usual = {p: [t for t in every if held_out is None or not never(held, p, *t)] for p in PLACES}
+    kept = {p: [t for t in every if never(held, p, *t)] for p in PLACES}
     table: dict[str, list] = {"picture": [], "question": [], "answer": [], "there": []}
     for i in range(count):
         places = list(rng.permutation(list(PLACES))[: rng.integers(1, 5)])
-        things = {str(p): usual[rng.integers(len(usual))] for p in places}
+        things = {str(p): usual[p][rng.integers(len(usual[p]))] for p in places}
         place = str(places[0])
         if held_out:
-            things[place] = sorted(NEVER)[rng.integers(len(NEVER))]
+            things[place] = kept[place][rng.integers(len(kept[place]))]
         colour, shape = things[place]
         match i % 4:
             case 0:
@@ -117,16 +135,20 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--system", default="llava")
-    parser.add_argument("--tower", help="A picture system.")
+    parser.add_argument("--tower", help="A picture system, or the folder of a run of one.")
+    parser.add_argument("--held", choices=("places", "pairs"), default="places", help="What is kept for the test.")
     parser.add_argument("--tower-epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/answer_shapes"))
     options = parser.parse_args()
-    train, test = rows(options.rows, False, options.seed), rows(options.tests, True, options.seed + 1)
+    train = rows(options.rows, False, options.seed, options.held)
+    test = rows(options.tests, True, options.seed + 1, options.held)
     shutil.rmtree(options.out, ignore_errors=True)
     how: dict = dict(image_size=SIDE, fractions=(0.92, 0.08, 0.0), seed=options.seed)
     parts = {}
-    if options.tower:
+    if options.tower and Path(options.tower).is_dir():
+        parts["vision"] = options.tower
+    elif options.tower:
         told = dict(
             target="there",
             inputs=["picture"],
@@ -134,7 +156,7 @@ def main() -> None:
             epochs=options.tower_epochs,
             kinds={"there": "labels"},
         )
-        tower = plait.fit(train, out=options.out / "tower", **told, **how)
+        tower = plait.fit(rows(options.rows, None, options.seed + 2), out=options.out / "tower", **told, **how)
         print(f"the tower names what is where: {tower.evaluate(test).scores[0]}")
         parts["vision"] = str(tower.folder)
     told = dict(target="answer", task="answer", inputs=["picture", "question"], system=options.system, parts=parts)
