@@ -15,6 +15,7 @@ import inspect
 import json
 import re
 import statistics
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -22,11 +23,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import plait
 from plait.core.attend import with_backend
 from plait.core.catalog import ModelInfo, System, construct, systems
 from plait.core.methods import methods
 from plait.tasks import tasks_of
+from tests.parity.compare import told
 
 HERE = Path(__file__).parent
 PAGES, MEASURED = HERE / "systems", HERE / "measured"
@@ -93,7 +97,8 @@ def page(system: System) -> str:
         weights = info.weights.get("hub") or info.weights.get("url") or ""
         licence = f" ({info.weights['licence']})" if "licence" in info.weights and weights else ""
         peers = ", ".join(f"{k}: {v}" for k, v in info.references.items())
-        known = (row["reference"], f"{row['error']:.0e}") if row else (peers, "not measured" if peers else "")
+        found = told(row["error"], row.get("ran", "output")) if row else "not measured" if peers else ""
+        known = (row["reference"] if row else peers, found)
         default = " (default)" if info.size == system.default else ""
         giga = "" if giga is None else f"{giga:.2f} G"
         lines.append(

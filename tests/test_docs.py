@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import plait
-from plait.core.catalog import systems
+from plait.core.catalog import model_info, systems
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -43,3 +45,25 @@ def test_no_file_holds_the_marks_of_a_merge():
         if path.suffix in (".py", ".md", ".toml", ".yml", ".cff", ".txt", "") and path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             assert not [line for line in lines if line.startswith(marks)], name
+
+
+def test_the_readme_counts_what_was_measured():
+    """Every size that somebody published, by what was run of it."""
+    ran: Counter[str] = Counter()
+    for system in systems().values():
+        file = DOCS / "measured" / "parity" / f"{system.name}.json"
+        rows = json.loads(file.read_text()) if file.exists() else {}
+        for size in set(system.sizes) - {"toy"}:
+            info = model_info(f"{system.name}_{size}")
+            if info.references or info.weights:
+                row = rows.get(info.name)
+                ran["published"] += 1
+                ran[row.get("ran", "output") if row else "nothing"] += 1
+                ran["layers"] += bool(row) and "layer" in row["reference"]
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    whole = (
+        f"Of {ran['published']} published sizes {ran['output'] + ran['toy']} give the original's outputs, to 1e-5 "
+        f"relative ({ran['layers']} of them compared with fewer layers, {ran['toy']} in a small shape); of "
+        f"{ran['keys']} the names, shapes and counts of the weights were compared alone, of {ran['nothing']} nothing;"
+    )
+    assert whole in said, dict(ran)

@@ -18,15 +18,29 @@ TOLERANCE = 1e-5
 
 
 class Row(NamedTuple):
+    """ran: what `error` is an error of: "output" of the size itself, whole or as its reference says; "toy": of a small
+    shape of the same code; "keys": nothing was run, names, shapes and counts are the same, and there is no error."""
+
     name: str
     reference: str
     parameters: int
     reference_parameters: int
     error: float
+    ran: str = "output"
+
+    @property
+    def told(self) -> str:
+        """The error as pages print it."""
+        return told(self.error, self.ran)
 
     @property
     def ok(self) -> bool:
         return self.error < TOLERANCE and self.parameters == self.reference_parameters
+
+
+def told(error: float | None, ran: str) -> str:
+    """An error with what was run for it."""
+    return "keys only" if ran == "keys" else f"{error:.0e}" + (", of a small shape" if ran == "toy" else "")
 
 
 def count(model: nn.Module) -> int:

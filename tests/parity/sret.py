@@ -43,7 +43,8 @@ def parity(name: str) -> Row:
     for run in facts.get("runs", []):
         out = filled(name, run["arguments"])(picture(*run["picture"]))
         error = max(error, relative_error(out, torch.tensor(run["logits"])))
-    return Row(name, "official, recorded", count(model), facts["parameters"], error)
+    ran = "output" if facts.get("runs") else "keys"
+    return Row(name, "official, recorded", count(model), facts["parameters"], error, ran)
 
 
 @torch.no_grad()
