@@ -1,10 +1,10 @@
 """Questions about pictures of a few coloured shapes: how many, which colour, which shape, where. Does an assistant
 answer them, also for shapes in colours that it never saw them in?
 
-    python benchmarks/answer_shapes.py [--rows 20000] [--epochs 18] [--system llava] [--tower vit_clip] [--held pairs]
+    python benchmarks/answer_shapes.py [--rows 20000] [--epochs 18] [--system llava] [--tower vit_clip]
 
 Every picture of the test rows has a thing of a combination that never occurs in training, and the question is about it:
-a colour and a shape at a place (each two of which occur), or with --held pairs a colour and a shape anywhere. The
+a colour and a shape, or with --held places a colour and a shape at a place (each two of which occur). The
 same is then asked without pictures. Says whether parts that are frozen came out as they went in. Writes only to --out.
 
 --tower: first this system learns to name the colour and the shape at each place, in other pictures, where all
@@ -72,7 +72,7 @@ def draw(things: dict[str, tuple[str, str]], rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def rows(count: int, held_out: bool | None, seed: int, held: str = "places") -> pa.Table:
+def rows(count: int, held_out: bool | None, seed: int, held: str = "pairs") -> pa.Table:
     """Columns picture, question, answer, there (a list of what is where). held_out: one thing of each picture, which is
     asked about, is one that `never` occurs otherwise; None: all combinations are alike."""
     rng = np.random.default_rng(seed)
@@ -122,6 +122,15 @@ def floor(train: pa.Table, test: pa.Table) -> float:
     return float(np.mean([best.get(question) == answer for question, answer in pairs]))
 
 
+def by_kind(run: plait.Run, test: pa.Table) -> dict[str, float]:
+    """{"what colour": the share that is right, ...}."""
+    right: dict[str, list[bool]] = {}
+    said = run.predict(test.drop_columns("answer"))["answer"].to_pylist()
+    for question, answer, wanted in zip(test["question"].to_pylist(), said, test["answer"].to_pylist()):
+        right.setdefault(" ".join(question.split()[:2]), []).append(answer == wanted)
+    return {kind: round(float(np.mean(found)), 3) for kind, found in right.items()}
+
+
 def digest(module) -> str:
     whole = hashlib.sha256()
     for key, tensor in sorted(module.state_dict().items()):
@@ -136,7 +145,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--system", default="llava")
     parser.add_argument("--tower", help="A picture system, or the folder of a run of one.")
-    parser.add_argument("--held", choices=("places", "pairs"), default="places", help="What is kept for the test.")
+    parser.add_argument("--held", choices=("pairs", "places"), default="pairs", help="What is kept for the test.")
     parser.add_argument("--tower-epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/answer_shapes"))
@@ -167,7 +176,9 @@ def main() -> None:
     system, begun = run.model.bound.system, made.build(seed=options.seed, parts=sources)
     found = run.evaluate(test)
     print(f"questions about unseen combinations: {found.scores[0]}")
+    print(f"by what is asked:                    {by_kind(run, test)}")
     print(f"of the same without the pictures:    {found.alone['question']}")
+    print(f"by what is asked:                    {by_kind(run, test.drop_columns('picture'))}")
     print(f"the commonest answer to each:        {floor(train, test):.3f}")
     for name, part in system.named_children():
         frozen = not any(p.requires_grad for p in part.parameters())
