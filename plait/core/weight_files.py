@@ -187,9 +187,10 @@ def _bare(state: object) -> bool:
 
 def _why(told: str) -> str:
     """What is wrong with a pickle, of what torch says of it at length and in colours."""
-    if odd := re.search(r"[Uu]nsupported global: GLOBAL ([\w.]+)", told):
+    odd = re.search(r"[Uu]nsupported global: GLOBAL ([\w.]+)", told)
+    if odd or "Weights only load failed" in told:
         return (
-            f"holds a {odd[1]} beside its tensors, and no code of a file is run: where you trust it, save the tensors "
-            "alone, such as torch.save(torch.load(PATH, weights_only=False)['model'], NEW)"
+            f"holds {f'a {odd[1]}' if odd else 'more'} beside its tensors, and none of its code is run: where you "
+            "trust it, save the tensors alone: torch.save(torch.load(PATH, weights_only=False)['model'], NEW)"
         )
     return f"is damaged: {told.splitlines()[0] if told else 'it ends too soon'}"

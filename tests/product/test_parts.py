@@ -117,9 +117,12 @@ def test_a_changed_run_is_refused(tmp_path):
         assistant(tmp_path / "run", parts={"vision": str(changed.folder)})
 
 
-def test_another_size_of_picture_is_told(learnt, tmp_path):
-    with pytest.raises(PlaitError, match=r"vision: .*patch_embed"):
-        assistant(tmp_path / "run", parts={"vision": str(learnt.folder)}, image_size=64)
+def test_a_tower_of_other_pictures_has_its_positions_resampled(learnt, tmp_path):
+    run = assistant(tmp_path / "run", parts={"vision": str(learnt.folder)}, image_size=64)
+    ours, theirs = system(run), system(learnt)
+    places = "patch_embed.positions.table"
+    assert ours[f"vision.{places}"].shape[1] - 1 == 4 * (theirs[places].shape[1] - 1)
+    assert all(torch.equal(ours[f"vision.{key}"], value) for key, value in theirs.items() if key != places)
 
 
 def test_parts_from_python(learnt):

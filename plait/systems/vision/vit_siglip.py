@@ -134,7 +134,7 @@ WEIGHTS = {
     "large_patch16_256": TIMM | dict(hub="timm/vit_large_patch16_siglip_256.webli"),
     "large_patch16_384": TIMM | dict(hub="timm/vit_large_patch16_siglip_384.webli"),
     "so400m_patch14_gap_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_224.webli"),
-    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.webli"),
+    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.webli", crop_pct=1.0),
     "so400m_patch14_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_224.webli"),
     "so400m_patch14_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_378.webli"),
     "so400m_patch16_256_i18n": TIMM | dict(hub="timm/vit_so400m_patch16_siglip_256.webli_i18n"),
