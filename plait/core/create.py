@@ -101,11 +101,11 @@ def _fill(
     for part, theirs in () if whole else parts.items():
         inner, source = getattr(model, part), sources.get(part, pretrained)
         classes = getattr(inner, "classifier", ())  # which the whole may have taken off
-        spare = build(chosen[part], **theirs).state_dict().keys() - inner.state_dict().keys()  # as all of these
+        gone: Set[str] = frozenset()  # what its weights may have, as all of these
+        if source:
+            gone = build(chosen[part], **theirs).state_dict().keys() - inner.state_dict().keys()
         try:
-            _fill(
-                model_info(chosen[part]), inner, theirs, source, classes, spare=spare, seed=seed, device=device, **how
-            )
+            _fill(model_info(chosen[part]), inner, theirs, source, classes, spare=gone, seed=seed, device=device, **how)
         except PlaitError as error:
             if part not in sources:
                 raise

@@ -11,12 +11,12 @@ import torch
 import plait
 from plait.core.catalog import systems
 from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.decision_transformer import WORLDS, said, trajectories
 from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "agentic_transformer"
 CASES = {f"{SYSTEM}_{size}": "a single try" for size in systems()[SYSTEM].sizes if size.startswith("gym_")}
-WORLDS = {"hopper": (11, 3), "walker2d": (17, 6), "halfcheetah": (17, 6)}  # numbers of a state and of an action
 
 
 @torch.no_grad()
@@ -30,20 +30,9 @@ def parity(name: str) -> Row:
     ours = plait.create_model(name, after=(), places=made.n_positions).eval()
     plait.load_weights(ours, theirs.state_dict(), source="transformers")
     assert epsilons(ours) == epsilons(theirs)
-    g = torch.Generator().manual_seed(1)
-    channels = {"returns": 1, "states": states, "actions": actions}
-    x = {slot: torch.randn(3, 20, width, generator=g) for slot, width in channels.items()}
-    keep = torch.arange(20) >= torch.tensor([0, 7, 15])[:, None]
-    steps = (torch.tensor([[980], [0], [300]]) + torch.arange(20)) * keep
-    want = theirs(
-        states=x["states"],
-        actions=x["actions"],
-        rewards=torch.zeros(3, 20, 1),
-        returns_to_go=x["returns"],
-        timesteps=steps,
-        attention_mask=keep.long(),
-    ).action_preds
-    got = ours.act(x | {"steps": steps, "keep": dict.fromkeys(channels, keep)})["actions"]
+    x, keep, steps = trajectories(states, actions)
+    want = said(theirs, x, keep, steps).action_preds
+    got = ours.act(x | {"steps": steps, "keep": dict.fromkeys(x, keep)})["actions"]
     unread = (theirs.encoder.wte, theirs.predict_state, theirs.predict_return)
     known = count(theirs) - sum(map(count, unread))
     return Row(
