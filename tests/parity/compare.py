@@ -18,8 +18,9 @@ TOLERANCE = 1e-5
 
 
 class Row(NamedTuple):
-    """ran: what `error` is an error of: "output" of the size itself, whole or as its reference says; "toy": of a small
-    shape of the same code; "keys": nothing was run, names, shapes and counts are the same, and there is no error."""
+    """ran: what `error` is an error of: "output" of the size itself; "layers": of its full width with fewer layers, as
+    `reference` says; "toy": of a small shape of the same code; "keys": nothing was run, names, shapes and counts are
+    the same, and there is no error."""
 
     name: str
     reference: str

@@ -43,4 +43,4 @@ def parity(name: str) -> Row:
     x, time, ids = inputs(whole.sample[1], 1000)
     made = model(x, time, model.labels[0](ids)).flatten()[::97]
     error = relative_error(made, torch.tensor(facts["output"]))
-    return Row(name, "official, recorded, two layers", count(whole.denoiser), facts["parameters"], error)
+    return Row(name, "official, recorded, two layers", count(whole.denoiser), facts["parameters"], error, "layers")

@@ -42,4 +42,5 @@ def parity(name: str) -> Row:
     cache = ours.prefill({"text": ids[:, :20], "keep": {"text": keep[:, :20]}})
     got, _ = ours.step(ids[:, 20:], cache)
     errors.append(relative_error(got, want[:, 20:]))
-    return Row(name, f"transformers {CASES[name]}{said}", *parameters, max(errors))
+    ran = "layers" if said else "output"
+    return Row(name, f"transformers {CASES[name]}{said}", *parameters, max(errors), ran)

@@ -162,4 +162,4 @@ def parity(name: str) -> Row:
     assert count(ours) == count(theirs)
     error = max(relative_error(said(ours, batch), truth) for batch, truth in expected())
     cut = f"{DEPTH} layer and {VOCAB} words of the language model, {EYES} of the tower's layers"
-    return Row(name, f"{against}, {cut}", *parameters, error)
+    return Row(name, f"{against}, {cut}", *parameters, error, "layers")

@@ -138,4 +138,5 @@ def parity(name: str) -> Row:
     far = torch.arange(0, 1600, 40)[None] + torch.arange(2)[:, None]  # far apart, so that stretched turns show
     want = theirs(ids, position_ids=far * 20).logits
     errors.append(relative_error(ours.say(ours.read(Tokens(ours.embed(ids), pos=far * 20))), want))
-    return Row(name, f"transformers {CASES[name]}{said}", *parameters, max(errors))
+    ran = "layers" if said else "output"
+    return Row(name, f"transformers {CASES[name]}{said}", *parameters, max(errors), ran)

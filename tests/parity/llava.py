@@ -79,4 +79,4 @@ def parity(name: str) -> Row:
     said = (
         f"transformers {reference}, {DEPTH} layer and {VOCAB} words of the language model, {EYES} of the tower's layers"
     )
-    return Row(name, said, *parameters, error)
+    return Row(name, said, *parameters, error, "layers")

@@ -65,4 +65,5 @@ def parity(name: str) -> Row:
         got, cache = ours.step(said[:, i : i + 1], cache)
         errors.append(relative_error(got[:, 0], want[:, i]))
     told = "" if cut == depth else f", {cut} of {depth} layers"
-    return Row(name, f"transformers {reference}{told}", *parameters, max(errors))
+    ran = "layers" if told else "output"
+    return Row(name, f"transformers {reference}{told}", *parameters, max(errors), ran)

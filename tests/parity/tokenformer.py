@@ -40,4 +40,4 @@ def parity(name: str) -> Row:
     got, _ = ours.step(ids[:, 39:], cache)
     errors.append(relative_error(got[:, 0, :WORDS], want[:, 3]))
     told = f"official, recorded, 2 of {len(whole.stack.blocks)} layers, 512 words"
-    return Row(name, told, count(whole), facts["parameters"], max(errors) if same else float("inf"))
+    return Row(name, told, count(whole), facts["parameters"], max(errors) if same else float("inf"), "layers")

@@ -147,4 +147,4 @@ def parity(name: str) -> Row:
     whole = cut == (hears, writes)
     told = "" if whole else f", {cut[0]} + {cut[1]} of {hears} + {writes} layers, {FEW} words"
     error = max(errors(ours, theirs, reference.endswith(".en"), STEPS if whole else FEW))
-    return Row(name, f"transformers {reference}{told}", *parameters, error)
+    return Row(name, f"transformers {reference}{told}", *parameters, error, "output" if whole else "layers")
