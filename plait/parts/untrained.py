@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ C = TypeVar("C")
 def reader(model: Backbone) -> Read:
     """Pictures -> the mean (B, D) of the tokens before the last norm; on eager attention, which has derivatives of all
     kinds."""
-    eager = with_backend(model, "eager")
+    eager = cast(Backbone, with_backend(model, "eager"))
     return lambda x: mean(eager.tokens(x))
 
 
@@ -76,19 +76,20 @@ def search(
 ) -> Choice:  # fmt: skip
     """The choice of one value for each name of `space` that a policy has learnt to draw (REINFORCE) after `steps`.
 
-    measure: of a choice, several numbers, each the more the better and finite (a condition: its negative). What a
-    policy is rewarded for is how each of them changed from the last choice to this, over its range in the last `memory`.
+    measure: of a choice, several numbers, each the more the better and finite (a condition: its negative). The
+    policy is rewarded for how each of them changed from the last choice to this, over its range in the last `memory`.
     """
     if not space or not all(space.values()):
         raise PlaitError("got nothing to choose from, expected one value or more for each name")
     generator = torch.Generator().manual_seed(seed)
     logits = [(1e-3 * torch.randn(len(values), generator=generator)).requires_grad_() for values in space.values()]
-    optimizer, seen, average, total = torch.optim.Adam(logits, lr=rate), [], 0.0, 0.0
+    optimizer, average, total = torch.optim.Adam(logits, lr=rate), 0.0, 0.0
+    seen: list[Mapping[str, float]] = []
     for _ in range(steps):
         shares = [row.log_softmax(0) for row in logits]
         drawn = [int(torch.multinomial(row.exp().detach(), 1, generator=generator)) for row in shares]
         found = measure({name: values[i] for i, (name, values) in zip(drawn, space.items())})
-        seen = [*seen[1 - memory :], found] if len(seen) >= memory else [*seen, found]
+        seen = [*seen, found][-memory:]
         reward = sum(changed([past[name] for past in seen]) for name in found)
         average, total = momentum * average + (1 - momentum) * reward, momentum * total + 1 - momentum
         chance = torch.stack([row[i] for i, row in zip(drawn, shares)]).sum()
@@ -121,7 +122,7 @@ def grow(
 ) -> list[tuple[int, tuple[int, ...]]]:  # fmt: skip
     """Architectures (width, depths) of growing size, each made of the one before by a layer more in one stage and a
     width larger by one of `shares`, whichever `best_ranked` finds, while one `fits`."""
-    family = []
+    family: list[tuple[int, tuple[int, ...]]] = []
     while True:
         deeper = [tuple(d + (i == s) for i, d in enumerate(depths)) for s in range(len(depths))]
         wider = sorted({max(width + 1, round(width * (1 + share))) for share in shares})
