@@ -35,7 +35,8 @@ PEERS = (
     "github",
 )  # who else may have a variant: keys of a weights row
 # what a weights row says of pictures, texts and sounds
-READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "tokenizer", "begin", "end", "rate"}
+READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "rate"}
+READING |= {"tokenizer", "begin", "end", "max_tokens", "prefixes"}
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
@@ -91,10 +92,13 @@ class ModelInfo:
     def weights(self) -> dict:
         """What using published weights needs; empty where nobody publishes any.
 
-        Where they lie: hub, revision and file, or url. source: their layout; part: the submodule that is published.
-        licence. Of pictures mean and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation,
-        where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file"
-        on the hub, or a URL), begin and end (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
+        Where they lie: hub, revision and file, or url; folders beside the file, each with another one, whose keys begin
+        with the folder's name. source: their layout; part: the submodule that is published. licence. Of pictures mean
+        and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation, where they are known; image
+        (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL),
+        begin and end (ids), max_tokens (how many of a text it was used with), and prefixes, what was put before a text:
+        {"query": before one that asks, "passage": before one that answers, "text": before any other}. Of sounds rate
+        (Hz). pooling, where it is not the model's own.
         A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
         """
         parts = (model_info(name).weights.items() for name in self.parts.values())
@@ -145,7 +149,8 @@ def model_info(name: str) -> ModelInfo:
     everything = list_models(toys=True)
     rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
     alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
-    near = alike or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    sizes = [n for n in everything if n.endswith(f"_{name}")]
+    near = alike or sizes[:3] or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
     raise PlaitError(f"no model is named {name!r}: {hint}")
 

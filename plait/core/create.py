@@ -124,10 +124,11 @@ def _fill(
 
 
 def _find(info: ModelInfo, source: Source) -> Weights:
-    """The published weights of a size (True), or those at a path or URL."""
+    """The published weights of a size (True), or those at a path or URL, with what lies in folders beside them."""
     if isinstance(source, dict):
         return source if isinstance(source, Weights) else Weights(source)
     row, where = info.weights, str(source)
+    folders: tuple[str, ...] = row.get("folders", ())
     fetch: Callable[[str], Path]
     if source is True and not {"hub", "url"} & row.keys():
         raise PlaitError(f"{info.name} has no published weights: give pretrained= a path or a URL")
@@ -136,9 +137,16 @@ def _find(info: ModelInfo, source: Source) -> Weights:
     elif (first := row["url"] if source is True else where).startswith(("http://", "https://")):
         fetch = lambda name: url_file(urljoin(first, name))  # noqa: E731
     else:
-        return read_weights(where)
+        place, found = Path(where).expanduser(), read_weights(where)
+        for folder in folders:
+            if (inner := (place if place.is_dir() else place.parent) / folder).is_dir():
+                found.take(read_weights(inner), f"{folder}.")
+        return found
     file = fetch(first)
-    return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
+    found = read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
+    for folder in folders:
+        found.take(read_weights(fetch(f"{folder}/model.safetensors")), f"{folder}.")
+    return found
 
 
 def _published(

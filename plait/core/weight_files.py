@@ -74,6 +74,11 @@ class Weights(State):
         super().__init__(tensors or {})
         self.maps = [(torch.frombuffer(m, dtype=torch.uint8).data_ptr(), m) for m in maps]
 
+    def take(self, other: Weights, before: str = "") -> None:
+        """All that `other` holds too, with `before` in front of its names."""
+        self.update({before + key: tensor for key, tensor in other.items()})
+        self.maps += other.maps
+
     def release(self, tensors: Iterable[Tensor]) -> None:
         """Forget what was read of `tensors`, none of which may have been written to; it is read again when used."""
         for t in tensors:
@@ -116,8 +121,7 @@ def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
         if part.keys() != (want := {key for key, file in told.items() if file == name}):
             odd = sorted(part.keys() ^ want)
             raise PlaitError(f"{name} does not hold what {index.name} says: {', '.join(odd[:5])} ({len(odd)} in all)")
-        found.update(part)
-        found.maps += part.maps
+        found.take(part)
     return found
 
 

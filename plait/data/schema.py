@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +150,7 @@ class Schema:
         pieces: int | None = None,
         one_vocabulary: bool = False,
         rate: int | None = None,
+        prefixes: dict[str, str] | None = None,
     ) -> Schema:
         """Learn every input and target column's params from the training rows `rows` only. Returns itself.
 
@@ -160,8 +161,9 @@ class Schema:
             tokenizer_file: a published tokenizer.json to use instead of learning one. tokenizer: the text of one.
             longest: the share of the sounds that are to be read whole.
             pieces: about how many pieces of words a spelled text is made of; None: characters.
-            one_vocabulary: texts that are given and that are asked for are of the same words.
+            one_vocabulary: all texts, given or asked for, are of the same words.
             rate: samples a second of all sounds; None lets the sounds decide.
+            prefixes: {column: what is put before each of its texts}.
         """
         size = (
             [image_size, image_size]
@@ -197,7 +199,8 @@ class Schema:
                 else rows
             )
             learn = kind.fit if column.use == "input" else kind.fit_target
-            column.params = learn(cells.take(pa.array(some)), options)
+            told = replace(options, prefix=(prefixes or {}).get(column.name, ""))
+            column.params = learn(cells.take(pa.array(some)), told)
         return self
 
     def shape(self, slot: str) -> dict:

@@ -71,9 +71,15 @@ def reads(info: ModelInfo) -> dict[str, Any]:
     """What the system's size fixes of its inputs: `image` (H, W), `length` (most tokens), and `rate`, where weights are
     published that hear sounds at one; absent where it leaves them open."""
     model = model_class(info)
-    fixed = ["image"] * ("image" in model.fits) + ["length"] * ("text" in info.takes and "slots" not in model.fits)
+    towers = "slots" in model.fits and not one_reader(info)  # of which each has words of its own, of any number
+    fixed = ["image"] * ("image" in model.fits) + ["length"] * ("text" in info.takes and not towers)
     heard = {name: info.weights[name] for name in ("rate",) if name in info.weights}
     return {name: argument(info, name) for name in fixed} | heard
+
+
+def one_reader(info: ModelInfo) -> bool:
+    """Whether all texts, however many there are, are read by one tower, so that their words must be the same."""
+    return {"slots", "vocab"} <= set(model_class(info).fits)
 
 
 def argument(info: ModelInfo, name: str) -> Any:

@@ -21,7 +21,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.runs.assemble import BoundRecipe, choose, reads, recipe, role_for
+from plait.runs.assemble import BoundRecipe, choose, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
@@ -79,14 +79,14 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     role = role_for(kind, info)
     kind = kind.by(role)
     schema.ask(kind.asks)
-    fixed = reads(info)
-    length = settings.max_tokens or (fixed.get("length") or 256) // (2 if kind.one_vocabulary else 1)
+    fixed, published = reads(info), info.weights if settings.pretrained else {}
+    longest = published.get("max_tokens") or fixed.get("length") or 256
+    length = settings.max_tokens or longest // (2 if kind.one_vocabulary else 1)
     tokenizer: str | Path | None = settings.tokenizer
     parts = read_parts(info, settings.parts)
     texts = any(s.kind == "text" for s in schema.slots) or role == "generator"
     if texts and settings.pretrained and not tokenizer:
         tokenizer = published_tokenizer(info, settings.pretrained)
-    published = info.weights if settings.pretrained else {}
     schema.fit(
         table,
         splits["train"],
@@ -97,8 +97,9 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         tokenizer=None if tokenizer else parts.words,
         longest=kind.longest,
         pieces=settings.pieces,
-        one_vocabulary=kind.one_vocabulary,
+        one_vocabulary=kind.one_vocabulary or one_reader(info),
         rate=fixed.get("rate"),
+        prefixes=_prefixes(published.get("prefixes", {}), schema, kind),
     )
     task = kind.learn(schema)
     if texts and settings.pretrained and tokenizer:
@@ -144,6 +145,15 @@ def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings, par
     pretrained = bool(settings.pretrained or parts.tokenizer)
     made = recipe(info, schema, type(task), pretrained=pretrained, changes=settings.methods, **task.needs)
     return replace(made, arguments=made.arguments | parts.arguments, **parts.scale)
+
+
+def _prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[str, str]:
+    """{column: what is put before its texts}, of what a weights row tells: where texts search among texts, the first
+    column asks."""
+    names = [s.columns[0] for s in schema.slots if s.kind == "text"]
+    if task.verb == "search" and len(names) > 1:
+        return {name: told.get("passage" if i else "query", "") for i, name in enumerate(names)}
+    return dict.fromkeys(names, told.get("text", ""))
 
 
 def guess(table: Table, settings: Settings) -> Schema:

@@ -134,19 +134,20 @@ class FuserBound(Bound):
 
 
 class EmbedderBound(Bound):
-    """The vectors side by side, and their product, which says how they agree."""
+    """The vectors side by side, and of several their product, which says how they agree."""
 
     system: Embedder
 
     @property
     def width(self) -> int:
-        return self.system.embed_width * (len(self.takes) + 1)
+        return self.system.embed_width * (len(self.takes) + (len(self.takes) > 1))
 
     def features(self, batch: dict) -> Features:
         ready = self.prepared(batch)
         vectors = self.system.embed(ready)
-        product = torch.stack(list(vectors.values())).prod(0)
-        return Features(torch.cat([*vectors.values(), product], -1), {}, {}, ready["present"], vectors)
+        found = list(vectors.values())
+        agree = [torch.stack(found).prod(0)] if len(found) > 1 else []
+        return Features(torch.cat([*found, *agree], -1), {}, {}, ready["present"], vectors)
 
     def vectors(self, batch: dict) -> dict[str, Tensor]:
         return self.system.embed(self.prepared(batch))

@@ -95,6 +95,7 @@ class FitOptions:
     pieces: int | None = None  # of words, that texts are spelled in; None: characters
     tokenizer: str | None = None  # one that was learnt already, serialised
     rate: int | None = None  # of sounds, where the model hears one
+    prefix: str = ""  # what is put before every text, where weights were trained so
 
 
 @dataclass

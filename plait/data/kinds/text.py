@@ -57,9 +57,9 @@ class TextKind(Kind):
         return None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), and the ids of the
-        special tokens."""
-        return self._fit(column, options)
+        """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), the ids of the
+        special tokens, and `prefix`, where something is put before each text."""
+        return self._fit(column, options) | ({"prefix": options.prefix} if options.prefix else {})
 
     def _fit(self, column: pa.ChunkedArray, options: FitOptions, asked: bool = False) -> dict:
         texts = [
@@ -76,9 +76,9 @@ class TextKind(Kind):
         limit = options.max_tokens or MOST_TOKENS
         if limit < ends + 1:
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
-        lengths = [
-            len(e.ids) + ends for e in tokenizer.encode_batch_fast(texts[:20_000], add_special_tokens=False)
-        ] or [8]
+        before = "" if asked else options.prefix
+        some = [before + t for t in texts[:20_000]]
+        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)] or [8]
         most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit)
         vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
         return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
@@ -123,21 +123,23 @@ class TextKind(Kind):
         ]
         texts = {i: as_text(c) for i, c in enumerate(cells) if isinstance(out[i], Missing)}
         texts = {i: t.strip() if params.get("asked") else t for i, t in texts.items() if t.strip()}
-        tokenizer, cut = tokenizer_of(params["tokenizer"]), [t[:MOST_CHARACTERS] for t in texts.values()]
+        tokenizer, before = tokenizer_of(params["tokenizer"]), params.get("prefix", "")
+        cut = [before + t[:MOST_CHARACTERS] for t in texts.values()]
+        nothing = tokenizer.encode(before, add_special_tokens=False).ids
         for (i, text), found in zip(texts.items(), tokenizer.encode_batch_fast(cut, add_special_tokens=False)):
             try:
-                out[i] = self._tokens(text, found.ids, params, place)
+                out[i] = self._tokens(text, found.ids, params, place, nothing)
             except Missing as remark:
                 out[i] = remark
         return out
 
-    def _tokens(self, text: str, ids: list[int], params: dict, place: Place) -> np.ndarray:
+    def _tokens(self, text: str, ids: list[int], params: dict, place: Place, nothing: list[int]) -> np.ndarray:
         first = [params["cls"]] if params["cls"] is not None else []
         last = [params["sep"]] if params["sep"] is not None else []
         room = params["max_tokens"] - len(first) - len(last)
         if len(ids) > room or len(text) > MOST_CHARACTERS:
             place.note("too long, cut" if params.get("asked") else "too long")
-        if not ids:
+        if ids == nothing:
             raise Missing("empty text")
         return np.asarray(first + ids[:room] + last, dtype=np.int32)
 

@@ -81,11 +81,41 @@ class SequencePositions(nn.Module):
 
     def forward(self, t: Tokens) -> Tokens:
         n = t.x.shape[1]
-        if n > self.length:
-            raise PlaitError(
-                f"a sequence of {n} tokens, but there are positions for {self.length}: cut it or build a longer model"
-            )
+        check_length(n, self.length)
         return t.replace(x=t.x + self.table[:n])
+
+
+def check_length(n: int, length: int) -> None:
+    """Raise PlaitError where there are more tokens than places."""
+    if n > length:
+        raise PlaitError(
+            f"a sequence of {n} tokens, but there are positions for {length}: cut it or build a longer model"
+        )
+
+
+class CountedPositions(nn.Module):
+    """As `SequencePositions`, but only real tokens have places, so that padding, on whichever side, changes nothing.
+
+    Source: RoBERTa (arXiv:1907.11692), whose table begins with `FIRST` rows for padding, which nobody reads.
+    """
+
+    FIRST = 2
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.length = length
+        self.table = nn.Parameter(torch.empty(self.FIRST + length, width))
+
+    def reset(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, t: Tokens) -> Tokens:
+        n = t.x.shape[1]
+        check_length(n, self.length)
+        if t.keep is None:
+            return t.replace(x=t.x + self.table[self.FIRST : self.FIRST + n])
+        places = (t.keep.cumsum(1) - 1).clamp(min=0)
+        return t.replace(x=t.x + F.embedding(self.FIRST + places, self.table))
 
 
 class Learned(nn.Module):

@@ -1,6 +1,8 @@
-"""Relative positions inside a window or a grid."""
+"""Relative positions inside a window, a grid or a text."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,32 @@ class DistanceBias(nn.Module):
 
     def fold(self) -> nn.Module:
         return Constant(self())
+
+
+class Distances(nn.Module):
+    """A learned number per head and distance: how far each key lies behind its query (B, N, M) -> (B, H, N, M), added
+    to scores. Of `count` numbers half are of single distances and half of ranges up to `far`, which grow geometrically.
+    ahead: keys may lie ahead, and have half of the numbers.
+
+    Source: T5 (arXiv:1910.10683).
+    """
+
+    def __init__(self, heads: int, ahead: bool, count: int = 32, far: int = 128):
+        super().__init__()
+        self.ahead, self.count, self.far = ahead, count, far
+        self.table = nn.Embedding(count, heads)
+
+    def reset(self) -> None:
+        nn.init.normal_(self.table.weight, std=0.05)
+
+    def forward(self, behind: Tensor) -> Tensor:
+        count = self.count // 2 if self.ahead else self.count
+        first = (behind < 0) * count if self.ahead else 0
+        away = behind.abs() if self.ahead else behind.clamp(min=0)
+        single = count // 2
+        share = (away.clamp(min=1).float() / single).log() / math.log(self.far / single)
+        ranged = (single + (share * (count - single)).long()).clamp(max=count - 1)
+        return self.table(first + torch.where(away < single, away, ranged)).permute(0, 3, 1, 2)
 
 
 class Constant(nn.Module):

@@ -14,14 +14,24 @@ class TextEmbedding(nn.Module):
     """Words, their places and the kinds of their segments, normed: ids (B, N) int64 -> Tokens (B, N, D), as in BERT
     (arXiv:1810.04805).
 
-    vocab: number of word pieces. length: the longest text. kinds: number of kinds of segments. norm(width) makes the
-    norm.
+    vocab: number of word pieces. length: the longest text. kinds: number of kinds of segments, which 0 leaves out.
+    norm(width) and positions(length, width) make the norm and what tells places.
     """
 
-    def __init__(self, vocab: int, length: int, width: int, norm: Make, *, kinds: int = 2, dropout: float = 0.0):
+    def __init__(
+        self,
+        vocab: int,
+        length: int,
+        width: int,
+        norm: Make,
+        *,
+        kinds: int = 2,
+        dropout: float = 0.0,
+        positions: Make = SequencePositions,
+    ):
         super().__init__()
-        self.words, self.positions = WordTokens(vocab, width), SequencePositions(length, width)
-        self.kinds = nn.Embedding(kinds, width)
+        self.words, self.positions = WordTokens(vocab, width), positions(length, width)
+        self.kinds = nn.Embedding(kinds, width) if kinds else None
         self.norm, self.drop = norm(width), nn.Dropout(dropout)
 
     @property
@@ -32,4 +42,6 @@ class TextEmbedding(nn.Module):
     def forward(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
         """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
         t = self.positions(self.words(ids, keep))
-        return t.replace(x=self.drop(self.norm(t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))))
+        if self.kinds is not None:
+            t = t.replace(x=t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))
+        return t.replace(x=self.drop(self.norm(t.x)))

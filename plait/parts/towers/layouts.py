@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.core.weights import Drop, Join, Lift, Rename, Rule, Transpose, View
+from plait.core.weights import Drop, Join, Lift, Rename, Rule, Tied, Transpose, View
 
 
 def conv_norm(theirs: str, ours: str, norm: str = "bn") -> list[Rule]:
@@ -96,6 +96,17 @@ def bert_layers(
         Rename(f"{theirs}.output.dense.{{p}}", f"{ours}.feed.f.down.{{p}}"),
         *(Rename(f"{public}.{weight}", f"{own}.weight") for public, own in norms.items()),
         *(Rename(f"{public}.{bias}", f"{own}.bias") for public, own in norms.items()),
+    ]
+
+
+def roberta_words(name: str) -> list[Rule]:
+    """The masked-word head of transformers' RobertaForMaskedLM, and of MPNet's, to ours; name: of the encoder there."""
+    table = f"{name}.embeddings.word_embeddings.weight"
+    return [
+        Tied(["lm_head.decoder.weight", table], "text_embedding.words.table.weight"),
+        Tied(["lm_head.decoder.bias", "lm_head.bias"], "mlm.bias"),
+        Rename("lm_head.dense.{p}", "mlm.dense.{p}"),
+        Rename("lm_head.layer_norm.{p}", "mlm.norm.{p}"),
     ]
 
 

@@ -13,13 +13,14 @@ from plait.parts.presence import fill_absent
 
 class Writer(nn.Module):
     """A generator of words alone: ids (B, N) -> logits (B, N, V) of the word after each. A system has `embed(ids)`,
-    `read(t)` and `say(t)`; `begin`, `end` and `length`.
+    `read(t)` and `say(t)`; `begin`, `end` and `length`. beyond: parts that only `say` has need of.
 
     Whoever has vectors that stand among the words, such as those of a picture, hands them to `read` himself.
     """
 
     takes: tuple[str, ...] = ("text",)
     fits: tuple[str, ...] = ("vocab",)
+    beyond: tuple[str, ...] = ()
     begin: int
     end: int
     length: int

@@ -18,24 +18,22 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Stack
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Tied, under
-from plait.errors import PlaitError
 from plait.parts.heads.words import WordHead
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers, bert_words
+from plait.parts.towers.reader import Reader
 
 Norm = partial(nn.LayerNorm, eps=1e-12)
 
 
-class BERT(nn.Module):
+class BERT(Reader):
     """Token ids (B, N) -> logits (B, K), or the pooled features (B, D) with `num_classes=0`, as it is published.
 
     vocab: number of word pieces. length: the longest text. kinds: of segments. mlm: also build the masked-word head.
     """
 
-    takes = ("text",)
-    fits = ("vocab",)
-    classifier = ("head.",)
+    beyond = ("pooler", "head")
 
     def __init__(
         self, *, vocab=30522, length=512, kinds=2, width, depth, heads, hidden=None, num_classes=0, dropout=0.1,
@@ -58,15 +56,6 @@ class BERT(nn.Module):
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the first token through the pooler."""
         return self.pooler(t.x[:, 0]).tanh()
-
-    def words(self, t: Tokens) -> Tensor:
-        """(B, N, V) logits of the masked-word head. Raises ValueError where it was not built."""
-        if self.mlm is None:
-            raise PlaitError("this BERT has no masked-word head: got mlm=False, build it with mlm=True")
-        return self.mlm(t.x, self.text_embedding.table)
-
-    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.head(self.pool(self.tokens(ids, keep)))
 
 
 BASE = dict(width=768, depth=12, heads=12)

@@ -71,6 +71,7 @@ class FNet(nn.Module):
     takes = ("text",)
     fits = ("vocab",)
     classifier = ("head.",)
+    beyond = ("pooler", "head")
     attends = False
 
     def __init__(self, *, vocab=32000, length=512, kinds=4, width, depth, num_classes=0, dropout=0.1):

@@ -52,6 +52,8 @@ class Llama(Writer):
     word table is also the head. gemma: scaled words, and norms around one.
     """
 
+    beyond = ("head",)
+
     def __init__(
         self, *, vocab=32000, length=2048, begin=1, end=2, width, depth, heads, hidden, kv_heads=None, head_width=None,
         base=10000.0, stretch=None, eps=1e-5, qkv_bias=False, window=0, act="silu", tied=False, gemma=False,
