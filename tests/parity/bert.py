@@ -18,6 +18,7 @@ CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in 
 VOCABULARIES = {
     "multilingual-uncased": 105879,
     "multilingual-cased": 119547,
+    "Multilingual-MiniLM": 250037,
     "chinese": 21128,
     "uncased": 30522,
     "cased": 28996,
@@ -29,7 +30,9 @@ def config(reference: str):
     from transformers import BertConfig
 
     vocab = next(size for part, size in VOCABULARIES.items() if part in reference)
-    if small := re.search(r"L-(\d+)_H-(\d+)_A-(\d+)", reference):
+    if mini := re.search(r"MiniLM-L(\d+)-H(\d+)", reference):
+        (depth, width), heads = map(int, mini.groups()), 12
+    elif small := re.search(r"L-(\d+)_H-(\d+)_A-(\d+)", reference):
         depth, width, heads = map(int, small.groups())
     else:
         depth, width, heads = (24, 1024, 16) if "large" in reference else (12, 768, 12)

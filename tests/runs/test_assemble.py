@@ -36,6 +36,8 @@ def inputs(takes: tuple[str, ...], task: str) -> list[str]:
         return [COLUMNS["audio"]]
     if task == "act":
         return ["states", "actions", "rewards"]
+    if task in ("retrieve", "match") and "image" not in takes:
+        return [COLUMNS["text"], "said"]
     return [COLUMNS[kind] for kind in (("image", "text") if task in ("retrieve", "match") else takes)]
 
 
@@ -92,6 +94,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     options = {"target": TARGETS.get(choice), "task": choice, "inputs": inputs(takes, choice)}
     length = 16 if "text" in takes else None
     options["kinds"] = {COLUMNS[kind]: kind for kind in takes if kind in SAID}
+    options["kinds"] |= {"said": "text"} if "said" in options["inputs"] else {}
     settings = Settings(system=name, image_size=32, max_tokens=length, **options)
     source = table((*takes, "image") if choice == "generate" else takes)
     if choice == "restore":

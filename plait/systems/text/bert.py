@@ -6,7 +6,8 @@ follows another; one vector, the first token's, then answers for the whole text.
 
 Differs: the masked-word head exists only where it is asked for (`mlm=True`); it uses the word table itself, not a
 second parameter. With mlm=True and num_classes=2 the model is the published pre-training model, whose head says whether
-the second segment follows the first. The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962).
+the second segment follows the first. The small sizes are those of Well-Read Students Learn Better (arXiv:1908.08962),
+and of MiniLM (arXiv:2002.10957), whose heads are narrow.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ H128 = dict(width=128, heads=2)
 H256 = dict(width=256, heads=4)
 H512 = dict(width=512, heads=8)
 H768 = dict(width=768, heads=12)
+MINI = dict(width=384, heads=12)
 CASED = dict(vocab=28996)
 
 MODEL = BERT
@@ -106,11 +108,17 @@ SIZES = {
     "l12_h256": H256 | dict(depth=12),
     "l12_h512": H512 | dict(depth=12),
     "l12_h768": H768 | dict(depth=12),
+    "minilm_l6_h384": MINI | dict(depth=6),
+    "minilm_l12_h384": MINI | dict(depth=12),
+    "minilm_l12_h384_multilingual": MINI | dict(depth=12, vocab=250037),
 }
 
 GOOGLE = dict(source="google", licence="apache-2.0", begin=101, end=102, transformers=True)
 FIRST = GOOGLE | dict(file="model.safetensors")
 SMALL = GOOGLE | dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json")
+MICROSOFT = SMALL | dict(source="microsoft", licence="mit")
+MANY = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2/tokenizer.json"
+UNIGRAM = MICROSOFT | dict(tokenizer=MANY, begin=0, end=2)
 WEIGHTS = {
     "base_uncased": FIRST | dict(hub="google-bert/bert-base-uncased"),
     "base_cased": FIRST | dict(hub="google-bert/bert-base-cased"),
@@ -145,6 +153,9 @@ WEIGHTS = {
     "l12_h256": SMALL | dict(hub="google/bert_uncased_L-12_H-256_A-4"),
     "l12_h512": SMALL | dict(hub="google/bert_uncased_L-12_H-512_A-8"),
     "l12_h768": SMALL | dict(hub="google/bert_uncased_L-12_H-768_A-12"),
+    "minilm_l6_h384": MICROSOFT | dict(hub="nreimers/MiniLM-L6-H384-uncased"),
+    "minilm_l12_h384": MICROSOFT | dict(hub="microsoft/MiniLM-L12-H384-uncased"),
+    "minilm_l12_h384_multilingual": UNIGRAM | dict(hub="microsoft/Multilingual-MiniLM-L12-H384"),
 }
 
 
@@ -169,6 +180,7 @@ RULES = {
     "transformers_classifier": [*WHOLE, CLASSIFIER],  # BertForSequenceClassification
     "transformers_pretraining": [*TIED, *WHOLE, *HEADS],  # BertForPreTraining
     "google": [*PUBLISHED, CLASSIFIER, Drop("cls.{rest*}")],  # a published file, its pre-training heads left out
+    "microsoft": [*ENCODER, *WHOLE, CLASSIFIER, Drop("cls.{rest*}")],  # with BertModel's names or a whole model's
     # with mlm=True, num_classes=2
     "google_pretraining": [*PUBLISHED, *OLD_HEADS, *HEADS, Drop("cls.predictions.decoder.{p}")],
 }

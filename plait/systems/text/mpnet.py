@@ -75,7 +75,9 @@ SIZES = {
 }
 
 MICROSOFT = dict(source="microsoft", licence="mit", begin=0, end=2, file="model.safetensors", transformers=True)
-WEIGHTS = {"base": MICROSOFT | dict(hub="microsoft/mpnet-base")}
+WEIGHTS = {
+    "base": MICROSOFT | dict(hub="microsoft/mpnet-base"),
+}
 
 LAYER, OURS = "encoder.layer.{i}", "stack.blocks.{i}"
 ENCODER = [

@@ -88,33 +88,33 @@ class SentenceEncoder(nn.Module):
 TUNED = dict(scale=100.0)
 BERT = dict(tower="bert_base_uncased")
 BIG_BERT = dict(tower="bert_large_uncased")
-MINI = BERT | dict(width=384, heads=12, depth=12)
+MINI = dict(tower="bert_minilm_l12_h384")
+MANY = dict(tower="bert_minilm_l12_h384_multilingual")
 XLM = dict(tower="roberta_xlm_base")
 BIG_XLM = dict(tower="roberta_xlm_large")
-MANY = dict(vocab=250037)
 CLS = TUNED | dict(pooling="cls")
 
 MODEL = SentenceEncoder
 TAKES = ("text",)
 ROLES = ("embedder",)
-PARTS = {"tower": ("vocab", "length", "width", "depth", "heads")}
+PARTS = {"tower": ("vocab", "length", "depth")}
 DEFAULT = "nano"
 SIZES = {
     "toy": dict(tower="bert_toy", project=16),
     "nano": dict(tower="bert_nano"),
-    "minilm_l6": MINI | dict(depth=6),
+    "minilm_l6": dict(tower="bert_minilm_l6_h384"),
     "minilm_l12": MINI,
     "mpnet_base": dict(tower="mpnet_base"),
     "distilroberta": dict(tower="roberta_distil"),
     "roberta_large": dict(tower="roberta_large"),
-    "multilingual_minilm_l12": MINI | MANY,
+    "multilingual_minilm_l12": MANY,
     "multilingual_mpnet_base": XLM,
     "distiluse_multilingual": dict(tower="distilbert_base_multilingual_cased", project=512),
     "labse": BERT | dict(vocab=501153, pooling="cls", project=768),
     "e5_small_v2": MINI | TUNED,
     "e5_base_v2": BERT | TUNED,
     "e5_large_v2": BIG_BERT | TUNED,
-    "multilingual_e5_small": MINI | MANY | TUNED,
+    "multilingual_e5_small": MANY | TUNED,
     "multilingual_e5_base": XLM | TUNED,
     "multilingual_e5_large": BIG_XLM | TUNED,
     "e5_mistral_7b": dict(tower="llama_mistral_7b_v0.1", pooling="last") | TUNED,
@@ -130,7 +130,6 @@ SIZES = {
 FILE = dict(source="sentence_transformers", file="model.safetensors", transformers=True, max_tokens=512)
 SBERT = FILE | dict(licence="apache-2.0", max_tokens=128)
 DENSE = dict(folders=("2_Dense",))
-UNIGRAM = dict(begin=0, end=2)
 INTFLOAT = FILE | dict(licence="mit", prefixes=dict(text="query: ", query="query: ", passage="passage: "))
 ASKED = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
 MISTRAL = dict(max_tokens=4096, file="model.safetensors.index.json", prefixes=dict(query=ASKED))
@@ -145,14 +144,14 @@ WEIGHTS = {
     "mpnet_base": SBERT | dict(hub=ST + "all-mpnet-base-v2", max_tokens=384),
     "distilroberta": SBERT | dict(hub=ST + "all-distilroberta-v1", max_tokens=512),
     "roberta_large": SBERT | dict(hub=ST + "all-roberta-large-v1", max_tokens=256),
-    "multilingual_minilm_l12": SBERT | UNIGRAM | dict(hub=ST + "paraphrase-multilingual-MiniLM-L12-v2"),
+    "multilingual_minilm_l12": SBERT | dict(hub=ST + "paraphrase-multilingual-MiniLM-L12-v2"),
     "multilingual_mpnet_base": SBERT | dict(hub=ST + "paraphrase-multilingual-mpnet-base-v2"),
     "distiluse_multilingual": SBERT | DENSE | dict(hub=ST + "distiluse-base-multilingual-cased-v2"),
     "labse": SBERT | DENSE | dict(hub=ST + "LaBSE", max_tokens=256),
     "e5_small_v2": INTFLOAT | dict(hub="intfloat/e5-small-v2"),
     "e5_base_v2": INTFLOAT | dict(hub="intfloat/e5-base-v2"),
     "e5_large_v2": INTFLOAT | dict(hub="intfloat/e5-large-v2"),
-    "multilingual_e5_small": INTFLOAT | UNIGRAM | dict(hub="intfloat/multilingual-e5-small"),
+    "multilingual_e5_small": INTFLOAT | dict(hub="intfloat/multilingual-e5-small"),
     "multilingual_e5_base": INTFLOAT | dict(hub="intfloat/multilingual-e5-base"),
     "multilingual_e5_large": INTFLOAT | dict(hub="intfloat/multilingual-e5-large"),
     "e5_mistral_7b": INTFLOAT | MISTRAL | dict(hub="intfloat/e5-mistral-7b-instruct"),
