@@ -134,7 +134,8 @@ class FuserBound(Bound):
 
 
 class EmbedderBound(Bound):
-    """The vectors side by side, and of several their product, which says how they agree."""
+    """The vectors side by side, and of several their product, which says how they agree; their numbers are of about
+    size one, as those of other features are."""
 
     system: Embedder
 
@@ -145,7 +146,7 @@ class EmbedderBound(Bound):
     def features(self, batch: dict) -> Features:
         ready = self.prepared(batch)
         vectors = self.system.embed(ready)
-        found = list(vectors.values())
+        found = [v * self.system.embed_width**0.5 for v in vectors.values()]
         agree = [torch.stack(found).prod(0)] if len(found) > 1 else []
         return Features(torch.cat([*found, *agree], -1), {}, {}, ready["present"], vectors)
 
