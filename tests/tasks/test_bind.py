@@ -97,6 +97,12 @@ def test_backbones_embedders_and_writers() -> None:
     e = pair.system.embed_width
     assert f.fused.shape == (2, 3 * e) == (2, pair.width)
     torch.testing.assert_close(f.fused[:, 2 * e :], f.fused[:, :e] * f.fused[:, e : 2 * e])
+    torch.testing.assert_close(f.fused[:, : 2 * e].square().mean(1), torch.ones(2))
+    alone = bind(plait.create_model("sentence_encoder_toy").eval(), "embedder", {"text": both["text"]})
+    words = {"text": torch.randint(5, 64, (2, 12))}
+    e, f = alone.system.embed_width, alone.features(words)
+    torch.testing.assert_close(f.fused, e**0.5 * alone.vectors(words)["text"])
+    assert alone.width == e
     with pytest.raises(UsageError, match="no vectors"):
         bind(plait.create_model("git_toy"), "generator", both).features({"image": x})
 
