@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import plait
-from plait.core.catalog import systems
+from plait.core.catalog import build, systems
 from tests.parity.compare import Row, count, perturb, relative_error
 from tests.parity.norms import epsilons
 from tests.parity.roberta import texts
@@ -32,7 +32,7 @@ def parity(name: str) -> Row:
     from transformers import DistilBertForMaskedLM
 
     theirs = perturb(DistilBertForMaskedLM(config(CASES[name])))
-    ours = plait.create_model(name, mlm=True).eval()
+    ours = build(name, mlm=True).to_empty(device="cpu").eval()
     plait.load_weights(ours, theirs.state_dict(), source="transformers_mlm")
     assert count(ours) == count(theirs) and epsilons(ours) == epsilons(theirs)
     ids, keep = texts(theirs.config.vocab_size, theirs.config.pad_token_id)

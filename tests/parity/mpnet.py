@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 import plait
-from plait.core.catalog import systems
+from plait.core.catalog import build, systems
 from tests.parity.compare import Row, count, perturb, relative_error
 from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
@@ -31,7 +31,7 @@ def parity(name: str) -> Row:
 
     theirs = perturb(MPNetForMaskedLM(config()))
     theirs.mpnet.encoder.relative_attention_bias.weight.mul_(20)  # that they matter
-    ours = plait.create_model(name, mlm=True).eval()
+    ours = build(name, mlm=True).to_empty(device="cpu").eval()
     plait.load_weights(ours, theirs.state_dict(), source="transformers_mlm")
     assert count(ours) == count(theirs) and epsilons(ours) == epsilons(theirs)
     ids = torch.randint(2, 30527, (2, 150), generator=torch.Generator().manual_seed(1))

@@ -66,4 +66,4 @@ def parity(name: str) -> Row:
     errors = [relative_error(t.x[keep], expected.hidden_states[-1][keep])]
     errors += [relative_error(ours.words(t)[keep], expected.logits[keep])]
     told = "" if depth == made.num_hidden_layers else f", {depth} of {made.num_hidden_layers} layers"
-    return Row(name, f"transformers {reference}{told}", *parameters, max(errors))
+    return Row(name, f"transformers {reference}{told}", *parameters, max(errors), "layers" if told else "output")

@@ -96,4 +96,4 @@ def parity(name: str) -> Row:
     alone = torch.cat([ours(row[None, :n]) for row, n in zip(ids, keep.sum(1))])
     told = f", {made.num_hidden_layers} of {layers} layers, {FEW} words" if cut else ""
     error = max(relative_error(got, want), relative_error(alone, want))
-    return Row(name, f"transformers {reference}{told}", info.parameters, counted, error)
+    return Row(name, f"transformers {reference}{told}", info.parameters, counted, error, "layers" if cut else "output")

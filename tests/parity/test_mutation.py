@@ -22,6 +22,7 @@ SMALL = {
     "hiera_tiny_224": ("heads",),
     "llama_smollm_135m": ("depth", "base", "eps", "window"),
     "resnet_18": ("depths", "deep", "dilated"),
+    "sentence_encoder_minilm_l6": ("pooling",),
     "t5_small": ("depth",),
     "tokenformer_150m": ("heads", "eps"),
     "vmoe_toy": (),
