@@ -86,6 +86,16 @@ def test_the_layer_behind_lies_in_a_folder_of_its_own(tmp_path):
         assert all(torch.equal(v, other[k]) for k, v in model.state_dict().items())
 
 
+def test_a_tower_begins_with_what_another_run_learnt_and_a_size_is_found_by_its_own_name():
+    tower = plait.create_model("bert_toy", seed=5)
+    model = made(parts={"tower": tower.state_dict()})
+    taken, state = model.tower.state_dict(), tower.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in taken.items())
+    assert {k.split(".")[0] for k in state.keys() - taken.keys()} == {"pooler", "head"}
+    with pytest.raises(ValueError, match=r"'minilm_l6': did you mean sentence_encoder_minilm_l6\?"):
+        plait.model_info("minilm_l6")
+
+
 def texts(n: int = 40) -> pa.Table:
     long = " ".join(WORDS * 40)
     cells = {"asked": [f"the cat on mat {i}" for i in range(n)], "said": [f"a red square {i} {long}" for i in range(n)]}
