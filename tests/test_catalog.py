@@ -18,7 +18,8 @@ from plait.core.roles import ROLES
 from plait.errors import PlaitError
 from plait.tasks import tasks_of
 
-WORDS, PICTURES = {"tokenizer", "begin", "end"}, {"image", "crop_pct", "crop_mode", "interpolation"}
+WORDS = {"tokenizer", "begin", "end", "max_tokens", "prefixes"}
+PICTURES = {"image", "crop_pct", "crop_mode", "interpolation"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 LICENCES |= {"llama1", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma"}
 LICENCES |= {"qwen", "qwen-research", "tongyi-qianwen", "none stated"}
@@ -78,12 +79,14 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
             assert re.fullmatch(r"[\w.-]+/[\w.-]+/tokenizer.json|https://.+", row["tokenizer"]), info.name
             # one token between texts begins and ends them where a model has only ever gone on
             assert row["begin"] != row["end"] or info.roles == ("generator",), info.name
+            assert set(row.get("prefixes", {})) <= {"text", "query", "passage"}, info.name
         assert set(row) <= {
             "hub",
             "revision",
             "rate",
             "pooling",
             "file",
+            "folders",
             "url",
             "source",
             "licence",

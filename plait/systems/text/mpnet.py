@@ -74,7 +74,7 @@ SIZES = {
     "base": dict(width=768, depth=12, heads=12),
 }
 
-MICROSOFT = dict(source="microsoft", licence="mit", begin=0, end=2, file="model.safetensors", transformers=True)
+MICROSOFT = dict(source="microsoft", licence="none stated", begin=0, end=2, file="model.safetensors", transformers=True)
 WEIGHTS = {
     "base": MICROSOFT | dict(hub="microsoft/mpnet-base"),
 }
