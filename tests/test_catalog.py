@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import plait
-from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, systems
+from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, sizes_called, systems
 from plait.core.methods import METHODS
 from plait.core.roles import ROLES
 from plait.errors import PlaitError
@@ -93,6 +93,7 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
             "mean",
             "std",
             "part",
+            "classes",
             *WORDS,
             *PICTURES,
         }, info.name
@@ -328,3 +329,20 @@ def test_the_catalogue_needs_no_torch():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, ours",
+    [
+        ("openai/clip-vit-base-patch32", ["clip_vit_b_32_quickgelu"]),
+        ("clip_vit_base_patch32_openai", ["clip_vit_b_32_quickgelu"]),
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", ["clip_vit_b_32"]),
+        ("ViT-B-32", ["clip_vit_b_32"]),
+        ("microsoft/git-base-coco", ["git_base_coco"]),
+        ("l2_h128", ["bert_l2_h128"]),
+        ("", []),
+        ("zzzz", []),
+    ],
+)
+def test_what_others_call_a_size(name, ours):
+    assert sizes_called(name) == ours

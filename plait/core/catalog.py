@@ -13,6 +13,7 @@ import difflib
 import fnmatch
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -94,11 +95,11 @@ class ModelInfo:
 
         Where they lie: hub, revision and file, or url; folders beside the file, each with another one, whose keys begin
         with the folder's name. source: their layout; part: the submodule that is published. licence. Of pictures mean
-        and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation, where they are known; image
-        (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL),
-        begin and end (ids), max_tokens (how many of a text it was used with), and prefixes, what was put before a text:
-        {"query": before one that asks, "passage": before one that answers, "text": before any other}. Of sounds rate
-        (Hz). pooling, where it is not the model's own.
+        and std; as in timm crop_pct, crop_mode ("center", "floor" or "squash") and interpolation, where they are known;
+        image (H, W), where the model itself takes any size; classes: False where the head tells none, but projects. Of
+        texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), max_tokens (how many of a text it
+        was used with), and prefixes, what was put before a text: {"query": before one that asks, "passage": before one
+        that answers, "text": before any other}. Of sounds rate (Hz). pooling, where it is not the model's own.
         A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
         """
         parts = (model_info(name).weights.items() for name in self.parts.values())
@@ -150,9 +151,25 @@ def model_info(name: str) -> ModelInfo:
     rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
     alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
     sizes = [n for n in everything if n.endswith(f"_{name}")]
-    near = alike or sizes[:3] or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    near = alike or sizes_called(name) or sizes[:3] or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
     raise PlaitError(f"no model is named {name!r}: {hint}")
+
+
+def sizes_called(name: str) -> list[str]:
+    """The sizes that others call so, in the same words, whatever stands between them: a peer, or the hub; failing
+    these, those whose size alone has the name."""
+    rows = [(f"{s.name}_{size}", size, row) for s in systems().values() for size, row in s.weights.items()]
+    elsewhere = [(ours, {*row.get("references", {}).values(), row.get("hub", "")} - {""}) for ours, _, row in rows]
+    return (
+        [ours for ours, names in elsewhere if _words(name) in map(_words, names)]
+        or [ours for ours, names in elsewhere if _bare(name) in map(_bare, names)]
+        or [ours for ours, size, _ in rows if size == name]
+    )
+
+
+def _words(name: str) -> list[str]:
+    return sorted(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def _bare(name: str) -> str:
@@ -283,7 +300,7 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
 
     A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout,
     under the name before the dot. Each layout has its usual file. The tokenizer of text weights lies beside them.
-    Pictures are cropped in the middle, resized bicubically.
+    Pictures are cropped in the middle (by transformers half a pixel elsewhere), resized bicubically.
     """
     row = dict(row)
     hub = row.get("hub", "")
@@ -294,7 +311,8 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
         if "text" in takes and "part" not in row:
             row = {"tokenizer": f"{hub}/tokenizer.json"} | row
     if "crop_pct" in row:
-        row = {"crop_mode": "center", "interpolation": "bicubic"} | row
+        mode = "floor" if row.get("source", "").startswith("transformers") else "center"
+        row = {"crop_mode": mode, "interpolation": "bicubic"} | row
     peers = {peer: row.pop(peer) for peer in PEERS if peer in row}
     return row | {"references": {peer: hub if name is True else name for peer, name in peers.items()}}
 

@@ -12,11 +12,11 @@ from plait.runs.assemble import argument
 UNUSED = 0.01  # of a published table's rows no word may have: tables are rounded up to a multiple of 64 or so
 
 
-def published_tokenizer(info: ModelInfo, pretrained: bool | str) -> Path | None:
+def published_tokenizer(info: ModelInfo, pretrained: bool | str, *, offline: bool = False) -> Path | None:
     """The tokenizer.json of a size's weights: fetched from the hub with them, or the one beside their file.
 
     None where what is published has no words (a shared encoder alone), or nothing is published. Raises UsageError
-    where it cannot be had.
+    where it cannot be had. offline: from the cache alone.
     """
     row = info.weights
     if "tokenizer" not in row and ("part" in row or (pretrained is True and not row)):
@@ -25,7 +25,8 @@ def published_tokenizer(info: ModelInfo, pretrained: bool | str) -> Path | None:
     if pretrained is True and not where.startswith("https://"):
         hub, file = hub_path(where)
         try:
-            return hub_file(hub, file, row.get("revision", "main") if hub == row.get("hub") else "main")
+            revision = row.get("revision", "main") if hub == row.get("hub") else "main"
+            return hub_file(hub, file, revision, offline=offline)
         except ValueError as error:
             reason = str(error).split(": without a network")[0]
             raise UsageError(

@@ -92,7 +92,7 @@ B32_FILE = dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patc
 B16_FILE = dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224")
 L14_FILE = dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224")
 L336_FILE = dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336")
-OPENAI_FILE = TIMM | dict(source="timm")
+OPENAI_FILE = TIMM | dict(source="timm", classes=False)
 HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
 WEIGHTS = {
     "base_patch32_224": CROP_90 | dict(hub="timm/vit_base_patch32_clip_224.laion2b_ft_in12k_in1k"),
