@@ -1,4 +1,4 @@
-"""Folders of media files as tables: one folder per class, or all files in one."""
+"""Folders of media files as tables: one folder per class, or all files in one; and one file alone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = (
     ".ico",
 )
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+MEDIA = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 
 
@@ -33,10 +34,7 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
         for p in folder.rglob("*")
         if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)
     )
-    media = {
-        "image": [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES],
-        "audio": [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES],
-    }
+    media = {kind: [p for p in files if p.suffix.lower() in suffixes] for kind, suffixes in MEDIA.items()}
     if media["image"] and media["audio"]:
         raise DataError(
             f"{folder} holds {len(media['image'])} pictures and {len(media['audio'])} sounds. "
@@ -61,3 +59,8 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
     elif depth >= 2:
         columns["label"] = [p.parts[0] for p in found]
     return columns
+
+
+def file_columns(path: Path) -> dict[str, list[str]]:
+    """`image` or `audio`, its name, of one such file; nothing of others."""
+    return {kind: [path.name] for kind, suffixes in MEDIA.items() if path.suffix.lower() in suffixes}

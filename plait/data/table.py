@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from plait.data.arrow import column_from_values, plain_table
-from plait.data.folder import folder_columns
+from plait.data.folder import file_columns, folder_columns
 from plait.data.textfiles import read_csv, read_json
 from plait.errors import DataError, nearest
 
@@ -69,8 +69,8 @@ class Table:
 
 
 def read_table(source: Any, *, root: str | Path | None = None) -> Table:
-    """Read a CSV, TSV, Parquet or JSON file, a folder of media, a pandas / polars / pyarrow / `datasets` table, or a
-    dict of lists.
+    """Read a CSV, TSV, Parquet or JSON file, a folder of media or one such file, a pandas / polars / pyarrow /
+    `datasets` table, or a dict of lists.
 
     Args:
         source: a path; a table object with the Arrow stream interface; or a dict {column: cells}.
@@ -107,9 +107,11 @@ def _from_path(path: Path) -> pa.Table:
         return pa.table(folder_columns(path))
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
+        if media := file_columns(path):
+            return pa.table(media)
         raise DataError(
             f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected "
-            f"{', '.join(SUFFIXES)} or a folder)."
+            f"{', '.join(SUFFIXES)}, a folder, a picture or a sound)."
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty.")

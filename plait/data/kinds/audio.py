@@ -59,7 +59,7 @@ class AudioKind(Kind):
             rates[info.samplerate] += 1
             lengths.append(info.frames / info.samplerate)
         rate = options.rate or (min(rates.most_common(1)[0][0], MOST_RATE) if rates else MOST_RATE)
-        seconds = min(float(np.quantile(lengths, options.longest)), MOST_SECONDS) if lengths else 1.0
+        seconds = min(float(np.quantile(lengths, options.longest)), MOST_SECONDS) if lengths else MOST_SECONDS
         step = max(1, rate // 10)
         samples = max(step, -(-round(seconds * rate) // step) * step)
         return {"rate": int(rate), "seconds": samples / rate, "samples": int(samples)}

@@ -78,8 +78,8 @@ class TextKind(Kind):
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
         before = "" if asked else options.prefix
         some = [before + t for t in texts[:20_000]]
-        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)] or [8]
-        most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit)
+        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+        most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit) if lengths else limit
         vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
         return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
 
@@ -95,7 +95,7 @@ class TextKind(Kind):
             params["cls"] = params["sep"]
         found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ends = (params["cls"] is not None) + (params["sep"] is not None)
-        longest = max((len(e.ids) for e in found), default=0) + ends
+        longest = max((len(e.ids) + ends for e in found), default=MOST_TOKENS)
         params |= {
             "asked": True,
             "max_tokens": min(longest, options.max_tokens or MOST_TOKENS),

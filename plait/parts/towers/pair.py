@@ -17,7 +17,8 @@ class TwoTowers(nn.Module):
 
     eyes: pictures -> (B, E). reader: ids (B, N), keep (B, N) -> (B, E). image: the size (H, W) of a blank picture.
     embed: E.
-    Without `keep`, a text reaches to its last id that is not 0.
+    Without `keep`, a text reaches to its last id that is not 0. A tower whose slot the batch does not have runs all the
+    same, since other processes may wait for it: on one blank row, but in training.
     """
 
     takes = ("image", "text")
@@ -39,8 +40,12 @@ class TwoTowers(nn.Module):
         ids, keep = s.values["text"], s.keep.get("text")
         if keep is None:
             keep = (ids != 0).flip(1).cumsum(1).flip(1) > 0
-        vectors = {"image": self.towers["image"](s.values["image"]), "text": self.towers["text"](ids, keep)}
-        return {slot: F.normalize(v, dim=-1) * s.present[slot][:, None] for slot, v in vectors.items()}
+        read = {"image": (s.values["image"],), "text": (ids, keep)}
+        vectors = {}
+        for slot, inputs in read.items():
+            some = inputs if self.training or slot in batch else [x[:1] for x in inputs]
+            vectors[slot] = F.normalize(self.towers[slot](*some), dim=-1) * s.present[slot][:, None]
+        return vectors
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """The vectors of `embed` and `logit_scale` (1,), the logarithm of the scores' factor, which the objective
