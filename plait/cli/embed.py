@@ -23,7 +23,7 @@ def embed(
 ) -> Answer:
     """Write a unit vector per row.
 
-    For a run of --task retrieve, of each input that the table has; for others, of the whole row.
+    For a run of --task retrieve and a published model, of each input that the table has; for others, of the whole row.
 
     $ plait embed runs/shop photos/ -o vectors.parquet
     """
@@ -36,7 +36,8 @@ def embed(
     from plait.runs.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    vectors = model.embed(table, out=place, allow_outside=allow_outside)
+    with console.progress("rows") as progress:
+        vectors = model.embed(table, out=place, allow_outside=allow_outside, progress=progress)
     bad = model.last_bad
     empty = sum(vectors.column(name).null_count for name in vectors.column_names if name.startswith("vector"))
     if bad.count():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plait.cli.options import Json, Quiet, RunFolder, option, writable
+from plait.cli.options import Classes, Json, Quiet, RunFolder, Template, class_names, option, writable
 from plait.cli.output import Answer, bad_cells, grid
 from plait.errors import UsageError, nearest
 
@@ -22,6 +22,8 @@ def evaluate(
     gallery: Annotated[
         str | None, typer.Option(metavar="TABLE", help="For retrieval: more items to choose from.")
     ] = None,
+    classes: Classes = None,
+    template: Template = None,
     require: Annotated[
         list[str] | None, typer.Option(metavar="SCORE", help="Exit with 4 where a score is worse: 'accuracy>=0.9'.")
     ] = None,
@@ -45,7 +47,7 @@ def evaluate(
 
     $ plait evaluate runs/pets test.parquet --require 'accuracy>=0.9'
     """
-    wanted = [parse(text) for text in require or []]
+    wanted, names = [parse(text) for text in require or []], class_names(classes, template=template)
     place = writable(out, (".parquet", ".pq")) if out else None
 
     import sys
@@ -58,7 +60,11 @@ def evaluate(
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    found = model.evaluate(table, gallery=gallery, beam=beam, allow_outside=allow_outside, **drawn)
+    with console.progress("rows") as progress:
+        if names:
+            model = model.named(names, templates=template or (), progress=progress)
+        drawn |= {"allow_outside": allow_outside, "progress": progress}
+        found = model.evaluate(table, gallery=gallery, beam=beam, **drawn)
     judged = [judge(w, found.scores) for w in wanted]
     bad = model.last_bad
     if place:

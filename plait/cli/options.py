@@ -22,7 +22,9 @@ Json = Annotated[
     typer.Option("--json", help="Print one JSON object on standard output, and everything else on standard error."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no lines and no progress.")]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder that plait fit wrote, such as runs/pets.")]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="The folder that plait fit or plait use wrote, such as runs/pets.")
+]
 
 TYPES = get_type_hints(Settings)
 FIELDS = {f.metadata.get("option", f.name): f for f in fields(Settings) if not f.metadata.get("hidden")}
@@ -89,6 +91,31 @@ def names(texts: Iterable[str] | None) -> list[str]:
     """Names by comma or repetition, without repeats; one that holds a comma stands in double quotes."""
     found = [part for text in texts or [] for part in next(csv.reader([text], skipinitialspace=True), [])]
     return list(dict.fromkeys(part.strip() for part in found if part.strip()))
+
+
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES", help="Tell which of these a row is, by their names: by comma, or a file, one a line."
+    ),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT", help="What stands around a class's name, such as 'a photo of a {}'; several count alike."
+    ),
+]
+
+
+def class_names(given: str | None, **others: object) -> list[str]:
+    """The names that --classes gives. others: options that are for these alone."""
+    if given is None:
+        if said := [name for name, value in others.items() if value]:
+            raise UsageError(f"--{said[0]} is for --classes: give the names of two or more classes")
+        return []
+    if Path(given).is_file():
+        return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return names([given])
 
 
 def pairs(texts: Iterable[str] | None) -> dict[str, str]:

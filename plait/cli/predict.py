@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plait.cli.options import Json, Quiet, RunFolder, option, writable
+from plait.cli.options import Classes, Json, Quiet, RunFolder, Template, class_names, option, writable
 from plait.cli.output import Answer, bad_cells, counted
 
 
@@ -18,6 +18,11 @@ def predict(
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go: .parquet, .csv or .jsonl.")
     ],
+    classes: Classes = None,
+    template: Template = None,
+    none: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Rows of no class: a row that is no nearer than these has none.")
+    ] = None,
     beam: Annotated[int, typer.Option(metavar="NUMBER", help="For written texts: beginnings followed at once.")] = 0,
     guidance: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="For generated pictures: how strongly a row is followed.")
@@ -37,8 +42,10 @@ def predict(
     The answers are in the table's order; the column `unread` names the cells of a row that could not be read.
 
     $ plait predict runs/pets new.csv -o answers.parquet
+
+    $ plait predict runs/clip photos/ --classes cat,dog -o answers.csv
     """
-    place = writable(out)
+    place, names = writable(out), class_names(classes, template=template, none=none)
 
     import sys
 
@@ -48,7 +55,12 @@ def predict(
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
-    answers = model.predict(table, out=place, show=show, beam=beam, allow_outside=allow_outside, **drawn)
+    with console.progress("rows") as progress:
+        if names:
+            how: dict[str, Any] = {"allow_outside": allow_outside, "progress": progress}
+            model = model.named(names, templates=template or (), none=none, **how)
+        drawn |= {"allow_outside": allow_outside, "progress": progress}
+        answers = model.predict(table, out=place, show=show, beam=beam, **drawn)
     bad = model.last_bad
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")

@@ -28,7 +28,7 @@ def search(
 ) -> Answer:
     """Find the rows nearest to a query.
 
-    For a run of --task retrieve. The search is exact.
+    For a run of --task retrieve, and a published model. The search is exact.
 
     $ plait search runs/shop photos/ --text "a red door" -k 10 --show hits.png
     """
@@ -45,12 +45,13 @@ def search(
     from plait.runs.planning import pick_device
     from plait.runs.run import load
 
-    model = load(run, device=pick_device(device))
-    hits = model.search(table, k=top, show=place, allow_outside=allow_outside, **query)
+    model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
+    with console.progress("rows") as progress:
+        hits = model.search(table, k=top, show=place, allow_outside=allow_outside, progress=progress, **query)
     if not json and not quiet:
         cells = [(i, f"{h.score:.3f}", h.row, h.cell) for i, h in enumerate(hits, 1)]
         grid(("rank", "similarity", "row", "cell"), cells, right=("rank", "similarity", "row"))
     if place:
-        Console(sys.stdout, quiet=quiet).say("saved", str(place))
+        console.say("saved", str(place))
     found = [{"rank": i, "similarity": h.score, "row": h.row, "cell": h.cell} for i, h in enumerate(hits, 1)]
     return Answer({"run": run, "table": table, "query": query, "hits": found, "show": place})

@@ -29,6 +29,8 @@ from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
 from plait.cli.search import search
 from plait.cli.show import show
+from plait.cli.use import use
+from plait.cli.weights import weights
 from plait.errors import DataError, PlaitError, UsageError, nearest
 
 DEFECT, USAGE, DATA, CLOSED_PIPE = 1, 2, 3, 141
@@ -78,7 +80,22 @@ def application() -> typer.Typer:
         },
     )
     app.callback()(start)
-    for command in (check, fit, evaluate, predict, embed, search, change, models, methods, show, new, demo):
+    for command in (
+        check,
+        fit,
+        use,
+        evaluate,
+        predict,
+        embed,
+        search,
+        change,
+        models,
+        methods,
+        show,
+        weights,
+        new,
+        demo,
+    ):
         app.command()(command)
     return app
 

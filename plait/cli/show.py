@@ -1,27 +1,35 @@
-"""`plait show`: one model (its paper, what it reads, its sizes and its published weights) or one method."""
+"""`plait show`: one model (its paper, what it reads, its sizes and its published weights), one method, or one run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from plait.cli.options import Json
-from plait.cli.output import Answer
+from plait.cli.output import Answer, clean
 
 
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model of `plait models`, a system (its default size), or a method.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model of `plait models`, a system (its default size), a method, or a run."
+        ),
     ],
     json: Json = False,
 ) -> Answer:
-    """Show one model or method, and its paper.
+    """Show one model or method, and its paper; or what a run reads and does.
 
-    What is new in it, what it reads, its sizes, parameters and published weights.
+    Of a model: what is new in it, what it reads, its sizes, parameters and published weights.
 
     $ plait show crossvit_small
+
+    $ plait show runs/clip
     """
+    if (Path(name) / "config.json").is_file():
+        return _run(name, json)
     from plait.core.catalog import model_info
     from plait.core.methods import methods
     from plait.tasks import tasks_of
@@ -72,6 +80,37 @@ def show(
         ("try", f'plait.create_model("{info.name}")'),
     ):
         print(f"{label:<11} {text}")
+    return Answer(data)
+
+
+def _run(folder: str, json: bool) -> Answer:
+    from plait.runs.folder import CONFIG, read_json
+    from plait.runs.run import load
+    from plait.runs.telling import usable
+
+    run, config = load(folder), read_json(Path(folder) / CONFIG)
+    recipe, used = config["recipe"], run.used
+    model = f"{recipe['name']} ({recipe['role']})" + "".join(f" + {method}" for method, _ in recipe["changes"])
+    where = (
+        f"as published: {used['weights']}, licence {used['licence']}"
+        if used
+        else f"trained on {config['source'] or 'a table in memory'}"
+    )
+    inputs = []
+    for column in run.schema.used("input"):
+        learnt = [f"{k} {v}" for k, v in column.params.items() if isinstance(v, int | list | dict) and len(str(v)) < 90]
+        inputs.append(f"{column.name}: {', '.join([column.kind, *learnt])}")
+    data = {"run": folder, "model": recipe["name"], "task": run.task.name, "weights": where, "inputs": inputs}
+    data |= {"does": run.task.describe(), "next": usable(run)}
+    if not json:
+        told = [
+            ("run", folder),
+            ("model", model),
+            ("weights", where),
+            ("task", f"{run.task.name}, {run.task.describe()}"),
+        ]
+        for label, text in told + [("reads", line) for line in inputs] + [("try", line) for line in usable(run)]:
+            print(f"{label:<11} {clean(text)}")
     return Answer(data)
 
 

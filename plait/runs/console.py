@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -69,6 +71,24 @@ class Console:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """A `progress(done, total)` of work that begins anew with each other total."""
+        begun = 0
+
+        def step(done: int, total: int) -> None:
+            nonlocal begun
+            if total != begun:
+                self.stop()
+                self.start(label, total)
+                begun = total
+            self.step(done)
+
+        try:
+            yield step
+        finally:
+            self.stop()
 
     def update(self, info: dict) -> None:
         """The trainer's report of one step."""

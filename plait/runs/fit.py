@@ -72,6 +72,11 @@ def fit(
     before = None
     if resume:
         before = read_config(out)
+        if used := before.get("used"):
+            raise UsageError(
+                f"{out} holds a model as it was published: to train on from its weights, "
+                f"plait fit TABLE --system {used['name']} --pretrained"
+            )
         settings = _resumed(before, options)
     elif out is not None:
         _refuse_taken(Path(out))
@@ -160,7 +165,12 @@ def _train(
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
     if remark := settle(job):
         console.say("", remark)
-    run = save_run(folder, data.schema, data.task, job.model, plan.precision)
+    try:
+        run = save_run(folder, data.schema, data.task, job.model, plan.precision)
+    except DataError as error:
+        raise DataError(
+            f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
+        ) from error
     run.history = history
     for name, index in evaluated_rows(data).items():
         run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, index, plan.precision)

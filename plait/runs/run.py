@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,11 @@ from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
+from plait.runs.columns import aligned, asking, like, matrix, safe, unread
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.predict import asked_how, merge, outputs, stream
 from plait.tasks.base import Task, TaskModel
+from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
 
@@ -45,13 +46,16 @@ class Hit:
 
 
 class Run:
-    """A trained model with its schema and task. `plait.load(folder)` makes one."""
+    """A model with its schema and task: trained by `plait.fit`, or as `plait.use` found it published.
+    `plait.load(folder)` makes one of a folder."""
 
     def __init__(
-        self, folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, *, stopped: str = "finished"
-    ):
+        self, folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, *, stopped: str = "finished",
+        used: dict | None = None,
+    ):  # fmt: skip
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
+        self.used = used  # of a model as it was published: where its weights came from, and their licence
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
         self.history: History | None = None
         self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
@@ -62,7 +66,7 @@ class Run:
     def rows(self, source: Any, *, allow_outside: bool = False, asked: bool = False, progress=None) -> Rows:
         """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. Raises
         DataError where no input column is there, or no target that is asked for."""
-        table = self._aligned(read_table(source))
+        table = aligned(read_table(source), self.schema, any_name=bool(self.used))
         asked = asked and self.task.asks is not None
         return Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
 
@@ -74,17 +78,18 @@ class Run:
         gallery: for retrieval, a table of more items to choose from, which do not ask themselves. how: as for
         `predict`.
         """
+        self._refuse_mute("evaluate")
         asked_how(self.task, self.model, **how)
         rows = self.rows(source, allow_outside=allow_outside, asked=True, progress=progress)
         table, queries = rows.table, None
         for name in self.task.targets:
             table.column(name)  # a DataError that names the nearest, where the target is not there
         if gallery is not None:
-            if not self.task.sides:
+            if not _searches(type(self.task)):
                 raise UsageError(f"a gallery is for {nouns(_searches)}: this run does {self.task.name}")
-            more = self._aligned(read_table(gallery))
+            more = aligned(read_table(gallery), self.schema, any_name=bool(self.used))
             names = [n for n in self.schema.inputs if n in table.names]
-            both = pa.concat_tables([table.data.select(names), _like(more, table.data.select(names).schema)])
+            both = pa.concat_tables([table.data.select(names), like(more, table.data.select(names).schema)])
             queries = np.arange(len(both)) < len(table)
             table = Table(both, table.root, table.source)
             rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
@@ -107,18 +112,25 @@ class Run:
         likeliest label or token each time. For generated pictures `guidance`, how many times what a row asks for is
         followed (1: as it was learnt), `steps` of sampling, and `seed`, another for other pictures.
         """
+        self._refuse_mute("predict")
         asked_how(self.task, self.model, **how)
         if show and not self.task.shows:
             raise UsageError(f"to show answers is for {nouns(lambda t: t.shows)}: this run does {self.task.name}")
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         told, done = [], 0
-        for batch, found in stream(self.model, rows, np.arange(len(rows)), precision=self.precision):
+        if _searches(type(self.task)) and rows.absent:
+            raise UsageError(
+                f"{rows.table.source} has no column {rows.absent[0]!r}: this run tells how alike two columns are. With "
+                "--classes it names rows, where it reads texts; plait embed and plait search need one column"
+            )
+        index = np.arange(len(rows))
+        for batch, found in stream(self.model, rows, index, precision=self.precision, progress=progress):
             answers = self.task.finish(found)
             told.append(self.task.columns(answers) | ({"shown": self.task.shown(batch, answers)} if show else {}))
             if out is not None:
                 told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
             done += len(next(iter(told[-1].values())))
-        columns = {"row": np.arange(len(rows)), **merge(told), "unread": _unread(rows)}
+        columns = {"row": np.arange(len(rows)), **merge(told), "unread": unread(rows)}
         table = pa.table({k: pa.array(v) for k, v in columns.items()})
         if out is not None:
             write_table(table, out)
@@ -134,7 +146,7 @@ class Run:
         A row whose cell is missing or unreadable gets a null. Paths in the table are kept, so that hits can be shown.
         """
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
-        vectors, there = self._vectors(rows), rows.presence()
+        vectors, there = self.vectors(rows, progress), rows.presence()
         columns: dict[str, Any] = {"row": np.arange(len(rows))}
         for side, values in vectors.items():
             name = "vector" if len(vectors) == 1 else f"vector_{self._label(side)}"
@@ -152,15 +164,16 @@ class Run:
         return table
 
     def search(
-        self, source: Any, *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False, **query: Any
-    ) -> list[Hit]:
+        self, source: Any, *, k: int = 10, show: str | Path | None = None, allow_outside: bool = False, progress=None,
+        **query: Any,
+    ) -> list[Hit]:  # fmt: skip
         """The `k` nearest rows of `source` (a table, a folder, or a file of vectors that `embed` wrote) to one query,
         exactly.
 
         query: one input by its kind or column: text="a red door" or image="door.jpg". show: write a contact sheet (PNG)
         of the hits.
         """
-        return self.search_many(source, [query], k=k, show=show, allow_outside=allow_outside)[0]
+        return self.search_many(source, [query], k=k, show=show, allow_outside=allow_outside, progress=progress)[0]
 
     def search_many(
         self,
@@ -170,6 +183,7 @@ class Run:
         k: int = 10,
         show: str | Path | None = None,
         allow_outside: bool = False,
+        progress=None,
     ) -> list[list[Hit]]:
         """As `search`, for several queries at once; the contact sheet has a row for each."""
         if not self.task.sides:
@@ -181,7 +195,7 @@ class Run:
             raise UsageError(
                 f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}"
             )
-        reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside)
+        reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside, progress)
         if items.shape[1] != len(asked[0][1]):
             raise DataError(
                 f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this "
@@ -197,7 +211,9 @@ class Run:
             self._show(Path(show), queries, hits, rows, reply)
         return hits
 
-    def _offered(self, source: Any, asking: str, allow_outside: bool) -> tuple[str, np.ndarray, list[str], Rows | None]:
+    def _offered(
+        self, source: Any, asking: str, allow_outside: bool, progress=None
+    ) -> tuple[str, np.ndarray, list[str], Rows | None]:
         """What `source` offers: the slot, its vectors (n, E) with zeros where there is none, its cells, and the rows
         unless it was a table of vectors. The other side than the asking one answers or, where only that is there, the
         asking one."""
@@ -210,10 +226,10 @@ class Run:
             stored = [(next((s for s in order if self._label(s) in table.names), order[0]), "vector")]
         if stored:
             reply, name = stored[0]
-            items = _matrix(table.column(name), f"{table.source}, column {name!r}")
+            items = matrix(table.column(name), f"{table.source}, column {name!r}")
         else:
-            rows = self.rows(table, allow_outside=allow_outside)
-            found, there, table = self._vectors(rows), rows.presence(), rows.table
+            rows = self.rows(table, allow_outside=allow_outside, progress=progress)
+            found, there, table = self.vectors(rows, progress), rows.presence(), rows.table
             readable = [s for s in order if s in found and there[s].any()]
             if not readable:
                 raise DataError(
@@ -230,33 +246,31 @@ class Run:
         if not isinstance(cells, list) or not any(isinstance(cell, bytes) for cell in cells):
             return cells
         kind = "image" if name == "shown" else self.schema.column(name).kind
-        folder, suffix = out.parent / f"{out.stem}_{_safe(name)}", KINDS[kind].suffix
+        folder, suffix = out.parent / f"{out.stem}_{safe(name)}", KINDS[kind].suffix
         paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
         for path, cell in zip(paths, cells):
             write_whole(out.parent / path, partial(Path.write_bytes, data=cell))
         return paths
 
+    def named(self, classes: Sequence[str], *, templates: Sequence[str] = (), none: Any = None, **how: Any) -> Run:
+        """This run as one that tells which of `classes` a row is, by their names alone. See `plait.runs.naming`."""
+        from plait.runs.naming import named
+
+        return named(self, classes, templates=templates, none=none, **how)
+
     # -- the ways in
 
-    def _aligned(self, table: Table) -> Table:
-        """The table with its columns named as in training, where that can only mean one thing."""
-        inputs = self.schema.used("input")
-        for column in inputs:
-            only = sum(c.kind == column.kind for c in inputs) == 1
-            if column.name not in table.names and KINDS[column.kind].media and only and column.kind in table.names:
-                data = table.data.rename_columns([column.name if n == column.kind else n for n in table.names])
-                table = Table(data, table.root, table.source)
-        return table
+    def _refuse_mute(self, what: str) -> None:
+        if self.task.mute:
+            raise UsageError(f"cannot {what}: {self.task.mute}")
 
-    def _vectors(self, rows: Rows) -> dict[str, np.ndarray]:
+    def vectors(self, rows: Rows, progress=None) -> dict[str, np.ndarray]:
         """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an
         embedder."""
+        gone = {s.name for s in self.schema.slots if set(s.columns) <= set(rows.absent)}
+        call = partial(_embed, gone=gone) if self.task.sides else _fused
         index = np.arange(len(rows))
-        if self.task.sides:
-            here = {s.name for s in self.schema.slots if not set(s.columns) <= set(rows.absent)}
-            found = outputs(self.model, rows, index, precision=self.precision, call=_embed)
-            return {slot: v for slot, v in found.items() if slot in here}
-        return outputs(self.model, rows, index, precision=self.precision, call=_fused)
+        return outputs(self.model, rows, index, precision=self.precision, call=call, progress=progress)
 
     def _query(self, query: dict) -> tuple[str, np.ndarray]:
         if len(query) != 1:
@@ -268,12 +282,11 @@ class Run:
             raise UsageError(f"cannot search by {name!r}: this run knows {known}")
         value = str(value) if isinstance(value, Path) else value
         root = Path.cwd() if isinstance(value, str) and slot.kind != "text" else None
-        rows = Rows(
-            Table(pa.table({slot.columns[0]: [value]}), root, "the query"), self.schema, allow_outside=True
-        ).scan()
+        table = Table(pa.table({slot.columns[0]: [value]}), root, "the query")
+        rows = Rows(table, asking(self.schema), allow_outside=True).scan()
         if not rows.presence()[slot.name][0]:
             raise DataError(f"the query cannot be read: {', '.join(rows.bad.by_reason()) or 'it is empty'}")
-        return slot.name, self._vectors(rows)[slot.name][0]
+        return slot.name, self.vectors(rows)[slot.name][0]
 
     def _label(self, slot: str) -> str:
         return self.schema.slot(slot).columns[0] if slot else "row"
@@ -301,62 +314,20 @@ def _searches(task: type[Task]) -> bool:
     return task.verb == "search"
 
 
-def _embed(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
-    return {slot: nn.functional.normalize(v.float(), dim=-1) for slot, v in model.bound.vectors(batch).items()}
+def _embed(model: TaskModel, batch: dict, gone: set[str]) -> dict[str, torch.Tensor]:
+    """Of the slots that are not `gone`, whose towers then have little to do."""
+    vectors = model.bound.vectors({name: value for name, value in batch.items() if name not in gone})
+    return {slot: nn.functional.normalize(v.float(), dim=-1) for slot, v in vectors.items() if slot not in gone}
 
 
 def _fused(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
     return {"": nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)}
 
 
-def _safe(name: str) -> str:
-    """A column's name as a part of a file's."""
-    return re.sub(r"[^\w-]+", "_", name)
-
-
-def _matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
-    """A column of vectors as (n, E) float32, zeros where one is null."""
-    if not (
-        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    ):
-        raise DataError(
-            f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl"
-        )
-    filled = column.drop_null()
-    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in filled.chunks]
-    flat = np.concatenate(values).astype(np.float32) if values else np.zeros(0, np.float32)
-    width = len(flat) // max(len(filled), 1)
-    if width == 0 or width * len(filled) != len(flat):
-        raise DataError(f"{what}: the vectors are empty or differ in length")
-    out = np.zeros((len(column), width), np.float32)
-    out[column.is_valid().to_numpy()] = flat.reshape(-1, width)
-    return out
-
-
-def _like(table: Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` from `table`; nulls where it has none."""
-    columns = [
-        table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _unread(rows: Rows) -> list[str]:
-    out: list[list[str]] = [[] for _ in range(len(rows))]
-    for row, column in sorted(rows.bad.cells):
-        out[row].append(column)
-    return [", ".join(names) for names in out]
-
-
 def save_run(folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    try:
-        write_whole(folder / MODEL, lambda path: save_file(state, path))
-    except DataError as error:
-        raise DataError(
-            f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
-        ) from error
+    write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
     return Run(folder, schema, task, model.eval(), precision)
 
@@ -370,7 +341,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     if not (folder / MODEL).is_file():
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
     config, schema = read_json(folder / CONFIG), Schema.from_json(read_json(folder / SCHEMA))
-    made, task = BoundRecipe(**config["recipe"]), TASKS[config["task"]["task"]].from_json(config["task"], schema)
+    made, kind = BoundRecipe(**config["recipe"]), config["task"]["task"]
+    task = (TASKS | USED)[kind].from_json(config["task"], schema)
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
     try:
@@ -379,4 +351,4 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         raise DataError(f"{folder / MODEL} is damaged: {error}") from error
     assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
     initialise_rest(system)
-    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"])
+    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=config.get("used"))

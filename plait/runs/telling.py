@@ -7,7 +7,9 @@ from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.console import Console, clock
+from plait.runs.naming import names_classes
 from plait.runs.prepare import Prepared
+from plait.runs.run import Run
 from plait.tasks.base import Task
 from plait.train.loop import Plan
 
@@ -80,3 +82,20 @@ def slowest(seconds: dict) -> str:
     parts["the model"] = max(0.0, total - sum(parts.values()))
     name = max(parts, key=lambda part: parts[part])
     return f"{name} {parts[name] / total:.0%}" if total > 1 else ""
+
+
+def usable(run: Run) -> list[str]:
+    """The commands that a run is for."""
+    kinds = [slot.kind for slot in run.schema.slots]
+    sides = [slot.kind for slot in run.schema.slots if slot.name in run.task.sides]
+    where = f"{run.folder} {'photos/' if 'image' in kinds else 'sounds/' if 'audio' in kinds else 'table.csv'}"
+    told = []
+    if not run.task.mute and run.task.verb == "predict":
+        told.append(f"plait predict {where} -o answers.csv")
+    if run.model.bound.width:
+        told.append(f"plait embed {where} -o vectors.parquet")
+    if sides:
+        told.append(f"plait search {where} {'--text TEXT' if 'text' in sides else f'--{sides[0]} FILE'}")
+    if names_classes(run):
+        told.append(f"plait predict {where} --classes NAME,NAME -o answers.csv")
+    return told

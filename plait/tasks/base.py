@@ -107,7 +107,7 @@ class Task(ABC):
     many `steps`, by what the inputs ask for times `guidance`. answers_rows: each row has an answer of its own, which
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
-    shows: answers can be drawn onto pictures.
+    shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
     """
 
     name: ClassVar[str]
@@ -125,6 +125,7 @@ class Task(ABC):
     draws: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
     shows: ClassVar[bool] = False
+    mute: ClassVar[str] = ""
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]

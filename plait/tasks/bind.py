@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.roles import (
@@ -104,6 +105,11 @@ class BackboneBound(Bound):
         (slot,) = self.takes
         t = self.system.tokens(ready[slot], ready["keep"].get(slot))
         return Features(self.system.pool(t), {}, {}, ready["present"], losses=t.losses)
+
+    def vectors(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, D)}, the pooled vectors as unit ones."""
+        (slot,) = self.takes
+        return {slot: F.normalize(self.features(batch).fused, dim=-1)}
 
 
 class FuserBound(Bound):

@@ -175,7 +175,8 @@ class Caption(Task):
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Caption:
-        return cls.learn(schema)
+        (target,) = schema.targets
+        return cls(target, schema.column(target).params)
 
 
 TASKS = (Caption,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ class Classify(AnswerTask):
 
     name = choice = "classify"
     noun = "classification"
-    roles = ROLES
+    roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
 

@@ -37,6 +37,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fil
 COMMANDS = (
     "check",
     "fit",
+    "use",
     "evaluate",
     "predict",
     "embed",
@@ -45,6 +46,7 @@ COMMANDS = (
     "models",
     "methods",
     "show",
+    "weights",
     "new",
     "demo",
 )

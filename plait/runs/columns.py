@@ -1,0 +1,113 @@
+"""Columns between a table and a run: which of them a run means, and what it makes of theirs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from plait.data.kinds import KINDS
+from plait.data.rows import Rows
+from plait.data.schema import Schema
+from plait.data.table import Table
+from plait.errors import DataError, UsageError
+
+
+def aligned(table: Table, schema: Schema, *, any_name: bool = False) -> Table:
+    """The table with its columns named as in the schema, where that can only mean one thing: one that is called by its
+    kind is the schema's only one of that kind.
+
+    any_name: the schema is of no table, and whatever column is the only one of its kind is meant. Raises UsageError
+    where there are several and nothing else is there.
+    """
+    inputs = schema.used("input")
+    for column in inputs:
+        only = sum(c.kind == column.kind for c in inputs) == 1
+        if column.name not in table.names and KINDS[column.kind].media and only and column.kind in table.names:
+            table = renamed(table, column.kind, column.name)
+    if not any_name:
+        return table
+    several: list[str] = []
+    for look in (of_kind, strings):
+        for column in inputs:
+            found = [] if column.name in table.names else look(table, column.kind)
+            found = [name for name in found if name not in {c.name for c in schema.columns}]
+            if len(found) == 1:
+                table = renamed(table, found[0], column.name)
+            elif found:
+                several.append(f"{', '.join(found)} for {column.name!r}")
+        if {c.name for c in inputs} & set(table.names):
+            return table
+    if several:
+        raise UsageError(
+            f"{table.source} has several columns that might be meant: {'; '.join(several)}. Call the one that is meant "
+            "so, or make the run with --kind NAME=KIND"
+        )
+    return table
+
+
+def of_kind(table: Table, kind: str) -> list[str]:
+    """The columns that look like this kind."""
+    return [c.name for c in Schema.guess(table, inputs=table.names).columns if c.kind == kind]
+
+
+def strings(table: Table, kind: str) -> list[str]:
+    """Where texts are asked for, the columns of words that look like classes; none beside pictures or sounds."""
+    guessed = {c.name: c.kind for c in Schema.guess(table, inputs=table.names).columns}
+    if kind != "text" or any(KINDS[k].media for k in guessed.values()):
+        return []
+    return [n for n, k in guessed.items() if k == "category" and pa.types.is_string(table.column(n).type)]
+
+
+def asking(schema: Schema) -> Schema:
+    """The schema as queries are read: what stands before a text that asks may be other than before one that is
+    found."""
+    columns = [replace(c, params=c.params | {"prefix": c.params.get("query", "")}) for c in schema.columns]
+    odd = any("query" in c.params for c in schema.columns)
+    return Schema(columns, schema.slots, schema.allow_outside) if odd else schema
+
+
+def renamed(table: Table, old: str, new: str) -> Table:
+    data = table.data.rename_columns([new if name == old else name for name in table.names])
+    return Table(data, table.root, table.source)
+
+
+def safe(name: str) -> str:
+    """A column's name as a part of a file's."""
+    return re.sub(r"[^\w-]+", "_", name)
+
+
+def matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A column of vectors as (n, E) float32, zeros where one is null."""
+    if not (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        raise DataError(
+            f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl"
+        )
+    filled = column.drop_null()
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in filled.chunks]
+    flat = np.concatenate(values).astype(np.float32) if values else np.zeros(0, np.float32)
+    width = len(flat) // max(len(filled), 1)
+    if width == 0 or width * len(filled) != len(flat):
+        raise DataError(f"{what}: the vectors are empty or differ in length")
+    out = np.zeros((len(column), width), np.float32)
+    out[column.is_valid().to_numpy()] = flat.reshape(-1, width)
+    return out
+
+
+def like(table: Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` from `table`; nulls where it has none."""
+    columns = [
+        table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def unread(rows: Rows) -> list[str]:
+    out: list[list[str]] = [[] for _ in range(len(rows))]
+    for row, column in sorted(rows.bad.cells):
+        out[row].append(column)
+    return [", ".join(names) for names in out]
