@@ -1,26 +1,33 @@
-"""Official models of many sizes in little space: of each size a digest of its keys, how many norms use which eps, and
-what it gave with a few of its layers.
+"""Official models of many sizes in little space: of each size a digest of its keys, and what it gave, whole or with a
+few of its layers.
 
 The code was run once with the weights of `recorded.noise` on the pictures of `picture`. A JSON file beside each check
-holds for every size the parameter count, the digest of the names and shapes and the eps, all three of the whole model,
-and of each run some of the logits, with the arguments that were not the size's own: how deep it was.
+holds for every size the parameter count and the digest of the names and shapes, both of the whole model, and of each
+run some of the logits and how many norms have which eps, with the arguments that were not the size's own: how deep it
+was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import plait
-from plait.core.catalog import ModelInfo, build, model_info
+from plait.core.block import Layer
+from plait.core.catalog import build
 from plait.core.weights import State
 from tests.parity.compare import Row, count, relative_error
-from tests.parity.recorded import noise
+from tests.parity.norms import scales
+from tests.parity.recorded import learned, noise
+
+Draw = Callable[[str, tuple[int, ...]], Tensor]
 
 
 def digest(state: State) -> str:
@@ -33,42 +40,54 @@ def picture(height: int, width: int) -> Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height))
 
 
-def epsilons(model: nn.Module) -> dict[str, int]:
-    """How many norms, of whatever kind, use each eps."""
-    found = Counter(str(m.eps) for m in model.modules() if isinstance(getattr(m, "eps", None), float))
-    return dict(sorted(found.items()))
-
-
-def layers(info: ModelInfo, runs: list[dict]) -> tuple[str, str]:
-    """What was run of a size, as `Row.ran` says it, and in how many of its layers."""
-    given = {key: value for run in runs for key, value in run["arguments"].items()}
-    if info.size == "toy" or not given:
-        return "output" if runs else "keys", ""
-    if not given.keys() <= {"depth", "depths"}:
-        return "toy", ""
-    few, whole = (
-        sum(sum(d) if isinstance(d, (list, tuple)) else d for d in depths)
-        for depths in (given.values(), [info.arguments[key] for key in given])
-    )
-    return "layers", f", {few} of {whole} layers"
-
-
 @torch.no_grad()
-def against(system: str, size: str, path: Path) -> Row:
-    """The worst output of the runs in `size`; infinite where names, shapes or eps of the whole are not the official
-    ones."""
+def against(system: str, size: str, path: Path, draw: Draw = noise, source: str = "official") -> Row:
+    """The worst output of the runs in `size`; for a size that was not run, whether its names, shapes and count are the
+    official ones. draw: the tensor of a name and a shape; source: the layout of the weights."""
     numbers = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    facts, info = numbers[size], model_info(f"{system}_{size}")
-    model = build(info.name, **facts.get("arguments", {}))
-    same = digest(plait.save_weights(model, "official")) == facts["digest"]
-    same = same and facts.get("eps") in (None, epsilons(model))
-    error, runs = 0.0 if same else float("inf"), facts.get("runs", [])
+    facts, name = numbers[size], f"{system}_{size}"
+    model = build(name, **facts.get("arguments", {}))
+    public, runs, told = plait.save_weights(model, source), facts.get("runs", []), "official, recorded"
+    if digest(public) != facts["digest"]:
+        return Row(name, told, count(model), facts["parameters"], float("inf"), "keys")
+    ran, error = "output" if runs else "keys", 0.0
     for run in runs:
-        ours = plait.create_model(info.name, **run["arguments"]).eval()
-        state = {k: noise(k, tuple(v.shape)) for k, v in plait.save_weights(ours, "official").items()}
-        plait.load_weights(ours, state, "official")
-        want = torch.tensor(run["logits"])
-        out = ours(picture(*run["picture"])[: len(want)])[:, :: run.get("every", 1)]
-        error = max(error, relative_error(out, want))
-    ran, told = layers(info, runs)
-    return Row(info.name, f"official, recorded{told}", count(model), facts["parameters"], error, ran)
+        ours = filled(name, run, draw, source)
+        error = max(error, apart(ours, run))
+        if size != "toy" and ran != "toy":
+            cut, whole = layers(ours), layers(model)
+            full = kinds(plait.save_weights(build(name, **run["arguments"]), source)) <= kinds(public)
+            ran = "toy" if not full else "output" if cut == whole else "layers"
+            told = told if ran != "layers" else f"official, recorded, {cut} of {whole} layers"
+    return Row(name, told, count(model), facts["parameters"], error, ran)
+
+
+def filled(name: str, run: dict, draw: Draw = noise, source: str = "official") -> nn.Module:
+    """Ours with the weights of a recorded run."""
+    public = plait.save_weights(build(name, **run["arguments"]), source)
+    state = {k: gain(k, run) * draw(k, tuple(v.shape)) for k, v in public.items()}
+    return plait.load_weights(plait.create_model(name, **run["arguments"]).eval(), state, source)
+
+
+def gain(name: str, run: dict) -> float:
+    """By how much the tensor of this name was larger than its noise in a run: where something had to weigh enough in
+    the answer for the run to notice it."""
+    return math.prod(by for pattern, by in run.get("gains", {}).items() if re.search(pattern, name))
+
+
+def apart(ours: nn.Module, run: dict) -> float:
+    """The error of the logits of which a run keeps each `every`-th; infinite where norms have another eps."""
+    if "norms" in run and scales(ours) != run["norms"]:
+        return float("inf")
+    want = torch.tensor(run["logits"]).flatten()
+    made = ours(picture(*run["picture"])).flatten()[:: run.get("every", 1)]
+    return relative_error(made[: len(want)], want)
+
+
+def kinds(state: State) -> set[tuple[str, tuple[int, ...]]]:
+    """The names, without the numbers of layers, and shapes of a state dict."""
+    return {(re.sub(r"\d+", "*", name), shape) for name, shape in learned(state).items()}
+
+
+def layers(model: nn.Module) -> int:
+    return sum(isinstance(m, Layer) for m in model.modules())
