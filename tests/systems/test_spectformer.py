@@ -10,6 +10,7 @@ import plait
 from plait.core.attend import recorded
 from plait.core.init import initialise
 from plait.core.tokens import Tokens, mean
+from plait.errors import PlaitError
 from plait.systems.vision.spectformer import SpectralGate
 from tests.parity.compare import perturb
 
@@ -74,6 +75,12 @@ def test_the_hierarchy_adds_half_of_the_best_answer_of_any_place():
     places = torch.stack([model.aux(model.norm(t.x[:, n])) for n in range(t.x.shape[1])])
     torch.testing.assert_close(model(x), model.head(model.pool(t)) + places.amax(0) / 2)
     assert not torch.allclose(model.pool(t), model.norm(mean(t)), atol=1e-3)  # the mean has asked
+
+
+@pytest.mark.parametrize("arguments", [dict(patch=8), dict(thin=None)])
+def test_a_form_has_patches_or_a_thin_stem(arguments):
+    with pytest.raises(PlaitError, match="expected one"):
+        plait.create_model("spectformer_toy", **arguments)
 
 
 PUBLISHED = {"ti": 9_158_376, "xs": 20_028_520, "s": 32_449_768}  # as the public training logs say

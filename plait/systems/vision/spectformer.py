@@ -6,8 +6,9 @@ number for each frequency and channel; later ones attend. There is a plain form,
 (`h_`), whose first two stages filter.
 
 Differs: other picture sizes are read, with filters and positions resampled. The heads of `b` are 64 wide as in the
-other plain sizes: those of the public code do not divide its width. The logits of the hierarchy add half of the best
-answer of any place, in training as well.
+other plain sizes, which is a guess: the 12 of the public code do not divide its width, so that it cannot be run. (Those
+of `ti` stand in a comment there.) The logits of the hierarchy add half of the best answer of any place, in training as
+well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from plait.core.precision import wide
 from plait.core.sizes import numbers
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Join, Rename, Rule, under
+from plait.errors import PlaitError
 from plait.parts.convs import ChannelsLast, ConvNorm, LayerNorm2d, Relu
 from plait.parts.maps import OnTokens
 from plait.parts.positions.learned import GridPositions
@@ -89,22 +91,24 @@ class SpectFormer(Pyramid):
 
     image: the (H, W) that filters and positions are learned for. patch: the side of the plain form's patches; None: the
     hierarchy, which starts with convolutions of `thin` channels. spectral: how many of each stage's layers filter, the
-    first ones; ratios: feed-forward widths in widths.
+    first ones, None: all; heads: of the others; ratios: feed-forward widths in widths.
     """
 
     classifier = ("head.", "aux.")
     fits = ("image",)
 
     def __init__(
-        self, *, image=(224, 224), patch=None, thin=32, widths, depths, spectral, heads, ratios,
+        self, *, image=(224, 224), patch=None, thin=None, widths, depths, spectral, heads, ratios,
         num_classes=1000, drop_path=0.0,
     ):  # fmt: skip
+        if (patch is None) == (thin is None):
+            raise PlaitError(f"got patch={patch} and thin={thin}, expected one: the plain form's or the hierarchy's")
         stages, grid, last = [], tuple(-(-side // (patch or 4)) for side in image), len(widths) - 1
         for s, (d, rates) in enumerate(zip(widths, stage_rates(drop_path, depths))):
             grid = tuple(-(-side // 2) for side in grid) if s else grid
             blocks = []
             for i, rate in enumerate(rates):
-                filters = i < spectral[s]
+                filters = spectral[s] is None or i < spectral[s]
                 mix = SpectralGate(d, grid) if filters else Attention(d, heads[s])
                 feed = (FeedForward if patch else ConvolvedFeed)(d, ratios[s] * d)
                 if patch and filters:  # one residual step around both
@@ -136,27 +140,27 @@ class SpectFormer(Pyramid):
 
 
 PLAIN = dict(patch=16, spectral=(4,), ratios=(4,))
-TREE = dict(ratios=(8, 8, 4, 4))
+TREE = dict(thin=32, ratios=(8, 8, 4, 4))
 
 MODEL = SpectFormer
 TAKES = ("image",)
 ROLES = ("backbone",)
 DEFAULT = "nano"
-TOY = dict(image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(1, 1))
+TOY = dict(image=(32, 32), thin=8, widths=(16, 32), depths=(1, 2), spectral=(None, 1))
 NANO = dict(image=(64, 64), thin=16, widths=(32, 64, 128), depths=(2, 2, 3))
 H_S = TREE | dict(widths=(64, 128, 320, 448), depths=(3, 4, 6, 3))
 H_B = TREE | dict(thin=64, widths=(64, 128, 320, 512), depths=(3, 4, 12, 3))
 H_L = TREE | dict(thin=64, widths=(96, 192, 384, 512), depths=(3, 6, 18, 3))
 SIZES = {
-    "toy": TOY | dict(heads=(2, 4), ratios=(2, 2), num_classes=10),
-    "nano": NANO | dict(spectral=(2, 2, 0), heads=(1, 2, 4), ratios=(4, 4, 3)),
+    "toy": TOY | dict(heads=(None, 4), ratios=(2, 2), num_classes=10),
+    "nano": NANO | dict(spectral=(None, None, 0), heads=(None, None, 4), ratios=(4, 4, 3)),
     "ti": PLAIN | dict(widths=(256,), depths=(12,), heads=(4,)),
     "xs": PLAIN | dict(widths=(384,), depths=(12,), heads=(6,)),
     "s": PLAIN | dict(widths=(384,), depths=(19,), heads=(6,), drop_path=0.15),
     "b": PLAIN | dict(widths=(512,), depths=(19,), heads=(8,), drop_path=0.25),
-    "h_s": H_S | dict(spectral=(3, 4, 0, 0), heads=(2, 4, 10, 14), drop_path=0.1),
-    "h_b": H_B | dict(spectral=(3, 4, 0, 0), heads=(2, 4, 10, 16), drop_path=0.1),
-    "h_l": H_L | dict(spectral=(3, 6, 0, 0), heads=(3, 6, 12, 16), drop_path=0.3),
+    "h_s": H_S | dict(spectral=(None, None, 0, 0), heads=(None, None, 10, 14), drop_path=0.1),
+    "h_b": H_B | dict(spectral=(None, None, 0, 0), heads=(None, None, 10, 16), drop_path=0.1),
+    "h_l": H_L | dict(spectral=(None, None, 0, 0), heads=(None, None, 12, 16), drop_path=0.3),
 }
 
 WEIGHTS = {
