@@ -11,17 +11,16 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
-import plait
-from plait.core.catalog import build, systems
-from tests.parity.compare import Row, count, relative_error
-from tests.parity.official import digest, picture
+from plait.core.catalog import systems
+from tests.parity.compare import Row, relative_error
+from tests.parity.official import against, filled, picture
 from tests.parity.recorded import noise
 
 SYSTEM = "sret"
 CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
-NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+NUMBERS = Path(__file__).with_suffix(".json")
 
 
 def first(key: str) -> str:
@@ -29,28 +28,18 @@ def first(key: str) -> str:
     return re.sub(r"(?<=blocks\.)\d+", lambda m: str(int(m[0]) - 2 * (int(m[0]) % 4 == 2)), key)
 
 
-def filled(name: str, arguments: dict) -> nn.Module:
-    """Ours with the weights of the recorded runs."""
-    ours = plait.create_model(name, **arguments).eval()
-    state = {k: noise(first(k), tuple(v.shape)) for k, v in plait.save_weights(ours, "official").items()}
-    return plait.load_weights(ours, state, "official")
+def looped(name: str, shape: tuple[int, ...]) -> Tensor:
+    return noise(first(name), shape)
 
 
-@torch.no_grad()
 def parity(name: str) -> Row:
-    facts, model = NUMBERS[name.removeprefix(f"{SYSTEM}_")], build(name)
-    error = 0.0 if digest(plait.save_weights(model, "official")) == facts["digest"] else float("inf")
-    for run in facts.get("runs", []):
-        out = filled(name, run["arguments"])(picture(*run["picture"]))
-        error = max(error, relative_error(out, torch.tensor(run["logits"])))
-    ran = "output" if facts.get("runs") else "keys"
-    return Row(name, "official, recorded", count(model), facts["parameters"], error, ran)
+    return against(SYSTEM, name.removeprefix(f"{SYSTEM}_"), NUMBERS, looped)
 
 
 @torch.no_grad()
 def drawn() -> float:
     """The error in training, where both draw the same order from the same seed and norms follow the batch."""
-    run = NUMBERS["toy"]["drawn"]
-    model = filled("sret_toy", dict(drop_path=0.0)).train()
+    run = json.loads(NUMBERS.read_text(encoding="utf-8"))["toy"]["drawn"]
+    model = filled("sret_toy", dict(arguments=dict(drop_path=0.0)), looped).train()
     torch.manual_seed(run["seed"])
     return relative_error(model(picture(*run["picture"])), torch.tensor(run["logits"]))
