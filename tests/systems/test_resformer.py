@@ -9,13 +9,13 @@ import plait
 from plait.core.tokens import Tokens
 from plait.systems.vision.resformer import losses
 from tests.parity.recorded import same_keys
-from tests.parity.resformer import NUMBERS
+from tests.parity.resformer import NUMBERS, PUBLISHED
 
 
 def test_published_sizes_have_the_official_names_shapes_and_counts():
-    for size, theirs in NUMBERS["sizes"].items():
-        assert same_keys(f"resformer_{size}", "official", theirs["keys"])
-        assert plait.model_info(f"resformer_{size}").parameters == theirs["parameters"]
+    for size in PUBLISHED:
+        assert same_keys(f"resformer_{size}", "official", NUMBERS[size]["keys"])
+        assert plait.model_info(f"resformer_{size}").parameters == NUMBERS[size]["parameters"]
 
 
 @torch.no_grad()
