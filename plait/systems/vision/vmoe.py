@@ -29,22 +29,28 @@ Gelu = partial(nn.GELU, approximate="tanh")
 
 
 class VMoE(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). sparse: the layers with `experts`, of which a token passes `chosen`."""
+    """Pictures (B, 3, H, W) -> logits (B, K).
+
+    sparse: the layers with `experts`, of which a token passes `chosen`. hidden: the head's hidden width, 0 for a linear
+    one.
+    """
 
     fits = ("image",)
 
     def __init__(
-        self, *, image=(224, 224), patch, width, depth, heads, sparse, experts=32, chosen=2, num_classes=1000,
+        self, *, image=(224, 224), patch, width, depth, heads, sparse, experts=32, chosen=2, hidden=0,
+        num_classes=1000,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.multiple = width, patch
+        self.width, self.heads, self.multiple = width, heads, patch
         self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         dense = partial(FeedForward, act=Gelu)
         mixed = partial(MixtureOfExperts, experts=experts, chosen=chosen, act=Gelu)
         feeds = (mixed(width, 4 * width) if i in sparse else dense(width, 4 * width) for i in range(depth))
         self.stack = Stack(*(pre_norm(width, Attention(width, heads), feed, norm=Norm) for feed in feeds))
         self.norm = Norm(width)
-        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        classes = nn.Linear(hidden or width, num_classes) if num_classes else nn.Identity()
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), classes) if num_classes and hidden else classes
 
 
 SMALL = dict(width=512, depth=8, heads=8)
@@ -75,35 +81,42 @@ SIZES = {
     "l16_every2": LARGE | EVERY_24 | dict(patch=16),
     "h14_last5": HUGE | dict(patch=14, sparse=(23, 25, 27, 29, 31)),
     "h14_every2": HUGE | EVERY_32 | dict(patch=14),
-    "s32_last2_e8": SMALL | dict(patch=32, sparse=(5, 7), experts=8),
+    "s32_last2_e8": SMALL | dict(patch=32, sparse=(5, 7), experts=8, hidden=512),
     "s32_last2_e8_384": SMALL | dict(image=(384, 384), patch=32, sparse=(5, 7), experts=8),
     "b16_every2_e8_21k": BASE | EVERY_12 | dict(patch=16, experts=8, num_classes=21843),
     "b16_every2_e8_384": BASE | EVERY_12 | dict(image=(384, 384), patch=16, experts=8),
 }
 WEIGHTS = {}  # the authors' files lie in a bucket, in shards of their own; load_weights reads what they hold as "flax"
 
-HEAD = 64  # channels of a head, in all sizes with published weights
 
-
-def heads(public: list[str], ours: str) -> Rule:
-    """Queries, keys and values (D, H, E), to one matrix (3 H E, D)."""
+def heads(public: list[str], ours: str, width: int) -> Rule:
+    """Queries, keys and values (D, H, E), to one matrix (3 H E, D). width: E."""
 
     def to(kernels: list[Tensor]) -> list[Tensor]:
         return [torch.cat([k.flatten(1).mT for k in kernels])]
 
     def back(fused: list[Tensor]) -> list[Tensor]:
-        return [k.mT.unflatten(1, (-1, HEAD)).contiguous() for k in fused[0].chunk(3)]
+        return [k.mT.unflatten(1, (-1, width)).contiguous() for k in fused[0].chunk(3)]
 
     return Rule(tuple(public), (ours,), to, back)
 
 
-def merged(public: str, ours: str) -> Rule:
+def biases(public: list[str], ours: str, width: int) -> Rule:
+    return Rule(
+        tuple(public),
+        (ours,),
+        lambda ts: [torch.cat([b.flatten() for b in ts])],
+        lambda ts: [b.unflatten(0, (-1, width)) for b in ts[0].chunk(3)],
+    )
+
+
+def merged(public: str, ours: str, width: int) -> Rule:
     """What merges the heads (H, E, D), to a matrix (D, H E)."""
     return Rule(
         (public,),
         (ours,),
         lambda ts: [ts[0].flatten(0, 1).mT.contiguous()],
-        lambda ts: [ts[0].mT.unflatten(0, (-1, HEAD)).contiguous()],
+        lambda ts: [ts[0].mT.unflatten(0, (-1, width)).contiguous()],
     )
 
 
@@ -117,28 +130,23 @@ def patches(public: str, ours: str) -> Rule:
     )
 
 
-def biases(public: list[str], ours: str) -> Rule:
-    return Rule(
-        tuple(public),
-        (ours,),
-        lambda ts: [torch.cat([b.flatten() for b in ts])],
-        lambda ts: [b.unflatten(0, (-1, HEAD)) for b in ts[0].chunk(3)],
-    )
-
-
 LAYER, OURS = "Encoder.encoderblock_{i}", "stack.blocks.{i}"
 QKV = [f"{LAYER}.SelfAttention.{name}" for name in ("query", "key", "value")]
-RULES = {
-    "flax": [
+
+
+def flax(model: VMoE) -> list[Rule]:
+    width = model.width // model.heads
+    head = "head.2" if isinstance(model.head, nn.Sequential) else "head"
+    return [
         Rename("cls", "patch_embed.cls"),
         Rename("Encoder.posembed_input.pos_embedding", "patch_embed.positions.table"),
         patches("embedding.kernel", "patch_embed.stem.proj.weight"),
         Rename("embedding.bias", "patch_embed.stem.proj.bias"),
         Rename(f"{LAYER}.LayerNorm_0.scale", f"{OURS}.mix.norm.weight"),
         Rename(f"{LAYER}.LayerNorm_0.bias", f"{OURS}.mix.norm.bias"),
-        heads([f"{name}.kernel" for name in QKV], f"{OURS}.mix.f.qkv.weight"),
-        biases([f"{name}.bias" for name in QKV], f"{OURS}.mix.f.qkv.bias"),
-        merged(f"{LAYER}.SelfAttention.out.kernel", f"{OURS}.mix.f.out.weight"),
+        heads([f"{name}.kernel" for name in QKV], f"{OURS}.mix.f.qkv.weight", width),
+        biases([f"{name}.bias" for name in QKV], f"{OURS}.mix.f.qkv.bias", width),
+        merged(f"{LAYER}.SelfAttention.out.kernel", f"{OURS}.mix.f.out.weight", width),
         Rename(f"{LAYER}.SelfAttention.out.bias", f"{OURS}.mix.f.out.bias"),
         Rename(f"{LAYER}.LayerNorm_1.scale", f"{OURS}.feed.norm.weight"),
         Rename(f"{LAYER}.LayerNorm_1.bias", f"{OURS}.feed.norm.bias"),
@@ -153,7 +161,11 @@ RULES = {
         Rename(f"{LAYER}.Moe.Mlp.Dense_1.bias", f"{OURS}.feed.f.experts.down_bias"),
         Rename("Encoder.encoder_norm.scale", "norm.weight"),
         Rename("Encoder.encoder_norm.bias", "norm.bias"),
-        Transpose("head.kernel", "head.weight"),
-        Rename("head.bias", "head.bias"),
+        Transpose("pre_logits.kernel", "head.0.weight"),
+        Rename("pre_logits.bias", "head.0.bias"),
+        Transpose("head.kernel", f"{head}.weight"),
+        Rename("head.bias", f"{head}.bias"),
     ]
-}
+
+
+RULES = {"flax": flax}
