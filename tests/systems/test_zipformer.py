@@ -7,6 +7,7 @@ import torch
 
 import plait
 from plait.core import attend
+from plait.errors import PlaitError
 from tests.parity import zipformer as recorded
 from tests.parity.compare import TOLERANCE, count, relative_error
 
@@ -80,6 +81,8 @@ def test_a_stream_says_what_it_needs():
         model.stream(torch.zeros(1, 10, 40), model.begin(torch.zeros(1, 13, 40)))
     with pytest.raises(ValueError, match="multiple"):
         plait.create_model("zipformer_toy", chunk=6, left=12)
+    with pytest.raises(PlaitError, match="without chunk"):
+        plait.create_model("zipformer_toy", left=8)
 
 
 @torch.no_grad()

@@ -123,6 +123,8 @@ class FramePyramid(nn.Module):
         positions: int, down: int, chunk: int | None, left: int | None,
     ):  # fmt: skip
         super().__init__()
+        if chunk is None and left is not None:
+            raise PlaitError(f"got left={left} without chunk: only a model that reads chunks sees so much before each")
         if chunk is not None and (chunk % max(strides) or not left or left % chunk or chunk % down):
             raise PlaitError(
                 f"chunk {chunk}, left {left}: chunk must be a multiple of {max(strides)} and {down}, left one of it"
