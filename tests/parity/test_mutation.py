@@ -23,10 +23,14 @@ SMALL = {
     "llama_smollm_135m": ("depth", "base", "eps", "window"),
     "resnet_18": ("depths", "deep", "dilated"),
     "sentence_encoder_minilm_l6": ("pooling",),
+    "smt_t": ("heads",),
+    "spectformer_ti": ("heads",),
+    "sret_lt_16_14": ("groups",),
     "t5_small": ("depth",),
     "tokenformer_150m": ("heads", "eps"),
     "vmoe_toy": (),
     "whisper_tiny": ("heads", "previous"),
+    "zipformer_small_streaming": ("chunk", "left"),
 }
 
 
