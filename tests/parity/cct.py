@@ -1,5 +1,5 @@
 """CCT against the numbers that the official code gave (github.com/SHI-Labs/Compact-Transformers), both kinds of
-positions, two kernels."""
+positions, two kernels, and patches with sequence pooling (CVT) or a class token (ViT-Lite)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ def parity(name: str) -> Row:
     fixed = plait.create_model(name, learned=False).eval()
     public = weights(NUMBERS["toy"]["keys"]) | {"classifier.positional_emb": fixed.positions.table}
     plait.load_weights(fixed, public, "official")
-    pairs = (learned(x), theirs["learned"]), (fixed(x), theirs["sine"]), (seven(larger), theirs["kernel_7"])
+    pairs = [(learned(x), theirs["learned"]), (fixed(x), theirs["sine"]), (seven(larger), theirs["kernel_7"])]
+    for form, other in (("cvt", dict(patch=4)), ("lite", dict(patch=4, cls=True))):
+        patches = loaded(name, "official", NUMBERS[form]["keys"], **other)
+        assert count(patches) == NUMBERS[form]["parameters"]
+        pairs.append((patches(x), theirs[form]))
+    fixed = plait.create_model(name, patch=4, cls=True, learned=False).eval()
+    public = weights(NUMBERS["lite"]["keys"]) | {"classifier.positional_emb": fixed.positions.table}
+    plait.load_weights(fixed, public, "official")
+    pairs.append((fixed(x), theirs["lite_sine"]))
     return Row(
         name, "official, recorded", count(learned), NUMBERS["toy"]["parameters"], max(relative_error(*p) for p in pairs)
     )

@@ -2,23 +2,26 @@
 
 New here: a transformer small enough to learn from a few thousand pictures. One or two convolutions with pooling make
 the tokens in place of patches, so that neighbours are known to be neighbours; no class token, but a learned weighing of
-all tokens after the last layer (sequence pooling); positions may be learned or fixed.
+all tokens after the last layer (sequence pooling); positions may be learned or fixed. The sizes `cvt` and `lite` are
+what the paper compares with: patches with sequence pooling, and patches with a class token.
 
 Differs: no dropout on attention weights. Other picture sizes than `image` are read. The sizes' names are layers_kernel
 x convolutions_picture; those in `sine` have fixed positions, though the authors' builders of these names, by an
-oversight, make learned ones. CVT, ViT-Lite and the form for texts are not here.
+oversight, make learned ones of all but `lite`. The form for texts is not here.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, DropPath, FeedForward, Post, Pre, Stack, drop_rates
-from plait.core.tokens import Tokens, refuse
+from plait.core.tokens import Tokens, prepend, refuse
 from plait.core.weights import Rename
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
 from plait.parts.positions.sine import SequenceWaves
+from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
 from plait.systems.vision.crate import Normed
 
@@ -70,31 +73,41 @@ def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
 
 
 class CCT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). learned: positions are learned for `image`, else fixed."""
+    """Pictures (B, 3, H, W) -> logits (B, K). learned: positions are learned for `image`, else fixed. patch: the side of
+    patches in the place of convolutions. cls: a class token answers in the place of sequence pooling."""
 
     multiple = 1
     fits = ("image",)
 
     def __init__(
         self, *, image=(32, 32), kernel=3, convs=1, width=256, depth, heads=4, hidden=512, learned=True,
-        num_classes=10, drop_path=0.1,
+        patch=None, cls=False, num_classes=10, drop_path=0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width = width
-        self.stem = ConvTokens(width, kernel, convs)
-        grid = (self.stem.side(image[0]), self.stem.side(image[1]))
-        self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid[0] * grid[1], width)
+        self.width, self.multiple = width, patch or 1
+        self.stem = PatchTokens(width, patch) if patch else ConvTokens(width, kernel, convs)
+        side = (lambda pixels: pixels // patch) if patch else self.stem.side
+        grid, first = (side(image[0]), side(image[1])), int(cls)
+        self.cls = nn.Parameter(torch.empty(1, 1, width)) if cls else None
+        table = GridPositions(grid, width, prefix=first) if learned else SequenceWaves(first + grid[0] * grid[1], width)
+        self.positions = table
         self.stack = Stack(*(layer(width, heads, hidden, rate) for rate in drop_rates(drop_path, depth)))
-        self.norm, self.weigh = nn.LayerNorm(width), SequencePool(width)
+        self.norm, self.weigh = nn.LayerNorm(width), None if cls else SequencePool(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
+    def reset(self) -> None:
+        if self.cls is not None:
+            nn.init.trunc_normal_(self.cls, std=0.02)
+
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, N, D) of the grid, before the last norm."""
-        return self.stack(self.positions(self.stem(x)))
+        """(B, 3, H, W) -> Tokens (B, N, D) of the grid, a class token first where there is one, before the last
+        norm."""
+        t = self.stem(x)
+        return self.stack(self.positions(t if self.cls is None else prepend(self.cls, t)))
 
     def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the normed tokens, weighed."""
-        return self.weigh(t.replace(x=self.norm(t.x)))
+        """(B, D): the normed tokens, weighed, or the class token, normed."""
+        return super().pool(t) if self.weigh is None else self.weigh(t.replace(x=self.norm(t.x)))
 
 
 TWO = dict(depth=2, width=128, heads=2, hidden=128)
@@ -106,6 +119,8 @@ C3X2 = dict(convs=2)
 C7X2 = dict(kernel=7, convs=2, image=(224, 224))
 FLOWERS = dict(num_classes=102)
 SINE = dict(learned=False)
+CVT = dict(patch=4)
+LITE = CVT | dict(cls=True)
 
 MODEL = CCT
 TAKES = ("image",)
@@ -133,6 +148,22 @@ SIZES = {
     "14_7x2_224": C7X2 | FOURTEEN,
     "14_7x2_384": C7X2 | FOURTEEN | dict(image=(384, 384)),
     "14_7x2_384_fl": C7X2 | FOURTEEN | FLOWERS | dict(image=(384, 384)),
+    "cvt_2_4_32": TWO | CVT,
+    "cvt_2_4_32_sine": TWO | CVT | SINE,
+    "cvt_4_4_32": FOUR | CVT,
+    "cvt_4_4_32_sine": FOUR | CVT | SINE,
+    "cvt_6_4_32": SIX | CVT,
+    "cvt_6_4_32_sine": SIX | CVT | SINE,
+    "cvt_7_4_32": SEVEN | CVT,
+    "cvt_7_4_32_sine": SEVEN | CVT | SINE,
+    "lite_2_4_32": TWO | LITE,
+    "lite_2_4_32_sine": TWO | LITE | SINE,
+    "lite_4_4_32": FOUR | LITE,
+    "lite_4_4_32_sine": FOUR | LITE | SINE,
+    "lite_6_4_32": SIX | LITE,
+    "lite_6_4_32_sine": SIX | LITE | SINE,
+    "lite_7_4_32": SEVEN | LITE,
+    "lite_7_4_32_sine": SEVEN | LITE | SINE,
 }
 URL = "https://shi-labs.com/projects/cct/checkpoints/"
 CIFAR = dict(source="official", licence="apache-2.0", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
@@ -148,10 +179,19 @@ WEIGHTS = {
     "14_7x2_384_fl": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_flowers102.pth"),
 }
 THEIRS, OURS = "classifier.blocks.{i}", "stack.blocks.{i}"
-RULES = {
-    "official": [
+
+
+def layout(model: CCT) -> list[Rename]:
+    """The authors' names, in which patches are a convolution like others."""
+    stem = (
+        Rename("tokenizer.conv_layers.0.0.{p}", "stem.proj.{p}")
+        if isinstance(model.stem, PatchTokens)
+        else Rename("tokenizer.conv_layers.{i}.0.weight", "stem.convs.{i}.weight")
+    )
+    return [
+        stem,
+        Rename("classifier.class_emb", "cls"),
         Rename("classifier.positional_emb", "positions.table"),
-        Rename("tokenizer.conv_layers.{i}.0.weight", "stem.convs.{i}.weight"),
         Rename(f"{THEIRS}.pre_norm.{{p}}", f"{OURS}.mix.f.norm.{{p}}"),
         Rename(f"{THEIRS}.self_attn.qkv.weight", f"{OURS}.mix.f.f.qkv.weight"),
         Rename(f"{THEIRS}.self_attn.proj.{{p}}", f"{OURS}.mix.f.f.out.{{p}}"),
@@ -162,4 +202,6 @@ RULES = {
         Rename("classifier.attention_pool.{p}", "weigh.score.{p}"),
         Rename("classifier.fc.{p}", "head.{p}"),
     ]
-}
+
+
+RULES = {"official": layout}

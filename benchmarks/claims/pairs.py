@@ -1,0 +1,234 @@
+"""Systems of pictures and texts on pairs of digits, side by side, and their names; and one encoder for other kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from benchmarks.claims.trial import ROWS, Trial, digits, train
+from benchmarks.claims.verdict import Rule
+from plait.core.catalog import build
+from plait.core.init import initialise
+from plait.parts.objectives.contrastive import contrastive
+from plait.parts.objectives.momentum import Momentum
+from plait.systems.pairs import albef
+
+STEPS, FIRST_WORD = 400, 10  # the ids of the digits' names follow
+
+
+def pairs(count: int, g: torch.Generator, *, test: bool = False, wrong: float = 0.0) -> dict[str, Tensor]:
+    """Pictures of two digits on a noisy canvas with a text that names them, "group" (B,) its number, "row" that of the
+    picture. wrong: the share of texts that are another picture's."""
+    x, y = digits()[2:] if test else digits()[:2]
+    rows = torch.randint(len(x), (2, count), generator=g)
+    return told(x[rows], y[rows], g, wrong)
+
+
+def told(x: Tensor, y: Tensor, g: torch.Generator, wrong: float = 0.0) -> dict[str, Tensor]:
+    """Digits (2, B, 16, 16) and their classes (2, B) as a batch."""
+    count = x.shape[1]
+    canvas = 0.25 * torch.rand(count, 32, 32, generator=g)
+    top = 8 + torch.randint(-4, 5, (2, count, 1, 1), generator=g)
+    there = torch.arange(16)
+    for side in (0, 1):
+        canvas[torch.arange(count)[:, None, None], top[side] + there[:, None], 16 * side + there] += x[side]
+    other = torch.where(torch.rand(count, generator=g) < wrong, torch.randperm(count, generator=g), torch.arange(count))
+    y = y[:, other]
+    ids = torch.stack([torch.full((count,), 1), *(FIRST_WORD + y), torch.full((count,), 2)], 1)
+    return {"image": (canvas - 0.25)[:, None].repeat(1, 3, 1, 1) * 2, "text": ids, "group": 10 * y[0] + y[1]}
+
+
+def hundred(seed: int) -> dict[str, Tensor]:
+    """One unseen picture of every pair of digits, in the order of their groups."""
+    *_, x, y = digits()
+    g = torch.Generator().manual_seed(seed)
+    of = [torch.nonzero(y == d)[:, 0] for d in range(10)]
+    rows = torch.tensor(
+        [[int(of[d][torch.randint(len(of[d]), (1,), generator=g)]) for d in (p // 10, p % 10)] for p in range(100)]
+    ).T
+    return told(x[rows], y[rows], g)
+
+
+@torch.no_grad()
+def found(model: nn.Module) -> float:
+    """The share of 300 unseen pictures whose own text, of a hundred, is the nearest."""
+    right = 0
+    for seed in (97, 98, 99):
+        vectors = model.embed(hundred(seed))
+        right += int(((vectors["image"] @ vectors["text"].mT).argmax(1) == torch.arange(100)).sum())
+    return right / 300
+
+
+@torch.no_grad()
+def reranked(model: albef.ALBEF, count: int = 10) -> float:
+    """As `found`, where the fusion chooses among the nearest `count` texts."""
+    right = 0
+    for seed in (97, 98, 99):
+        image, text = model.encode(hundred(seed))
+        vectors = model.vectors(image, text)
+        near = (vectors["image"] @ vectors["text"].mT).topk(count).indices  # (100, count)
+        asking = text.replace(x=text.x[near.flatten()], keep=text.keep[near.flatten()])
+        seen = torch.arange(100).repeat_interleave(count)
+        answering = image.replace(x=image.x[seen], keep=None if image.keep is None else image.keep[seen])
+        score = model.match(model.cross(asking, answering).x[:, 0]).softmax(1)[:, 1].view(100, count)
+        right += int((near.gather(1, score.argmax(1)[:, None])[:, 0] == torch.arange(100)).sum())
+    return right / 300
+
+
+def optimised(model: nn.Module, steps: int, rate: float = 2e-3) -> Iterable[None]:
+    """Steps of AdamW: the body of the loop leaves gradients."""
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        yield
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def aligned(seed: int, *, wrong: float, ramp: int) -> albef.ALBEF:
+    """An ALBEF that has learnt. ramp: the steps until its teacher is trusted."""
+    model = initialise(build("albef_toy", queue=0), seed=seed).train()
+    state = Momentum(model, model.takes, size=0, width=model.embed_width, momentum=0.98, ramp=ramp)
+    g, noise = (torch.Generator().manual_seed(s) for s in (seed, seed))
+    for _ in optimised(model, STEPS):
+        batch = pairs(ROWS // 2, g, wrong=wrong)
+        batch["same"] = batch.pop("group")
+        losses = albef.objective(model, batch, state, noise)
+        sum(losses.values()).backward()
+        albef.after_step(model, state)
+    return model.eval()
+
+
+def fusion() -> Trial:
+    def run(seed: int) -> dict[str, float]:
+        model = aligned(seed, wrong=0.0, ramp=100)
+        return {"fusion chooses among ten": reranked(model), "vectors alone": found(model)}
+
+    how = f"pairs of digits and their names, albef_toy without a queue, {STEPS} steps of {ROWS // 2}"
+    rule = Rule("fusion chooses among ten", "higher", "vectors alone")
+    return Trial(how, "first of 100 texts is right, 300 unseen pictures", (rule,), run)
+
+
+def distilled() -> Trial:
+    def run(seed: int) -> dict[str, float]:
+        return {
+            name: found(aligned(seed, wrong=0.4, ramp=ramp))
+            for name, ramp in (("momentum teacher", 100), ("hard targets", 10**9))
+        }
+
+    how = f"pairs of digits and names of which 40% are another's, albef_toy without a queue, {STEPS} steps of {ROWS // 2}"
+    rule = Rule("momentum teacher", "higher", "hard targets")
+    return Trial(how, "first of 100 texts is right, 300 unseen pictures", (rule,), run)
+
+
+def reinforced() -> Trial:
+    """MobileCLIP's training: a table of 1,000 pairs stores what a larger model said of each; half of the loss is to
+    have a batch's affinities as the larger model had them."""
+
+    def learn(model: nn.Module, seed: int, steps: int, batch, teacher=None) -> nn.Module:
+        g = torch.Generator().manual_seed(seed)
+        for _ in optimised(model.train(), steps):
+            rows, (data, group) = batch(g)
+            said = model(data)
+            loss = contrastive(
+                said["image"], said["text"], said["logit_scale"], same=group[:, None] == group
+            )["contrastive"]
+            if teacher is not None:
+                theirs = {slot: v[rows] for slot, v in teacher.items()}
+                loss = 0.5 * loss + 0.5 * apart(said, theirs)
+            loss.backward()
+        return model.eval()
+
+    def apart(said: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+        ours = said["logit_scale"].exp() * said["image"] @ said["text"].mT
+        truth = 30.0 * theirs["image"] @ theirs["text"].mT
+        ways = ((ours, truth), (ours.mT, truth.mT))
+        return sum(F.kl_div(a.log_softmax(1), b.softmax(1), reduction="batchmean") for a, b in ways) / 2
+
+    def run(seed: int) -> dict[str, float]:
+        def fresh(g: torch.Generator):
+            data = pairs(ROWS, g)
+            return None, (data, data.pop("group"))
+
+        master = learn(initialise(build("clip_toy"), seed=100 + seed), 100 + seed, 600, fresh)
+        table = pairs(1000, torch.Generator().manual_seed(200 + seed))
+        group = table.pop("group")
+        with torch.no_grad():
+            stored = master.embed(table)
+
+        def kept(g: torch.Generator):
+            rows = torch.randint(1000, (ROWS,), generator=g)
+            return rows, ({slot: v[rows] for slot, v in table.items()}, group[rows])
+
+        told = {"larger model": found(master)}
+        for name, teacher in (("reinforced", stored), ("plain", None)):
+            told[name] = found(learn(initialise(build("mobileclip_toy"), seed=seed), seed, 150, kept, teacher))
+        return told
+
+    how = f"1,000 pairs of digits and their names, mobileclip_toy, 150 steps of {ROWS}"
+    rule = Rule("reinforced", "higher", "plain")
+    return Trial(how, "first of 100 texts is right, 300 unseen pictures", (rule,), run)
+
+
+def shared() -> Trial:
+    """Meta-Transformer: an encoder that has learnt from pictures, then frozen, reads the same digits as 64 columns of
+    numbers and as a text of 64 words of ink; beside one that has learnt nothing."""
+    kinds = {
+        "image": {"kind": "image", "size": (32, 32)},
+        "number": {"kind": "number", "features": 64},
+        "text": {"kind": "text", "vocab": 18},
+    }
+
+    class Named(nn.Module):
+        def __init__(self, slot: str, frozen: bool):
+            super().__init__()
+            self.slot = slot
+            self.body = build("meta_transformer_toy", slots={slot: kinds[slot]}, frozen=frozen)
+            self.head = nn.Linear(self.body.width, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body.fuse({self.slot: x})["fused"])
+
+    def named(slot: str, seed: int, frozen: bool = True) -> Named:
+        with torch.device("meta"):
+            model = Named(slot, frozen)
+        return initialise(model, seed=seed)
+
+    raw = load_digits()
+    ink, y = torch.from_numpy(raw.data).float(), torch.from_numpy(raw.target)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    ink, y = ink[order], y[order]
+
+    def run(seed: int) -> dict[str, float]:
+        seen = train(named("image", seed, frozen=False), 300, seed).body.encoder.state_dict()
+        told = {"learnt from pictures": 0.0, "learnt nothing": 0.0}
+        for slot, x in (("number", ink / 8 - 1), ("text", ink.long() + 1)):
+            for name in told:
+                model = named(slot, seed)
+                if name == "learnt from pictures":
+                    model.body.encoder.load_state_dict(seen)
+                g = torch.Generator().manual_seed(seed)
+                for _ in optimised(model, 300, 3e-3):
+                    rows = torch.randint(1400, (ROWS,), generator=g)
+                    F.cross_entropy(model(x[rows]), y[rows]).backward()
+                with torch.no_grad():
+                    told[name] += float((model.eval()(x[1400:]).argmax(1) == y[1400:]).float().mean()) / 2
+        return told
+
+    how = f"an encoder of two layers, 300 steps of {ROWS} on pictures of digits, then 300 on digits as columns or as words"
+    rule = Rule("learnt from pictures", "higher", "learnt nothing")
+    return Trial(how, "accuracy on 397 digits, mean of columns and words", (rule,), run)
+
+
+TRIALS = {
+    "albef_fusion": fusion(),
+    "albef_distillation": distilled(),
+    "mobileclip": reinforced(),
+    "meta_transformer": shared(),
+}
