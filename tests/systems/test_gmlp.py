@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import plait
+from plait.core.attend import recorded
 from plait.core.init import initialise
-from plait.systems.vision.gmlp import SpatialGate
+from plait.core.tokens import Tokens
+from plait.systems.vision.gmlp import GatedFeed, SpatialGate
+from tests.parity.compare import perturb
 
 
 @torch.no_grad()
@@ -23,6 +26,27 @@ def test_tokens_meet_in_the_gate_alone():
     gate.weight.copy_(torch.eye(9)[torch.arange(9).roll(1)])  # each token is gated by its neighbour
     gate.bias.zero_()
     torch.testing.assert_close(gate(x), x[..., :6] * gate.norm(x[..., 6:]).roll(1, 1))
+
+
+@torch.no_grad()
+def test_a_thin_head_of_attention_joins_the_gate():
+    """As the paper's pseudo-code has it, and lucidrains/g-mlp-pytorch."""
+    layer, x = perturb(initialise(GatedFeed(8, 12, 5, thin=4))), torch.randn(2, 5, 8)
+    q, k, v = (x @ w.T for w in layer.tiny.qkv.weight.split(4))
+    seen = torch.softmax(q @ k.mT / 2, -1) @ v @ layer.tiny.out.weight.T + layer.tiny.out.bias
+    value, gate = torch.nn.functional.gelu(layer.up(x)).chunk(2, -1)
+    gate = layer.gate.weight @ layer.gate.norm(gate) + layer.gate.bias[:, None] + seen
+    torch.testing.assert_close(layer(Tokens(x)).x, layer.down(value * gate))
+
+
+def test_amlp_attends_by_one_head_in_each_layer():
+    model = plait.create_model("gmlp_toy", thin=16).eval()
+    watched, maps = recorded(model)
+    watched(torch.rand(2, 3, 32, 32))
+    assert model.attends and [tuple(m.shape) for m in maps] == [(2, 1, 16, 16)] * 2
+    assert not plait.create_model("gmlp_toy").attends
+    model(torch.rand(2, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 def test_pictures_of_another_size_are_refused():

@@ -2,10 +2,11 @@
 
 New here: a transformer without attention and without positions. A layer is one widened feed-forward step in which half
 of the hidden channels gate the other half, after a fixed linear map over the tokens. The gate starts at one, so that
-each layer begins as a plain feed-forward step and learns to mix.
+each layer begins as a plain feed-forward step and learns to mix. With `thin` (aMLP) a single thin head of attention
+joins each gate.
 
-Differs: this is the vision form; the masked language model, and the tiny attention that may join the gate, are left
-out. The map over the tokens has a size, so that pictures of one size alone are read.
+Differs: this is the vision form; the masked language model is left out, though aMLP was made for it. The map over the
+tokens has a size, so that pictures of one size alone are read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Block, DropPath, Pre, Stack
+from plait.core.attend import Attend
+from plait.core.block import Block, DropPath, Pre, Stack, merge_heads, split_heads
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patches import OfSize, PatchTokens
@@ -25,7 +27,8 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class SpatialGate(nn.Module):
-    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second, normed."""
+    """(B, N, 2 C) -> (B, N, C): the first half times a linear map, over the `count` tokens, of the second, normed; and
+    `more` (B, N, C) beside that map."""
 
     def __init__(self, width: int, count: int):
         super().__init__()
@@ -36,39 +39,55 @@ class SpatialGate(nn.Module):
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.ones_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         value, gate = x.chunk(2, -1)
         weight = self.weight.expand(x.shape[0], -1, -1)  # a plain product would turn the tokens round and back
-        return value * torch.baddbmm(self.bias[:, None], weight, self.norm(gate))
+        gate = torch.baddbmm(self.bias[:, None], weight, self.norm(gate))
+        return value * (gate if more is None else gate + more)
+
+
+class TinyAttention(nn.Module):
+    """One head of width `thin`: Tokens (B, N, D) -> (B, N, C)."""
+
+    def __init__(self, width: int, thin: int, out: int):
+        super().__init__()
+        self.qkv, self.attend, self.out = nn.Linear(width, 3 * thin, bias=False), Attend(), nn.Linear(thin, out)
+
+    def forward(self, t: Tokens) -> Tensor:
+        return self.out(merge_heads(self.attend(t, *split_heads(self.qkv(t.x), 3, 1)).x))
 
 
 class GatedFeed(nn.Module):
     """The whole layer between its norm and its residual, both mixer and feed-forward: Tokens (B, N, D) -> the same."""
 
-    def __init__(self, width: int, hidden: int, count: int):
+    def __init__(self, width: int, hidden: int, count: int, thin: int = 0):
         super().__init__()
         self.up, self.act = nn.Linear(width, hidden), nn.GELU()
+        self.tiny = TinyAttention(width, thin, hidden // 2) if thin else None
         self.gate, self.down = SpatialGate(hidden // 2, count), nn.Linear(hidden // 2, width)
 
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "keep", "weight", "lengths", "memory", why="each place has weights of its own")
-        return t.replace(x=self.down(self.gate(self.act(self.up(t.x)))))
+        more = None if self.tiny is None else self.tiny(t)
+        return t.replace(x=self.down(self.gate(self.act(self.up(t.x)), more)))
 
 
 class GMLP(Backbone):
-    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K)."""
+    """Pictures (B, 3, H, W) of just the size `image` -> logits (B, K). thin: width of the head of attention that joins
+    each gate, 0 for none."""
 
-    attends = False
     fits = ("image",)
 
-    def __init__(self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, num_classes=1000, drop_path=0.0):
+    def __init__(
+        self, *, image=(224, 224), patch=16, width, depth=30, hidden=None, thin=0, num_classes=1000, drop_path=0.0
+    ):
         super().__init__()
-        self.width, self.exact = width, OfSize(image)
+        self.width, self.exact, self.attends = width, OfSize(image), thin > 0
         self.stem = PatchTokens(width, patch)
         count = image[0] // patch * (image[1] // patch)
 
         def step() -> Pre:
-            return Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count), DropPath(drop_path))
+            return Pre(Norm(width), GatedFeed(width, hidden or 6 * width, count, thin), DropPath(drop_path))
 
         self.stack = Stack(*(Block(mix=step(), feed=nn.Identity()) for _ in range(depth)))
         self.norm = Norm(width)
@@ -91,6 +110,7 @@ DEFAULT = "nano"
 SIZES = {
     "toy": dict(image=(32, 32), patch=8, width=32, depth=2, hidden=96, num_classes=10),
     "nano": dict(image=(64, 64), patch=8, width=128, depth=8, drop_path=0.1),
+    "amlp_nano": dict(image=(64, 64), patch=8, width=128, depth=8, hidden=640, thin=64, drop_path=0.1),
     "ti16_224": dict(width=128),
     "s16_224": dict(width=256),
     "b16_224": dict(width=512),
