@@ -122,7 +122,9 @@ def distilled() -> Trial:
             for name, ramp in (("momentum teacher", 100), ("hard targets", 10**9))
         }
 
-    how = f"pairs of digits and names of which 40% are another's, albef_toy without a queue, {STEPS} steps of {ROWS // 2}"
+    how = (
+        f"pairs of digits and names of which 40% are another's, albef_toy without a queue, {STEPS} steps of {ROWS // 2}"
+    )
     rule = Rule("momentum teacher", "higher", "hard targets")
     return Trial(how, "first of 100 texts is right, 300 unseen pictures", (rule,), run)
 
@@ -136,9 +138,9 @@ def reinforced() -> Trial:
         for _ in optimised(model.train(), steps):
             rows, (data, group) = batch(g)
             said = model(data)
-            loss = contrastive(
-                said["image"], said["text"], said["logit_scale"], same=group[:, None] == group
-            )["contrastive"]
+            loss = contrastive(said["image"], said["text"], said["logit_scale"], same=group[:, None] == group)[
+                "contrastive"
+            ]
             if teacher is not None:
                 theirs = {slot: v[rows] for slot, v in teacher.items()}
                 loss = 0.5 * loss + 0.5 * apart(said, theirs)

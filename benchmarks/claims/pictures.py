@@ -227,7 +227,14 @@ WIDER = dict(widths=(10, 20, 20, 40))  # twice the windows cost less than window
 SPECTRAL = dict(patch=4, widths=(32,), depths=(4,), heads=(2,), ratios=(4,))
 TRIALS = {
     "cct": contest(
-        {"CCT": arm("cct_toy"), "ViT": arm("vit_toy", patch=4, depth=3)}, Rule("CCT", "higher", "ViT"), steps=150
+        {
+            "CCT": arm("cct_toy"),
+            "CVT": arm("cct_toy", patch=4, depth=4),
+            "ViT-Lite": arm("cct_toy", patch=4, depth=4, cls=True),
+        },
+        Rule("CCT", "higher", "ViT-Lite"),
+        Rule("CVT", "higher", "ViT-Lite"),
+        steps=150,
     ),
     "dualtoken_vit": contest(
         {

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import plait
+from plait.core.attend import with_backend
+from plait.core.catalog import build
 from plait.core.tokens import Tokens
 from plait.parts.mixers.wkv import bi_wkv
 from plait.systems.vision.vision_rwkv import q_shift
@@ -39,6 +44,37 @@ def test_running_sums_equal_the_definition_forward_and_backward(count, keys):
     for a, b in zip(mine, truth):
         scale = b.grad.abs().max().clamp(min=1)
         torch.testing.assert_close(a.grad.double() / scale, b.grad / scale, rtol=1e-5, atol=1e-5)
+
+
+class Written(TorchDispatchMode):
+    """Counts the numbers that all operations write."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.total += sum(t.numel() for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+@torch.no_grad()
+def test_what_it_costs_grows_with_the_pixels_where_a_vit_grows_with_their_square():
+    """From 1024 to 2048 pixels a side, in multiply-adds of products and in numbers written."""
+    grown = {}
+    for name in ("vision_rwkv_tiny", "vit_tiny_patch16_224"):
+        model, products, numbers = build(name, depth=1).eval(), [], []
+        if "vit" in name:
+            model = with_backend(model, "eager")
+        for side in (1024, 2048):
+            with FlopCounterMode(display=False) as counter, Written() as written:
+                model(torch.empty(1, 3, side, side, device="meta"))
+            products.append(counter.get_total_flops())
+            numbers.append(written.total)
+        grown[name] = [b / a for a, b in (products, numbers)], products[1], numbers[1]
+    ours, theirs = grown.values()
+    assert all(growth == pytest.approx(4, rel=0.01) for growth in ours[0])
+    assert all(growth > 9 for growth in theirs[0])
+    assert ours[1] < theirs[1] and ours[2] < theirs[2]
 
 
 def test_each_quarter_of_the_channels_comes_from_its_neighbour():

@@ -8,7 +8,8 @@ softmax: queries and keys through a ReLU, the products with values first, so tha
 convolution of the values, which says what is near.
 
 Differs: evaluation mixes the norms as training does, so that a half-trained model can be judged; padding is left out of
-all statistics; the authors' additional positions on the keys, made for one number of tokens, are left out.
+all statistics; the authors' additional positions on the keys, made for one number of tokens, are left out, and so are
+steps of layer norm alone before the fading begins (the code's warm-up, which is none by default).
 """
 
 from __future__ import annotations

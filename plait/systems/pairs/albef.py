@@ -13,7 +13,8 @@ batch lacks: an absent picture or text makes no pair, though a text alone still 
 contrasts within the batch: the paper's towers come pre-trained, and from scratch a queue of stale vectors holds the
 alignment back (scanned digits and words, 300 steps of it alone, two seeds: 0.39 and 0.37 of the held-out digits named
 without a queue, 0.29 and 0.23 with one of 256). The published teacher and its queues (`*_m.*`, `*_queue`) are dropped,
-since training makes its own.
+since training makes its own. Of the heads, the decoder that writes answers and the one that reads two pictures (NLVR2)
+are not here.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ New here: picture towers made to be folded. While training, each of their steps 
 norms, even tokens are mixed by one; `fold_norms` makes a single convolution of every sum. Attention is left to the
 last, smallest maps. In the paper they learn from the stored answers of an ensemble of larger models.
 
-Differs: the stored answers are the trainer's matter. The convolutional text tower of S0 is left out: 2_s0 is
-MobileCLIP2's, which has a plain one. Where the authors' texts are not causal, ours too are filled up to the full length
-with empty words that are read like others.
+Differs: the stored answers, made-up captions and views, and the loss that has a batch's likenesses as the larger models
+had them, are the trainer's matter (`benchmarks/claims/pairs.py` has that loss in small). The convolutional text tower
+of S0 is left out: 2_s0 is MobileCLIP2's, which has a plain one. Where the authors' texts are not causal, ours too are
+filled up to the full length with empty words that are read like others.
 """
 
 from __future__ import annotations

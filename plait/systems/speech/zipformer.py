@@ -10,9 +10,10 @@ trained on Kaldi's (Povey window, pre-emphasis, HTK's scale from 20 Hz to 400 Hz
 that their weights fit but hear otherwise. A sound gets four frames of silence before and after it, so that none is too
 short. A row does not depend on the padding of its batch: what lies beyond its end is zero before the stem's
 convolution, and its last frame is repeated where frames are averaged; in the official code both see the padding. A
-causal model has one chunk and one left context for training and use. Left out, all of them of training: balancers,
-whiteners, the penalty on scores, dropped frames, constant attention, masked features, and the schedules of dropout and
-layer dropping, which stay at their last rates.
+causal model has one chunk and one left context for training and use. The transducer (its decoder and joiner, and the
+pruned loss) is not here: frames are labelled under CTC. Left out, all of them of training: balancers, whiteners, the
+penalty on scores, dropped frames, constant attention, masked features, and the schedules of dropout and layer dropping,
+which stay at their last rates.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ words. Each layer norms twice more than usual.
 Differs: of the heads, those of retrieval, question answering and captions are here; pairs of pictures are left out. A
 caption is written as the official code does, by asking a masked word at the next place what stands there; such words
 are remembered by nobody. The picture's mask token and the targets of pre-training are not here, nor the first two
-positions of the public layout, which nothing reads: coming back they are zeros. Other picture sizes than `image` are
-read. An absent text or picture is a blank that nothing attends to.
+positions of the public layout, which nothing reads: coming back they are zeros. The paper's third kind of experts, of
+pictures with words in the last layers, is in no public weights and not here. Other picture sizes than `image` are read.
+An absent text or picture is a blank that nothing attends to.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Every convolution is trained as a sum of several with different numbers of group
 fewest. Attention asks a map reduced by a convolution and a mean, which fold into one too.
 
 Differs: no code was published; this follows public accounts of the method, not the paper's tables. Sizes, shares and
-groups are ours, and where the parts stand. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501).
+groups are ours, and where the parts stand. No frequencies are computed to split by: what attends smooths and what is
+convolved sharpens because of what they are. Stem, resizing and the order of layers are Next-ViT's (arXiv:2207.05501).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ whole picture whatever its size, refined by a convolution, is added to the patch
 convolution over the values, one for all heads, tells each token of its neighbours. Each batch is read at several
 resolutions, and each one learns from the features of the one before.
 
-Differs: pictures need not be square. `losses` is the training objective; `plait fit` trains at one resolution.
+Differs: pictures need not be square. `losses` is the training objective; `plait fit` trains at one resolution. Films
+are not read.
 """
 
 from __future__ import annotations

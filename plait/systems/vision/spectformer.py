@@ -8,7 +8,7 @@ number for each frequency and channel; later ones attend. There is a plain form,
 Differs: other picture sizes are read, with filters and positions resampled. The heads of `b` are 64 wide as in the
 other plain sizes, which is a guess: the 12 of the public code do not divide its width, so that it cannot be run. (Those
 of `ti` stand in a comment there.) The logits of the hierarchy add half of the best answer of any place, in training as
-well.
+well. Its training by labels of single places, on mixed pictures, is left out.
 """
 
 from __future__ import annotations

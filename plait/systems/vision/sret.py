@@ -7,7 +7,7 @@ after which they return to their places.
 
 Differs: in evaluation tokens are scattered by dealing them out to the groups in turn, where the official code draws at
 random and so never answers the same twice; in training they are drawn. Stochastic depth drops slices of a picture.
-Other picture sizes are read.
+Other picture sizes are read. Learning from a teacher's answers alone, as the authors do, is the trainer's matter.
 """
 
 from __future__ import annotations

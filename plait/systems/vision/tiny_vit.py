@@ -6,7 +6,8 @@ bottleneck at the finest resolution, then attention in windows whose biases depe
 depthwise convolution between attention and feed-forward that carries what windows keep apart. It was made to be taught
 by stored answers of a large model.
 
-Differs: branches start with batch norms of one, not of zero; the stored answers are the trainer's matter.
+Differs: branches start with batch norms of one, not of zero. The store of a large model's best answers to each view of
+a picture, and learning from it, are the trainer's matter and not here.
 """
 
 from __future__ import annotations

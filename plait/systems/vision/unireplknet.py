@@ -5,7 +5,7 @@ New here: a few kernels of 13 x 13 see far, and depth comes from cheap 3 x 3 lay
 sum of itself and of small kernels with gaps, which learn sparse patterns; `fold_norms` makes one kernel of the sum.
 What is no picture is laid out as one: spectrograms, frames side by side, series folded to a map.
 
-Differs: nothing on purpose.
+Differs: laying out is left to the caller: pictures of three channels are all that is read here.
 """
 
 from __future__ import annotations
