@@ -30,17 +30,18 @@ TABLES = {"pictures": "Pictures", "others": "Texts, sounds, points and several k
 YES, NO, CANNOT, OPEN = "reproduced", "not reproduced", "not triable here", "not tried yet"
 HEAD = """# Claims
 
-What the papers of plait's systems and methods claim, tried here: {papers} papers, {claims} claims. {yes} are reproduced
-({share:.0%}), {no} are not, {cannot} cannot be tried here, {open} were not tried yet. Of {whole} papers ({part:.0%}) all that
-can be tried is reproduced. What is claimed on ImageNet and other large data is left out: it cannot be tried here.
+What the papers of plait's systems and methods claim, tried here: {papers} papers, {claims} claims. {yes} are
+reproduced ({share:.0%}), {no} are not, {cannot} cannot be tried here, {open} were not tried yet. Of {whole} papers
+({part:.0%}) all that can be tried is reproduced. What is claimed on ImageNet and other large data is left out: it
+cannot be tried here.
 
-Identities, invariances and costs are held by tests, which are named; the suite runs them. What a system learns is tried in small
-(`python -m benchmarks.claims NAME`): a model of a few ten thousand parameters, some hundred steps on one CPU thread, each seed once with the
-paper's novelty and once with another module in its place. The rule was written before anything was run: a claim that one is
-higher (or lower) holds where the mean of the paired differences is above twice its standard error, one that it is near where
-it is not behind by more than the margin, twice the error taken off. What is not reproduced so is no refutation: sizes and data
-are far from the paper's, and of three seeds much is noise. Figures are kept in `docs/measured/claims`; this page is made by
-`python docs/claims.py`.
+Identities, invariances and costs are held by tests, which are named; the suite runs them. What a system learns is
+tried in small (`python -m benchmarks.claims NAME`): a model of a few ten thousand parameters, some hundred steps on
+one CPU thread, each seed once with the paper's novelty and once with another module in its place. The rule was
+written before anything was run: a claim that one is higher (or lower) holds where the mean of the paired differences
+is above twice its standard error, one that it is near where it is not behind by more than the margin, twice the error
+taken off. What is not reproduced so is no refutation: sizes and data are far from the paper's, and of three seeds
+much is noise. Figures are kept in `docs/measured/claims`; this page is made by `python docs/claims.py`.
 """
 
 

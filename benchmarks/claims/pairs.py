@@ -223,7 +223,7 @@ def shared() -> Trial:
                     told[name] += float((model.eval()(x[1400:]).argmax(1) == y[1400:]).float().mean()) / 2
         return told
 
-    how = f"an encoder of two layers, 300 steps of {ROWS} on pictures of digits, then 300 on digits as columns or as words"
+    how = f"two layers, 300 steps of {ROWS} on pictures of digits, then 300 on digits as columns or as words"
     rule = Rule("learnt from pictures", "higher", "learnt nothing")
     return Trial(how, "accuracy on 397 digits, mean of columns and words", (rule,), run)
 
