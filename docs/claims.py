@@ -9,7 +9,7 @@ The claims stand in docs/claims/*.json, a list for each system and method. A cla
     "script" path figure        a benchmark, and what it gave
     "no" why                    it does not hold here
     "cannot" why                it cannot be tried here
-A trial that was not run yet is told as that.
+    "open" what is missing      nobody tried yet, as with a trial that was not run
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ def told(name: str, kind: str, details: list[str]) -> Told:
             return Told(NO, details[0])
         case "cannot":
             return Told(CANNOT, details[0])
-    raise ValueError(f"{name}: got a claim of the kind {kind!r}, expected parity, test, trial, script, no or cannot")
+        case "open":
+            return Told(OPEN, details[0])
+    raise ValueError(
+        f"{name}: got a claim of the kind {kind!r}, expected parity, test, trial, script, no, cannot or open"
+    )
 
 
 def parity(name: str) -> Told:

@@ -66,7 +66,8 @@ def folded(size: str, *changes: str) -> Callable[[], dict[str, Callable[[], obje
     def make() -> dict[str, Callable[[], object]]:
         model = plait.create_model(size, changes=changes).eval()
         x = torch.rand(4, 3, 224, 224)
-        return {"folded": forward(fold_norms(copy.deepcopy(model)), x), "as trained": forward(model, x)}
+        arms = {"folded": forward(fold_norms(copy.deepcopy(model)), x), "as trained": forward(model, x)}
+        return arms | ({"layer norm": forward(plait.create_model(size).eval(), x)} if changes else {})
 
     return make
 
@@ -91,7 +92,8 @@ TRIALS = {
         "m0, four pictures of 224", (Rule("folded", "lower", "as trained"),), folded("efficientvit_m_m0")
     ),
     "unified_norm_speed": turns(
-        "vit_tiny_patch16_224, four pictures", (Rule("folded", "lower", "as trained"),),
+        "vit_tiny_patch16_224, four pictures",
+        (Rule("folded", "lower", "layer norm"), Rule("folded", "lower", "as trained")),
         folded("vit_tiny_patch16_224", "unified_norm"),
     ),
     "vision_rwkv": turns(
