@@ -72,6 +72,11 @@ def folded(size: str, *changes: str) -> Callable[[], dict[str, Callable[[], obje
     return make
 
 
+def sizes(*names: str) -> Callable[[], dict[str, Callable[[], object]]]:
+    x = torch.rand(4, 3, 224, 224)
+    return lambda: {name: forward(plait.create_model(name).eval(), x) for name in names}
+
+
 def large_pictures() -> dict[str, Callable[[], object]]:
     small, large = (torch.rand(1, 3, side, side) for side in (512, 1024))
     rwkv = plait.create_model("vision_rwkv_tiny", depth=2).eval()
@@ -90,6 +95,11 @@ TRIALS = {
     ),
     "efficientvit_m": turns(
         "m0, four pictures of 224", (Rule("folded", "lower", "as trained"),), folded("efficientvit_m_m0")
+    ),
+    "hiera": turns(
+        "four pictures of 224",
+        (Rule("hiera_turbo_224", "lower", "hiera_tiny_224"),),
+        sizes("hiera_turbo_224", "hiera_tiny_224"),
     ),
     "unified_norm_speed": turns(
         "vit_tiny_patch16_224, four pictures",
