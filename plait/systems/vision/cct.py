@@ -73,8 +73,8 @@ def layer(width: int, heads: int, hidden: int, drop: float) -> Block:
 
 
 class CCT(Backbone):
-    """Pictures (B, 3, H, W) -> logits (B, K). learned: positions are learned for `image`, else fixed. patch: the side of
-    patches in the place of convolutions. cls: a class token answers in the place of sequence pooling."""
+    """Pictures (B, 3, H, W) -> logits (B, K). learned: positions are learned for `image`, else fixed. patch: the side
+    of patches in the place of convolutions. cls: a class token answers in the place of sequence pooling."""
 
     multiple = 1
     fits = ("image",)
