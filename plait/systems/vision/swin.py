@@ -135,6 +135,8 @@ RULES = {
         Rename("layers.{s}.downsample.reduction.weight", "stages.{s}.0.proj.weight"),
         Rename("layers.{s}.blocks.{i}.attn.relative_position_bias_table", f"{OURS}.mix.f.bias.table"),
         *timm_blocks("layers.{s}.blocks.{i}", OURS),
+        Drop("layers.{s}.blocks.{i}.attn.relative_position_index"),
+        Drop("layers.{s}.blocks.{i}.attn_mask"),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.fc.{p}", "head.{p}"),
     ],
