@@ -2,8 +2,8 @@
 
 A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is
 meant when
-none is named), SIZES (rows of constructor arguments) and WEIGHTS (per size: who else has this variant, where its
-weights lie).
+none is named), SIZES (rows of constructor arguments), WEIGHTS (per size: who else has this variant, where its
+weights lie) and perhaps TAGS ("size.tag": what other weights of that size say otherwise).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PEERS = (
 )  # who else may have a variant: keys of a weights row
 # what a weights row says of pictures, texts and sounds
 READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "tokenizer", "begin", "end", "rate"}
+CLASSES = "num_classes"  # what of a row of other weights is a constructor's argument
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
@@ -54,6 +55,7 @@ class System:
     default: str
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
+    tags: dict[str, dict] = field(repr=False)  # "size.tag": as the rows of `weights`
 
     @property
     def title(self) -> str:
@@ -62,11 +64,12 @@ class System:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One size of one system: what `plait show` prints."""
+    """One size of one system: what `plait show` prints. tag: which of its published weights; "": the usual ones."""
 
     name: str
     size: str
     system: System
+    tag: str = ""
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -84,27 +87,39 @@ class ModelInfo:
 
     @property
     def arguments(self) -> dict:
-        """The constructor arguments of this size."""
-        return dict(self.system.sizes[self.size])
+        """The constructor arguments of this size; the number of classes is that of its weights."""
+        return self.system.sizes[self.size] | {k: v for k, v in self._row.items() if k == CLASSES}
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The other published weights of this size: "vit_base_patch16_224.dino" is a name as any other."""
+        split = (key.rpartition(".") for key in self.system.tags)
+        return tuple(tag for size, _, tag in split if size == self.size)
+
+    @property
+    def _row(self) -> dict:
+        rows, key = (self.system.tags, f"{self.size}.{self.tag}") if self.tag else (self.system.weights, self.size)
+        return rows.get(key, {})
 
     @property
     def weights(self) -> dict:
         """What using published weights needs; empty where nobody publishes any.
 
-        Where they lie: hub, revision and file, or url. source: their layout; part: the submodule that is published.
-        licence. Of pictures mean and std; as in timm crop_pct, crop_mode ("center" or "squash") and interpolation,
-        where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer ("owner/name/file"
-        on the hub, or a URL), begin and end (ids). Of sounds rate (Hz). pooling, where it is not the model's own.
+        Where they lie: hub, revision and file, or url; sha256: of that file. source: their layout; part: the submodule
+        that is published; under: the key of a pickle that holds several. licence. Of pictures mean and std; as in timm
+        crop_pct, crop_mode ("center" or "squash") and interpolation, where they are known; image (H, W), where the
+        model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids).
+        Of sounds rate (Hz). pooling, where it is not the model's own.
         A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
         """
         parts = (model_info(name).weights.items() for name in self.parts.values())
         read = {key: value for row in parts for key, value in row if key in READING}
-        return read | {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
+        return read | {k: v for k, v in self._row.items() if k not in ("references", CLASSES)}
 
     @property
     def references(self) -> dict[str, str]:
         """{"timm": its name there}: who can check this variant."""
-        return dict(self.system.weights.get(self.size, {}).get("references", {}))
+        return dict(self._row.get("references", {}))
 
     @property
     def parameters(self) -> int:
@@ -128,7 +143,8 @@ def list_models(
 
 
 def model_info(name: str) -> ModelInfo:
-    """The declarations of `name`: a system ("crossvit", meaning its default size) or a size of one ("crossvit_small").
+    """The declarations of `name`: a system ("crossvit", meaning its default size), a size of one ("crossvit_small"), or
+    other weights of a size ("swin_tiny_patch4_window7_224.ms_in22k").
 
     Raises ValueError for an unknown name, with the nearest known ones and, for a peer's name, ours.
     """
@@ -139,13 +155,26 @@ def model_info(name: str) -> ModelInfo:
         size = name.removeprefix(f"{system.name}_")
         if size != name and size in system.sizes:
             return ModelInfo(name, size, system)
+        size, _, tag = size.rpartition(".")
+        if f"{size}.{tag}" in system.tags:
+            return ModelInfo(name, size, system, tag)
+        if system.weights.get(size, {}).get("hub", "").endswith(f".{tag}"):  # that of its usual weights
+            return ModelInfo(f"{system.name}_{size}", size, system)
     for broken, fault in _listed()[1].items():
         if name == broken or name.startswith(f"{broken}_"):
             raise PlaitError(f"{name} cannot be read: {fault}")
     everything = list_models(toys=True)
-    rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
-    alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
-    near = alike or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    bare, _, tag = name.rpartition(".")
+    if bare in everything:
+        others = model_info(bare).tags
+        raise PlaitError(
+            f"{bare} has no weights named {tag!r}: "
+            + (f"expected one of {', '.join(others)}, or none for the usual ones" if others else "leave that out")
+        )
+    rows = {f"{s.name}_{k}": w["references"].values() for s in known.values() for k, w in (s.weights | s.tags).items()}
+    alike = [ours for ours, peers in rows.items() if name.rsplit("/", 1)[-1] in peers]
+    bare = [ours for ours, peers in rows.items() if _bare(name) in map(_bare, peers) and ours in everything]
+    near = alike or bare or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
     raise PlaitError(f"no model is named {name!r}: {hint}")
 
@@ -258,6 +287,10 @@ def _read(path: Path) -> System:
         default=names["DEFAULT"],
         sizes=names["SIZES"],
         weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
+        tags={
+            key: _complete(tagged(names["WEIGHTS"], key) | row, names["TAKES"])
+            for key, row in names.get("TAGS", {}).items()
+        },
     )
 
 
@@ -292,6 +325,19 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
         row = {"crop_mode": "center", "interpolation": "bicubic"} | row
     peers = {peer: row.pop(peer) for peer in PEERS if peer in row}
     return row | {"references": {peer: hub if name is True else name for peer, name in peers.items()}}
+
+
+def tagged(weights: dict[str, dict], key: str) -> dict:
+    """What the row of "size.tag" has of its size's: all but the name of timm's weights."""
+    size, _, tag = key.rpartition(".")
+    if (row := weights.get(size)) is None:
+        raise PlaitError(
+            f"TAGS has {key!r}, and WEIGHTS has no row {size!r}: other weights are told by their difference"
+        )
+    hub, theirs = row.get("hub", ""), row.get("timm", "")
+    if hub.startswith("timm/"):
+        hub, theirs = f"{hub.split('.')[0]}.{tag}", theirs or hub.removeprefix("timm/")
+    return row | {"hub": hub, "timm": f"{theirs.split('.')[0]}.{tag}"}
 
 
 class _NotLiteral(Exception):

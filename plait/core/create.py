@@ -38,12 +38,12 @@ def create_model(
     """Build the model of `name` with its declared initialisation, or with published weights.
 
     name: a size ("crossvit_small") or a system ("crossvit": its default size); see `list_models`.
-    pretrained: True fetches the published weights from the hub; a path or URL reads them there, in the layout that the
-        size's weights row names, or in ours: safetensors, a pickle of tensors, the `*.index.json` of several such files
-        beside it, or the folder where they lie. Every key must fit; but where `num_classes` (or `labels`) is given and
-        the file's classifier is for another number, or the file has none, the classifier starts anew, with the numbers
-        that it has without a file. Of a system made of others, True loads what is published of it, and of each of
-        them; the rest starts anew.
+    pretrained: True fetches the published weights from the hub; a path or URL reads them there, in any layout that the
+        system has rules for (first that of the size's weights row), or in ours: safetensors, a pickle of tensors, the
+        `*.index.json` of several such files beside it, or the folder where they lie. Every key must fit; but where
+        `num_classes` (or `labels`) is given and the file's classifier is for another number, or the file has none, the
+        classifier starts anew, with the numbers that it has without a file. Of a system made of others, True loads
+        what is published of it, and of each of them; the rest starts anew.
     dtype: of the weights and floating buffers, as after `model.to(dtype)`. Without it they are float32, whatever the
         file holds.
     mmap: weights that need no change stay in their file until they are used, as private maps: training never writes to
@@ -128,6 +128,7 @@ def _find(info: ModelInfo, source: Source) -> Weights:
     if isinstance(source, dict):
         return source if isinstance(source, Weights) else Weights(source)
     row, where = info.weights, str(source)
+    under = row.get("under", "")
     fetch: Callable[[str], Path]
     if source is True and not {"hub", "url"} & row.keys():
         raise PlaitError(f"{info.name} has no published weights: give pretrained= a path or a URL")
@@ -136,9 +137,9 @@ def _find(info: ModelInfo, source: Source) -> Weights:
     elif (first := row["url"] if source is True else where).startswith(("http://", "https://")):
         fetch = lambda name: url_file(urljoin(first, name))  # noqa: E731
     else:
-        return read_weights(where)
+        return read_weights(where, under)
     file = fetch(first)
-    return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file)
+    return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file, under)
 
 
 def _published(
@@ -147,25 +148,28 @@ def _published(
     """The part of `model` that a file holds, and the file's tensors in our layout, as `assign` takes them."""
     body = {k for k in model.state_dict() if not k.startswith(anew)}
     source = info.weights.get("source", "plait")
-    rules = [] if source == "plait" else rules_of(model, source)
+    layouts = {name: rules_of(model, name) for name in sorted(_rules(model), key=lambda name: name != source)}
 
     def mine(keys: Iterable[str]) -> bool:  # our layout, perhaps with some keys too few or too many
         said = {k for k in keys if not k.startswith(anew)}
         return said <= body or said >= body
+
+    def speaks(keys: Iterable[str]) -> int:
+        return max((known(keys, rules) for rules in layouts.values()), default=0)
 
     names = unwrapped(weights)
     for holder in HOLDERS:
         inner = {key: name.removeprefix(holder) for key, name in names.items()}
         if not all(name.startswith(holder) for name in names.values()) or mine(names.values()):
             continue
-        if mine(inner.values()) or known(inner.values(), rules) > known(names.values(), rules):
+        if mine(inner.values()) or speaks(inner.values()) > speaks(names.values()):
             names = inner
     weights = {names[key]: tensor for key, tensor in weights.items()}
-    ours = (([tensor], {key: tensor}) for key, tensor in weights.items())
-    if mine(weights):
-        return model, ours
+    if mine(weights) or not layouts:
+        return model, (([tensor], {key: tensor}) for key, tensor in weights.items())
     part = model.get_submodule(info.weights.get("part", ""))  # some publish only a part, such as a shared encoder
-    return part, ours if source == "plait" else converted(weights, rules)
+    whole = (rules for rules in layouts.values() if known(weights, rules) == len(weights))
+    return part, converted(weights, next(whole, next(iter(layouts.values()))))
 
 
 def load_weights(model: nn.Module, state: State, source: str = "plait") -> nn.Module:
@@ -185,10 +189,14 @@ def save_weights(model: nn.Module, source: str = "plait") -> State:
 
 def rules_of(model: nn.Module, source: str) -> list[Rule]:
     """The rules of the layout `source` for this model. Raises ValueError for one that its system does not know."""
-    rules = getattr(sys.modules[type(model).__module__], "RULES", {})
+    rules = _rules(model)
     if source not in rules:
         raise PlaitError(
             f"{type(model).__name__} has no rules for the layout {source!r}: "
             f"expected one of {', '.join(['plait', *rules])}"
         )
     return rules[source](model) if callable(rules[source]) else rules[source]
+
+
+def _rules(model: nn.Module) -> dict:
+    return getattr(sys.modules[type(model).__module__], "RULES", {})

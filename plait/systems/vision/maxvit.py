@@ -158,15 +158,21 @@ WEIGHTS = {
     "small_tf_512": TF_512 | dict(hub="timm/maxvit_small_tf_512.in1k"),
     "base_tf_224": TIMM | dict(hub="timm/maxvit_base_tf_224.in1k"),
     "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", timm="maxvit_base_tf_224.in21k"),
-    "base_tf_384": TF_384 | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k"),
-    "base_tf_512": TF_512 | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k"),
+    "base_tf_384": TF_384 | dict(hub="timm/maxvit_base_tf_384.in1k"),
+    "base_tf_512": TF_512 | dict(hub="timm/maxvit_base_tf_512.in1k"),
     "large_tf_224": TIMM | dict(hub="timm/maxvit_large_tf_224.in1k"),
     "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", timm="maxvit_large_tf_224.in21k"),
-    "large_tf_384": TF_384 | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k"),
-    "large_tf_512": TF_512 | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k"),
+    "large_tf_384": TF_384 | dict(hub="timm/maxvit_large_tf_384.in1k"),
+    "large_tf_512": TF_512 | dict(hub="timm/maxvit_large_tf_512.in1k"),
     "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k"),
     "xlarge_tf_384": TF_384 | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k"),
     "xlarge_tf_512": TF_512 | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k"),
+}
+TAGS = {
+    "base_tf_384.in21k_ft_in1k": dict(),
+    "base_tf_512.in21k_ft_in1k": dict(),
+    "large_tf_384.in21k_ft_in1k": dict(),
+    "large_tf_512.in21k_ft_in1k": dict(),
 }
 
 

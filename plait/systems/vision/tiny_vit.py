@@ -135,6 +135,11 @@ WEIGHTS = {
     "21m_384": WHOLE | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k"),
     "21m_512": SQUASH | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k"),
 }
+TAGS = {
+    "5m_224.in1k": dict(),
+    "11m_224.in1k": dict(),
+    "21m_224.in1k": dict(),
+}
 RULES = {
     "timm": [
         *conv_norm("patch_embed.conv1", "stem.1"),
