@@ -50,6 +50,34 @@ def test_weights_come_before_their_averages(model, tmp_path):
     same(tmp_path / "w.pth", model)
 
 
+def test_a_row_names_the_weights_that_were_evaluated(tmp_path):
+    how = dict(plait.model_info("t2t_vit_toy").arguments)
+    model = plait.create_model("t2t_vit_7", **how, seed=1)
+    right = plait.save_weights(model, "published")
+    wrong = {k: v + 1 for k, v in right.items()}
+    for n, held in enumerate(({"state_dict": wrong, "state_dict_ema": right}, {"state_dict": right}, right)):
+        torch.save(held, tmp_path / f"{n}.pth.tar")
+        found = plait.create_model("t2t_vit_7", **how, pretrained=tmp_path / f"{n}.pth.tar").state_dict()
+        assert all(torch.allclose(found[k], v) for k, v in model.state_dict().items())
+
+
+def test_any_layout_of_the_system_is_read(tmp_path):
+    """Not only that of the size's row."""
+    model = plait.create_model("swin_toy", seed=2)
+    for layout in ("timm", "plait"):
+        torch.save(plait.save_weights(model, layout), tmp_path / "w.pth")
+        how = dict(plait.model_info("swin_toy").arguments)
+        for name in ("swin_toy", "swin_tiny_patch4_window7_224"):  # without a row, with one
+            found = plait.create_model(name, **how, pretrained=tmp_path / "w.pth").state_dict()
+            assert all(torch.equal(found[k], v) for k, v in model.state_dict().items())
+    theirs = {k: v for k, v in plait.save_weights(model, "timm").items() if "head" not in k} | {
+        "odd.key": torch.zeros(1)
+    }
+    torch.save(theirs, tmp_path / "w.pth")
+    with pytest.raises(PlaitError, match="1 keys that no rule knows: odd.key"):
+        plait.create_model("swin_toy", pretrained=tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_prefixes(model, prefix, suffix, tmp_path):

@@ -186,15 +186,15 @@ TIMM = [
     Rename(f"{LAYER}.conv3_1x1.{{p}}", f"{BOTTLENECK}.down.{{p}}"),
     Rename(f"{STEM}.pool.norm.{{p}}", "stem.norm.{p}"),
     Rename(f"{STEM}.pool.proj.{{p}}", "stem.proj.{p}"),
-    *timm_blocks(),
     Rename("blocks.{i}.mlp.norm.{p}", "stack.blocks.{i}.feed.f.norm.{p}"),
     Rename("blocks.{i}.mlp.w0.{p}", "stack.blocks.{i}.feed.f.gate.{p}"),
     Rename("blocks.{i}.mlp.w1.{p}", "stack.blocks.{i}.feed.f.up.{p}"),
     Rename("blocks.{i}.mlp.w2.{p}", "stack.blocks.{i}.feed.f.down.{p}"),
+    *timm_blocks(),
     Rename("fc_norm.{p}", "norm.{p}"),
     Rename("head.{p}", "head.{p}"),
 ]
 RULES = {
     "timm": TIMM,
-    "open_clip": [*under(TIMM, "visual.trunk."), PROJECTED, Drop("text.{rest*}"), Drop("logit_scale")],
+    "open_clip": [PROJECTED, *under(TIMM, "visual.trunk."), Drop("text.{rest*}"), Drop("logit_scale")],
 }
