@@ -129,16 +129,17 @@ def _find(info: ModelInfo, source: Source) -> Weights:
         return source if isinstance(source, Weights) else Weights(source)
     row, where = info.weights, str(source)
     under = row.get("under", "")
-    fetch: Callable[[str], Path]
+    fetch: Callable[..., Path]
     if source is True and not {"hub", "url"} & row.keys():
         raise PlaitError(f"{info.name} has no published weights: give pretrained= a path or a URL")
     if source is True and "hub" in row:
         fetch, first = partial(hub_file, row["hub"], revision=row.get("revision", "main")), row["file"]
+        file = fetch(first, sha256=row.get("sha256"))
     elif (first := row["url"] if source is True else where).startswith(("http://", "https://")):
         fetch = lambda name: url_file(urljoin(first, name))  # noqa: E731
+        file = url_file(first, row.get("sha256") if source is True else None)
     else:
         return read_weights(where, under)
-    file = fetch(first)
     return read_shards(file, fetch) if file.name.endswith(INDEX) else read_weights(file, under)
 
 
