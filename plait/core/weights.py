@@ -199,13 +199,17 @@ def refuse_misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None
 
 @torch.no_grad()
 def refitted(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """A tensor of another shape as its module makes one of the right shape of it, as of positions that were learned for
-    smaller pictures; None where the module has no `refit(key, tensor)`, or that gives none."""
-    place, _, last = name.rpartition(".")
-    module = model.get_submodule(place)
-    refit: Callable[[str, Tensor], Tensor | None] | None = getattr(module, "refit", None)
-    found = None if refit is None else refit(last, tensor)
-    return found if found is not None and found.shape == module.state_dict(keep_vars=True)[last].shape else None
+    """A tensor of another shape as its module, or the one that holds it, makes one of the right shape of it, as of
+    positions that were learned for smaller pictures; None where neither has a `refit(key, tensor)`, or that gives none.
+    Raises PlaitError, by `refit`, for what can be of no other size."""
+    place = name.rpartition(".")[0]
+    for where in (place, place.rpartition(".")[0]):
+        refit: Callable[[str, Tensor], Tensor | None] | None = getattr(model.get_submodule(where), "refit", None)
+        if refit is not None:
+            found = refit(name.removeprefix(where).lstrip("."), tensor)
+            own: Tensor = getattr(model.get_submodule(place), name.rpartition(".")[2])
+            return found if found is not None and found.shape == own.shape else None
+    return None
 
 
 # What wrappers put into keys: DataParallel and DDP; torch.compile; FSDP; recomputation.

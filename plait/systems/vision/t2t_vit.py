@@ -122,7 +122,7 @@ class T2TViT(Backbone):
         self.width = width
         self.stem = TokensToToken(width, thin, Values if exact else Performer)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = SequenceWaves(1 + image[0] // 16 * (image[1] // 16), width)
+        self.positions = SequenceWaves((image[0] // 16, image[1] // 16), width, prefix=1)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, mix=BareAttention, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
