@@ -164,11 +164,11 @@ def model_info(name: str) -> ModelInfo:
         if name == broken or name.startswith(f"{broken}_"):
             raise PlaitError(f"{name} cannot be read: {fault}")
     everything = list_models(toys=True)
-    bare, _, tag = name.rpartition(".")
-    if bare in everything:
-        others = model_info(bare).tags
+    size, _, tag = name.rpartition(".")
+    if size in everything:
+        others = model_info(size).tags
         raise PlaitError(
-            f"{bare} has no weights named {tag!r}: "
+            f"{size} has no weights named {tag!r}: "
             + (f"expected one of {', '.join(others)}, or none for the usual ones" if others else "leave that out")
         )
     rows = {f"{s.name}_{k}": w["references"].values() for s in known.values() for k, w in (s.weights | s.tags).items()}
@@ -193,8 +193,9 @@ def build(name: str, **arguments) -> nn.Module:
         return construct(name, **arguments)
 
 
-def construct(name: str, **arguments) -> nn.Module:
-    """The model of `name`, its weights not yet filled.
+def construct(name: str, *, in_chans: int | None = None, **arguments) -> nn.Module:
+    """The model of `name`, its weights not yet filled. in_chans: channels of the pictures that it reads, instead of
+    three.
 
     Other models that it is made of are built by their names, with those arguments that are theirs, and handed to its
     class, which keeps each under the argument's name.
@@ -204,7 +205,14 @@ def construct(name: str, **arguments) -> nn.Module:
     theirs = handed_on(info, chosen)
     made = {part: construct(chosen[part], **own) for part, own in theirs.items()}
     left = {key: value for key, value in chosen.items() if not any(key in own for own in theirs.values())}
-    return model_class(info)(**left | made)
+    model = model_class(info)(**left | made)
+    if in_chans is not None:
+        from plait.core.channels import see
+
+        if "codec" in info.roles and in_chans != 3:
+            raise PlaitError(f"in_chans={in_chans}: {name} also makes pictures, which have three channels")
+        see(model, in_chans)
+    return model
 
 
 def handed_on(info: ModelInfo, chosen: dict) -> dict[str, dict]:

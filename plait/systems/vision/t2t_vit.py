@@ -97,11 +97,18 @@ class Thin(nn.Module):
 class TokensToToken(nn.Module):
     """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) of a grid. thin: the width between."""
 
+    interleaved = False
+
     def __init__(self, width: int, thin: int, mix: type[nn.Module]):
         super().__init__()
-        self.first = Thin(3, thin, nn.Unfold(7, padding=2, stride=4), mix)
+        self.begin = partial(Thin, width=thin, split=nn.Unfold(7, padding=2, stride=4), mix=mix)
+        self.for_channels(3)
         self.second = Thin(thin, thin, nn.Unfold(3, padding=1, stride=2), mix)
         self.split, self.proj = nn.Unfold(3, padding=1, stride=2), nn.Linear(9 * thin, width)
+
+    def for_channels(self, channels: int) -> None:
+        """The first split for pictures of so many channels."""
+        self.first = self.begin(channels)
 
     def forward(self, x: Tensor) -> Tokens:
         grid = patch_grid(x, 16)
