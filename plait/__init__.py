@@ -20,6 +20,7 @@ _HOMES = {
     "apply_method": "plait.core.methods",
     "fit": "plait.runs.fit",
     "load": "plait.runs.run",
+    "Reader": "plait.runs.reading",
     "change": "plait.runs.change",
     "Run": "plait.runs.run",
 }

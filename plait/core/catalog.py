@@ -35,7 +35,8 @@ PEERS = (
     "github",
 )  # who else may have a variant: keys of a weights row
 # what a weights row says of pictures, texts and sounds
-READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "tokenizer", "begin", "end", "rate"}
+CROP = ("crop_pct", "crop_mode", "interpolation")
+READING = {"mean", "std", "image", *CROP, "tokenizer", "begin", "end", "rate"}
 CLASSES = "num_classes"  # what of a row of other weights is a constructor's argument
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
@@ -107,13 +108,16 @@ class ModelInfo:
 
         Where they lie: hub, revision and file, or url; sha256: of that file. source: their layout; part: the submodule
         that is published; under: the key of a pickle that holds several. licence. Of pictures mean and std; as in timm
-        crop_pct, crop_mode ("center" or "squash") and interpolation, where they are known; image (H, W), where the
-        model itself takes any size. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids).
-        Of sounds rate (Hz). pooling, where it is not the model's own.
-        A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
+        crop_pct, crop_mode ("center", "squash", or "floor": a middle that is rounded as by transformers) and
+        interpolation, where they are known; image (H, W), where the model itself takes any size. Of texts tokenizer
+        ("owner/name/file" on the hub, or a URL), begin and end (ids). Of sounds rate (Hz). pooling, where it is not the
+        model's own.
+        A model that is made of others reads pictures and texts as they do, where its own row says nothing else; one
+        that has pictures of its own size crops none of them by another's rule.
         """
+        theirs = READING - {*CROP} if "image" in self._row else READING
         parts = (model_info(name).weights.items() for name in self.parts.values())
-        read = {key: value for row in parts for key, value in row if key in READING}
+        read = {key: value for row in parts for key, value in row if key in theirs}
         return read | {k: v for k, v in self._row.items() if k not in ("references", CLASSES)}
 
     @property
@@ -319,7 +323,7 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
 
     A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout,
     under the name before the dot. Each layout has its usual file. The tokenizer of text weights lies beside them.
-    Pictures are cropped in the middle, resized bicubically.
+    Pictures are cropped in the middle, as the peer rounds it, and resized bicubically.
     """
     row = dict(row)
     hub = row.get("hub", "")
@@ -330,7 +334,8 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
         if "text" in takes and "part" not in row:
             row = {"tokenizer": f"{hub}/tokenizer.json"} | row
     if "crop_pct" in row:
-        row = {"crop_mode": "center", "interpolation": "bicubic"} | row
+        middle = "floor" if row.get("source", "").startswith("transformers") else "center"
+        row = {"crop_mode": middle, "interpolation": "bicubic"} | row
     peers = {peer: row.pop(peer) for peer in PEERS if peer in row}
     return row | {"references": {peer: hub if name is True else name for peer, name in peers.items()}}
 

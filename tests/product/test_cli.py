@@ -465,6 +465,26 @@ def test_show_tells_paper_size_and_licence():
     assert re.search(
         r"^weights +timm/crossvit_small_240.in1k, model.safetensors, licence apache-2.0$", result.out, re.MULTILINE
     )
+    shown = dict(line.split(None, 1) for line in result.out.splitlines() if re.match(r"[a-z]+ {2,}", line))
+    assert shown["pictures"] == (
+        "240 x 240: resized, the shorter side to 274, bicubic; of that the middle; "
+        "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    )
+    for name, label, text in (
+        ("cvt_13", "pictures", "to 256, bicubic; of that the middle (rounded down); mean"),
+        ("maxvit_tiny_tf_384", "pictures", "384 x 384: resized to 384 x 384 whatever their shape, bicubic; mean 0.5"),
+        ("vilt_b_32", "pictures", "384 x 384: how they were cropped is not known; whole, on gray; mean"),
+        (
+            "bert_l2_h128",
+            "texts",
+            "bert-base-uncased/tokenizer.json: begins with 101, ends with 102, at most 512 tokens",
+        ),
+        ("whisper_tiny", "sounds", "one channel, 16,000 samples a second"),
+        ("swin_tiny_patch4_window7_224.ms_in22k", "others", "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"),
+        ("swin_tiny_patch4_window7_224.ms_in22k", "weights", "timm/swin_tiny_patch4_window7_224.ms_in22k, model.safe"),
+    ):
+        lines = [line for line in plait("show", name).out.splitlines() if line.startswith(f"{label} ")]
+        assert len(lines) == 1 and text in lines[0], name
     found = json.loads(plait("show", "crossvit", "--json").out)
     assert (
         found["name"] == f"crossvit_{found['default']}"

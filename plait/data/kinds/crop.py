@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image
 
@@ -15,7 +17,8 @@ def crop(
 ) -> np.ndarray:
     """RGB -> uint8 (3, high, wide): the middle of the picture resized to 1 / crop_pct of the size.
 
-    crop_mode: "center" keeps the aspect and lets the picture cover the box; "squash" does not keep it.
+    crop_mode: "center" keeps the aspect and lets the picture cover the box, "floor" too, with a middle that is rounded
+    down; "squash" does not keep it.
     """
     tall, broad, top, left = crop_place(picture.height, picture.width, high, wide, crop_pct, crop_mode)
     if (broad, tall) != picture.size:
@@ -28,11 +31,12 @@ def crop_place(
 ) -> tuple[int, int, int, int]:
     """What a picture of `height` by `width` becomes: its height, its width, and where it starts, seen from the crop."""
     tall, broad = int(high / crop_pct), int(wide / crop_pct)
-    if crop_mode == "center":
+    if crop_mode in ("center", "floor"):
         tall, broad = _covering(height, width, tall, broad)
     elif crop_mode != "squash":
-        raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center' or 'squash'")
-    return tall, broad, -round((tall - high) / 2), -round((broad - wide) / 2)
+        raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center', 'floor' or 'squash'")
+    middle = math.floor if crop_mode == "floor" else round
+    return tall, broad, -middle((tall - high) / 2), -middle((broad - wide) / 2)
 
 
 def _covering(height: int, width: int, tall: int, broad: int) -> tuple[int, int]:
