@@ -87,6 +87,8 @@ def test_a_file_in_the_published_layout_loads_whole(name, suffix, wrap, tmp_path
 def test_a_missing_key_is_refused(name, tmp_path):
     _, state, path = published(name, tmp_path)
     state = {k: v for k, v in state.items() if not copies(state, k)}  # of tied tensors are missed by nobody
+    whole = [k for k in state if "head" in k]  # a classifier that is missing as a whole starts anew
+    state = {k: v for k, v in state.items() if [k] != whole}
     for key in (min(state), max(state), next(k for k, v in state.items() if v.dim() > 1)):
         _, state, path = published(name, tmp_path, leave_out=key)
         assert key not in state
