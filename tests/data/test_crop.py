@@ -68,6 +68,26 @@ def test_pixels_are_those_that_the_peer_prepares(name):
         assert np.array_equal(crop(given, *side, **how), expected.numpy()), shape
 
 
+def test_middles_are_those_of_transformers_where_its_weights_are():
+    declare_torchvision()
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": 224}, do_normalize=False, do_rescale=False)
+    how = {k: plait.model_info("git_base").weights[k] for k in ("crop_pct", "crop_mode", "interpolation")}
+    shapes, other = [(301, 214), *SHAPES], how | {"crop_mode": "center"}
+    expected = [prepare(picture(shape), return_tensors="pt").pixel_values[0].numpy() for shape in shapes]
+    for shape, pixels in zip(shapes, expected):
+        assert np.array_equal(crop(picture(shape), 224, 224, **how), pixels), shape
+    assert not np.array_equal(crop(picture(shapes[0]), 224, 224, **other), expected[0])
+
+
+def test_a_whole_is_not_cropped_by_the_rule_of_a_part():
+    row = plait.model_info("detr_resnet_50").weights
+    assert row["image"] == (800, 800) and "mean" in row and "crop_pct" not in row
+    assert plait.model_info("resnet_50").weights["crop_pct"] == 0.95
+    assert plait.model_info("llava_1.5_7b").weights["crop_mode"] == "floor"
+
+
 def of_timm() -> dict[str, list]:
     """{timm's architecture: our infos of weights that it publishes}, those of tags too."""
     found: dict[str, list] = {}
