@@ -83,7 +83,7 @@ class CCT(Backbone):
         self.width = width
         self.stem = ConvTokens(width, kernel, convs)
         grid = (self.stem.side(image[0]), self.stem.side(image[1]))
-        self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid[0] * grid[1], width)
+        self.positions = GridPositions(grid, width) if learned else SequenceWaves(grid, width)
         self.stack = Stack(*(layer(width, heads, hidden, rate) for rate in drop_rates(drop_path, depth)))
         self.norm, self.weigh = nn.LayerNorm(width), SequencePool(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
