@@ -17,6 +17,7 @@ test-changed: .venv/test
 
 parity: .venv/test
 	$(BIN)/python -m tests.parity
+	$(BIN)/python -m pytest -m parity_all
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

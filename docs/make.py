@@ -104,6 +104,16 @@ def page(system: System) -> str:
         lines.append(
             f"| `{info.name}`{default} | {count / 1e6:.2f} M | {giga} | {known[0]} | {known[1]} | {weights}{licence} |"
         )
+    if tagged := [info for info in infos if info.tags]:
+        some = f"{tagged[0].name}.{tagged[0].tags[0]}"
+        lines += [
+            "",
+            "## Other weights",
+            "",
+            f'By a tag behind the name: `plait.create_model("{some}", pretrained=True)`.',
+            "",
+        ]
+        lines += [f"- `{info.name}`: {', '.join(f'`{tag}`' for tag in info.tags)}" for info in tagged]
     if speed:
         lines += ["", "## Speed", "", "Time of the peer / time of plait: above 1, plait is faster.", ""]
         lines += ["| size | run | batch | precision | ratio |", "|---|---|--:|---|--:|"]

@@ -21,6 +21,7 @@ _HOMES = {
     "fit": "plait.runs.fit",
     "load": "plait.runs.run",
     "use": "plait.runs.use",
+    "Reader": "plait.runs.reading",
     "change": "plait.runs.change",
     "Run": "plait.runs.run",
 }

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import plait
-from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, sizes_called, systems
+from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, sizes_called, systems, tagged
 from plait.core.methods import METHODS
 from plait.core.roles import ROLES
 from plait.errors import PlaitError
@@ -32,6 +32,8 @@ def test_what_is_read_as_text_is_what_the_module_says(system):
     assert (module.TAKES, module.ROLES, module.DEFAULT) == (system.takes, system.roles, system.default)
     assert module.SIZES == system.sizes
     assert {size: _complete(row, system.takes) for size, row in module.WEIGHTS.items()} == system.weights
+    tags = {key: tagged(module.WEIGHTS, key) | row for key, row in getattr(module, "TAGS", {}).items()}
+    assert {key: _complete(row, system.takes) for key, row in tags.items()} == system.tags
     assert " ".join(module.__doc__.split("\n\n")[0].split()) == system.title
 
 
@@ -40,7 +42,12 @@ def test_tables_are_a_line_a_row(system):
     (path,) = SYSTEMS.glob(f"*/{system.name}.py")
     lines = path.read_text().split("\n")
     for node in ast.parse("\n".join(lines)).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("SIZES", "WEIGHTS", "SIZE_ROLES"):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
+            "SIZES",
+            "WEIGHTS",
+            "SIZE_ROLES",
+            "TAGS",
+        ):
             table = lines[node.lineno - 1 : node.end_lineno]
             assert len(table) == (len(node.value.keys) + 2 if node.value.keys else 1), node.targets[0].id
             assert max(map(len, table)) <= 120
@@ -59,10 +66,10 @@ def test_a_system_is_declared_whole(system):
 @every_system
 def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
     rules = getattr(importlib.import_module(system.module), "RULES", {})
-    for size in system.sizes:
+    for size in [*system.sizes, *system.tags]:
         info = plait.model_info(f"{system.name}_{size}")
         row = info.weights
-        if not set(system.weights.get(size, {})) - {"references"}:
+        if not set((system.weights | system.tags).get(size, {})) - {"references"}:
             continue  # nobody publishes any
         assert not {"hub", "url"} <= set(row), info.name  # neither: the files are there, but behind a page for people
         assert row["licence"] in LICENCES and row["source"] in rules, info.name
@@ -83,6 +90,8 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
         assert set(row) <= {
             "hub",
             "revision",
+            "sha256",
+            "under",
             "rate",
             "pooling",
             "file",
@@ -191,11 +200,28 @@ def test_what_follows_from_a_row_is_not_spelt_and_is_there(name, references, row
 
 
 def test_no_two_sizes_claim_one_file_or_one_peer():
+    """But for a tower's and that of the pair it is published with: those are two systems."""
     rows = [plait.model_info(n) for n in plait.list_models()]
-    found = [i.weights for i in rows if {"hub", "url"} & set(i.weights)]
-    files = [(row.get("hub") or row["url"], row.get("file")) for row in found]  # a repository may hold several
+    found = [(i.system.name, i.weights) for i in rows if {"hub", "url"} & set(i.weights)]
+    files = [(system, row.get("hub") or row["url"], row.get("file")) for system, row in found]
     peers = [pair for i in rows for pair in i.references.items()]
     assert len(files) == len(set(files)) and len(peers) == len(set(peers))
+
+
+def test_other_weights_of_a_size_have_its_name_and_a_tag():
+    usual, other = (plait.model_info(f"swin_tiny_patch4_window7_224{tag}") for tag in ("", ".ms_in22k"))
+    assert other.tag == "ms_in22k" in usual.tags and (other.size, other.system) == (usual.size, usual.system)
+    assert other.weights == usual.weights | {"hub": "timm/swin_tiny_patch4_window7_224.ms_in22k"}
+    assert other.arguments == usual.arguments | {"num_classes": 21841} and "num_classes" not in usual.arguments
+    assert other.references == {"timm": "swin_tiny_patch4_window7_224.ms_in22k"}
+    assert plait.model_info("swin_tiny_patch4_window7_224.ms_in1k") == usual  # what the usual ones are called there
+    assert other.parameters - usual.parameters == (21841 - 1000) * 769
+    with pytest.raises(PlaitError, match=r"no weights named 'in1k': expected one of ms_in22k_ft_in1k, ms_in22k"):
+        plait.model_info("swin_tiny_patch4_window7_224.in1k")
+    with pytest.raises(PlaitError, match=r"no weights named 'in1k': leave that out"):
+        plait.model_info("swin_nano.in1k")
+    with pytest.raises(PlaitError, match=r"did you mean swin_tiny_patch4_window7_224\.ms_in22k\?"):
+        plait.model_info("timm/swin_tiny_patch4_window7_224.ms_in22k")
 
 
 def test_a_list_can_be_narrowed():

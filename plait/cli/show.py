@@ -53,11 +53,13 @@ def show(
         "parameters": info.parameters,
         "references": info.references,
         "weights": info.weights,
+        "tags": info.tags,
         "module": system.module,
     }
     if json:
         return Answer(data)
     print(system.summary.strip() + "\n")
+    others = [f"{system.name}_{info.size}.{tag}" for tag in info.tags if tag != info.tag]
     sizes = ", ".join(f"{s} (default)" if s == system.default else s for s in data["sizes"])
     for label, text in (
         ("model", info.name),
@@ -76,6 +78,8 @@ def show(
             ", ".join(f"{peer}: {theirs}" for peer, theirs in info.references.items()) or "no peer publishes this size",
         ),
         ("weights", _weights(info.weights)),
+        *_shown(info),
+        *([("others", ", ".join(others))] if others else []),
         ("file", system.module.replace(".", "/") + ".py"),
         ("try", f'plait.create_model("{info.name}")'),
     ):
@@ -145,4 +149,43 @@ def _weights(row: dict) -> str:
             else "none published"
         )
     where = f"{row['hub']}, {row['file']}" if "hub" in row else row["url"]
-    return f"{where}, licence {row['licence']}"
+    return f"{where}, licence {row['licence']}" + (f", revision {row['revision']}" if "revision" in row else "")
+
+
+def _shown(info) -> list[tuple[str, str]]:
+    """How what is read was brought before the published weights, as far as it is known."""
+    from plait.runs.assemble import reads
+
+    row, fixed, found = info.weights, reads(info), []
+    if not row:
+        return []
+    if "image" in info.takes and (size := fixed.get("image") or row.get("image")):
+        scale = f"; mean {_numbers(row['mean'])}, std {_numbers(row['std'])}" if "mean" in row else ""
+        found.append(("pictures", f"{size[0]} x {size[1]}: {_crop(row, size)}{scale}"))
+    if "text" in info.takes and "tokenizer" in row:
+        most = f", at most {fixed['length']} tokens" if fixed.get("length") else ""
+        ends = f"begins with {row['begin']}, ends with {row['end']}"
+        found.append(("texts", f"{row['tokenizer']}: {ends}{most}; padded with 0, which is never read"))
+    if "rate" in row:
+        found.append(("sounds", f"one channel, {row['rate']:,} samples a second"))
+    if "pooling" in row:
+        found.append(("pooling", row["pooling"]))
+    return found
+
+
+def _crop(row: dict, size: tuple[int, int]) -> str:
+    if "crop_pct" not in row:
+        return "how they were cropped is not known; whole, on gray"
+    high, wide = (int(side / row["crop_pct"]) for side in size)
+    how = row["interpolation"]
+    if row["crop_mode"] == "squash":
+        return f"resized to {high} x {wide} whatever their shape, {how}" + ", the middle" * (
+            (high, wide) != tuple(size)
+        )
+    side = f"the shorter side to {high}" if high == wide else f"to cover {high} x {wide}"
+    down = " (rounded down)" * (row["crop_mode"] == "floor")
+    return f"resized, {side}, {how}; of that the middle{down}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{v:g}" for v in values)

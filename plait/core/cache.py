@@ -67,7 +67,7 @@ def _rows(key: str) -> dict[str, dict[str, dict]]:
     """{address: {size: its weights row}} of all rows that have the address `key`."""
     found: dict[str, dict[str, dict]] = {}
     for system in systems().values():
-        for size, row in system.weights.items():
+        for size, row in (system.weights | system.tags).items():
             if key in row:
                 found.setdefault(row[key], {})[f"{system.name}_{size}"] = row
     return found

@@ -2,8 +2,8 @@
 
 A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is
 meant when
-none is named), SIZES (rows of constructor arguments) and WEIGHTS (per size: who else has this variant, where its
-weights lie).
+none is named), SIZES (rows of constructor arguments), WEIGHTS (per size: who else has this variant, where its
+weights lie) and perhaps TAGS ("size.tag": what other weights of that size say otherwise).
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ PEERS = (
     "github",
 )  # who else may have a variant: keys of a weights row
 # what a weights row says of pictures, texts and sounds
-READING = {"mean", "std", "image", "crop_pct", "crop_mode", "interpolation", "rate"}
-READING |= {"tokenizer", "begin", "end", "max_tokens", "prefixes"}
+CROP = ("crop_pct", "crop_mode", "interpolation")
+READING = {"mean", "std", "image", *CROP, "rate", "tokenizer", "begin", "end", "max_tokens", "prefixes"}
+CLASSES = "num_classes"  # what of a row of other weights is a constructor's argument
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
 
@@ -56,6 +57,7 @@ class System:
     default: str
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
+    tags: dict[str, dict] = field(repr=False)  # "size.tag": as the rows of `weights`
 
     @property
     def title(self) -> str:
@@ -64,11 +66,12 @@ class System:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One size of one system: what `plait show` prints."""
+    """One size of one system: what `plait show` prints. tag: which of its published weights; "": the usual ones."""
 
     name: str
     size: str
     system: System
+    tag: str = ""
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -86,30 +89,45 @@ class ModelInfo:
 
     @property
     def arguments(self) -> dict:
-        """The constructor arguments of this size."""
-        return dict(self.system.sizes[self.size])
+        """The constructor arguments of this size; the number of classes is that of its weights."""
+        return self.system.sizes[self.size] | {k: v for k, v in self._row.items() if k == CLASSES}
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The other published weights of this size: "vit_base_patch16_224.dino" is a name as any other."""
+        split = (key.rpartition(".") for key in self.system.tags)
+        return tuple(tag for size, _, tag in split if size == self.size)
+
+    @property
+    def _row(self) -> dict:
+        rows, key = (self.system.tags, f"{self.size}.{self.tag}") if self.tag else (self.system.weights, self.size)
+        return rows.get(key, {})
 
     @property
     def weights(self) -> dict:
         """What using published weights needs; empty where nobody publishes any.
 
         Where they lie: hub, revision and file, or url; folders beside the file, each with another one, whose keys begin
-        with the folder's name. source: their layout; part: the submodule that is published. licence. Of pictures mean
-        and std; as in timm crop_pct, crop_mode ("center", "floor" or "squash") and interpolation, where they are known;
-        image (H, W), where the model itself takes any size; classes: False where the head tells none, but projects. Of
-        texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), max_tokens (how many of a text it
-        was used with), and prefixes, what was put before a text: {"query": before one that asks, "passage": before one
-        that answers, "text": before any other}. Of sounds rate (Hz). pooling, where it is not the model's own.
-        A model that is made of others reads pictures and texts as they do, where its own row says nothing else.
+        with the folder's name; sha256: of that file. source: their layout; part: the submodule that is published;
+        under: the key of a pickle that holds several. licence. Of pictures mean and std; as in timm crop_pct, crop_mode
+        ("center", "squash", or "floor": a middle that is rounded as by transformers) and interpolation, where they are
+        known; image (H, W), where the model itself takes any size; classes: False where the head tells none, but
+        projects. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), max_tokens (how many
+        of a text it was used with), and prefixes, what was put before a text: {"query": before one that asks,
+        "passage": before one that answers, "text": before any other}. Of sounds rate (Hz). pooling, where it is not the
+        model's own.
+        A model that is made of others reads pictures and texts as they do, where its own row says nothing else; one
+        that has pictures of its own size crops none of them by another's rule.
         """
+        theirs = READING - {*CROP} if "image" in self._row else READING
         parts = (model_info(name).weights.items() for name in self.parts.values())
-        read = {key: value for row in parts for key, value in row if key in READING}
-        return read | {k: v for k, v in self.system.weights.get(self.size, {}).items() if k != "references"}
+        read = {key: value for row in parts for key, value in row if key in theirs}
+        return read | {k: v for k, v in self._row.items() if k not in ("references", CLASSES)}
 
     @property
     def references(self) -> dict[str, str]:
         """{"timm": its name there}: who can check this variant."""
-        return dict(self.system.weights.get(self.size, {}).get("references", {}))
+        return dict(self._row.get("references", {}))
 
     @property
     def parameters(self) -> int:
@@ -133,7 +151,8 @@ def list_models(
 
 
 def model_info(name: str) -> ModelInfo:
-    """The declarations of `name`: a system ("crossvit", meaning its default size) or a size of one ("crossvit_small").
+    """The declarations of `name`: a system ("crossvit", meaning its default size), a size of one ("crossvit_small"), or
+    other weights of a size ("swin_tiny_patch4_window7_224.ms_in22k").
 
     Raises ValueError for an unknown name, with the nearest known ones and, for a peer's name, ours.
     """
@@ -144,14 +163,28 @@ def model_info(name: str) -> ModelInfo:
         size = name.removeprefix(f"{system.name}_")
         if size != name and size in system.sizes:
             return ModelInfo(name, size, system)
+        size, _, tag = size.rpartition(".")
+        if f"{size}.{tag}" in system.tags:
+            return ModelInfo(name, size, system, tag)
+        if system.weights.get(size, {}).get("hub", "").endswith(f".{tag}"):  # that of its usual weights
+            return ModelInfo(f"{system.name}_{size}", size, system)
     for broken, fault in _listed()[1].items():
         if name == broken or name.startswith(f"{broken}_"):
             raise PlaitError(f"{name} cannot be read: {fault}")
     everything = list_models(toys=True)
-    rows = ((f"{s.name}_{size}", w.get("references", {})) for s in known.values() for size, w in s.weights.items())
-    alike = [ours for ours, peers in rows if _bare(name) in map(_bare, peers.values())]
+    size, _, tag = name.rpartition(".")
+    if size in everything:
+        others = model_info(size).tags
+        raise PlaitError(
+            f"{size} has no weights named {tag!r}: "
+            + (f"expected one of {', '.join(others)}, or none for the usual ones" if others else "leave that out")
+        )
+    rows = {f"{s.name}_{k}": w["references"].values() for s in known.values() for k, w in (s.weights | s.tags).items()}
+    alike = [ours for ours, peers in rows.items() if name.rsplit("/", 1)[-1] in peers]
+    bare = [ours for ours, peers in rows.items() if _bare(name) in map(_bare, peers) and ours in everything]
     sizes = [n for n in everything if n.endswith(f"_{name}")]
-    near = alike or sizes_called(name) or sizes[:3] or difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    close = difflib.get_close_matches(name, [*known, *everything], 3, 0.5)
+    near = alike or bare or sizes_called(name) or sizes[:3] or close
     hint = f"did you mean {' or '.join(near)}?" if near else "`plait models` lists them all."
     raise PlaitError(f"no model is named {name!r}: {hint}")
 
@@ -159,7 +192,7 @@ def model_info(name: str) -> ModelInfo:
 def sizes_called(name: str) -> list[str]:
     """The sizes that others call so, in the same words, whatever stands between them: a peer, or the hub; failing
     these, those whose size alone has the name."""
-    rows = [(f"{s.name}_{size}", size, row) for s in systems().values() for size, row in s.weights.items()]
+    rows = [(f"{s.name}_{size}", size, row) for s in systems().values() for size, row in (s.weights | s.tags).items()]
     elsewhere = [(ours, {*row.get("references", {}).values(), row.get("hub", "")} - {""}) for ours, _, row in rows]
     return (
         [ours for ours, names in elsewhere if _words(name) in map(_words, names)]
@@ -186,8 +219,9 @@ def build(name: str, **arguments) -> nn.Module:
         return construct(name, **arguments)
 
 
-def construct(name: str, **arguments) -> nn.Module:
-    """The model of `name`, its weights not yet filled.
+def construct(name: str, *, in_chans: int | None = None, **arguments) -> nn.Module:
+    """The model of `name`, its weights not yet filled. in_chans: channels of the pictures that it reads, instead of
+    three.
 
     Other models that it is made of are built by their names, with those arguments that are theirs, and handed to its
     class, which keeps each under the argument's name.
@@ -197,7 +231,14 @@ def construct(name: str, **arguments) -> nn.Module:
     theirs = handed_on(info, chosen)
     made = {part: construct(chosen[part], **own) for part, own in theirs.items()}
     left = {key: value for key, value in chosen.items() if not any(key in own for own in theirs.values())}
-    return model_class(info)(**left | made)
+    model = model_class(info)(**left | made)
+    if in_chans is not None:
+        from plait.core.channels import see
+
+        if "codec" in info.roles and in_chans != 3:
+            raise PlaitError(f"in_chans={in_chans}: {name} also makes pictures, which have three channels")
+        see(model, in_chans)
+    return model
 
 
 def handed_on(info: ModelInfo, chosen: dict) -> dict[str, dict]:
@@ -280,6 +321,10 @@ def _read(path: Path) -> System:
         default=names["DEFAULT"],
         sizes=names["SIZES"],
         weights={size: _complete(row, names["TAKES"]) for size, row in names["WEIGHTS"].items()},
+        tags={
+            key: _complete(tagged(names["WEIGHTS"], key) | row, names["TAKES"])
+            for key, row in names.get("TAGS", {}).items()
+        },
     )
 
 
@@ -300,7 +345,7 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
 
     A key named after a peer is a reference; True: by the hub's own name. A repository of timm's holds timm's layout,
     under the name before the dot. Each layout has its usual file. The tokenizer of text weights lies beside them.
-    Pictures are cropped in the middle (by transformers half a pixel elsewhere), resized bicubically.
+    Pictures are cropped in the middle, as the peer rounds it, and resized bicubically.
     """
     row = dict(row)
     hub = row.get("hub", "")
@@ -311,10 +356,23 @@ def _complete(row: dict, takes: tuple[str, ...]) -> dict:
         if "text" in takes and "part" not in row:
             row = {"tokenizer": f"{hub}/tokenizer.json"} | row
     if "crop_pct" in row:
-        mode = "floor" if row.get("source", "").startswith("transformers") else "center"
-        row = {"crop_mode": mode, "interpolation": "bicubic"} | row
+        middle = "floor" if row.get("source", "").startswith("transformers") else "center"
+        row = {"crop_mode": middle, "interpolation": "bicubic"} | row
     peers = {peer: row.pop(peer) for peer in PEERS if peer in row}
     return row | {"references": {peer: hub if name is True else name for peer, name in peers.items()}}
+
+
+def tagged(weights: dict[str, dict], key: str) -> dict:
+    """What the row of "size.tag" has of its size's: all but the name of timm's weights."""
+    size, _, tag = key.rpartition(".")
+    if (row := weights.get(size)) is None:
+        raise PlaitError(
+            f"TAGS has {key!r}, and WEIGHTS has no row {size!r}: other weights are told by their difference"
+        )
+    hub, theirs = row.get("hub", ""), row.get("timm", "")
+    if hub.startswith("timm/"):
+        hub, theirs = f"{hub.split('.')[0]}.{tag}", theirs or hub.removeprefix("timm/")
+    return row | {"hub": hub, "timm": f"{theirs.split('.')[0]}.{tag}"}
 
 
 class _NotLiteral(Exception):

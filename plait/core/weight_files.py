@@ -88,9 +88,9 @@ class Weights(State):
                     m.madvise(mmap.MADV_DONTNEED, first, begin - base + t.nbytes - first)
 
 
-def read_weights(path: str | Path) -> Weights:
+def read_weights(path: str | Path, under: str = "") -> Weights:
     """All tensors that `path` names: a file, the index (`*.index.json`) of the files beside it, or a folder with one of
-    `NAMES`.
+    `NAMES`. under: the key of a pickle, where it has that, which they are taken from.
 
     Of a pickle only tensors and plain containers are read, so that no code runs. Raises ValueError for a file that is
     not there, is damaged, or holds anything else, and for an index that does not tell what its files hold.
@@ -101,7 +101,7 @@ def read_weights(path: str | Path) -> Weights:
         if not names:
             raise PlaitError(f"{path} holds no weights: expected {' or '.join(NAMES)}, or the name of a file")
         path /= names[0]
-    return read_shards(path, lambda name: path.parent / name) if path.name.endswith(INDEX) else _read(path)
+    return read_shards(path, lambda name: path.parent / name) if path.name.endswith(INDEX) else _read(path, under)
 
 
 def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
@@ -125,10 +125,10 @@ def read_shards(index: Path, find: Callable[[str], Path]) -> Weights:
     return found
 
 
-def _read(path: Path) -> Weights:
+def _read(path: Path, under: str = "") -> Weights:
     if not path.is_file():
         raise PlaitError(f"no weights file at {path}")
-    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path, under)
 
 
 def _safetensors(path: Path) -> Weights:
@@ -165,7 +165,7 @@ def _tensor(mapped: mmap.mmap, dtype: torch.dtype, shape: list[int], offset: int
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset).view(shape)
 
 
-def _pickle(path: Path) -> Weights:
+def _pickle(path: Path, under: str) -> Weights:
     try:
         with path.open("rb") as file:  # only the zip format can be mapped
             zipped = file.read(4) == b"PK\x03\x04"
@@ -174,7 +174,7 @@ def _pickle(path: Path) -> Weights:
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise PlaitError(f"{path} {_why(str(error))}") from error
     while not _bare(state):
-        inner = [v for key in WRAPPERS if isinstance(state, dict) and isinstance(v := state.get(key), dict)]
+        inner = [v for key in (under, *WRAPPERS) if isinstance(state, dict) and isinstance(v := state.get(key), dict)]
         if not inner:
             there = ", ".join(map(repr, list(state)[:8])) if isinstance(state, dict) else f"a {type(state).__name__}"
             raise PlaitError(

@@ -7,7 +7,7 @@ Rules are tried in order and each key is used once; a key that no rule knows rai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -199,13 +199,17 @@ def refuse_misfit(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None
 
 @torch.no_grad()
 def refitted(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """A tensor of another shape as its module makes one of the right shape of it, as of positions that were learned for
-    smaller pictures; None where the module has no `refit(key, tensor)`, or that gives none."""
-    place, _, last = name.rpartition(".")
-    module = model.get_submodule(place)
-    refit: Callable[[str, Tensor], Tensor | None] | None = getattr(module, "refit", None)
-    found = None if refit is None else refit(last, tensor)
-    return found if found is not None and found.shape == module.state_dict(keep_vars=True)[last].shape else None
+    """A tensor of another shape as its module, or the one that holds it, makes one of the right shape of it, as of
+    positions that were learned for smaller pictures; None where neither has a `refit(key, tensor)`, or that gives none.
+    Raises PlaitError, by `refit`, for what can be of no other size."""
+    place = name.rpartition(".")[0]
+    for where in (place, place.rpartition(".")[0]):
+        refit: Callable[[str, Tensor], Tensor | None] | None = getattr(model.get_submodule(where), "refit", None)
+        if refit is not None:
+            found = refit(name.removeprefix(where).lstrip("."), tensor)
+            own: Tensor = getattr(model.get_submodule(place), name.rpartition(".")[2])
+            return found if found is not None and found.shape == own.shape else None
+    return None
 
 
 # What wrappers put into keys: DataParallel and DDP; torch.compile; FSDP; recomputation.
@@ -238,23 +242,28 @@ def assign(
     groups: Iterable[tuple[list[Tensor], State]],
     *,
     anew: tuple[str, ...] = (),
+    left: Set[str] = frozenset(),
     release: Callable[[list[Tensor]], None] = lambda _: None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     share: bool = False,
-) -> None:
+) -> tuple[set[str], dict[str, torch.Size]]:
     """Make the tensors of `groups` (as `converted` gives them) those of `model`, which is on meta; each is moved and
     cast as it comes, and floating ones are of `dtype`, else of the type that the model declares.
 
     anew: the beginnings of keys that may be for another shape, or missing: these are then left on meta.
+    left: names that are not asked for, and stay on meta.
     release: called with what a group was made of, when nothing more is read of it.
     share: a tensor that needs no change is not copied either.
+    Returns the names that were given, and the shapes of those that were put aside because the classes are others.
     Raises ValueError where a key is missing, unknown or reshaped; `model` is then to be thrown away.
     """
     own, shapes, aside, seen = model.state_dict(), {}, {}, set()
+    given: set[str] = set()
 
     def put(name: str, tensor: Tensor) -> None:
         like = own[name]
+        given.add(name)
         new = tensor.detach().to(device, dtype if dtype is not None and like.is_floating_point() else like.dtype)
         storage = new.untyped_storage()
         if new.data_ptr() == tensor.data_ptr() and not (
@@ -280,10 +289,12 @@ def assign(
                 shapes[name] = other.shape
                 put(name, other)
         release(taken)
-    ours = {k: v.shape for k, v in own.items() if k.startswith(anew)}
+    ours = {k: v.shape for k, v in own.items() if k.startswith(anew) and k not in left}
     theirs = {k: shapes[k] for k in aside}
+    others: dict[str, torch.Size] = {}
     if not ours or not theirs or ours.keys() == theirs.keys() and ours != theirs:
-        shapes, aside = {k: v for k, v in shapes.items() if k not in theirs} | ours, {}
-    refuse_misfit(model, shapes)
+        others, shapes, aside = theirs, {k: v for k, v in shapes.items() if k not in theirs} | ours, {}
+    refuse_misfit(model, shapes | {k: own[k].shape for k in left})
     for name, tensor in aside.items():
         put(name, tensor)
+    return given, others

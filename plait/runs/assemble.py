@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from plait.core.catalog import ModelInfo, model_class, model_info, system_module, systems
+from plait.core.catalog import CROP, ModelInfo, model_class, model_info, system_module, systems
 from plait.core.methods import Change
 from plait.core.recipe import Recipe
 from plait.core.roles import ROLES, Model
@@ -75,6 +75,11 @@ def reads(info: ModelInfo) -> dict[str, Any]:
     fixed = ["image"] * ("image" in model.fits) + ["length"] * ("text" in info.takes and not towers)
     heard = {name: info.weights[name] for name in ("rate",) if name in info.weights}
     return {name: argument(info, name) for name in fixed} | heard
+
+
+def cropped(row: dict[str, Any]) -> dict[str, Any] | None:
+    """How pictures are resized and cropped for the weights of a row; None where it does not say."""
+    return {name: row[name] for name in CROP} if "crop_pct" in row else None
 
 
 def one_reader(info: ModelInfo) -> bool:

@@ -97,8 +97,9 @@ def fit(
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
-        start = {} if held else {"pretrained": settings.pretrained, "parts": data.parts.sources}
-        system = made.build(seed=settings.seed, mmap=False, **start)
+        start = {"pretrained": settings.pretrained, "only": settings.only, "parts": data.parts.sources}
+        tell_weights = partial(console.say, "weights")
+        system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else start))
     with torch.random.fork_rng([]):
         torch.manual_seed(settings.seed)  # of what a task puts around the system
         model = data.task.model(made.bind(system), objective(data.info))

@@ -21,15 +21,13 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.errors import DataError, UsageError
-from plait.runs.assemble import BoundRecipe, choose, one_reader, reads, recipe, role_for
+from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task
-
-CROP = ("crop_pct", "crop_mode", "interpolation")  # of a weights row
 
 
 @dataclass
@@ -91,7 +89,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         table,
         splits["train"],
         image_size=settings.image_size or parts.image or fixed.get("image") or published.get("image"),
-        crop={name: published[name] for name in CROP} if "crop_pct" in published else None,
+        crop=cropped(published),
         max_tokens=length,
         tokenizer_file=tokenizer or parts.tokenizer,
         tokenizer=None if tokenizer else parts.words,

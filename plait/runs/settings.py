@@ -93,6 +93,9 @@ class Settings:
     pretrained: bool | str = setting(
         "Start from the published weights (the hub is asked), or a path or URL.", False, hidden=True
     )
+    only: list[str] = setting(
+        "Of these weights take only those whose names match, such as 'stem.*'.", list, metavar="PATTERN"
+    )
     parts: dict[str, str] = setting(
         "Begin a part of a system that is made of others with the weights of a run, or of a file.",
         dict,
@@ -115,6 +118,9 @@ class Settings:
                 raise UsageError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
+        self.only = [self.only] if isinstance(self.only, str) else list(self.only)
+        if self.only and not self.pretrained:
+            raise UsageError(f"only {', '.join(self.only)} of which weights? Give them as well, or the published ones")
         self.fractions = cast(tuple[float, float, float], tuple(self.fractions))  # of JSON a list
         self.methods = [read_change(m) for m in ([self.methods] if isinstance(self.methods, str) else self.methods)]
 

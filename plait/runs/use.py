@@ -20,10 +20,9 @@ from plait.data.kinds import KINDS
 from plait.data.kinds.base import FitOptions, Place
 from plait.data.schema import Column, Schema
 from plait.errors import PlaitError, UsageError
-from plait.runs.assemble import BoundRecipe, argument, reads, recipe
+from plait.runs.assemble import BoundRecipe, argument, cropped, reads, recipe
 from plait.runs.console import Console
 from plait.runs.folder import CONFIG, write_json
-from plait.runs.prepare import CROP
 from plait.runs.run import Run, load, save_run
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
@@ -188,7 +187,7 @@ def schema_of(
     options = FitOptions(
         Place(),
         image_size=None if size is None else list(size),
-        crop={key: row[key] for key in CROP} if "crop_pct" in row else None,
+        crop=cropped(row),
         max_tokens=length,
         tokenizer_file=str(words) if words else None,
         rate=fixed.get("rate"),

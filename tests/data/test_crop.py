@@ -32,7 +32,8 @@ def ways() -> list[tuple]:
     for name in plait.list_models(takes="image"):
         row = plait.model_info(name).weights
         if "crop_pct" in row and row["source"] in ("timm", "open_clip"):
-            way = tuple(row[k] for k in ("source", "crop_pct", "crop_mode", "interpolation"))
+            peer = "timm" in plait.model_info(name).references
+            way = (peer, *(row[k] for k in ("crop_pct", "crop_mode", "interpolation")))
             found.setdefault(way, name)
     return [pytest.param(name, id=name) for name in found.values()]
 
@@ -42,11 +43,10 @@ def test_pixels_are_those_that_the_peer_prepares(name):
     declare_torchvision()
     info = plait.model_info(name)
     row = info.weights
-    if row["source"] == "timm":
-        import timm
+    if "timm" in info.references:
         from timm.data import create_transform, resolve_data_config
 
-        cfg = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(row["hub"].removeprefix("timm/")).to_dict())
+        cfg = resolve_data_config(pretrained_cfg=tag_of(info, info.references["timm"].split(".")[0]).to_dict())
         side, theirs = cfg["input_size"][1:], create_transform(**cfg)
         assert (tuple(row["mean"]), tuple(row["std"])) == (tuple(cfg["mean"]), tuple(cfg["std"]))
     else:
@@ -68,20 +68,91 @@ def test_pixels_are_those_that_the_peer_prepares(name):
         assert np.array_equal(crop(given, *side, **how), expected.numpy()), shape
 
 
+def test_middles_are_those_of_transformers_where_its_weights_are():
+    declare_torchvision()
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": 224}, do_normalize=False, do_rescale=False)
+    how = {k: plait.model_info("git_base").weights[k] for k in ("crop_pct", "crop_mode", "interpolation")}
+    shapes, other = [(301, 214), *SHAPES], how | {"crop_mode": "center"}
+    expected = [prepare(picture(shape), return_tensors="pt").pixel_values[0].numpy() for shape in shapes]
+    for shape, pixels in zip(shapes, expected):
+        assert np.array_equal(crop(picture(shape), 224, 224, **how), pixels), shape
+    assert not np.array_equal(crop(picture(shapes[0]), 224, 224, **other), expected[0])
+
+
+def test_a_whole_is_not_cropped_by_the_rule_of_a_part():
+    row = plait.model_info("detr_resnet_50").weights
+    assert row["image"] == (800, 800) and "mean" in row and "crop_pct" not in row
+    assert plait.model_info("resnet_50").weights["crop_pct"] == 0.95
+    assert plait.model_info("llava_1.5_7b").weights["crop_mode"] == "floor"
+
+
+def of_timm() -> dict[str, list]:
+    """{timm's architecture: our infos of weights that it publishes}, those of tags too."""
+    found: dict[str, list] = {}
+    for name in plait.list_models(takes="image"):
+        info = plait.model_info(name)
+        if "timm" in info.references and "hub" in info.weights:
+            named = [info, *(plait.model_info(f"{name}.{tag}") for tag in info.tags)]
+            found.setdefault(info.references["timm"].split(".")[0], []).extend(named)
+    return found
+
+
+def tag_of(info, arch: str):
+    """timm's own facts of these weights: by their repository."""
+    from timm.models import get_pretrained_cfg
+    from timm.models._registry import _model_with_tags
+
+    cfgs = (get_pretrained_cfg(name) for name in _model_with_tags[arch])
+    (found,) = (c for c in cfgs if c is not None and c.hf_hub_id == info.weights["hub"])
+    return found
+
+
+# Whose head is not of the width that timm says: open_clip's config of the file has 512.
+HEADS = {"vitamin_base_224.datacomp1b_clip": 512}
+
+
 def test_every_timm_row_says_what_timm_says():
     declare_torchvision()
-    import timm
+    count = 0
+    for arch, infos in of_timm().items():
+        for info in infos:
+            cfg, row = tag_of(info, arch), info.weights
+            count += 1
+            said = (row["crop_pct"], row["crop_mode"], row["interpolation"], row["mean"], row["std"])
+            assert said == (cfg.crop_pct, cfg.crop_mode, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std)), info.name
+            assert (row.get("image") or argument(info, "image")) == cfg.input_size[1:], info.name
+            assert cfg.license in (None, row["licence"]), info.name
+            assert argument(info, "num_classes") == HEADS.get(info.name, cfg.num_classes), info.name
+    assert count > 300
 
-    rows = {n: plait.model_info(n).weights for n in plait.list_models(takes="image")}
-    rows = {n: row for n, row in rows.items() if row.get("source") == "timm"}
-    assert len(rows) > 90
-    for name, row in rows.items():
-        cfg = timm.get_pretrained_cfg(row["hub"].removeprefix("timm/"))
-        said = (row["crop_pct"], row["crop_mode"], row["interpolation"], row["mean"], row["std"])
-        assert said == (cfg.crop_pct, cfg.crop_mode, cfg.interpolation, tuple(cfg.mean), tuple(cfg.std)), name
-        image = row.get("image") or argument(plait.model_info(name), "image")
-        assert image == cfg.input_size[1:], name
-        assert cfg.license in (None, row["licence"]), name
+
+# Architectures of timm's whose usual weights are not ours, and why.
+OTHERS = {
+    "vit_so400m_patch16_siglip_256": "our one size is named after its weights, webli_i18n; the usual ones are a tag",
+    "davit_base_fl": "its file lacks the last norm",
+    "davit_huge_fl": "its file lacks the last norm",
+}
+
+
+def test_the_usual_weights_are_those_of_timm_and_all_others_have_names():
+    declare_torchvision()
+    from timm.models import get_pretrained_cfg
+    from timm.models._registry import _model_with_tags
+
+    rows = (plait.model_info(name) for name in plait.list_models(takes="image"))
+    archs = {info.references["timm"].split(".")[0] for info in rows if "timm" in info.references}
+    ours, counted = of_timm(), 0
+    for arch in sorted(archs):
+        theirs = [cfg for name in _model_with_tags[arch] if (cfg := get_pretrained_cfg(name)).has_weights]
+        if not theirs or arch in OTHERS:
+            continue
+        usual = {info.weights["hub"] for info in ours[arch] if not info.tag}
+        assert get_pretrained_cfg(arch).hf_hub_id in usual, arch
+        assert {info.weights["hub"] for info in ours[arch]} >= {cfg.hf_hub_id for cfg in theirs}, arch
+        counted += len(theirs)
+    assert counted > 290
 
 
 def test_a_box_that_is_no_square_is_covered():

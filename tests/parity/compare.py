@@ -8,7 +8,8 @@ smallest ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,25 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
         if name.endswith("running_var"):
             b.mul_(1 + 0.5 * torch.rand(b.shape, generator=generator))
     return model.eval()
+
+
+@contextmanager
+def whole_files() -> Iterator[None]:
+    """While it is entered a reference's state dict has all of its buffers, as files of older releases have them: of
+    what the reference's own loader leaves out we must know the names."""
+    save = nn.Module._save_to_state_dict
+
+    def all_saved(self: nn.Module, destination: dict, prefix: str, keep_vars: bool) -> None:
+        save(self, destination, prefix, keep_vars)
+        if not type(self).__module__.startswith("plait."):
+            kept = ((key, self._buffers[key]) for key in self._non_persistent_buffers_set)
+            destination.update({prefix + key: b.detach() for key, b in kept if b is not None})
+
+    nn.Module._save_to_state_dict = all_saved
+    try:
+        yield
+    finally:
+        nn.Module._save_to_state_dict = save
 
 
 def count_whole(make: Callable[[], nn.Module]) -> int:

@@ -22,7 +22,7 @@ def parity(name: str) -> Row:
 
     error, native = 0.0, tuple(plait.model_info(name).arguments.get("image", (224, 224)))
     for size in (native, (native[0] // 2, native[1] - 32)):
-        theirs = perturb(timm.create_model(CASES[name], num_classes=1000, img_size=size))
+        theirs = perturb(timm.create_model(CASES[name], img_size=size))
         ours = plait.load_weights(plait.create_model(name, image=size).eval(), theirs.state_dict(), source="timm")
         assert epsilons(ours) == epsilons(theirs)
         if size == native:

@@ -23,9 +23,11 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.datasets import load_wine
 from typer.main import get_command
 
+import plait as api
 from plait.cli import main, options, output
 from plait.cli.evaluate import parse
 from plait.cli.shell import application
@@ -465,6 +467,26 @@ def test_show_tells_paper_size_and_licence():
     assert re.search(
         r"^weights +timm/crossvit_small_240.in1k, model.safetensors, licence apache-2.0$", result.out, re.MULTILINE
     )
+    shown = dict(line.split(None, 1) for line in result.out.splitlines() if re.match(r"[a-z]+ {2,}", line))
+    assert shown["pictures"] == (
+        "240 x 240: resized, the shorter side to 274, bicubic; of that the middle; "
+        "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    )
+    for name, label, text in (
+        ("cvt_13", "pictures", "to 256, bicubic; of that the middle (rounded down); mean"),
+        ("maxvit_tiny_tf_384", "pictures", "384 x 384: resized to 384 x 384 whatever their shape, bicubic; mean 0.5"),
+        ("vilt_b_32", "pictures", "384 x 384: how they were cropped is not known; whole, on gray; mean"),
+        (
+            "bert_l2_h128",
+            "texts",
+            "bert-base-uncased/tokenizer.json: begins with 101, ends with 102, at most 512 tokens",
+        ),
+        ("whisper_tiny", "sounds", "one channel, 16,000 samples a second"),
+        ("swin_tiny_patch4_window7_224.ms_in22k", "others", "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"),
+        ("swin_tiny_patch4_window7_224.ms_in22k", "weights", "timm/swin_tiny_patch4_window7_224.ms_in22k, model.safe"),
+    ):
+        lines = [line for line in plait("show", name).out.splitlines() if line.startswith(f"{label} ")]
+        assert len(lines) == 1 and text in lines[0], name
     found = json.loads(plait("show", "crossvit", "--json").out)
     assert (
         found["name"] == f"crossvit_{found['default']}"
@@ -515,6 +537,7 @@ def test_every_help_has_an_example_that_parses(name):
         (["fit", "wine.csv", "--target", "cultivar", "--device", "abacus"], "unknown device 'abacus'"),
         (["fit", "wine.csv", "--target", "cultivar", "--max-bad", "lots"], "expected a share such as 1%"),
         (["fit", "wine.csv", "--pretrained", "--weights", "w.safetensors"], "give one of them"),
+        (["fit", "wine.csv", "--target", "cultivar", "--only", "stem.*"], "only stem.* of which weights?"),
         (["fit", "--resume", "runs/nowhere"], "no run folder"),
         (["fit", "--resume", "runs/wine", "--out", "runs/other"], "leave out --out"),
         (["fit", "--resume", "runs/wine", "--lr", "0.1"], "lr cannot be given with --resume"),
@@ -588,6 +611,25 @@ def test_lists_pairs_numbers_and_bounds():
     for text in ("accuracy", "accuracy>=", ">=0.5", "accuracy>=1.2.3"):
         with pytest.raises(UsageError, match="expected a score and a bound"):
             parse(text)
+
+
+def test_some_weights_of_a_file_begin_a_run_and_are_said(tmp_path):
+    start = api.create_model("vit_toy", seed=9)
+    torch.save({"model": start.state_dict()}, tmp_path / "w.pth")
+    fit = ["fit", "photos", "--target", "label", "--system", "vit_toy", "--weights", str(tmp_path / "w.pth")]
+    result = plait(*fit, "--only", "patch_embed.*", "--epochs", "1", "--lr", "1e-30", "-o", str(tmp_path / "run"))
+    assert result.code == 0, result.err
+    (line,) = [line for line in result.out.splitlines() if line.startswith("weights")]
+    assert re.fullmatch(r"weights +\S+w.pth: 4 of 30 weights are taken \(patch_embed.\*\), 26 start anew; .*", line)
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    for key, value in start.state_dict().items():
+        if not key.startswith("head."):
+            same = torch.allclose(kept[f"bound.system.{key}"], value, atol=1e-6)
+            assert same == (key.startswith("patch_embed.") or value.std() == 0), key  # norms and biases start alike
+    whole = plait(*fit, "--dry-run")
+    assert "w.pth: its classifier, of 10 classes, is left out" in whole.out
+    none = plait(*fit, "--only", "stm.*", "--dry-run")
+    assert none.code == 2 and "only='stm.*' names none of the weights of vit_toy" in none.err
 
 
 def test_an_option_is_what_its_setting_says():

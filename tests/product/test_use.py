@@ -113,6 +113,14 @@ def clip(theirs, tmp_path_factory):
         yield plait.use(name, weights=theirs[2], folder=out, console=QUIET)
 
 
+def test_a_folder_in_the_layout_of_another_publisher_is_read_too(clip, theirs, tmp_path):
+    """The row says open_clip, the folder is transformers'."""
+    with pocket("clip", "vit_b_32_quickgelu", CLIP | dict(quick=True), **ENDS["clip"]) as name:
+        run = plait.use(name, weights=theirs[2], folder=tmp_path / "run", console=QUIET)
+    texts = {"text": list(TEXTS)}
+    assert run.embed(texts)["vector"].equals(clip.embed(texts)["vector"])
+
+
 def vectors(table, name: str = "vector") -> np.ndarray:
     """(n, E) of the rows that have one."""
     return np.asarray([v for v in table[name].to_pylist() if v is not None], np.float32)

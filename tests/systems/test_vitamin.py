@@ -3,11 +3,15 @@ gated one of 4 D."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import plait
 from plait.core.attend import recorded
 from plait.core.catalog import build
+from plait.errors import PlaitError
+from tests.parity.compare import perturb, relative_error
+from tests.peers import declare_torchvision
 
 
 @torch.no_grad()
@@ -25,3 +29,26 @@ def test_published_sizes():
     for size, embed, published in towers:
         count = sum(p.numel() for p in build(f"vitamin_{size}", num_classes=embed).parameters())
         assert abs(count / 1e6 / published - 1) < 0.003
+
+
+@torch.no_grad()
+def test_a_published_pair_of_towers_is_read_as_timm_reads_it(tmp_path):
+    """Its picture's tower, and the projection as the head."""
+    declare_torchvision()
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    theirs = perturb(timm.create_model("vitamin_small_224", num_classes=384))
+    pair = {f"visual.trunk.{k}": v.clone() for k, v in theirs.state_dict().items() if not k.startswith("head.")}
+    pair |= {"visual.head.proj.weight": 0.1 * torch.randn(384, 384), "logit_scale": torch.tensor(2.0)}
+    pair |= {"text.positional_embedding": torch.zeros(77, 384), "text.ln_final.weight": torch.ones(384)}
+    torch.save(pair, tmp_path / "pytorch_model.bin")
+    theirs.load_state_dict(checkpoint_filter_fn(pair, theirs))
+    ours = plait.create_model("vitamin_small_224.datacomp1b_clip", pretrained=tmp_path / "pytorch_model.bin").eval()
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert relative_error(ours(x), theirs(x)) < 1e-5
+    again = plait.save_weights(ours, "open_clip")
+    assert all(torch.equal(again[k], pair[k]) for k in again) and "visual.head.proj.weight" in again
+    ours.head.bias.fill_(1.0)
+    with pytest.raises(PlaitError, match="bias of the head has no place"):
+        plait.save_weights(ours, "open_clip")

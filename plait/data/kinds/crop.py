@@ -18,8 +18,8 @@ def crop(
 ) -> np.ndarray:
     """RGB -> uint8 (3, high, wide): the middle of the picture resized to 1 / crop_pct of the size.
 
-    crop_mode: "center" keeps the aspect and lets the picture cover the box, "floor" too, where half a pixel falls the
-    other way (transformers); "squash" does not keep it.
+    crop_mode: "center" keeps the aspect and lets the picture cover the box, "floor" too, with a middle that is rounded
+    down; "squash" does not keep it.
     """
     tall, broad, top, left = crop_place(picture.height, picture.width, high, wide, crop_pct, crop_mode)
     if (broad, tall) != picture.size:
@@ -36,8 +36,8 @@ def crop_place(
         tall, broad = _covering(height, width, tall, broad)
     elif crop_mode != "squash":
         raise PlaitError(f"crop_mode: got {crop_mode!r}, expected 'center', 'floor' or 'squash'")
-    whole = math.floor if crop_mode == "floor" else round
-    return tall, broad, -whole((tall - high) / 2), -whole((broad - wide) / 2)
+    middle = math.floor if crop_mode == "floor" else round
+    return tall, broad, -middle((tall - high) / 2), -middle((broad - wide) / 2)
 
 
 def _covering(height: int, width: int, tall: int, broad: int) -> tuple[int, int]:

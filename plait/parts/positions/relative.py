@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from plait.parts.positions.resample import resample, square, stretch
+
 
 def offsets(window: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """(h w, h w) int64: for each pair of places (query, key) of a window (h, w) the number of their offset, 0 to
@@ -40,6 +42,16 @@ class RelativeBias(nn.Module):
         n = self.window[0] * self.window[1]
         return self.table.T.index_select(1, self.index).view(1, -1, n, n)
 
+    def laid(self, table: Tensor, window: tuple[int, int]) -> Tensor:
+        """(H, 2h-1, 2w-1) -> that of another window, as BEiT and timm do it."""
+        return stretch(table, [2 * side - 1 for side in window])
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """A published table of another square window, as one of this window."""
+        if (sides := square(len(tensor))) is None or sides[0] % 2 == 0:
+            return None
+        return self.laid(tensor.T.unflatten(1, sides), self.window).flatten(1).T
+
 
 class DistanceBias(nn.Module):
     """A learned number per head and distance (|rows|, |columns|) of two places of a grid: () -> (1, H, N, N), additive
@@ -57,6 +69,12 @@ class DistanceBias(nn.Module):
         nn.init.zeros_(self.table)
         down, right = ((torch.arange(n)[:, None] - torch.arange(n)).abs() for n in self.grid)
         self.index.copy_((down[:, None, :, None] * self.grid[1] + right[None, :, None, :]).flatten())
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """A published table of another square grid, as one of this grid: resampled as TinyViT's (arXiv:2207.10666)."""
+        if (sides := square(tensor.shape[1])) is None:
+            return None
+        return resample(tensor.unflatten(1, sides)[None], self.grid, antialias=True)[0].flatten(1)
 
     def forward(self) -> Tensor:
         count = self.grid[0] * self.grid[1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plait.core.sizes import surely
 from plait.core.tokens import Tokens
+from plait.parts.positions.resample import resample, square
 
 
 def waves(places: Tensor, width: int, base: float = 10_000.0) -> Tensor:
@@ -41,15 +42,24 @@ def grid_waves(keep: Tensor, width: int, back: float = 0.0) -> Tensor:
 class SequenceWaves(nn.Module):
     """Adds `waves` of each token's place in the sequence: Tokens (B, N, D) -> Tokens (B, N, D).
 
-    Those of `length` tokens lie ready, and are saved with the weights, where public layouts expect them.
+    Those of the grid (rows, columns) and of `prefix` special tokens before it lie ready, and are saved with the
+    weights, where public layouts expect them.
     """
 
     table: Tensor
 
-    def __init__(self, length: int, width: int):
+    def __init__(self, grid: tuple[int, int], width: int, *, prefix: int = 0):
         super().__init__()
-        self.length, self.width = length, width
-        self.register_buffer("table", torch.empty(1, length, width))
+        self.grid, self.prefix, self.length, self.width = grid, prefix, prefix + grid[0] * grid[1], width
+        self.register_buffer("table", torch.empty(1, self.length, width))
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """Those of another square grid as its layers learned to read them: resampled, as T2T-ViT's authors do it."""
+        special, places = tensor[:, : self.prefix], tensor[:, self.prefix :]
+        if (grid := square(places.shape[1])) is None:
+            return None
+        places = resample(places.transpose(1, 2).unflatten(2, grid), self.grid)
+        return torch.cat([special, places.flatten(2).transpose(1, 2)], 1)
 
     def reset(self) -> None:
         self.table.copy_(waves(torch.arange(self.length, device=self.table.device), self.width)[None])

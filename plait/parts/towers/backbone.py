@@ -19,14 +19,15 @@ class Backbone(nn.Module):
 
     A system adds patch_embed (pictures -> Tokens), stack, norm and head, or its own `tokens` or `pool` in place of what
     they are made of. With `num_classes=0` the head is `nn.Identity()` and the logits are the pooled features.
-    classifier: beginnings of the keys that belong to its classes. multiple: both sides of a picture must be multiples
-    of this; None: only the size that the model was made for. beyond: parts that
+    classifier: beginnings of the keys that belong to its classes. in_chans: channels of the pictures. multiple: both
+    sides of a picture must be multiples of this; None: only the size that the model was made for. beyond: parts that
     `features` has no need of.
     """
 
     takes = ("image",)
     fits: tuple[str, ...] = ()
     classifier = ("head.",)
+    in_chans = 3
     multiple: int | None = None
     beyond: tuple[str, ...] = ("head",)
     patch_embed: Callable[[Tensor], Tokens]
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
             raise AttributeError(f"{type(self).__name__} reads pictures of one size: its features tell their strides")
         side = -(-128 // m) * m
         with torch.no_grad():
-            found = self.eval().seen(next(self.parameters()).new_zeros(1, 3, side, side))
+            found = self.eval().seen(next(self.parameters()).new_zeros(1, self.in_chans, side, side))
         self.train(training)
         return tuple(round(side / x.shape[2]) for x in found)
 

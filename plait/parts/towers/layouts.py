@@ -63,6 +63,7 @@ def bert_input(theirs: str, ours: str = "text_embedding", weight: str = "weight"
         Rename(f"{theirs}.LayerNorm.{weight}", f"{ours}.norm.weight"),
         Rename(f"{theirs}.LayerNorm.{bias}", f"{ours}.norm.bias"),
         Drop(f"{theirs}.position_ids"),
+        Drop(f"{theirs}.token_type_ids"),
     ]
 
 
@@ -156,6 +157,7 @@ def open_clip_text(theirs: str, ours: str) -> list[Rule]:
         *open_clip_blocks(f"{theirs}transformer.resblocks.{{i}}", f"{ours}.stack.blocks.{{i}}"),
         Rename(f"{theirs}ln_final.{{p}}", f"{ours}.norm.{{p}}"),
         Transpose(f"{theirs}text_projection", f"{ours}.project.weight"),
+        Drop(f"{theirs}attn_mask"),
     ]
 
 

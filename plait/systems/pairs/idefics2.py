@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from plait.core.memory import AnyMemory, Memory
 from plait.core.tokens import Tokens
-from plait.core.weights import Join, Lift, Rename
+from plait.core.weights import Drop, Join, Lift, Rename
 from plait.errors import PlaitError
 from plait.parts.among_words import among_words
 from plait.parts.mixers.gated import GatedFeedForward
@@ -178,6 +178,7 @@ RULES = {
         Rename(f"{POOL}.norm.weight", "resampler.norm.weight"),
         Rename("model.text_model.embed_tokens.weight", "words.words.table.weight"),
         *llama_layers("model.text_model.layers.{i}", "words.stack.blocks.{i}"),
+        Drop("model.text_model.rotary_emb.{p}"),
         Rename("model.text_model.norm.weight", "words.norm.weight"),
         Rename("lm_head.weight", "words.head.weight"),
     ],

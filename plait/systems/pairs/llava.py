@@ -87,7 +87,7 @@ SIZES = {
     "bakllava": TOWER | dict(words="llama_mistral_7b_v0.1", vocab=32064),
 }
 
-FILE = dict(source="transformers", file="model.safetensors.index.json", begin=1, end=2, transformers=True)
+FILE = dict(source="transformers", file="model.safetensors.index.json", begin=1, end=2, transformers=True, crop_pct=1.0)
 VICUNA = FILE | dict(licence="llama2")
 WEIGHTS = {
     "1.5_7b": VICUNA | dict(hub="llava-hf/llava-1.5-7b-hf"),

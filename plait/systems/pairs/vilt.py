@@ -23,7 +23,7 @@ from plait.core.tokens import Tokens, join, prepend
 from plait.core.weights import Drop, Join, Rename, Tied, under
 from plait.parts.heads.answers import answer_head
 from plait.parts.heads.words import WordHead, first_place
-from plait.parts.positions.resample import resample
+from plait.parts.positions.resample import resample, square
 from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.text_embedding import TextEmbedding
@@ -56,6 +56,14 @@ class Picture(nn.Module):
         t = prepend(self.cls + self.positions[:, :1], t.replace(x=t.x + self.places(t.grid, real)))
         keep = None if real is None else F.pad(real.flatten(1), (1, 0), value=True)
         return t.replace(keep=masked(keep, present, t.x.shape[1]))
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """Published positions of another square grid, as those of this grid."""
+        if key != "positions" or (grid := square(tensor.shape[1] - 1)) is None:
+            return None
+        table = tensor[:, 1:].transpose(1, 2).unflatten(2, grid)
+        table = resample(table, self.grid, "bilinear", align_corners=True).flatten(2).transpose(1, 2)
+        return torch.cat([tensor[:, :1], table], 1)
 
     def places(self, grid: tuple[int, int], real: Tensor | None) -> Tensor:
         """(1 or B, N, D): the learned grid laid over each picture's real patches, corner on corner, bilinear."""

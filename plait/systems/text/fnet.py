@@ -121,7 +121,6 @@ WEIGHTS = {
 LAYER, OURS = "encoder.layer.{i}", "stack.blocks.{i}"
 ENCODER = [
     *bert_input("embeddings"),
-    Drop("embeddings.token_type_ids"),
     Rename("embeddings.projection.{p}", "project.{p}"),
     Rename(f"{LAYER}.fourier.output.LayerNorm.{{p}}", f"{OURS}.mix.norm.{{p}}"),
     Rename(f"{LAYER}.intermediate.dense.{{p}}", f"{OURS}.feed.f.up.{{p}}"),

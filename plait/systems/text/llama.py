@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.core.block import Attention, Stack
 from plait.core.precision import wide
 from plait.core.tokens import Tokens
-from plait.core.weights import Rename, Tied
+from plait.core.weights import Drop, Rename, Tied
 from plait.parts.mixers.gated import GatedFeedForward
 from plait.parts.positions.rotary import Rotary, Turned
 from plait.parts.tokenizers.words import WordTokens
@@ -269,7 +269,7 @@ WEIGHTS = {
 }
 
 TABLE = Rename("model.embed_tokens.weight", "words.table.weight")
-BODY = [*llama_layers(), Rename("model.norm.weight", "norm.weight")]
+BODY = [*llama_layers(), Drop("model.rotary_emb.{p}"), Rename("model.norm.weight", "norm.weight")]
 RULES = {
     "transformers": [TABLE, *BODY, Rename("lm_head.weight", "head.weight")],
     "transformers_tied": [Tied(["lm_head.weight", "model.embed_tokens.weight"], "words.table.weight"), TABLE, *BODY],

@@ -89,8 +89,7 @@ class CCT(Backbone):
         side = (lambda pixels: pixels // patch) if patch else self.stem.side
         grid, first = (side(image[0]), side(image[1])), int(cls)
         self.cls = nn.Parameter(torch.empty(1, 1, width)) if cls else None
-        table = GridPositions(grid, width, prefix=first) if learned else SequenceWaves(first + grid[0] * grid[1], width)
-        self.positions = table
+        self.positions = (GridPositions if learned else SequenceWaves)(grid, width, prefix=first)
         self.stack = Stack(*(layer(width, heads, hidden, rate) for rate in drop_rates(drop_path, depth)))
         self.norm, self.weigh = nn.LayerNorm(width), None if cls else SequencePool(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()

@@ -71,10 +71,17 @@ class Normed(nn.Module):
 class NormedPatches(nn.Module):
     """Patches, normed as pixels and as tokens: (B, 3, H, W) -> Tokens (B, H/P * W/P, D) with its grid."""
 
+    interleaved = True  # a pixel's channels lie side by side
+
     def __init__(self, width: int, patch: int):
         super().__init__()
-        self.patch, pixels = patch, 3 * patch**2
-        self.pixels, self.proj, self.norm = nn.LayerNorm(pixels), nn.Linear(pixels, width), nn.LayerNorm(width)
+        self.patch, self.norm = patch, nn.LayerNorm(width)
+        self.for_channels(3)
+
+    def for_channels(self, channels: int) -> None:
+        """Layers for pictures of so many channels."""
+        pixels = channels * self.patch**2
+        self.pixels, self.proj = nn.LayerNorm(pixels), nn.Linear(pixels, self.norm.normalized_shape[0])
 
     def forward(self, x: Tensor) -> Tokens:
         p, (h, w) = self.patch, patch_grid(x, self.patch)

@@ -83,4 +83,15 @@ WEIGHTS = {
     "large_patch16_384": WHOLE | dict(hub="timm/deit3_large_patch16_384.fb_in1k"),
     "huge_patch14_224": TIMM | dict(hub="timm/deit3_huge_patch14_224.fb_in1k"),
 }
+UNCUT = dict(crop_pct=1.0)
+TAGS = {
+    "small_patch16_224.fb_in22k_ft_in1k": UNCUT,
+    "small_patch16_384.fb_in22k_ft_in1k": dict(),
+    "medium_patch16_224.fb_in22k_ft_in1k": UNCUT,
+    "base_patch16_224.fb_in22k_ft_in1k": UNCUT,
+    "base_patch16_384.fb_in22k_ft_in1k": dict(),
+    "large_patch16_224.fb_in22k_ft_in1k": UNCUT,
+    "large_patch16_384.fb_in22k_ft_in1k": dict(),
+    "huge_patch14_224.fb_in22k_ft_in1k": UNCUT,
+}
 RULES = {"timm": timm_vit(patch_embed="")}

@@ -150,7 +150,10 @@ WEIGHTS = {
     "x_small": TIMM | dict(hub="timm/edgenext_x_small.in1k"),
     "small": CROP_95 | dict(hub="timm/edgenext_small.usi_in1k"),
     "small_rw": TIMM | dict(hub="timm/edgenext_small_rw.sw_in1k"),
-    "base": CROP_95 | dict(hub="timm/edgenext_base.in21k_ft_in1k"),
+    "base": CROP_95 | dict(hub="timm/edgenext_base.usi_in1k"),
+}
+TAGS = {
+    "base.in21k_ft_in1k": dict(),
 }
 THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.1.f.{i}"
 RULES = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Block, check_heads
 from plait.core.tokens import Tokens
-from plait.core.weights import Rename
+from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
 from plait.parts.maps import flat, only_map, to_tokens
 from plait.parts.mixers.windows import cut, mend
@@ -138,6 +138,7 @@ RULES = {
         *timm_local(f"{DOWN}.res2.0", f"{DOWN}.res2.1", "stages.{s}.0", 6),
         *timm_local(f"{LAYER}.dw0", f"{LAYER}.ffn0", f"{MINE}.mix", 0),
         Rename(f"{LAYER}.mixer.m.attn.attention_biases", f"{ATTENTION}.bias.table"),
+        Drop(f"{LAYER}.mixer.m.attn.attention_bias_idxs"),
         *conv_norm(f"{LAYER}.mixer.m.attn.qkvs.{{h}}", f"{ATTENTION}.qkv.{{h}}"),
         *conv_norm(f"{LAYER}.mixer.m.attn.dws.{{h}}", f"{ATTENTION}.spread.{{h}}"),
         *conv_norm(f"{LAYER}.mixer.m.attn.proj.1", f"{ATTENTION}.out.1"),

@@ -22,6 +22,7 @@ from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.convnext import ConvLayer, depthwise
 from plait.parts.positions.relative import DistanceBias
+from plait.parts.positions.resample import bound
 from plait.parts.tokenizers.patches import OfSize
 from plait.parts.towers.backbone import norm_of_mean
 from plait.parts.towers.encoder import after
@@ -42,6 +43,10 @@ class Recall(nn.Module):
     def reset(self) -> None:
         nn.init.ones_(self.scale)
         nn.init.zeros_(self.bias)
+
+    def refit(self, key: str, tensor: Tensor) -> None:
+        if key in ("scale", "bias"):
+            raise bound("what is learned of each cross token", tensor)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x * self.scale)

@@ -20,6 +20,7 @@ from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, Pre, Stack, merge_heads, split_heads
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename
+from plait.parts.positions.resample import bound
 from plait.parts.tokenizers.patches import OfSize, PatchTokens
 from plait.parts.towers.backbone import Backbone
 
@@ -38,6 +39,10 @@ class SpatialGate(nn.Module):
     def reset(self) -> None:
         nn.init.normal_(self.weight, std=1e-6)
         nn.init.ones_(self.bias)
+
+    def refit(self, key: str, tensor: Tensor) -> None:
+        if key in ("weight", "bias"):
+            raise bound("the map over the places of a picture", tensor)
 
     def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         value, gate = x.chunk(2, -1)

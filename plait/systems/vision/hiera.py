@@ -231,6 +231,19 @@ WEIGHTS = {
     "small_abswin_256": OPEN | dict(hub="timm/hiera_small_abswin_256.sbb2_e200_in12k_ft_in1k"),
     "base_abswin_256": dict(timm="hiera_base_abswin_256"),
 }
+BARE = dict(num_classes=0)
+IN12K = dict(num_classes=11821)
+TAGS = {
+    "tiny_224.mae": BARE,
+    "small_224.mae": BARE,
+    "base_224.mae": BARE,
+    "base_plus_224.mae": BARE,
+    "large_224.mae": BARE,
+    "huge_224.mae": BARE,
+    "small_abswin_256.sbb2_pd_e200_in12k_ft_in1k": dict(),
+    "small_abswin_256.sbb2_e200_in12k": IN12K,
+    "small_abswin_256.sbb2_pd_e200_in12k": IN12K,
+}
 RULES = {
     "timm": [
         Rename("patch_embed.proj.{p}", "stem.proj.{p}"),

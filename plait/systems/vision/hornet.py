@@ -11,6 +11,7 @@ Differs: the same gates in the neck of a detector (HorFPN) are not here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -46,13 +47,19 @@ class GlobalFilter(nn.Module):
     def reset(self) -> None:
         nn.init.trunc_normal_(self.filter, std=0.02)
 
+    def refit(self, key: str, tensor: Tensor) -> Tensor | None:
+        """A published filter of another grid, as one of this grid."""
+        return self.laid(tensor, self.filter.shape[1:3]) if key == "filter" else None
+
+    def laid(self, weight: Tensor, grid: Sequence[int]) -> Tensor:
+        """(C, h, w, 2) -> (C, *grid, 2)."""
+        return resample(weight.permute(3, 0, 1, 2), grid, "bilinear", align_corners=True).permute(1, 2, 3, 0)
+
     def forward(self, x: Tensor) -> Tensor:
         near, far = self.before(x).chunk(2, 1)
         waves, weight = torch.fft.rfft2(wide(far), norm="ortho"), self.filter
         if weight.shape[1:3] != waves.shape[2:]:
-            weight = weight.permute(3, 0, 1, 2)
-            weight = resample(weight, waves.shape[2:], "bilinear", align_corners=True)
-            weight = weight.permute(1, 2, 3, 0)
+            weight = self.laid(weight, waves.shape[2:])
         waves = waves * torch.view_as_complex(wide(weight).contiguous())
         far = torch.fft.irfft2(waves, s=x.shape[2:], norm="ortho").to(near.dtype)
         return self.after(torch.stack([self.near(near), far], 2).flatten(1, 2))

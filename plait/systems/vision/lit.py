@@ -21,7 +21,7 @@ from plait.core.weights import Drop, Rename, Rule
 from plait.parts.maps import OnTokens, flat, through, to_tokens
 from plait.parts.mixers.windows import WindowAttention
 from plait.parts.positions.learned import GridPositions
-from plait.parts.positions.relative import offsets
+from plait.parts.positions.relative import RelativeBias, offsets
 from plait.parts.positions.resample import resample
 from plait.parts.tokenizers.patches import PatchMap
 from plait.parts.towers.layouts import timm_blocks
@@ -76,10 +76,21 @@ def merge(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(Warp(channels, 2), nn.Conv2d(channels, width, 2, 2), nn.BatchNorm2d(width), nn.GELU())
 
 
+class Offsets(RelativeBias):
+    """Its table is resampled to other grids with the corners in common, as the authors do it."""
+
+    def laid(self, table: Tensor, window: tuple[int, ...]) -> Tensor:
+        return resample(table[None], [2 * n - 1 for n in window], align_corners=True)[0]
+
+
 class GlobalAttention(WindowAttention):
     """Self-attention over a whole grid, with a learned bias per offset, resampled to other grids than `window`."""
 
     on_grid = True
+
+    def __init__(self, width: int, heads: int, window: tuple[int, int]):
+        super().__init__(width, heads, window)
+        self.bias = Offsets(window, heads)
 
     def forward(self, t: Tokens) -> Tokens:
         y = self.mix(t.inside(t.x), self.resampled(*whole_grid(t).grid))
@@ -89,10 +100,9 @@ class GlobalAttention(WindowAttention):
         """(1, H, N, N): the bias for this grid."""
         if numbers(*grid) and grid == self.window:
             return self.bias()
-        table = self.bias.table.T.unflatten(1, [2 * n - 1 for n in self.window])[None]
-        table = resample(table, [2 * n - 1 for n in grid], align_corners=True)
+        table = self.bias.laid(self.bias.table.T.unflatten(1, [2 * n - 1 for n in self.window]), grid)
         index, count = offsets(grid).to(table.device), grid[0] * grid[1]
-        return table.flatten(2).index_select(2, index.flatten()).unflatten(2, (count, count))
+        return table.flatten(1).index_select(1, index.flatten()).view(1, -1, count, count)
 
 
 class ClassToken(nn.Module):

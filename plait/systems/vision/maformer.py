@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from plait.core.block import Attention, CrossAttention, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens
 from plait.parts.maps import OnTokens, flat, to_map
 from plait.parts.mixers.windows import WindowAttention
+from plait.parts.positions.resample import bound
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.pyramid import Pyramid
 from plait.systems.vision.davit import Halve, Stem
@@ -38,6 +39,9 @@ class Distil(nn.Module):
 
     def reset(self) -> None:
         nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def refit(self, key: str, tensor: Tensor) -> None:
+        raise bound("the matrix over the places of a map", tensor)
 
     def forward(self, t: Tokens) -> Tokens:
         x = flat(F.interpolate(to_map(t), size=self.grid, mode="bilinear"))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, FeedForward, Stack, stage_rates
 from plait.core.tokens import Tokens, mean, whole_grid
-from plait.core.weights import Rename, Rule
+from plait.core.weights import Drop, Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import WindowAttention, crop, pad_to
@@ -158,15 +158,21 @@ WEIGHTS = {
     "small_tf_512": TF_512 | dict(hub="timm/maxvit_small_tf_512.in1k"),
     "base_tf_224": TIMM | dict(hub="timm/maxvit_base_tf_224.in1k"),
     "base_tf_224_in21k": HALF | dict(hub="timm/maxvit_base_tf_224.in21k", timm="maxvit_base_tf_224.in21k"),
-    "base_tf_384": TF_384 | dict(hub="timm/maxvit_base_tf_384.in21k_ft_in1k"),
-    "base_tf_512": TF_512 | dict(hub="timm/maxvit_base_tf_512.in21k_ft_in1k"),
+    "base_tf_384": TF_384 | dict(hub="timm/maxvit_base_tf_384.in1k"),
+    "base_tf_512": TF_512 | dict(hub="timm/maxvit_base_tf_512.in1k"),
     "large_tf_224": TIMM | dict(hub="timm/maxvit_large_tf_224.in1k"),
     "large_tf_224_in21k": HALF | dict(hub="timm/maxvit_large_tf_224.in21k", timm="maxvit_large_tf_224.in21k"),
-    "large_tf_384": TF_384 | dict(hub="timm/maxvit_large_tf_384.in21k_ft_in1k"),
-    "large_tf_512": TF_512 | dict(hub="timm/maxvit_large_tf_512.in21k_ft_in1k"),
+    "large_tf_384": TF_384 | dict(hub="timm/maxvit_large_tf_384.in1k"),
+    "large_tf_512": TF_512 | dict(hub="timm/maxvit_large_tf_512.in1k"),
     "xlarge_tf_224_in21k": HALF | dict(hub="timm/maxvit_xlarge_tf_224.in21k"),
     "xlarge_tf_384": TF_384 | dict(hub="timm/maxvit_xlarge_tf_384.in21k_ft_in1k"),
     "xlarge_tf_512": TF_512 | dict(hub="timm/maxvit_xlarge_tf_512.in21k_ft_in1k"),
+}
+TAGS = {
+    "base_tf_384.in21k_ft_in1k": dict(),
+    "base_tf_512.in21k_ft_in1k": dict(),
+    "large_tf_384.in21k_ft_in1k": dict(),
+    "large_tf_512.in21k_ft_in1k": dict(),
 }
 
 
@@ -184,7 +190,8 @@ def public_table(ts: list[Tensor]) -> list[Tensor]:
 def layer(theirs: str, ours: str) -> list[Rule]:
     """A layer of either kind of attention."""
     bias = (f"{theirs}.attn.rel_pos.relative_position_bias_table",), (f"{ours}.mix.f.bias.table",)
-    return [Rule(*bias, table, public_table), *timm_blocks(theirs, ours)]
+    sums = (Drop(f"{theirs}.attn.rel_pos.{side}_lookup") for side in ("height", "width"))
+    return [Rule(*bias, table, public_table), *sums, *timm_blocks(theirs, ours)]
 
 
 THEIRS, OURS = "stages.{s}.blocks.{i}", "stages.{s}.{i}"

@@ -170,12 +170,20 @@ CROP = dict(image=(224, 224), crop_pct=0.95)
 TIMM = CROP | dict(licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WHOLE = TIMM | dict(image=(384, 384), crop_pct=1.0)
 WEIGHTS = {
-    "small": TIMM | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k", timm="nextvit_small.bd_ssld_6m_in1k"),
-    "small_384": WHOLE | dict(hub="timm/nextvit_small.bd_ssld_6m_in1k_384", timm="nextvit_small.bd_ssld_6m_in1k_384"),
-    "base": TIMM | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k", timm="nextvit_base.bd_ssld_6m_in1k"),
-    "base_384": WHOLE | dict(hub="timm/nextvit_base.bd_ssld_6m_in1k_384", timm="nextvit_base.bd_ssld_6m_in1k_384"),
-    "large": TIMM | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k", timm="nextvit_large.bd_ssld_6m_in1k"),
-    "large_384": WHOLE | dict(hub="timm/nextvit_large.bd_ssld_6m_in1k_384", timm="nextvit_large.bd_ssld_6m_in1k_384"),
+    "small": TIMM | dict(hub="timm/nextvit_small.bd_in1k"),
+    "small_384": WHOLE | dict(hub="timm/nextvit_small.bd_in1k_384", timm="nextvit_small.bd_in1k_384"),
+    "base": TIMM | dict(hub="timm/nextvit_base.bd_in1k"),
+    "base_384": WHOLE | dict(hub="timm/nextvit_base.bd_in1k_384", timm="nextvit_base.bd_in1k_384"),
+    "large": TIMM | dict(hub="timm/nextvit_large.bd_in1k"),
+    "large_384": WHOLE | dict(hub="timm/nextvit_large.bd_in1k_384", timm="nextvit_large.bd_in1k_384"),
+}
+TAGS = {
+    "small.bd_ssld_6m_in1k": dict(),
+    "small_384.bd_ssld_6m_in1k_384": dict(),
+    "base.bd_ssld_6m_in1k": dict(),
+    "base_384.bd_ssld_6m_in1k_384": dict(),
+    "large.bd_ssld_6m_in1k": dict(),
+    "large_384.bd_ssld_6m_in1k_384": dict(),
 }
 
 

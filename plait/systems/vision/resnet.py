@@ -102,6 +102,55 @@ WEIGHTS = {
     "101": WHOLE | dict(hub="timm/resnet101.a1h_in1k"),
     "152": WHOLE | dict(hub="timm/resnet152.a1h_in1k"),
 }
+TV = dict(crop_pct=0.875, interpolation="bilinear", licence="bsd-3-clause")
+TV2 = dict(crop_pct=0.875, interpolation="bilinear", image=(176, 176), licence="bsd-3-clause")
+FB = dict(crop_pct=0.875, interpolation="bilinear", licence="cc-by-nc-4.0")
+A3 = dict(image=(160, 160))
+CUT = dict(crop_pct=0.875)
+TAGS = {
+    "18.a2_in1k": dict(),
+    "18.a3_in1k": A3,
+    "18.tv_in1k": TV,
+    "18.fb_ssl_yfcc100m_ft_in1k": FB,
+    "18.fb_swsl_ig1b_ft_in1k": FB,
+    "18.gluon_in1k": CUT,
+    "34.a2_in1k": dict(),
+    "34.a3_in1k": A3,
+    "34.bt_in1k": CUT,
+    "34.ra4_e3600_r224_in1k": dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9),
+    "34.tv_in1k": TV,
+    "34.gluon_in1k": CUT,
+    "50.a1h_in1k": dict(crop_pct=0.9, image=(176, 176)),
+    "50.a2_in1k": dict(),
+    "50.a3_in1k": A3,
+    "50.b1k_in1k": dict(),
+    "50.b2k_in1k": dict(),
+    "50.c1_in1k": dict(),
+    "50.c2_in1k": dict(),
+    "50.d_in1k": dict(),
+    "50.ram_in1k": CUT,
+    "50.am_in1k": CUT,
+    "50.ra_in1k": CUT,
+    "50.bt_in1k": CUT,
+    "50.tv_in1k": TV,
+    "50.tv2_in1k": TV2,
+    "50.bamboo": dict(crop_pct=1.0, num_classes=0, licence="none stated"),
+    "50.fb_ssl_yfcc100m_ft_in1k": FB,
+    "50.fb_swsl_ig1b_ft_in1k": FB,
+    "50.gluon_in1k": CUT,
+    "101.a1_in1k": dict(),
+    "101.a2_in1k": dict(),
+    "101.a3_in1k": A3,
+    "101.tv_in1k": TV,
+    "101.tv2_in1k": TV2,
+    "101.gluon_in1k": CUT,
+    "152.a1_in1k": dict(),
+    "152.a2_in1k": dict(),
+    "152.a3_in1k": A3,
+    "152.tv_in1k": TV,
+    "152.tv2_in1k": TV2,
+    "152.gluon_in1k": CUT,
+}
 
 
 STEPS = [(f"layer{s + 1}.{{i}}.{{}}{n + 1}", f"stages.{s}.{{i}}.f.{n}") for s in range(4) for n in range(3)]

@@ -53,12 +53,20 @@ class SpectralGate(nn.Module):
     def reset(self) -> None:
         nn.init.normal_(self.filter, std=0.02)
 
+    def laid(self, gain: Tensor, size: tuple[int, int]) -> Tensor:
+        """(h, w, D, 2) -> (*size, D, 2)."""
+        gain = resample(gain.permute(3, 2, 0, 1), size, "bilinear", align_corners=True)
+        return gain.permute(2, 3, 1, 0).contiguous()
+
+    def refit(self, key: str, tensor: Tensor) -> Tensor:
+        """A published filter of another grid, as one of this grid."""
+        return self.laid(tensor, (self.grid[0], self.grid[1] // 2 + 1))
+
     def forward(self, t: Tokens) -> Tokens:
         rows, columns = whole_grid(t).grid
         gain = self.filter
         if not numbers(rows, columns) or t.grid != self.grid:
-            size, gain = (rows, columns // 2 + 1), gain.permute(3, 2, 0, 1)
-            gain = resample(gain, size, "bilinear", align_corners=True).permute(2, 3, 1, 0).contiguous()
+            gain = self.laid(gain, (rows, columns // 2 + 1))
         waves = torch.fft.rfft2(wide(t.x).unflatten(1, t.grid), dim=(1, 2), norm="ortho")
         waves = waves * torch.view_as_complex(wide(gain))
         return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))

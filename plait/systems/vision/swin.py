@@ -119,12 +119,25 @@ CROP = dict(image=(224, 224), crop_pct=0.9)
 TIMM = CROP | dict(licence="mit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WHOLE = TIMM | dict(image=(384, 384), crop_pct=1.0)
 WEIGHTS = {
-    "tiny_patch4_window7_224": TIMM | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"),
+    "tiny_patch4_window7_224": TIMM | dict(hub="timm/swin_tiny_patch4_window7_224.ms_in1k"),
     "small_patch4_window7_224": TIMM | dict(hub="timm/swin_small_patch4_window7_224.ms_in22k_ft_in1k"),
     "base_patch4_window7_224": TIMM | dict(hub="timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k"),
     "base_patch4_window12_384": WHOLE | dict(hub="timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k"),
     "large_patch4_window7_224": TIMM | dict(hub="timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k"),
     "large_patch4_window12_384": WHOLE | dict(hub="timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k"),
+}
+IN22K = dict(num_classes=21841)
+TAGS = {
+    "tiny_patch4_window7_224.ms_in22k_ft_in1k": dict(),
+    "tiny_patch4_window7_224.ms_in22k": IN22K,
+    "small_patch4_window7_224.ms_in1k": dict(),
+    "small_patch4_window7_224.ms_in22k": IN22K,
+    "base_patch4_window7_224.ms_in1k": dict(),
+    "base_patch4_window7_224.ms_in22k": IN22K,
+    "base_patch4_window12_384.ms_in1k": dict(),
+    "base_patch4_window12_384.ms_in22k": IN22K,
+    "large_patch4_window7_224.ms_in22k": IN22K,
+    "large_patch4_window12_384.ms_in22k": IN22K,
 }
 
 THEIRS, OURS = "swin.encoder.layers.{s}.blocks.{i}", "stages.{s}.1.f.blocks.{i}"
@@ -135,6 +148,8 @@ RULES = {
         Rename("layers.{s}.downsample.reduction.weight", "stages.{s}.0.proj.weight"),
         Rename("layers.{s}.blocks.{i}.attn.relative_position_bias_table", f"{OURS}.mix.f.bias.table"),
         *timm_blocks("layers.{s}.blocks.{i}", OURS),
+        Drop("layers.{s}.blocks.{i}.attn.relative_position_index"),
+        Drop("layers.{s}.blocks.{i}.attn_mask"),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.fc.{p}", "head.{p}"),
     ],

@@ -97,11 +97,18 @@ class Thin(nn.Module):
 class TokensToToken(nn.Module):
     """Three soft splits: pictures (B, 3, H, W) -> Tokens (B, H/16 * W/16, D) of a grid. thin: the width between."""
 
+    interleaved = False
+
     def __init__(self, width: int, thin: int, mix: type[nn.Module]):
         super().__init__()
-        self.first = Thin(3, thin, nn.Unfold(7, padding=2, stride=4), mix)
+        self.begin = partial(Thin, width=thin, split=nn.Unfold(7, padding=2, stride=4), mix=mix)
+        self.for_channels(3)
         self.second = Thin(thin, thin, nn.Unfold(3, padding=1, stride=2), mix)
         self.split, self.proj = nn.Unfold(3, padding=1, stride=2), nn.Linear(9 * thin, width)
+
+    def for_channels(self, channels: int) -> None:
+        """The first split for pictures of so many channels."""
+        self.first = self.begin(channels)
 
     def forward(self, x: Tensor) -> Tokens:
         grid = patch_grid(x, 16)
@@ -122,7 +129,7 @@ class T2TViT(Backbone):
         self.width = width
         self.stem = TokensToToken(width, thin, Values if exact else Performer)
         self.cls = nn.Parameter(torch.empty(1, 1, width))
-        self.positions = SequenceWaves(1 + image[0] // 16 * (image[1] // 16), width)
+        self.positions = SequenceWaves((image[0] // 16, image[1] // 16), width, prefix=1)
         self.stack = Stack(*pre_norm_blocks(width, depth, heads, hidden, mix=BareAttention, drop_path=drop_path))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
@@ -162,7 +169,8 @@ SIZES = {
 }
 URL = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-RELEASE = IMAGENET | dict(source="published", licence="bsd-3-clause-clear", crop_pct=0.9)
+EMA = dict(source="published", under="state_dict_ema")  # what the authors' evaluation reads
+RELEASE = IMAGENET | EMA | dict(licence="bsd-3-clause-clear", crop_pct=0.9)
 WEIGHTS = {
     "7": RELEASE | dict(url=URL + "71.7_T2T_ViT_7.pth.tar"),
     "10": RELEASE | dict(url=URL + "75.2_T2T_ViT_10.pth.tar"),

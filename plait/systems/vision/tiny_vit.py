@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, stage_rates
 from plait.core.tokens import Tokens
-from plait.core.weights import Rename
+from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
 from plait.parts.maps import OnMap, OnTokens
 from plait.parts.mixers.windows import cut, mend
@@ -136,6 +136,11 @@ WEIGHTS = {
     "21m_384": WHOLE | dict(hub="timm/tiny_vit_21m_384.dist_in22k_ft_in1k"),
     "21m_512": SQUASH | dict(hub="timm/tiny_vit_21m_512.dist_in22k_ft_in1k"),
 }
+TAGS = {
+    "5m_224.in1k": dict(),
+    "11m_224.in1k": dict(),
+    "21m_224.in1k": dict(),
+}
 RULES = {
     "timm": [
         *conv_norm("patch_embed.conv1", "stem.1"),
@@ -145,6 +150,7 @@ RULES = {
         *conv_norm("stages.0.blocks.{i}.conv3", "stages.0.{i}.down"),
         *(rule for n in range(3) for rule in conv_norm(f"stages.{{s}}.downsample.conv{n + 1}", f"stages.{{s}}.0.{n}")),
         Rename("stages.{s}.blocks.{i}.attn.attention_biases", "stages.{s}.1.f.blocks.{i}.mix.f.bias.table"),
+        Drop("stages.{s}.blocks.{i}.attn.attention_bias_idxs"),
         Rename("stages.{s}.blocks.{i}.attn.norm.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.norm.{p}"),
         Rename("stages.{s}.blocks.{i}.attn.qkv.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.qkv.{p}"),
         Rename("stages.{s}.blocks.{i}.attn.proj.{p}", "stages.{s}.1.f.blocks.{i}.mix.f.out.{p}"),

@@ -107,4 +107,39 @@ WEIGHTS = {
     "giant_patch14_224": dict(timm="vit_giant_patch14_224"),
     "gigantic_patch14_224": dict(timm="vit_gigantic_patch14_224"),
 }
+IN21K = dict(num_classes=21843)
+DINO = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), num_classes=0)
+MAE = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), num_classes=0, licence="cc-by-nc-4.0")
+BAMBOO = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+TAGS = {
+    "tiny_patch16_224.augreg_in21k": IN21K,
+    "small_patch32_224.augreg_in21k": IN21K,
+    "small_patch16_224.augreg_in1k": dict(),
+    "small_patch16_224.augreg_in21k": IN21K,
+    "small_patch16_224.dino": DINO,
+    "small_patch16_384.augreg_in1k": dict(),
+    "base_patch32_224.augreg_in1k": dict(),
+    "base_patch32_224.orig_in21k": BARE,
+    "base_patch32_224.augreg_in21k": IN21K,
+    "base_patch32_224.sam_in1k": dict(),
+    "base_patch32_384.augreg_in1k": dict(),
+    "base_patch16_224.augreg_in21k_ft_in1k": dict(),
+    "base_patch16_224.orig_in21k_ft_in1k": dict(),
+    "base_patch16_224.augreg_in1k": dict(),
+    "base_patch16_224.orig_in21k": BARE,
+    "base_patch16_224.augreg_in21k": IN21K,
+    "base_patch16_224.sam_in1k": dict(),
+    "base_patch16_224.bamboo": BAMBOO | dict(crop_pct=1.0, num_classes=115217, licence="none stated"),
+    "base_patch16_224.dino": DINO,
+    "base_patch16_224.mae": MAE,
+    "base_patch16_384.orig_in21k_ft_in1k": dict(),
+    "base_patch16_384.augreg_in1k": dict(),
+    "base_patch8_224.augreg_in21k_ft_in1k": dict(),
+    "base_patch8_224.augreg_in21k": IN21K,
+    "base_patch8_224.dino": DINO,
+    "large_patch16_224.orig_in21k": BARE,
+    "large_patch16_224.augreg_in21k": IN21K,
+    "large_patch16_224.mae": MAE,
+    "huge_patch14_224.mae": dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), licence="cc-by-nc-4.0"),
+}
 RULES = {"timm": timm_vit()}

@@ -89,6 +89,15 @@ WEIGHTS = {
     "giant_patch14_224": dict(timm="beit3_giant_patch14_224"),
     "giant_patch14_336": dict(timm="beit3_giant_patch14_336"),
 }
+BARE = dict(num_classes=0)
+TAGS = {
+    "base_patch16_224.indomain_in22k_ft_in1k": dict(),
+    "base_patch16_224.pt": BARE,
+    "base_patch16_224.indomain_pt": BARE,
+    "large_patch16_224.indomain_in22k_ft_in1k": dict(),
+    "large_patch16_224.pt": BARE,
+    "large_patch16_224.indomain_pt": BARE,
+}
 RULES = {
     "timm": [
         Rename("blocks.{i}.attn.norm.{p}", "stack.blocks.{i}.mix.f.norm.{p}"),

@@ -88,9 +88,9 @@ CROP_90 = TIMM | dict(crop_pct=0.9)
 CROP_95 = TIMM | dict(crop_pct=0.95)
 SQUASH = TIMM | dict(crop_mode="squash")
 HALF = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-B32_FILE = dict(hub="timm/vit_base_patch32_clip_224.openai", timm="vit_base_patch32_clip_quickgelu_224")
-B16_FILE = dict(hub="timm/vit_base_patch16_clip_224.openai", timm="vit_base_patch16_clip_quickgelu_224")
-L14_FILE = dict(hub="timm/vit_large_patch14_clip_224.openai", timm="vit_large_patch14_clip_quickgelu_224")
+B32_FILE = dict(hub="timm/vit_base_patch32_clip_224.laion400m_e32", timm="vit_base_patch32_clip_quickgelu_224")
+B16_FILE = dict(hub="timm/vit_base_patch16_clip_224.metaclip_2pt5b", timm="vit_base_patch16_clip_quickgelu_224")
+L14_FILE = dict(hub="timm/vit_large_patch14_clip_224.dfn2b", timm="vit_large_patch14_clip_quickgelu_224")
 L336_FILE = dict(hub="timm/vit_large_patch14_clip_336.openai", timm="vit_large_patch14_clip_quickgelu_336")
 OPENAI_FILE = TIMM | dict(source="timm", classes=False)
 HALF_SQUASH = TIMM | dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_mode="squash")
@@ -104,9 +104,75 @@ WEIGHTS = {
     "large_patch14_336": HALF_SQUASH | dict(hub="timm/vit_large_patch14_clip_336.laion2b_ft_in12k_in1k"),
     "huge_patch14_224": TIMM | dict(hub="timm/vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k"),
     "huge_patch14_336": SQUASH | dict(hub="timm/vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k"),
-    "base_patch32_quickgelu_224": OPENAI_FILE | CROP_90 | B32_FILE,
-    "base_patch16_quickgelu_224": OPENAI_FILE | CROP_90 | B16_FILE,
-    "large_patch14_quickgelu_224": OPENAI_FILE | L14_FILE,
+    "base_patch32_quickgelu_224": OPENAI_FILE | CROP_90 | B32_FILE | dict(licence="mit"),
+    "base_patch16_quickgelu_224": OPENAI_FILE | B16_FILE | dict(licence="cc-by-nc-4.0"),
+    "large_patch14_quickgelu_224": OPENAI_FILE | L14_FILE | dict(licence="apple-ascl"),
     "large_patch14_quickgelu_336": OPENAI_FILE | L336_FILE,
+}
+C512 = dict(num_classes=512)
+C768 = dict(num_classes=768)
+C1024 = dict(num_classes=1024)
+IN12K = dict(num_classes=11821)
+FREE = dict(licence="apache-2.0")
+MIT = dict(licence="mit")
+META = dict(licence="cc-by-nc-4.0")
+APPLE = dict(licence="apple-ascl")
+TAGS = {
+    "base_patch32_224.laion2b_ft_in1k": dict(),
+    "base_patch32_224.openai_ft_in1k": dict(),
+    "base_patch32_224.laion2b": C512,
+    "base_patch32_224.laion400m_e32": C512 | MIT,
+    "base_patch32_224.datacompxl": C512 | dict(crop_pct=1.0),
+    "base_patch32_224.metaclip_2pt5b": C512 | META | dict(crop_pct=1.0),
+    "base_patch32_224.metaclip_400m": C512 | META | dict(crop_pct=1.0),
+    "base_patch32_224.openai": C512,
+    "base_patch32_384.openai_ft_in12k_in1k": dict(crop_pct=0.95, crop_mode="squash"),
+    "base_patch16_224.openai_ft_in12k_in1k": dict(),
+    "base_patch16_224.laion2b_ft_in1k": dict(crop_pct=1.0),
+    "base_patch16_224.openai_ft_in1k": dict(crop_pct=0.9),
+    "base_patch16_224.laion2b_ft_in12k": IN12K | dict(crop_pct=0.9),
+    "base_patch16_224.openai_ft_in12k": IN12K | dict(crop_pct=0.9),
+    "base_patch16_224.laion2b": C512 | dict(crop_pct=1.0),
+    "base_patch16_224.laion400m_e32": C512 | MIT | dict(crop_pct=1.0),
+    "base_patch16_224.datacompxl": C512 | dict(crop_pct=1.0),
+    "base_patch16_224.dfn2b": C512 | APPLE | dict(crop_pct=1.0),
+    "base_patch16_224.metaclip_2pt5b": C512 | META | dict(crop_pct=1.0),
+    "base_patch16_224.metaclip_400m": C512 | META | dict(crop_pct=1.0),
+    "base_patch16_224.openai": C512 | dict(crop_pct=0.9),
+    "base_patch16_384.openai_ft_in12k_in1k": dict(crop_pct=0.95),
+    "base_patch16_384.laion2b_ft_in1k": dict(),
+    "base_patch16_384.openai_ft_in1k": dict(),
+    "large_patch14_224.openai_ft_in12k_in1k": SEEN,
+    "large_patch14_224.laion2b_ft_in1k": dict(),
+    "large_patch14_224.openai_ft_in1k": SEEN,
+    "large_patch14_224.laion2b_ft_in12k": IN12K,
+    "large_patch14_224.openai_ft_in12k": SEEN | IN12K,
+    "large_patch14_224.laion2b": C768,
+    "large_patch14_224.laion400m_e32": SEEN | C768 | MIT,
+    "large_patch14_224.datacompxl": SEEN | C768,
+    "large_patch14_224.dfn2b_s39b": SEEN | C768 | APPLE,
+    "large_patch14_224.dfn2b": SEEN | C768 | APPLE,
+    "large_patch14_224.metaclip_2pt5b": SEEN | C768 | META,
+    "large_patch14_224.metaclip_400m": SEEN | C768 | META,
+    "large_patch14_224.openai": SEEN | C768,
+    "large_patch14_224.apple_mclip2_dfndr2b": SEEN | C768 | dict(licence="apple-amlr"),
+    "large_patch14_336.openai_ft_in12k_in1k": SEEN,
+    "large_patch14_336.laion2b_ft_in1k": dict(),
+    "large_patch14_336.openai": SEEN | C768 | dict(crop_mode="center"),
+    "huge_patch14_224.laion2b_ft_in1k": dict(),
+    "huge_patch14_224.laion2b_ft_in12k": IN12K,
+    "huge_patch14_224.laion2b": C1024,
+    "huge_patch14_224.dfn5b": C1024 | APPLE,
+    "huge_patch14_224.metaclip2_worldwide": C1024 | META,
+    "huge_patch14_224.metaclip_2pt5b": C1024 | META,
+    "huge_patch14_224.metaclip_altogether": C1024 | META,
+    "base_patch32_quickgelu_224.metaclip_2pt5b": META | dict(crop_pct=1.0),
+    "base_patch32_quickgelu_224.metaclip_400m": META | dict(crop_pct=1.0),
+    "base_patch32_quickgelu_224.openai": FREE,
+    "base_patch16_quickgelu_224.metaclip_400m": META,
+    "base_patch16_quickgelu_224.openai": FREE | dict(crop_pct=0.9),
+    "large_patch14_quickgelu_224.metaclip_2pt5b": META,
+    "large_patch14_quickgelu_224.metaclip_400m": META,
+    "large_patch14_quickgelu_224.openai": FREE,
 }
 RULES = {"timm": [*timm_vit(), Rename("norm_pre.{p}", "before.{p}")]}

@@ -127,17 +127,37 @@ SIZES = {
 
 TIMM = dict(licence="apache-2.0", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.9)
 WEIGHTS = {
-    "base_patch16_224": TIMM | dict(hub="timm/vit_base_patch16_siglip_224.webli"),
-    "base_patch16_256": TIMM | dict(hub="timm/vit_base_patch16_siglip_256.webli"),
-    "base_patch16_384": TIMM | dict(hub="timm/vit_base_patch16_siglip_384.webli"),
-    "base_patch16_512": TIMM | dict(hub="timm/vit_base_patch16_siglip_512.webli"),
-    "large_patch16_256": TIMM | dict(hub="timm/vit_large_patch16_siglip_256.webli"),
-    "large_patch16_384": TIMM | dict(hub="timm/vit_large_patch16_siglip_384.webli"),
-    "so400m_patch14_gap_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_224.webli"),
-    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.webli", crop_pct=1.0),
-    "so400m_patch14_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_224.webli"),
-    "so400m_patch14_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_378.webli"),
+    "base_patch16_224": TIMM | dict(hub="timm/vit_base_patch16_siglip_224.v2_webli"),
+    "base_patch16_256": TIMM | dict(hub="timm/vit_base_patch16_siglip_256.v2_webli"),
+    "base_patch16_384": TIMM | dict(hub="timm/vit_base_patch16_siglip_384.v2_webli"),
+    "base_patch16_512": TIMM | dict(hub="timm/vit_base_patch16_siglip_512.v2_webli"),
+    "large_patch16_256": TIMM | dict(hub="timm/vit_large_patch16_siglip_256.v2_webli"),
+    "large_patch16_384": TIMM | dict(hub="timm/vit_large_patch16_siglip_384.v2_webli"),
+    "so400m_patch14_gap_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_224.v2_webli"),
+    "so400m_patch14_gap_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_gap_378.v2_webli"),
+    "so400m_patch14_224": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_224.v2_webli"),
+    "so400m_patch14_378": TIMM | dict(hub="timm/vit_so400m_patch14_siglip_378.v2_webli"),
     "so400m_patch16_256_i18n": TIMM | dict(hub="timm/vit_so400m_patch16_siglip_256.webli_i18n"),
+}
+TAGS = {
+    "base_patch16_224.webli": dict(),
+    "base_patch16_256.webli": dict(),
+    "base_patch16_256.webli_i18n": dict(),
+    "base_patch16_384.webli": dict(),
+    "base_patch16_512.webli": dict(),
+    "large_patch16_256.webli": dict(),
+    "large_patch16_384.webli": dict(),
+    "so400m_patch14_gap_224.webli": dict(),
+    "so400m_patch14_gap_224.pali_mix": dict(),
+    "so400m_patch14_gap_224.pali_pt": dict(),
+    "so400m_patch14_gap_224.pali2_3b_pt": dict(),
+    "so400m_patch14_gap_224.pali2_10b_pt": dict(),
+    "so400m_patch14_gap_378.webli": dict(crop_pct=1.0),
+    "so400m_patch14_gap_378.webli_ft_in1k": dict(crop_pct=1.0, crop_mode="squash", num_classes=1000),
+    "so400m_patch14_224.webli": dict(),
+    "so400m_patch14_378.webli": dict(),
+    "so400m_patch14_378.webli_ft_in1k": dict(crop_pct=1.0, crop_mode="squash", num_classes=1000),
+    "so400m_patch16_256_i18n.v2_webli": dict(),
 }
 RULES = {
     "timm": [

@@ -3,7 +3,7 @@
 New here: a picture tower made for pairs of pictures and texts. A convolutional stem and two stages of inverted
 bottlenecks with layer norms bring the picture to a sixteenth of its size, then transformer layers of one resolution
 read it, whose feed-forward is gated and half as wide. The answer is the mean of all places. `vitamin_clip` has the text
-tower beside it.
+tower beside it, and the files: of these the picture's tower is read, and its projection as the head.
 
 Differs: other picture sizes than `image` are read, learned positions resampled; the xlarge sizes have none.
 """
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens
-from plait.core.weights import Rename
+from plait.core.weights import Drop, Rename, Rule, under
+from plait.errors import PlaitError
 from plait.parts.convs import LayerNorm2d, Pointwise
 from plait.parts.maps import to_tokens
 from plait.parts.positions.learned import GridPositions
@@ -105,10 +106,11 @@ class ViTamin(Backbone):
         return self.stack(self.positions(self.stem(x)))
 
 
-SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6)
-BASE = dict(channels=(128, 256), width=768, depth=14, heads=12)
-LARGE = dict(channels=(160, 320), width=1024, depth=31, heads=16)
-XLARGE = dict(channels=(192, 384), width=1152, depth=32, heads=16, positions=False)
+SMALL = dict(channels=(64, 128), width=384, depth=14, heads=6, num_classes=768)
+BASE = dict(channels=(128, 256), width=768, depth=14, heads=12, num_classes=768)
+LARGE = dict(channels=(160, 320), width=1024, depth=31, heads=16, num_classes=768)
+LARGE2 = LARGE | dict(num_classes=1024)
+XLARGE = dict(channels=(192, 384), width=1152, depth=32, heads=16, positions=False, num_classes=1152)
 I256 = dict(image=(256, 256))
 I336 = dict(image=(336, 336))
 I384 = dict(image=(384, 384))
@@ -126,50 +128,73 @@ SIZES = {
     "large_256": LARGE | I256,
     "large_336": LARGE | I336,
     "large_384": LARGE | I384,
-    "large2_224": LARGE,
-    "large2_256": LARGE | I256,
-    "large2_336": LARGE | I336,
-    "large2_384": LARGE | I384,
+    "large2_224": LARGE2,
+    "large2_256": LARGE2 | I256,
+    "large2_336": LARGE2 | I336,
+    "large2_384": LARGE2 | I384,
     "xlarge_256": XLARGE | I256,
     "xlarge_336": XLARGE | I336,
     "xlarge_384": XLARGE | I384,
 }
-# The published weights are those of whole pairs of towers: see vitamin_clip.
+SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+JHU = SEEN | dict(source="open_clip", file="pytorch_model.bin", licence="mit", crop_pct=1.0)
+CROP = JHU | dict(crop_pct=0.9)
 WEIGHTS = {
-    "small_224": dict(timm="vitamin_small_224"),
-    "base_224": dict(timm="vitamin_base_224"),
-    "large_224": dict(timm="vitamin_large_224"),
-    "large_256": dict(timm="vitamin_large_256"),
-    "large_336": dict(timm="vitamin_large_336"),
-    "large_384": dict(timm="vitamin_large_384"),
-    "large2_224": dict(timm="vitamin_large2_224"),
-    "large2_256": dict(timm="vitamin_large2_256"),
-    "large2_336": dict(timm="vitamin_large2_336"),
-    "large2_384": dict(timm="vitamin_large2_384"),
-    "xlarge_256": dict(timm="vitamin_xlarge_256"),
-    "xlarge_336": dict(timm="vitamin_xlarge_336"),
-    "xlarge_384": dict(timm="vitamin_xlarge_384"),
+    "small_224": CROP | dict(hub="jienengchen/ViTamin-S-LTT", timm="vitamin_small_224"),
+    "base_224": CROP | dict(hub="jienengchen/ViTamin-B-LTT", timm="vitamin_base_224"),
+    "large_224": CROP | dict(hub="jienengchen/ViTamin-L-224px", timm="vitamin_large_224"),
+    "large_256": JHU | dict(hub="jienengchen/ViTamin-L-256px", timm="vitamin_large_256"),
+    "large_336": JHU | dict(hub="jienengchen/ViTamin-L-336px", timm="vitamin_large_336"),
+    "large_384": JHU | dict(hub="jienengchen/ViTamin-L-384px", timm="vitamin_large_384"),
+    "large2_224": CROP | dict(hub="jienengchen/ViTamin-L2-224px", timm="vitamin_large2_224"),
+    "large2_256": JHU | dict(hub="jienengchen/ViTamin-L2-256px", timm="vitamin_large2_256"),
+    "large2_336": JHU | dict(hub="jienengchen/ViTamin-L2-336px", timm="vitamin_large2_336"),
+    "large2_384": JHU | dict(hub="jienengchen/ViTamin-L2-384px", timm="vitamin_large2_384"),
+    "xlarge_256": JHU | dict(hub="jienengchen/ViTamin-XL-256px", timm="vitamin_xlarge_256"),
+    "xlarge_336": JHU | dict(hub="jienengchen/ViTamin-XL-336px", timm="vitamin_xlarge_336"),
+    "xlarge_384": JHU | dict(hub="jienengchen/ViTamin-XL-384px", timm="vitamin_xlarge_384"),
 }
+TAGS = {
+    "small_224.datacomp1b_clip": dict(hub="jienengchen/ViTamin-S", num_classes=384),
+    "base_224.datacomp1b_clip": dict(hub="jienengchen/ViTamin-B", num_classes=512),
+}
+
+
+def unbiased(ts: list[Tensor]) -> list[Tensor]:
+    """A classifier without its bias, which must be zero."""
+    if not ts[1].is_meta and ts[1].any():
+        raise PlaitError("a bias of the head has no place in this layout: save the weights in another")
+    return ts[:1]
+
+
+PROJECTED = Rule(
+    ("visual.head.proj.weight",),
+    ("head.weight", "head.bias"),
+    lambda ts: [ts[0], ts[0].new_zeros(len(ts[0]))],
+    unbiased,
+)
 STEM, LAYER, BOTTLENECK = "patch_embed.backbone", "patch_embed.backbone.stages.{s}.{i}", "stem.stages.{s}.{i}"
+TIMM = [
+    Rename("pos_embed", "positions.table"),
+    Rename(f"{STEM}.stem.conv1.{{p}}", "stem.stem.0.{p}"),
+    Rename(f"{STEM}.stem.norm1.{{p}}", "stem.stem.1.{p}"),
+    Rename(f"{STEM}.stem.conv2.{{p}}", "stem.stem.3.{p}"),
+    Rename(f"{LAYER}.shortcut.expand.{{p}}", f"{BOTTLENECK}.past.{{p}}"),
+    Rename(f"{LAYER}.pre_norm.{{p}}", f"{BOTTLENECK}.norm.{{p}}"),
+    Rename(f"{LAYER}.conv1_1x1.{{p}}", f"{BOTTLENECK}.up.{{p}}"),
+    Rename(f"{LAYER}.conv2_kxk.{{p}}", f"{BOTTLENECK}.deep.{{p}}"),
+    Rename(f"{LAYER}.conv3_1x1.{{p}}", f"{BOTTLENECK}.down.{{p}}"),
+    Rename(f"{STEM}.pool.norm.{{p}}", "stem.norm.{p}"),
+    Rename(f"{STEM}.pool.proj.{{p}}", "stem.proj.{p}"),
+    Rename("blocks.{i}.mlp.norm.{p}", "stack.blocks.{i}.feed.f.norm.{p}"),
+    Rename("blocks.{i}.mlp.w0.{p}", "stack.blocks.{i}.feed.f.gate.{p}"),
+    Rename("blocks.{i}.mlp.w1.{p}", "stack.blocks.{i}.feed.f.up.{p}"),
+    Rename("blocks.{i}.mlp.w2.{p}", "stack.blocks.{i}.feed.f.down.{p}"),
+    *timm_blocks(),
+    Rename("fc_norm.{p}", "norm.{p}"),
+    Rename("head.{p}", "head.{p}"),
+]
 RULES = {
-    "timm": [
-        Rename("pos_embed", "positions.table"),
-        Rename(f"{STEM}.stem.conv1.{{p}}", "stem.stem.0.{p}"),
-        Rename(f"{STEM}.stem.norm1.{{p}}", "stem.stem.1.{p}"),
-        Rename(f"{STEM}.stem.conv2.{{p}}", "stem.stem.3.{p}"),
-        Rename(f"{LAYER}.shortcut.expand.{{p}}", f"{BOTTLENECK}.past.{{p}}"),
-        Rename(f"{LAYER}.pre_norm.{{p}}", f"{BOTTLENECK}.norm.{{p}}"),
-        Rename(f"{LAYER}.conv1_1x1.{{p}}", f"{BOTTLENECK}.up.{{p}}"),
-        Rename(f"{LAYER}.conv2_kxk.{{p}}", f"{BOTTLENECK}.deep.{{p}}"),
-        Rename(f"{LAYER}.conv3_1x1.{{p}}", f"{BOTTLENECK}.down.{{p}}"),
-        Rename(f"{STEM}.pool.norm.{{p}}", "stem.norm.{p}"),
-        Rename(f"{STEM}.pool.proj.{{p}}", "stem.proj.{p}"),
-        *timm_blocks(),
-        Rename("blocks.{i}.mlp.norm.{p}", "stack.blocks.{i}.feed.f.norm.{p}"),
-        Rename("blocks.{i}.mlp.w0.{p}", "stack.blocks.{i}.feed.f.gate.{p}"),
-        Rename("blocks.{i}.mlp.w1.{p}", "stack.blocks.{i}.feed.f.up.{p}"),
-        Rename("blocks.{i}.mlp.w2.{p}", "stack.blocks.{i}.feed.f.down.{p}"),
-        Rename("fc_norm.{p}", "norm.{p}"),
-        Rename("head.{p}", "head.{p}"),
-    ]
+    "timm": TIMM,
+    "open_clip": [PROJECTED, *under(TIMM, "visual.trunk."), Drop("text.{rest*}"), Drop("logit_scale")],
 }
