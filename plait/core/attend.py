@@ -64,7 +64,7 @@ class Attend(nn.Module):
         keep, causal = source.keep, self.causal
         check_mask(keep, k.shape[0])
         if to is None or memory is None:  # a stream that is remembered was cleaned when it was projected
-            k, v = real_alone(k, v, keep)
+            q, k, v = real_alone(q, k, v, keep)
         if source.weight is not None:
             if self.causal:
                 raise PlaitError(
@@ -225,7 +225,7 @@ def attend(
     Scores and their softmax are in float32, or float64, in every backend, with gradients and without.
     Raises ValueError where the arguments do not fit each other, or the backend, one of `BACKENDS`, cannot honour one.
     """
-    k, v = real_alone(k, v, keep)
+    q, k, v = real_alone(q, k, v, keep)
     return _attend(
         q,
         k,
@@ -240,13 +240,15 @@ def attend(
     )
 
 
-def real_alone(k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Keys and values (B, H, M, E) with zeros where `keep` (B, M) says that they are not real: a weight of zero times
-    NaN is NaN."""
+def real_alone(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, and keys and values (B, H, M, E) with zeros where `keep` (B, M) says that they are not real: a weight of
+    zero times NaN is NaN."""
     if keep is None or keep.dim() != 2:
-        return k, v
+        return q, k, v
     blank = ~keep[:, None, :, None]
-    return k.masked_fill(blank, 0.0), v.masked_fill(blank, 0.0)
+    if torch.is_grad_enabled():  # all three are copies, or the projection that they are views of is kept beside two
+        q = q.contiguous()
+    return q, k.masked_fill(blank, 0.0), v.masked_fill(blank, 0.0)
 
 
 def _attend(
