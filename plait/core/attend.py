@@ -291,7 +291,10 @@ def _attend(
     plain = backend == "eager" or not again and _plain_alone(q, k, v, bias)
     if causal and (plain or mask is not None or bias is not None or n != m):
         mask, causal = _past(q, k, mask, causal), False
-    gone = None if mask is None and bias is None else hidden(mask, bias)
+    gone, learns = None, torch.is_grad_enabled()
+    certain = q.device.type == "cpu" and not (plain or learns or torch.compiler.is_compiling())
+    if (mask is not None or bias is not None) and not certain:
+        gone = hidden(mask, bias)
     if plain:
         with as_given(q.device):
             y = F.dropout(maps(q, k, mask, bias, scale, gone), dropout).to(v.dtype) @ v
@@ -300,14 +303,14 @@ def _attend(
         if bias is not None:  # the CPU's kernel adds it in float32; others want all of one type
             add = bias if q.device.type == "cpu" and bias.dtype == torch.float32 else bias.to(q.dtype)
             add = add if mask is None else add.masked_fill(~mask, float("-inf"))
-        if gone is not None and torch.is_grad_enabled():  # it attends to all, so that no gradient is NaN
+        if gone is not None and learns:  # it attends to all, so that no gradient is NaN
             add = mask | gone if bias is None else add.masked_fill(gone, 0.0)
         if again:
             y = Recomputed.apply(q, k, v, add, causal, scale)
         else:
             how = dict(dropout_p=dropout, is_causal=causal, scale=scale)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=add, **how)
-    # Of a query with nothing to attend to kernels give NaN, a mean, or zeros: the promise is zeros.
+    # Of a query with nothing to attend to kernels give NaN, a mean, or, on the CPU, the zeros that are promised.
     return y if gone is None else y.masked_fill(gone, 0.0)
 
 
