@@ -3,6 +3,7 @@ them can do, and a backward pass where theirs is slow."""
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -71,15 +72,30 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, add = ctx.saved_tensors
-        scale = q.shape[-1] ** -0.5 if ctx.scale is None else ctx.scale
-        mask, bias = (add, None) if add is None or add.dtype == torch.bool else (None, add)
-        if ctx.causal:
-            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-        with as_given(q.device):
-            p = maps(q, k, mask, bias, scale)  # (B, H, N, M)
-            half = p.to(v.dtype)
-            ds = torch._softmax_backward_data(wide(g @ v.mT), p, -1, p.dtype)
-            dbias = ds.sum_to_size(add.shape).to(add.dtype) if ctx.needs_input_grad[3] else None
-            ds = (ds * scale).to(q.dtype)
-            dq, dk, dv = ds @ k, ds.mT @ q, half.mT @ g
-        return dq, dk, dv, dbias, None, None
+        learnt, each = ctx.needs_input_grad[3], add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
+        rows = max(1, PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
+        adds = add.split(rows) if each else repeat(add)
+        pieces = zip(*(x.split(rows) for x in (q, k, v, g)), adds)
+        dq, dk, dv, da = zip(*(_backward(*piece, ctx.causal, ctx.scale, learnt) for piece in pieces))
+        said = None if not learnt else torch.cat(da) if each else sum(da)
+        return torch.cat(dq), torch.cat(dk), torch.cat(dv), said, None, None
+
+
+PIECE = 2**20  # weights: what is done with them stays in the cache, and takes no room beside what was kept
+
+
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, add: Tensor | None, causal: bool, scale: float | None, learnt: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What q, k, v and `add` get of g (B, H, N, F)."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    mask, bias = (add, None) if add is None or add.dtype == torch.bool else (None, add)
+    if causal:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    with as_given(q.device):
+        p = maps(q, k, mask, bias, scale)  # (B, H, N, M)
+        half = p.to(v.dtype)
+        ds = torch._softmax_backward_data(wide(g @ v.mT), p, -1, p.dtype)
+        said = ds.sum_to_size(add.shape).to(add.dtype) if learnt and add is not None else None
+        ds = (ds * scale).to(q.dtype)
+        return ds @ k, ds.mT @ q, half.mT @ g, said
