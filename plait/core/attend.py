@@ -299,19 +299,23 @@ def _attend(
         with as_given(q.device):
             y = F.dropout(maps(q, k, mask, bias, scale, gone), dropout).to(v.dtype) @ v
     else:
-        add = mask
-        if bias is not None:  # the CPU's kernel adds it in float32; others want all of one type
-            add = bias if q.device.type == "cpu" and bias.dtype == torch.float32 else bias.to(q.dtype)
-            add = add if mask is None else add.masked_fill(~mask, float("-inf"))
-        if gone is not None and learns:  # it attends to all, so that no gradient is NaN
-            add = mask | gone if bias is None else add.masked_fill(gone, 0.0)
+        add = _added(q, mask, bias, gone if learns else None)
         if again:
             y = Recomputed.apply(q, k, v, add, causal, scale)
         else:
-            how = dict(dropout_p=dropout, is_causal=causal, scale=scale)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=add, **how)
+            y = F.scaled_dot_product_attention(q, k, v, add, dropout, causal, scale=scale)
     # Of a query with nothing to attend to kernels give NaN, a mean, or, on the CPU, the zeros that are promised.
     return y if gone is None else y.masked_fill(gone, 0.0)
+
+
+def _added(q: Tensor, mask: Tensor | None, bias: Tensor | None, gone: Tensor | None) -> Tensor | None:
+    """Mask and bias as torch's kernels take them. gone: queries that attend to all, lest their gradients be NaN."""
+    if bias is None:
+        return mask if mask is None or gone is None else mask | gone
+    # the CPU's kernel adds it in float32; others want all of one type
+    add = bias if q.device.type == "cpu" and bias.dtype == torch.float32 else bias.to(q.dtype)
+    add = add if mask is None else add.masked_fill(~mask, float("-inf"))
+    return add if gone is None else add.masked_fill(gone, 0.0)
 
 
 def pair_mask(keep: Tensor | None) -> Tensor | None:

@@ -1,5 +1,5 @@
-"""Attention by plain products of matrices, for `core/attend.py`: the truth that kernels are tested against, what none of
-them can do, and a backward pass where theirs is slow."""
+"""Attention by plain products of matrices, for `core/attend.py`: the truth that kernels are tested against, what none
+of them can do, and a backward pass where theirs is slow."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ class Recomputed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, causal: bool, scale: float | None
-    ) -> Tensor:
+    def forward(q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, causal: bool, scale: float | None) -> Tensor:
         add = None if add is None else add.detach()  # else no fused kernel takes it
         return F.scaled_dot_product_attention(q, k, v, attn_mask=add, is_causal=causal, scale=scale)
 
@@ -75,8 +73,9 @@ class Recomputed(torch.autograd.Function):
         learnt, each = ctx.needs_input_grad[3], add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
         rows = max(1, PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
         adds = add.split(rows) if each else repeat(add)
-        pieces = zip(*(x.split(rows) for x in (q, k, v, g)), adds)
-        dq, dk, dv, da = zip(*(_backward(*piece, ctx.causal, ctx.scale, learnt) for piece in pieces))
+        parts = zip(*(x.split(rows) for x in (q, k, v, g)), adds)
+        found = [_backward(q, k, v, g, a, ctx.causal, ctx.scale, learnt) for q, k, v, g, a in parts]
+        dq, dk, dv, da = zip(*found)
         said = None if not learnt else torch.cat(da) if each else sum(da)
         return torch.cat(dq), torch.cat(dk), torch.cat(dv), said, None, None
 

@@ -32,4 +32,5 @@ class TextEmbedding(nn.Module):
     def forward(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
         """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
         t = self.positions(self.words(ids, keep))
-        return t.replace(x=self.drop(self.norm(t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))))
+        kind = self.kinds(ids.new_zeros(1, 1) if kinds is None else kinds)
+        return t.replace(x=self.drop(self.norm(t.x + kind)))

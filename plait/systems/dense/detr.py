@@ -85,7 +85,7 @@ class DETR(nn.Module):
 
     def detect(self, x: Tensor, keep: Tensor | None = None) -> dict[str, Any]:
         seen = self.tokens(x, keep)
-        pos = self.questions.table
+        pos = self.questions()
         t, said = Tokens(torch.zeros_like(pos).expand(x.shape[0], -1, -1), pos=pos).reading(image=seen), []
         for block in self.decoder.blocks:
             t = block(t)
