@@ -168,14 +168,16 @@ def construct(name: str, **arguments) -> nn.Module:
     """The model of `name`, its weights not yet filled.
 
     Other models that it is made of are built by their names, with those arguments that are theirs, and handed to its
-    class, which keeps each under the argument's name.
+    class, which keeps each under the argument's name. What a model was built of, name and arguments, is its `origin`.
     """
     info = model_info(name)
     chosen = {**info.arguments, **arguments}
     theirs = handed_on(info, chosen)
     made = {part: construct(chosen[part], **own) for part, own in theirs.items()}
     left = {key: value for key, value in chosen.items() if not any(key in own for own in theirs.values())}
-    return model_class(info)(**left | made)
+    model = model_class(info)(**left | made)
+    model.origin = (info.name, chosen)
+    return model
 
 
 def handed_on(info: ModelInfo, chosen: dict) -> dict[str, dict]:

@@ -56,9 +56,9 @@ class SpectralGate(nn.Module):
         gain = self.filter
         if not numbers(rows, columns) or t.grid != self.grid:
             size, gain = (rows, columns // 2 + 1), gain.permute(3, 2, 0, 1)
-            gain = resample(gain, size, "bilinear", align_corners=True).permute(2, 3, 1, 0).contiguous()
+            gain = resample(gain, size, "bilinear", align_corners=True).permute(2, 3, 1, 0)
         waves = torch.fft.rfft2(wide(t.x).unflatten(1, t.grid), dim=(1, 2), norm="ortho")
-        waves = waves * torch.view_as_complex(wide(gain))
+        waves = waves * torch.view_as_complex(wide(gain).contiguous())
         return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
 
 
