@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean, one_each_place
-from plait.errors import PlaitError
 from plait.parts.maps import to_map
 
 
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         """[(map (B, C, H / stride, W / stride), stride)], finest first, rounded up. layers: whose maps, by number;
         none: those that the system is for, of a plain tower that of its last tokens, normed.
 
-        Raises PlaitError where the tokens are not one for each place of a grid, or layers cannot be told apart.
+        Raises PlaitError where the tokens are not one for each place of a grid.
         """
         maps = self.seen(x, layers)
         if self.multiple is None:  # one size, which its grid divides
@@ -87,13 +87,9 @@ class Backbone(nn.Module):
 
     def _after(self, x: Tensor, layers: tuple[int, ...]) -> list[Tokens]:
         """The tokens after these layers, by number, of the last stack."""
-        if not isinstance(self.stack, Stack):
-            raise PlaitError(
-                f"{type(self).__name__} is no plain stack of layers: ask for its last map alone, layers=()"
-            )
         every: list[Tokens] = []
         other = copy.copy(self)  # the same but for its stack
-        vars(other)["_modules"] = {**self._modules, "stack": Noting(self.stack, every)}
+        vars(other)["_modules"] = {**self._modules, "stack": Noting(cast(Stack, self.stack), every)}
         other.tokens(x)
         return [every[n].replace(context=None) for n in layers]
 

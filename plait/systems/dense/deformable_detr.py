@@ -59,10 +59,9 @@ class DeformableDETR(nn.Module):
         refine=False, two_stage=False, frozen=True, dropout=0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
-        self.refine, self.count = refine, queries
         seen = eyes(backbone, frozen)[-min(3, levels) :]
-        self.read = len(seen)
+        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
+        self.refine, self.count, self.read = refine, queries, len(seen)
         convs = [Pointwise(c, width) for c in seen]
         for n in range(levels - len(seen)):
             convs.append(nn.Conv2d(width if n else seen[-1], width, 3, 2, 1))
