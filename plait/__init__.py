@@ -13,6 +13,7 @@ _HOMES = {
     "create_model": "plait.core.create",
     "load_weights": "plait.core.create",
     "save_weights": "plait.core.create",
+    "reset_classifier": "plait.core.create",
     "list_models": "plait.tasks",
     "model_info": "plait.core.catalog",
     "list_methods": "plait.core.methods",

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.packing import check, each
-from plait.core.precision import wide
+from plait.core.precision import as_asked, as_given
+from plait.core.products import Recomputed, hidden, maps
 from plait.core.tokens import Tokens, check_mask, unpacked
 from plait.errors import PlaitError
 
@@ -62,6 +63,8 @@ class Attend(nn.Module):
         source, memory, lengths = t if to is None else to, t.memory, None
         keep, causal = source.keep, self.causal
         check_mask(keep, k.shape[0])
+        if to is None or memory is None:  # a stream that is remembered was cleaned when it was projected
+            q, k, v = real_alone(q, k, v, keep)
         if source.weight is not None:
             if self.causal:
                 raise PlaitError(
@@ -97,18 +100,18 @@ class Attend(nn.Module):
         lengths: tuple[int, ...] | None = None,
         causal: bool | None = None,
     ) -> Tensor:
-        """As the function `attend`, by `maps` where a subclass has its own or somebody looks at them. causal: as the
-        module is, unless given."""
+        """As the function `attend`, by `maps` where a subclass has its own or somebody looks at them; what `keep` hides
+        must be finite. causal: as the module is, unless given."""
         causal = self.causal if causal is None else causal
         own, dropout = type(self).maps is not Attend.maps, self.dropout if self.training else 0.0
         if own or self.tape is not None:
             if lengths is not None:
                 check(q, k, lengths, keep, bias)
                 return each(self.mix, q, k, v, lengths, keep=keep, bias=bias, scale=scale, causal=causal)
-            maps = self.weights(q, k, keep=keep, bias=bias, scale=scale, causal=causal)
+            weights = self.weights(q, k, keep=keep, bias=bias, scale=scale, causal=causal)
             if own:
-                return F.dropout(maps, dropout).to(v.dtype) @ repeated(v, q.shape[1])
-        return attend(
+                return F.dropout(weights, dropout).to(v.dtype) @ repeated(v, q.shape[1])
+        return _attend(
             q,
             k,
             v,
@@ -132,14 +135,17 @@ class Attend(nn.Module):
         causal: bool = False,
     ) -> Tensor:
         """(B, H, N, M) float32: the weights themselves; of a query with nothing to attend to, zeros."""
-        return _maps(q, repeated(k, q.shape[1]), _past(q, k, pair_mask(keep), causal), bias, scale)
+        mask = _past(q, k, pair_mask(keep), causal)
+        gone = None if mask is None and bias is None else hidden(mask, bias)
+        found = maps(q, repeated(k, q.shape[1]), mask, bias, scale, gone)
+        return found if gone is None else found.masked_fill(gone, 0.0)
 
     def weights(self, q: Tensor, k: Tensor, **how) -> Tensor:
         """`maps`, which a recorder then sees: for modules that use the same weights several times."""
-        maps = self.maps(q, k, **how)
+        found = self.maps(q, k, **how)
         if self.tape is not None:
-            self.tape.append(maps)
-        return maps
+            self.tape.append(found)
+        return found
 
     def extra_repr(self) -> str:
         return f"causal={self.causal}, dropout={self.dropout}, backend={self.backend}"
@@ -210,13 +216,55 @@ def attend(
     """softmax(q k^T * scale + bias) v, over the keys that may be attended to.
 
     q (B, H, N, E), k (B, H, M, E), v (B, H, M, F) -> (B, H, N, F).
-    keep: (B, M) or (B, N, M) bool, True = may attend. bias: additive, broadcastable to (B, H, N, M).
+    keep: (B, M) or (B, N, M) bool, True = may attend. What (B, M) hides is not read, and may be NaN; what some queries
+    may see and others not must be finite. bias: additive, broadcastable to (B, H, N, M); -inf hides.
     causal: query n sees keys up to n + M - N. A query with nothing to attend to returns zeros.
     k and v may have fewer heads, a divisor of H: each then serves H / G queries' heads, neighbours.
     lengths: the one row (B = 1) holds sequences of these lengths, each of which attends to itself only, at the cost of
     the sum of their squares. Then N = M, keep is (1, M) and bias is the same for all queries.
+    Scores and their softmax are in float32, or float64, in every backend, with gradients and without.
     Raises ValueError where the arguments do not fit each other, or the backend, one of `BACKENDS`, cannot honour one.
     """
+    q, k, v = real_alone(q, k, v, keep)
+    return _attend(
+        q,
+        k,
+        v,
+        keep=keep,
+        bias=bias,
+        causal=causal,
+        scale=scale,
+        dropout=dropout,
+        lengths=lengths,
+        backend=backend,
+    )
+
+
+def real_alone(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, and keys and values (B, H, M, E) with zeros where `keep` (B, M) says that they are not real: a weight of
+    zero times NaN is NaN."""
+    if keep is None or keep.dim() != 2:
+        return q, k, v
+    blank = ~keep[:, None, :, None]
+    if torch.is_grad_enabled():  # all three are copies, or the projection that they are views of is kept beside two
+        q = q.contiguous()
+    return q, k.masked_fill(blank, 0.0), v.masked_fill(blank, 0.0)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    keep: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
+    lengths: tuple[int, ...] | None = None,
+    backend: str,
+) -> Tensor:
+    """`attend` of what is finite."""
     if backend not in BACKENDS:
         raise PlaitError(f"attention backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
     if q.shape[1] != k.shape[1]:
@@ -231,27 +279,43 @@ def attend(
         check(q, k, lengths, keep, bias)
         if backend != "flex":
             how = dict(causal=causal, scale=scale, dropout=dropout, backend=backend)
-            return each(attend, q, k, v, lengths, keep=keep, bias=bias, **how)
-    mask = pair_mask(keep)
+            return each(_attend, q, k, v, lengths, keep=keep, bias=bias, **how)
+    mask, n, m = pair_mask(keep), q.shape[-2], k.shape[-2]
+    q, k, v = as_asked(q, k, v)
     if backend == "flex":
         from plait.core.flex import flex
 
-        return flex(q, k, v, mask, bias, causal, scale, dropout, lengths)
-    n, m = q.shape[-2], k.shape[-2]
-    if causal and (mask is not None or bias is not None or n != m or backend == "eager"):
+        y = flex(q, k, v, mask, bias, causal, scale, dropout, lengths)
+        return y if mask is None and bias is None else y.masked_fill(hidden(mask, bias), 0.0)
+    again = backend == "sdpa" and not dropout and _recomputed(q, k, v, bias)
+    plain = backend == "eager" or not again and _plain_alone(q, k, v, bias)
+    if causal and (plain or mask is not None or bias is not None or n != m):
         mask, causal = _past(q, k, mask, causal), False
-    if backend == "eager":
-        return F.dropout(_maps(q, k, mask, bias, scale), dropout).to(v.dtype) @ v
-    if _plain_is_faster(q, k, v, bias):
-        return _plain(q, k, v, mask, bias, causal, scale, dropout)
-    if mask is None and bias is None:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
-    add = mask
-    if bias is not None:
-        add = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, float("-inf"))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=add, dropout_p=dropout, scale=scale)
-    # Kernels differ on rows with no key (NaN, a mean, or zeros): the promise is zeros.
-    return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    gone, learns = None, torch.is_grad_enabled()
+    certain = q.device.type == "cpu" and not (plain or learns or torch.compiler.is_compiling())
+    if (mask is not None or bias is not None) and not certain:
+        gone = hidden(mask, bias)
+    if plain:
+        with as_given(q.device):
+            y = F.dropout(maps(q, k, mask, bias, scale, gone), dropout).to(v.dtype) @ v
+    else:
+        add = _added(q, mask, bias, gone if learns else None)
+        if again:
+            y = Recomputed.apply(q, k, v, add, causal, scale)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, add, dropout, causal, scale=scale)
+    # Of a query with nothing to attend to kernels give NaN, a mean, or, on the CPU, the zeros that are promised.
+    return y if gone is None else y.masked_fill(gone, 0.0)
+
+
+def _added(q: Tensor, mask: Tensor | None, bias: Tensor | None, gone: Tensor | None) -> Tensor | None:
+    """Mask and bias as torch's kernels take them. gone: queries that attend to all, lest their gradients be NaN."""
+    if bias is None:
+        return mask if mask is None or gone is None else mask | gone
+    # the CPU's kernel adds it in float32; others want all of one type
+    add = bias if q.device.type == "cpu" and bias.dtype == torch.float32 else bias.to(q.dtype)
+    add = add if mask is None else add.masked_fill(~mask, float("-inf"))
+    return add if gone is None else add.masked_fill(gone, 0.0)
 
 
 def pair_mask(keep: Tensor | None) -> Tensor | None:
@@ -282,28 +346,34 @@ def _grouped(
         h = bias.shape[1]
         bias = bias.expand(-1, h if h == 1 else q.shape[1], n, m)
         bias = bias.repeat(1, 1, share, 1) if h == 1 else bias.unflatten(1, (heads, share)).flatten(2, 3)
-    y = attend(q.unflatten(1, (heads, share)).flatten(2, 3), k, v, keep=keep, bias=bias, scale=scale, backend=backend)
+    q = q.unflatten(1, (heads, share)).flatten(2, 3)
+    y = _attend(q, k, v, keep=keep, bias=bias, causal=False, scale=scale, dropout=0.0, backend=backend)
     return y.unflatten(2, (share, n)).flatten(1, 2)
 
 
 SHORT = 384  # tokens
 
 
-def _plain_is_faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether plain products are the faster kernel. On the CPU no fused one takes values of another width than keys, or
-    channels that do
-    not lie side by side, or gives a bias its gradient: what torch does instead takes longer, a quarter in the last
-    case. And there the backward pass of fused bfloat16 attention pays a fixed price for each head, which up to about
-    400 tokens is 1.3 to 10 times the whole of plain attention (measured with AMX).
-    """
-    if q.device.type != "cpu":
+def _recomputed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether the backward pass is by products: in half precision that of the CPU's fused kernel pays a fixed price for
+    each head, so that up to about 400 tokens it takes 1.2 to 4 times as long, and it gives a bias no gradient."""
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    if q.device.type != "cpu" or not half or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if v.shape[-1] != q.shape[-1] or q.stride(-1) != 1:
-        return True
-    if not torch.is_grad_enabled():
         return False
-    short = q.dtype == torch.bfloat16 and q.requires_grad and max(q.shape[-2], k.shape[-2]) <= SHORT
-    return short or (bias is not None and bias.requires_grad)
+    learnt = bias is not None and bias.requires_grad
+    short = max(q.shape[-2], k.shape[-2]) <= SHORT and any(x.requires_grad for x in (q, k, v))
+    return learnt or short
+
+
+def _plain_alone(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether no fused kernel of the CPU takes it, so that what torch does instead takes longer than products: values
+    of another width than keys, channels that do not lie side by side, a bias that gets a gradient."""
+    if q.device.type != "cpu":
+        return False
+    learnt = torch.is_grad_enabled() and bias is not None and bias.requires_grad
+    return v.shape[-1] != q.shape[-1] or q.stride(-1) != 1 or learnt
 
 
 def _past(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
@@ -315,35 +385,3 @@ def _behind(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     n, m = q.shape[-2], k.shape[-2]
     past = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
     return past if mask is None else mask & past
-
-
-def _plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    causal: bool,
-    scale: float | None,
-    dropout: float,
-):
-    """Attention in the inputs' own precision, (B, H, N, F)."""
-    mask = _past(q, k, mask, causal)
-    scores = (q if scale == 1 else q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.mT
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    out = F.dropout(scores.softmax(-1), dropout) @ v
-    return out if mask is None else out.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-
-
-def _maps(q: Tensor, k: Tensor, mask: Tensor | None, bias: Tensor | None, scale: float | None) -> Tensor:
-    """(B, H, N, M) attention weights in float32; a row with no key is all zeros."""
-    scores = wide(q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ wide(k).mT
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    if mask is None:
-        return scores.softmax(-1)
-    maps = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-    return maps.masked_fill(~mask, 0.0)

@@ -165,10 +165,19 @@ class FeedForward(nn.Module):
         x = self.up(t.x)
         # The hidden layer is the largest tensor of a model: without a gradient, and with nobody watching, it is changed
         # where it lies.
-        watched = self.up._forward_hooks or self.act._forward_pre_hooks or self.act._forward_hooks
-        alone = type(self.act) is nn.GELU and not (torch.is_grad_enabled() or watched)
+        alone = type(self.act) is nn.GELU and not (torch.is_grad_enabled() or watched(self.act, self.up))
         x = torch.ops.aten.gelu_(x, approximate=self.act.approximate) if alone else self.act(x)
         return t.replace(x=self.down(self.drop(x)))
+
+
+def watched(*modules: nn.Module) -> bool:
+    """Whether somebody looks at what goes into one of these or comes out."""
+    return any(m._forward_pre_hooks or m._forward_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
+
+
+def bare(layer: nn.Linear) -> bool:
+    """Whether its weights are all that it is: no adapter, nothing of eight bits, nobody watching. Else it is called."""
+    return type(layer) is nn.Linear and not watched(layer)
 
 
 class DropPath(nn.Module):

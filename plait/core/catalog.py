@@ -224,7 +224,7 @@ def construct(name: str, *, in_chans: int | None = None, **arguments) -> nn.Modu
     three.
 
     Other models that it is made of are built by their names, with those arguments that are theirs, and handed to its
-    class, which keeps each under the argument's name.
+    class, which keeps each under the argument's name. What a model was built of, name and arguments, is its `origin`.
     """
     info = model_info(name)
     chosen = {**info.arguments, **arguments}
@@ -238,6 +238,7 @@ def construct(name: str, *, in_chans: int | None = None, **arguments) -> nn.Modu
         if "codec" in info.roles and in_chans != 3:
             raise PlaitError(f"in_chans={in_chans}: {name} also makes pictures, which have three channels")
         see(model, in_chans)
+    model.origin = (info.name, chosen if in_chans is None else chosen | {"in_chans": in_chans})
     return model
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin
 
 import torch
@@ -289,6 +289,41 @@ def save_weights(model: nn.Module, source: str = "plait") -> State:
     """The state dict of `model` in the layout `source`, so that the peer can load what was trained here."""
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
     return state if source == "plait" else convert(state, rules_of(model, source), reverse=True)
+
+
+def reset_classifier(model: nn.Module, num_classes: int, *, seed: int = 0) -> nn.Module:
+    """Give a model of `create_model` a classifier for another number of classes, in place; all else stays. A detector's
+    is for that many labels. 0: none, so that it answers with its features.
+
+    Its numbers are those that `create_model(name, num_classes=num_classes, seed=seed)` begins with. Returns `model`.
+    Raises PlaitError for a model that has no classifier, or that was made in another way.
+    """
+    name, arguments = getattr(model, "origin", (None, {}))
+    known = inspect.signature(type(model)).parameters
+    key = next((k for k in ("num_classes", "labels") if k in known), None)
+    if name is None or key is None:
+        raise PlaitError(
+            f"{type(model).__name__} has no classifier to reset: expected a model that `create_model` made with "
+            "num_classes or labels"
+        )
+    arguments = {**arguments, key: num_classes}
+    fresh, dtype = build(name, **arguments), next(model.parameters()).dtype
+    places = [prefix.rstrip(".").rpartition(".")[::2] for prefix in cast("tuple[str, ...]", model.classifier)]
+    there = {place for place, _ in places} & {n for n, _ in model.named_modules()}
+    pairs = [(place, leaf, *(getattr(m.get_submodule(place), leaf) for m in (model, fresh)))
+             for place, leaf in places if place in there]  # fmt: skip
+    other = [p for p in pairs if _shapes(p[2]) != _shapes(p[3])]
+    for place, leaf, _, new in other or pairs:  # what is for something else, such as for letters, stays
+        setattr(model.get_submodule(place), leaf, None if new is None else new.train(model.training))
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("meta"))
+    if device.type != "meta":
+        initialise_rest(model, seed=seed, device=device).to(dtype)
+    vars(model)["origin"] = (name, arguments)
+    return model
+
+
+def _shapes(module: nn.Module | None) -> dict[str, torch.Size]:
+    return {} if module is None else {key: t.shape for key, t in module.state_dict().items()}
 
 
 def rules_of(model: nn.Module, source: str) -> list[Rule]:

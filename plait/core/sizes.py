@@ -26,6 +26,12 @@ def surely(claim: Any) -> bool:
     return statically_known_true(claim)
 
 
+def readable(x: Tensor) -> bool:
+    """Whether its numbers can be looked at: it is none of a program in the making, and no row of `torch.func.vmap`."""
+    making = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return type(x) is Tensor and not making and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def least(a: int, b: int) -> int:
     """The smaller of two sizes."""
     return min(int(a), int(b)) if isinstance(a, Tensor) or isinstance(b, Tensor) else torch.sym_min(a, b)

@@ -165,6 +165,11 @@ def real(t: Tokens) -> Tensor:
     return t.x.new_ones(t.x.shape[:2], dtype=torch.bool) if t.keep is None else t.keep
 
 
+def quiet(t: Tokens) -> Tensor:
+    """(B, N, D): the features, and zeros where a token is not real: what lies there may be anything, even NaN."""
+    return t.x if t.keep is None else t.x.masked_fill(~t.keep[..., None], 0.0)
+
+
 def refuse(t: Tokens, *fields: str, why: str) -> None:
     """Raise ValueError where one of these fields is set: for layers that could not honour it."""
     for name in fields:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from plait.core.attend import Attend
 from plait.core.block import FeedForward, Make, Stack, check_heads, merge_heads
@@ -75,6 +75,6 @@ class Resampler(nn.Module):
         self.norm = norm(width)
 
     def forward(self, t: Tokens) -> Tokens:
-        latents: Tensor = self.latents.table
+        latents = self.latents()
         out = self.stack(Tokens(latents.expand(t.x.shape[0], -1, -1)).reading(stream=t))
         return Tokens(self.norm(out.x)).with_losses(t, out)

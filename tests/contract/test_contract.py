@@ -410,13 +410,10 @@ def test_maps_of_every_resolution(system):
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), t.body())
 
 
-NO_MAPS = {"crossvit", "deit"}  # two grids at once; a class of its own
-
-
 @torch.no_grad()
 @every_eye
 def test_features_are_maps_of_the_picture_with_the_stated_strides(system):
-    if "backbone" not in system.roles or system.name in NO_MAPS:
+    if "backbone" not in system.roles:
         assert not hasattr(toy(system), "features")
         pytest.skip("gives no maps")
     model = toy(system).eval()
@@ -429,6 +426,13 @@ def test_features_are_maps_of_the_picture_with_the_stated_strides(system):
         assert all(abs(side / stride - places) < 1 for side, places in zip(x.shape[2:], m.shape[2:]))
         torch.testing.assert_close(m, n.flip(0), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(m, n)
+    (first, _), (last, stride) = model.features(x, layers=(0, -1))
+    torch.testing.assert_close(last, found[-1][0], rtol=1e-4, atol=1e-5)
+    assert stride == strides[-1]
+    if len(found) > 1:
+        torch.testing.assert_close(first, found[0][0], rtol=1e-4, atol=1e-5)
+    only = hasattr(model, "stack") and len(model.stack.blocks) == 1
+    assert only or first.shape != last.shape or not torch.equal(first, last)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.block import Attention, CrossAttention, split_heads
+from plait.core.block import Attention, CrossAttention, bare, split_heads
 from plait.core.tokens import Tokens, refuse, unpacked
 from plait.errors import PlaitError
 
@@ -22,7 +22,7 @@ def placed(t: Tokens) -> Tensor:
 def two(layer: nn.Linear, a: Tensor, b: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The first outputs of `layer` for `a`, and its last `width` for `b`."""
     cut = layer.out_features - width
-    if type(layer) is not nn.Linear:  # one with an adapter, or in eight bits: more than rows of a matrix
+    if not bare(layer):  # one with an adapter, or in eight bits, or watched: more than rows of a matrix
         return layer(a)[..., :cut], layer(b)[..., cut:]
     biases = (None, None) if layer.bias is None else (layer.bias[:cut], layer.bias[cut:])
     return F.linear(a, layer.weight[:cut], biases[0]), F.linear(b, layer.weight[cut:], biases[1])

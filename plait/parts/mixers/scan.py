@@ -4,13 +4,10 @@ For every channel d and state s:  h_n = exp(dt_n[d] A[s, d]) h_(n-1) + dt_n[d] B
 of C_n[s] h_n[s, d].
 
 Three forms of it, equal to rounding. `step` is one token. `Walk` goes through time a few tokens at a time with states
-that never leave the
-cache, and its backward pass makes them again instead of keeping them: the fastest and smallest on a CPU. `chunked`
-takes the same place of
-all chunks at once and carries the states between chunks by doubling: few and large operations, without a loop over the
-length, for
-accelerators, and where the length is not known: compiled and exported models. Nothing divides by a decay, so that none
-can underflow.
+that never leave the cache, and its backward pass makes them again instead of keeping them: the fastest and smallest on
+a CPU. `chunked` takes the same place of all chunks at once and carries the states between chunks by doubling: few and
+large operations, without a loop over the length, for accelerators, for rows of vmap, and where the length is not known:
+compiled and exported models. Nothing divides by a decay, so that none can underflow.
 A token with dt = 0 leaves the state as it was: that is how padding is passed over.
 """
 
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plait.core.precision import wide
+from plait.core.sizes import readable
 from plait.errors import PlaitError
 
 CHUNK = 16  # tokens of a chunk
@@ -46,7 +44,7 @@ def selective_scan(
         raise PlaitError(
             f"got x, dt, a, b, c of shapes {shapes}, expected (B, N, D), (B, N, D), (S, D), (B, N, S), (B, N, S)"
         )
-    dtype, walks = x.dtype, x.device.type == "cpu" and not torch.compiler.is_compiling()
+    dtype, walks = x.dtype, x.device.type == "cpu" and all(readable(t) for t in (x, dt, a, b, c))
     x, dt, a, b, c = (wide(t) for t in (x, dt, a, b, c))
     state = x.new_zeros(rows, size, width) if state is None else wide(state)
     y, state = (Walk.apply if walks else chunked)(x, dt, a, b, c, state)

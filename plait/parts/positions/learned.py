@@ -79,7 +79,10 @@ class SequencePositions(nn.Module):
     def reset(self) -> None:
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, t: Tokens) -> Tokens:
+    def forward(self, t: Tokens, places: Tensor | None = None) -> Tokens:
+        """places (B, N) or (N,): where the tokens stand; None: from the first place on."""
+        if places is not None:
+            return t.replace(x=t.x + F.embedding(places, self.table))
         n = t.x.shape[1]
         check_length(n, self.length)
         return t.replace(x=t.x + self.table[:n])
@@ -127,3 +130,6 @@ class Learned(nn.Module):
 
     def reset(self) -> None:
         nn.init.normal_(self.table)
+
+    def forward(self) -> Tensor:
+        return self.table

@@ -43,5 +43,5 @@ class TextEmbedding(nn.Module):
         """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
         t = self.positions(self.words(ids, keep))
         if self.kinds is not None:
-            t = t.replace(x=t.x + (self.kinds.weight[0] if kinds is None else self.kinds(kinds)))
+            t = t.replace(x=t.x + self.kinds(ids.new_zeros(1, 1) if kinds is None else kinds))
         return t.replace(x=self.drop(self.norm(t.x)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from plait.core.sizes import readable
 from plait.core.tokens import Tokens, check_mask
 from plait.errors import PlaitError
 
@@ -27,8 +27,7 @@ def check_ids(ids: Tensor, vocab: int) -> None:
     alone, as other devices would have to be waited for."""
     if ids.dim() != 2 or ids.is_floating_point():
         raise PlaitError(f"got ids {tuple(ids.shape)} of {ids.dtype}, expected (B, N) of torch.int64")
-    real = type(ids) is Tensor and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-    if real and ids.device.type == "cpu" and ids.numel():
+    if readable(ids) and ids.device.type == "cpu" and ids.numel():
         low, high = ids.aminmax()
         if low < 0 or high >= vocab:
             raise PlaitError(

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
 from plait.core.tokens import Tokens, mean, one_each_place
-from plait.errors import PlaitError
 from plait.parts.maps import to_map
+
+
+class Noting(nn.Module):
+    """A stack that also adds what each of its layers gives to `every`."""
+
+    def __init__(self, stack: Stack, every: list[Tokens]):
+        super().__init__()
+        self.blocks, self.every = stack.blocks, every
+
+    def forward(self, t: Tokens) -> Tokens:
+        for block in self.blocks:
+            t = block(t)
+            self.every.append(t)
+        return t
 
 
 class Backbone(nn.Module):
@@ -43,7 +58,7 @@ class Backbone(nn.Module):
         """[(map (B, C, H / stride, W / stride), stride)], finest first, rounded up. layers: whose maps, by number;
         none: those that the system is for, of a plain tower that of its last tokens, normed.
 
-        Raises PlaitError where the tokens are not one for each place of a grid, or layers cannot be told apart.
+        Raises PlaitError where the tokens are not one for each place of a grid.
         """
         maps = self.seen(x, layers)
         if self.multiple is None:  # one size, which its grid divides
@@ -72,15 +87,12 @@ class Backbone(nn.Module):
         return [to_map(t.replace(x=self.norm(t.x))) for t in found]
 
     def _after(self, x: Tensor, layers: tuple[int, ...]) -> list[Tokens]:
-        if type(self).tokens is not Backbone.tokens or not isinstance(self.stack, Stack):
-            raise PlaitError(
-                f"{type(self).__name__} is no plain stack of layers: ask for its last map alone, layers=()"
-            )
-        t, every = self.patch_embed(x), []
-        for block in self.stack.blocks:
-            t = block(t)
-            every.append(t)
-        return [every[n] for n in layers]
+        """The tokens after these layers, by number, of the last stack."""
+        every: list[Tokens] = []
+        other = copy.copy(self)  # the same but for its stack
+        vars(other)["_modules"] = {**self._modules, "stack": Noting(cast(Stack, self.stack), every)}
+        other.tokens(x)
+        return [every[n].replace(context=None) for n in layers]
 
     def pool(self, t: Tokens) -> Tensor:
         """(B, D): the class token, normed; the mean of the normed tokens where there is none."""

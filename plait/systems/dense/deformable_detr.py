@@ -59,10 +59,9 @@ class DeformableDETR(nn.Module):
         refine=False, two_stage=False, frozen=True, dropout=0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
-        self.refine, self.count = refine, queries
         seen = eyes(backbone, frozen)[-min(3, levels) :]
-        self.read = len(seen)
+        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
+        self.refine, self.count, self.read = refine, queries, len(seen)
         convs = [Pointwise(c, width) for c in seen]
         for n in range(levels - len(seen)):
             convs.append(nn.Conv2d(width if n else seen[-1], width, 3, 2, 1))
@@ -98,7 +97,7 @@ class DeformableDETR(nn.Module):
         keeps = [real_places(m, keep) for m in maps]
         share = torch.stack([torch.stack([k[:, 0].float().mean(1), k[:, :, 0].float().mean(1)], 1) for k in keeps], 1)
         pos, places = [], []
-        for k, level in zip(keeps, self.levels.table):
+        for k, level in zip(keeps, self.levels()):
             pos.append(grid_waves(k, self.width, 0.5).flatten(1, 2).to(x.dtype) + level)
             down, across = (torch.arange(s, device=x.device) + 0.5 for s in k.shape[1:])
             xy = torch.stack([across.expand(*k.shape[1:]) / across.shape[0],
@@ -121,7 +120,7 @@ class DeformableDETR(nn.Module):
         seen, keeps, share = self.look(x, keep)
         out: dict[str, Any] = {}
         if self.propose is None:
-            pos, first = self.questions.table.chunk(2, 1)
+            pos, first = self.questions().chunk(2, 1)
             first = first.expand(x.shape[0], -1, -1)
             at = self.point(pos).sigmoid().expand(x.shape[0], -1, -1)  # (B, Q, 2)
         else:

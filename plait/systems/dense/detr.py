@@ -62,8 +62,8 @@ class DETR(nn.Module):
         dropout=0.1,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
         self.proj = Pointwise(eyes(backbone, frozen)[-1], width)
+        self.width, self.multiple, self.backbone = width, backbone.multiple, backbone
         layers = partial(post_norm_blocks, width, heads=heads, hidden=hidden, mix=PlacedAttention, feed=Feed)
         self.encoder = Stack(*layers(depths[0], dropout=dropout))
         self.decoder = Stack(*layers(depths[1], cross=Cross, dropout=dropout), gives=("image",))
@@ -85,7 +85,7 @@ class DETR(nn.Module):
 
     def detect(self, x: Tensor, keep: Tensor | None = None) -> dict[str, Any]:
         seen = self.tokens(x, keep)
-        pos = self.questions.table
+        pos = self.questions()
         t, said = Tokens(torch.zeros_like(pos).expand(x.shape[0], -1, -1), pos=pos).reading(image=seen), []
         for block in self.decoder.blocks:
             t = block(t)

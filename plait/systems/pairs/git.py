@@ -17,7 +17,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, QuickGELU, Stack
@@ -45,7 +44,7 @@ class Words(nn.Module):
         self.norm, self.drop = TextNorm(width), nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        return self.drop(self.norm(self.words(ids).x + F.embedding(places, self.positions.table)))
+        return self.drop(self.norm(self.positions(self.words(ids), places).x))
 
 
 class Cache(NamedTuple):

@@ -163,7 +163,7 @@ class Whisper(nn.Module):
     def read(self, ids: Tensor, cache: Cache, keep: Tensor | None = None) -> tuple[Tensor, Cache]:
         """The next words (B, N) -> their features (B, N, D), and the cache with them."""
         t = Tokens(self.words(ids).x, keep=keep, memory=cache.memory)
-        x = self.drop(t.x + F.embedding(following(t), self.positions.table))
+        x = self.drop(self.positions(t, following(t)).x)
         out = self.stack(t.replace(x=x).reading(sound=Tokens(cache.sound)))
         return self.norm(out.x), cache._replace(memory=out.memory)
 

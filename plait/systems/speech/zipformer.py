@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Layer
 from plait.core.init import torch_default
-from plait.core.tokens import Tokens, mean, refuse
+from plait.core.tokens import Tokens, mean, quiet, refuse
 from plait.core.weights import Drop, Rename, View
 from plait.errors import PlaitError
 from plait.parts.mixers.chunk_conv import ChunkConv, Convolution, SameConv
@@ -81,11 +81,11 @@ class ZipformerBlock(Layer):
 
     def forward(self, t: Tokens) -> Tokens:
         refuse(t, "weight", "lengths", why="convolutions over time read every frame alike, in order")
-        start, x, keep, past = t.x, t.x, t.keep, t.memory or Past()
+        start, keep, past = quiet(t), t.keep, t.memory or Past()
         if not isinstance(past, Past):
             raise PlaitError(f"got a {type(past).__name__}, expected what `begin` gives: a stream is read in chunks")
-        weights, key = self.weights(x, t.read("far"), t.read("see"), past.key)
-        x = x + self.feed1(x)
+        weights, key = self.weights(start, t.read("far"), t.read("see"), past.key)
+        x = start + self.feed1(start)
         y, gated = self.average(x, weights, past.gated)
         x = x + y
         y, first = self.look1(x, weights, past.first)

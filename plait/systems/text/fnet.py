@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Post, Stack
 from plait.core.precision import wide
-from plait.core.tokens import Tokens, refuse
+from plait.core.tokens import Tokens, quiet, refuse
 from plait.core.weights import Drop, Rename, under
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.layouts import bert_input
@@ -42,7 +42,7 @@ class Fourier(nn.Module):
             if waves is None:
                 return t.replace(x=real_transform(wide(t.x)).to(t.x.dtype))
             cos, sin = waves
-            parts = torch.fft.fft(wide(t.x), dim=2)
+            parts = torch.fft.fft(wide(quiet(t)), dim=2)
             cos, sin = cos.to(parts.real.dtype), sin.to(parts.real.dtype)
             return t.replace(x=(cos @ parts.real + sin @ parts.imag).to(t.x.dtype))
 

@@ -44,7 +44,7 @@ class GPT2(Writer):
     def read(self, t: Tokens) -> Tokens:
         unpacked(t)
         places = following(t) if t.pos is None else t.pos
-        out = self.stack(t.replace(x=self.drop(t.x + F.embedding(places, self.positions.table))))
+        out = self.stack(t.replace(x=self.drop(self.positions(t, places).x)))
         return t.carry(out, self.norm(out.x))
 
     def say(self, t: Tokens) -> Tensor:

@@ -178,7 +178,7 @@ class BEiT3(nn.Module):
         keep = torch.ones_like(tokens, dtype=torch.bool) if keep is None else keep
         places = (cache.words[:, None] + keep.cumsum(1) - 1).clamp(min=0)
         ids = torch.cat([tokens, torch.full_like(tokens, self.mask)], 1)
-        x = self.words(ids).x + F.embedding(torch.cat([places, places + 1], 1), self.places.table)
+        x = self.places(self.words(ids), torch.cat([places, places + 1], 1)).x
         past = torch.ones(n, n, dtype=torch.bool, device=x.device).tril()
         allow = torch.cat([torch.cat([past, past & ~past], 1), torch.cat([past, past & past.mT], 1)])
         real = torch.cat([keep, keep], 1)

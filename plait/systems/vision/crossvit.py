@@ -23,6 +23,7 @@ from plait.core.weights import Join, Rename
 from plait.parts.maps import flat, to_map, to_tokens
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm
 from plait.parts.towers.layouts import timm_blocks
 
@@ -84,7 +85,7 @@ class ConvTokens(nn.Module):
         return to_tokens(self.proj(x))
 
 
-class CrossViT(nn.Module):
+class CrossViT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean of both branches' heads.
 
     image, coarse: the (H, W) that the fine and the coarse branch were made for; the model itself scales its input for
@@ -93,9 +94,7 @@ class CrossViT(nn.Module):
     """
 
     on_grid = True  # the places of both branches are laid on one another
-    takes = ("image",)
-    fits = ("image",)
-    classifier = ("heads.",)
+    fits, classifier, beyond = ("image",), ("heads.",), ("heads",)
 
     def __init__(
         self, *, image=(240, 240), coarse=(224, 224), patches=(12, 16), widths, depths, heads, ratio=4, stems=None,
@@ -114,12 +113,17 @@ class CrossViT(nn.Module):
         self.norms = nn.ModuleList(Norm(w) for w in widths)
         self.heads = nn.ModuleList(nn.Linear(w, num_classes) for w in widths if num_classes)
 
-    def streams(self, x: Tensor) -> tuple[Tokens, Tokens]:
-        """The fine and the coarse branch's normed tokens, a class token first."""
-        fine = self.eyes[0](x).reading(coarse=self.eyes[1](self.scale_image(x)))
+    def read(self, x: Tensor) -> list[Tokens]:
+        """The fine branch's tokens after each round, with the coarse one's in their context."""
+        t, found = self.eyes[0](x).reading(coarse=self.eyes[1](self.scale_image(x))), []
         for step in self.rounds:
-            fine = step(fine)
-        fine, coarse = fine.replace(context=None), fine.read("coarse")
+            t = step(t)
+            found.append(t)
+        return found
+
+    def streams(self, t: Tokens) -> tuple[Tokens, Tokens]:
+        """The fine and the coarse branch's normed tokens, a class token first."""
+        fine, coarse = t.replace(context=None), t.read("coarse")
         return fine.replace(x=self.norms[0](fine.x)), coarse.replace(x=self.norms[1](coarse.x))
 
     def scale_image(self, x: Tensor) -> Tensor:
@@ -129,7 +133,16 @@ class CrossViT(nn.Module):
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
         """(B, 3, H, W) -> Tokens (B, 1 + N, D1 + D2) on the fine grid: class tokens and places of both branches."""
-        fine, coarse = self.streams(x)
+        return self.laid(self.read(x)[-1])
+
+    def seen(self, x: Tensor, layers: tuple[int, ...] = ()) -> list[Tensor]:
+        """The maps (B, D1 + D2, h, w) after the last round, or after some."""
+        found = self.read(x)
+        return [to_map(self.laid(found[n])) for n in layers or (-1,)]
+
+    def laid(self, t: Tokens) -> Tokens:
+        """Both branches on the fine grid, normed."""
+        fine, coarse = self.streams(t)
         places = flat(F.interpolate(to_map(coarse), size=fine.grid, mode="bilinear", align_corners=False))  # (B, N, D2)
         return fine.replace(x=torch.cat([fine.x, torch.cat([coarse.x[:, :1], places], 1)], 2))
 
@@ -138,7 +151,7 @@ class CrossViT(nn.Module):
         return t.x[:, 0]
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        classes = [t.x[:, 0] for t in self.streams(x)]
+        classes = [t.x[:, 0] for t in self.streams(self.read(x)[-1])]
         if not self.heads:
             return torch.cat(classes, 1)
         return (self.heads[0](classes[0]) + self.heads[1](classes[1])) / 2

@@ -19,6 +19,7 @@ from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
+from plait.parts.towers.backbone import Backbone
 from plait.parts.towers.encoder import pre_norm_blocks
 from plait.parts.towers.layouts import timm_vit
 
@@ -40,14 +41,13 @@ class Vote(nn.Module):
         return self.head(x)
 
 
-class DeiT(nn.Module):
+class DeiT(Backbone):
     """Pictures (B, 3, H, W) -> logits (B, K), the mean answer of `votes` leading tokens: class, then distillation.
 
     image: the (H, W) that positions are learned for. With `num_classes=0` the logits are the pooled features.
     """
 
-    takes = ("image",)
-    fits = ("image",)
+    fits, beyond = ("image",), ()
     classifier = ("votes.0.head.", "votes.1.head.")  # the tokens that they read are not for given classes
 
     def __init__(self, *, image=(224, 224), patch=16, width, depth, heads, votes=2, num_classes=1000, drop_path=0.0):

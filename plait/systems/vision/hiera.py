@@ -39,6 +39,7 @@ from plait.parts.positions.resample import resample
 from plait.parts.towers.backbone import Backbone, norm_of_mean
 from plait.parts.towers.encoder import after
 from plait.parts.towers.layouts import timm_blocks
+from plait.parts.towers.pyramid import Pyramid
 
 PATCH, UNIT = 4, 8  # pixels of a place, places of a unit
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -181,9 +182,7 @@ class Hiera(Backbone):
                 found.append(to_map(t))
         return found
 
-    def features(self, x: Tensor, keep: Tensor | None = None) -> list[tuple[Tensor, int]]:
-        """[(map (B, C_i, H_i, W_i), stride)] of each stage, finest first."""
-        return list(zip(self.maps(x), self.strides, strict=True))
+    seen = Pyramid.seen
 
 
 def layer(

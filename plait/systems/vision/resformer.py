@@ -48,6 +48,22 @@ class GlobalPositions(nn.Module):
         return t.replace(x=t.x + self.refine(x.to(t.x.dtype).permute(2, 0, 1)[None]).flatten(2).mT)
 
 
+class PerHead(nn.Conv2d):
+    """A 3 x 3 convolution per channel, with the same weights for every head: (B, H E, h, w) -> the same shape."""
+
+    def __init__(self, head_width: int):
+        super().__init__(head_width, head_width, 3, padding=1, groups=head_width)
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.shape[1] // self.in_channels
+        weight, bias = self.weight.repeat(heads, 1, 1, 1), self.bias.repeat(heads)
+        return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
+
+
 class LocalAttention(nn.Module):
     """Self-attention, plus a 3 x 3 convolution over the values, the same for every head: Tokens (B, 1 + N, D) of a grid
     -> the same."""
@@ -60,18 +76,13 @@ class LocalAttention(nn.Module):
         e = width // heads
         self.heads, self.attend = heads, Attend()
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.near = nn.Conv2d(e, e, 3, padding=1, groups=e)
-
-    def reset(self) -> None:
-        nn.init.zeros_(self.near.weight)
-        nn.init.zeros_(self.near.bias)
+        self.near = PerHead(e)
 
     def forward(self, t: Tokens) -> Tokens:
         d, qkv = t.x.shape[2], self.qkv(t.x)
         q, k, v = split_heads(qkv, 3, self.heads)  # each (B, H, N, E)
         places = to_map(t.replace(x=qkv[..., 2 * d :]))  # (B, D, h, w)
-        weight, bias = self.near.weight.repeat(self.heads, 1, 1, 1), self.near.bias.repeat(self.heads)
-        near = F.conv2d(places, weight, bias, padding=1, groups=d).flatten(2).mT
+        near = self.near(places).flatten(2).mT
         t = self.attend(t, q, k, v)
         return t.replace(x=self.out(merge_heads(t.x) + F.pad(near, (0, 0, t.prefix, 0))))
 

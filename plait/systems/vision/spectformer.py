@@ -68,7 +68,7 @@ class SpectralGate(nn.Module):
         if not numbers(rows, columns) or t.grid != self.grid:
             gain = self.laid(gain, (rows, columns // 2 + 1))
         waves = torch.fft.rfft2(wide(t.x).unflatten(1, t.grid), dim=(1, 2), norm="ortho")
-        waves = waves * torch.view_as_complex(wide(gain))
+        waves = waves * torch.view_as_complex(wide(gain).contiguous())
         return t.replace(x=torch.fft.irfft2(waves, s=t.grid, dim=(1, 2), norm="ortho").flatten(1, 2).to(t.x.dtype))
 
 

@@ -18,7 +18,7 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from plait.core.block import Attention, Block, FeedForward, Layer, drop_rates
+from plait.core.block import Attention, Block, FeedForward, Layer, Stack, drop_rates
 from plait.core.tokens import Tokens, prepend, refuse
 from plait.core.weights import Join, Rename, Rule, under
 from plait.parts.maps import to_tokens
@@ -115,10 +115,9 @@ class TNT(Backbone):
             return pre_norm(size, mix, FeedForward(size, 4 * size), norm=Norm, drop=drop)
 
         tell = partial(Sentences, inner, count, width, together=not legacy, bias=legacy)
-        self.blocks = nn.ModuleList(
-            Nested(layer(inner, inner_heads, drop), tell(), layer(width, heads, drop))
-            for drop in drop_rates(drop_path, depth)
-        )
+        blocks = (Nested(layer(inner, inner_heads, drop), tell(), layer(width, heads, drop))
+                  for drop in drop_rates(drop_path, depth))  # fmt: skip
+        self.stack = Stack(*blocks, gives=("words",))
         self.norm = Norm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
@@ -129,10 +128,7 @@ class TNT(Backbone):
         """(B, 3, H, W) -> Tokens (B, 1 + N, D), the class token first, before the last norm."""
         words, grid = self.words(x)
         t = self.positions(prepend(self.cls, Tokens(self.first(words, x.shape[0]), grid=grid)))
-        t = t.reading(words=Tokens(words))
-        for block in self.blocks:
-            t = block(t)
-        return t.replace(context=None)
+        return self.stack(t.reading(words=Tokens(words))).replace(context=None)
 
 
 MODEL = TNT
@@ -183,12 +179,12 @@ RULES = {
                     Rename(f"{mlp}.fc2.{{p}}", f"{ours}.feed.f.down.{{p}}"),
                 ],
                 "blocks.{i}.",
-                "blocks.{i}.",
+                "stack.blocks.{i}.",
             )
         ),
-        Rename("blocks.{i}.norm1_proj.{p}", "blocks.{i}.tell.norm.{p}"),
-        Rename("blocks.{i}.proj.{p}", "blocks.{i}.tell.proj.{p}"),
-        Rename("blocks.{i}.norm2_proj.{p}", "blocks.{i}.tell.last.{p}"),
+        Rename("blocks.{i}.norm1_proj.{p}", "stack.blocks.{i}.tell.norm.{p}"),
+        Rename("blocks.{i}.proj.{p}", "stack.blocks.{i}.tell.proj.{p}"),
+        Rename("blocks.{i}.norm2_proj.{p}", "stack.blocks.{i}.tell.last.{p}"),
         Rename("norm.{p}", "norm.{p}"),
         Rename("head.{p}", "head.{p}"),
     ]

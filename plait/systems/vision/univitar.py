@@ -68,18 +68,33 @@ class NormedSwiGLU(nn.Module):
         return t.replace(x=self.down(self.norm(F.silu(self.gate(t.x)) * self.up(t.x))))
 
 
+class TwoFrames(nn.Conv3d):
+    """A convolution of two frames (B, 3, T, H, W), or of a picture (B, 3, H, W) as if it were both."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__(3, width, (2, patch, patch), (2, patch, patch))
+
+    def reset(self) -> None:
+        xavier_uniform(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 5:
+            return super().forward(x)
+        return F.conv2d(x, self.weight.sum(2), self.bias, self.stride[1:])
+
+
 class Tubelets(nn.Module):
     """Clips (B, T, 3, H, W) -> (B, T/2 * H/P * W/P, D), every two frames one layer of patches; pictures (B, 3, H, W) ->
     (B, H/P * W/P, D), as if shown twice."""
 
     def __init__(self, width: int, patch: int):
         super().__init__()
-        self.patch, self.proj = patch, nn.Conv3d(3, width, (2, patch, patch), (2, patch, patch))
+        self.patch, self.proj = patch, TwoFrames(width, patch)
 
     def forward(self, x: Tensor) -> Tensor:
         patch_grid(x, self.patch)
         if x.dim() == 4:
-            return F.conv2d(x, self.proj.weight.sum(2), self.proj.bias, self.patch).flatten(2).transpose(1, 2)
+            return self.proj(x).flatten(2).transpose(1, 2)
         if x.shape[1] % 2:
             raise PlaitError(
                 f"a clip of {x.shape[1]} frames: expected an even number, as two frames make one layer of patches"

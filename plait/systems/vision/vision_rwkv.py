@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, LayerScale, Pre, Stack, drop_rates
-from plait.core.tokens import Tokens, mean, whole_grid
+from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename, Rule
 from plait.parts.mixers.wkv import bi_wkv
 from plait.parts.positions.learned import GridPositions
@@ -144,14 +144,9 @@ class VisionRWKV(Backbone):
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), classes) if wide else classes
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> Tokens:
-        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, normed."""
+        """(B, 3, H, W) -> Tokens (B, N, D) with their grid, before the last norm."""
         t = self.positions(self.stem(x))
-        t = self.stack(t.replace(x=self.first(t.x)))
-        return t.replace(x=self.norm(t.x))
-
-    def pool(self, t: Tokens) -> Tensor:
-        """(B, D): the mean of the tokens."""
-        return mean(t)
+        return self.stack(t.replace(x=self.first(t.x)))
 
 
 MODEL = VisionRWKV

@@ -53,7 +53,7 @@ class Question(nn.Module):
         self.norm, self.feed = Norm(width), feed
 
     def forward(self, t: Tokens) -> Tensor:
-        asked = Tokens(self.asked.table.expand(t.x.shape[0], 1, -1))
+        asked = Tokens(self.asked().expand(t.x.shape[0], 1, -1))
         found = self.look(asked.reading(stream=t))
         return (found.x + self.feed(found.replace(x=self.norm(found.x))).x)[:, 0]
 
