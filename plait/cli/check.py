@@ -14,7 +14,8 @@ LONG = "too long"
 
 def check(
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of media.")
+        str,
+        typer.Argument(metavar="TABLE", help="A CSV, Parquet, JSON-lines, Excel or SQLite file, or a folder of media."),
     ],
     target: list[str] | None = option("target", help="Also look for columns that give it away."),
     kind: list[str] | None = option("kind"),
@@ -42,7 +43,9 @@ def check(
 
     import numpy as np
 
-    from plait.data.check import check_table
+    from plait.data.check import check_table, unreadable
+    from plait.data.codes import settle_codes
+    from plait.data.guess import kinds_of
     from plait.data.rows import Rows
     from plait.data.schema import Schema
     from plait.data.table import read_table
@@ -53,6 +56,8 @@ def check(
     schema = Schema.guess(data, allow_outside=allow_outside, **given)
     everything = np.arange(len(data))
     task = TASKS[guess_task(schema)].variant(schema, data) if schema.targets else None
+    data = schema.read(data)
+    settle_codes(data, schema, everything, kinds_of(data, given.get("kinds", {})))
     schema.fit(data, everything, max_tokens=max_tokens)
     if task is not None:
         task.learn(schema)  # raises where there is nothing to learn
@@ -63,7 +68,7 @@ def check(
         rows.scan(lambda done, _: console.step(done))
     finally:
         console.stop()
-    found = check_table(data, schema, rows)
+    found = check_table(data, schema, rows) | {"said": [*unreadable(rows), *schema.said]}
     if place:
         rows.bad.write(place)
     if not json and not quiet:
@@ -87,6 +92,8 @@ def _print(found: dict, source: str) -> None:
         cells.append((c["name"], kind, c["why"], examples, counts[0], bad, counts[1], counts[2], "; ".join(notes)))
     head = ("name", "kind", "why", "examples", "missing", "broken", "duplicates", "too long", "notes")
     grid(head, cells, right=("missing", "duplicates", "too long"))
+    for sentence in found["said"]:
+        print(clean(f"careful: {sentence}"))
     for leak in found["leaks"]:
         print(clean(("careful: " if leak["read"] else "note: ") + leak["sentence"]))
     if found["repeated_rows"]:

@@ -40,6 +40,8 @@ def embed(
         vectors = model.embed(table, out=place, allow_outside=allow_outside, progress=progress)
     bad = model.last_bad
     empty = sum(vectors.column(name).null_count for name in vectors.column_names if name.startswith("vector"))
+    for sentence in model.last_said:
+        console.say("careful", sentence)
     if bad.count():
         console.say("careful", f"{bad_cells(bad.by_reason())}; {counted(empty, 'vector')} null")
     widths = {f.name: f.type.list_size for f in vectors.schema if f.name.startswith("vector")}

@@ -82,6 +82,8 @@ def evaluate(
             cells,
             right=("value", "without a model", "rows"),
         )
+    for sentence in model.last_said:
+        console.say("careful", sentence)
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + (f" ({place})" if place else ""))
     unmet = [f"{j['score']} is {number(j['value'])}, required {j['required']}" for j in judged if not j["met"]]

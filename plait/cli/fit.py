@@ -17,7 +17,9 @@ from plait.errors import UsageError
 def fit(
     table: Annotated[
         str | None,
-        typer.Argument(metavar="TABLE", help="A CSV, TSV, Parquet or JSON-lines file, or a folder of class folders."),
+        typer.Argument(
+            metavar="TABLE", help="A CSV, Parquet, JSON-lines, Excel or SQLite file, or a folder of class folders."
+        ),
     ] = None,
     *,
     pretrained: Annotated[

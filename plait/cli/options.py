@@ -78,7 +78,7 @@ def _value(field: Field, text: Any) -> Any:
         return pairs(text)
     if not _repeated(field):
         return text
-    found = names(text)
+    found = list(dict.fromkeys(text))  # columns: what a comma in them means is up to the table
     return found[0] if len(found) == 1 and str in get_args(TYPES[field.name]) else found
 
 
@@ -119,13 +119,14 @@ def class_names(given: str | None, **others: object) -> list[str]:
 
 
 def pairs(texts: Iterable[str] | None) -> dict[str, str]:
-    """`COLUMN=KIND` by comma or repetition. Raises UsageError for anything else."""
+    """`COLUMN=KIND` by repetition; several in one text stay together until the table's columns are known. Raises
+    UsageError for anything else."""
     out = {}
-    for text in names(texts):
+    for text in texts or []:
         name, mark, value = text.rpartition("=")
         if not mark or not name or not value:
             raise UsageError(f"got {text!r}, expected COLUMN=KIND, such as photo=image")
-        out[name.strip()] = value.strip()
+        out[name] = value.strip()
     return out
 
 

@@ -62,6 +62,8 @@ def predict(
         drawn |= {"allow_outside": allow_outside, "progress": progress}
         answers = model.predict(table, out=place, show=show, beam=beam, **drawn)
     bad = model.last_bad
+    for sentence in model.last_said:
+        console.say("careful", sentence)
     if bad.count():
         console.say("careful", bad_cells(bad.by_reason()) + "; the column `unread` names them")
     console.say("saved", f"{place}: {counted(len(answers), 'row')}, columns {', '.join(answers.column_names)}")

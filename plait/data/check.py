@@ -14,6 +14,7 @@ from plait.data.digest import cell_digests, row_digests
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
 from plait.data.kinds.number import parse_column
+from plait.data.numerals import PLAIN
 from plait.data.rows import Rows
 from plait.data.schema import Column, Schema
 from plait.data.table import Table
@@ -31,6 +32,7 @@ def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
     what gives the answer away).
     """
     rows.scan()
+    table = schema.read(table)
     slots = {d["name"]: d["slot"] for d in schema.describe()}
     inputs = [name for name in schema.inputs if name in table.names]
     whole = row_digests(table, schema, inputs)
@@ -42,6 +44,25 @@ def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
         "bad_cells": rows.bad.count(),
         "leaks": [leak for target in schema.targets if target in table.names for leak in leaks(table, schema, target)],
     }
+
+
+def unreadable(rows: Rows) -> list[str]:
+    """A sentence for each input of media of which no cell can be read: what is wrong, and where was looked."""
+    said, there = [], rows.presence()
+    for slot in rows.schema.slots:
+        (name, *_) = slot.columns
+        if not KINDS[slot.kind].media or name in rows.absent or there[slot.name].any():
+            continue
+        reasons = rows.bad.by_reason(name)
+        if not reasons:
+            continue
+        first = next(c for c in rows.table.column(name).to_pylist() if c is not None)
+        where = (
+            f", looked for under {rows.table.root}" if rows.table.root is not None and isinstance(first, str) else ""
+        )
+        why = "; ".join(f"{count:,} x {reason}" for reason, count in reasons.items())
+        said.append(f"NO CELL of {name!r} can be read: {why} (such as {_shown(first)!r}{where})")
+    return said
 
 
 def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str) -> dict:
@@ -114,8 +135,9 @@ def _correlates(
 ) -> str | None:
     if column.kind != "number" or answer.kind != "number":
         return None
-    style = "plain" if pa.types.is_string(target.type) or pa.types.is_large_string(target.type) else None
-    (x, a, _), (y, b, _) = parse_column(cells, column.params.get("style")), parse_column(target, style)
+    (x, a, _), (y, b, _) = (
+        parse_column(c, k.style.get("number", PLAIN)) for c, k in ((cells, column), (target, answer))
+    )
     x, y = x[a & b], y[a & b]
     if len(x) < FEWEST or x.std() == 0 or y.std() == 0:
         return None

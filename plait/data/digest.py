@@ -31,10 +31,10 @@ def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
     column = schema.column(name)
     media = KINDS[column.kind].media
     kept = _known.setdefault(table, {})
-    key = (name, media, schema.allow_outside)
+    key = (name, column.kind, str(column.style), schema.allow_outside)
     if key not in kept:
         place = Place(table.root, schema.allow_outside)
-        cells = table.column(name)
+        cells = schema.read(table).column(name)
         if media:
             starts = range(0, len(cells), CHUNK)
             with ThreadPoolExecutor(READERS) as pool:  # a slow disk is waited for once
@@ -50,7 +50,8 @@ def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
     """One digest per row over the columns `names`, dtype object; equal exactly where all these cells are."""
     columns = [cell_digests(table, schema, name) for name in names]
     kept = _known.setdefault(table, {})
-    key = (tuple(names), tuple(KINDS[schema.column(name).kind].media for name in names), schema.allow_outside)
+    told = [schema.column(name) for name in names]
+    key = (tuple(names), *((c.kind, str(c.style)) for c in told), schema.allow_outside)
     if key not in kept:
         joined = (b"".join(bytes([len(d)]) + d for d in row) for row in zip(*columns))
         kept[key] = np.asarray([_digest(row) for row in joined], dtype=object)

@@ -96,7 +96,7 @@ class Rows:
         workers: int = 2,
         asked: bool = False,
     ):
-        self.table, self.schema = table, schema
+        self.table, self.schema = schema.read(table), schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
         self.allow_outside = allow_outside or schema.allow_outside
         self.bad = BadCells()

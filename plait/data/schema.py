@@ -3,43 +3,21 @@ model it feeds."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from plait.data.columns import Column, Slot
+from plait.data.guess import guess_columns, kinds_of, names_of
 from plait.data.kinds import KINDS
-from plait.data.kinds.base import FitOptions, Glance, Place, counted
+from plait.data.kinds.base import FitOptions, Place
+from plait.data.kinds.category import BLANK, column_text
 from plait.data.table import Table
+from plait.data.words import without
 from plait.errors import DataError, UsageError, nearest
-
-UUID = r"^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"
-ID_NAME = re.compile(r"(^|[_ .-])(id|idx|index|uuid|guid|key|row|rownumber|nr)$|^unnamed|^column_1$|^$", re.IGNORECASE)
-FEW = 20  # a whole-number target with at most this many values is taken for classes
-
-
-@dataclass
-class Column:
-    """One column. `use` is "input", "target", "group", "split" or "ignored"; `params` is what its kind learnt."""
-
-    name: str
-    kind: str
-    why: str
-    use: str = "input"
-    params: dict = field(default_factory=dict)
-
-
-@dataclass
-class Slot:
-    """One input of the model and the columns that feed it, or one target. `kind`: a name in `KINDS`."""
-
-    name: str
-    kind: str
-    columns: list[str]
 
 
 class Schema:
@@ -49,6 +27,7 @@ class Schema:
         self.columns = columns
         self.slots = _slots(columns) if slots is None else slots
         self.allow_outside = allow_outside  # not saved: whoever loads a schema decides anew
+        self.said: list[str] = []  # what had to be decided to guess it, in sentences; not saved
 
     def column(self, name: str) -> Column:
         """The column of that name. Raises UsageError for an unknown one."""
@@ -89,6 +68,12 @@ class Schema:
             if column.kind != kind:
                 column.kind, column.why = kind, f"asked for as {kind}"
 
+    def take_for(self, name: str, kind: str, why: str) -> None:
+        """Take an input column for another kind; slots are laid out anew."""
+        column = self.column(name)
+        column.kind, column.why = kind, why
+        self.slots = _slots(self.columns)
+
     @classmethod
     def guess(
         cls,
@@ -101,39 +86,46 @@ class Schema:
         split: str | None = None,
         allow_outside: bool = False,
     ) -> Schema:
-        """Guess the kind and the use of every column.
+        """Guess the kind and the use of every column, and how its cells are written.
 
-        Columns without a single value, constant columns, row numbers, uuids and all-different strings that are neither
-        text nor media are ignored, with the reason in `why`. `kinds` and `inputs` override that, except for a column
-        without a single value.
+        Columns without a single value, constant columns, and those that only tell rows apart (row numbers, uuids, what
+        is named or formed like an identifier) are ignored, with the reason in `why`; the last are read where nothing
+        else is left. `kinds` and `inputs` override that, except for a column without a single value.
 
         Args:
             kinds: {column: kind}, overriding the guess.
             inputs: the input columns; None means all that are not used otherwise.
             target: one or more target columns, or None.
             group, split: the columns that hold groups and ready-made splits.
+            A text names one column, or several by comma where no column is called so.
 
         Raises:
             UsageError: an unknown column or kind, or a column with two uses.
             DataError: a target without values or with a single one, or no usable input.
         """
-        kinds, targets = dict(kinds or {}), [target] if isinstance(target, str) else list(target or [])
-        uses = _uses(table, kinds, inputs, targets, group, split)
-        columns = []
-        for name in table.names:
-            glance = Glance(name, table.column(name), Place(table.root, allow_outside))
-            use = uses.get(name, "input")
-            chosen = name in kinds or (inputs is not None and name in inputs)
-            column = _column(glance, use, kinds.get(name), chosen)
-            if inputs is not None and use == "input" and name not in inputs:
-                column.use, column.why = "ignored", "not among the chosen inputs"
-            columns.append(column)
-        _second_names(columns, table, kinds, inputs, allow_outside)
+        kinds, said = kinds_of(table, kinds or {}), [*table.said]
+        targets = names_of(table, [target] if isinstance(target, str) else list(target or []))
+        inputs = None if inputs is None else names_of(table, inputs)
+        group, split = (None if name is None else names_of(table, [name])[0] for name in (group, split))
+        columns = guess_columns(table, kinds, inputs, targets, group, split, allow_outside, said)
         schema = cls(columns, allow_outside=allow_outside)
+        schema.said = said
         if not schema.inputs:
             reasons = "; ".join(f"{c.name}: {c.why}" for c in columns if c.use == "ignored")
             raise DataError(f"{table.source} has no usable input column ({reasons or 'only targets'}).")
         return schema
+
+    def read(self, table: Table) -> Table:
+        """A table of the same sort as this schema's columns mean it: words that stand for nothing are null, blanks that
+        say no are such, and cells are as the file has them where their types lost something."""
+        if table.reader is self:
+            return table
+        data = table.data
+        for column in self.columns:
+            if column.name in data.column_names:
+                at, cells = data.column_names.index(column.name), _cells(table, column)
+                data = data if cells is data.column(at) else data.set_column(at, column.name, cells)
+        return replace(table, data=data, written={}, reader=self)
 
     def fit(
         self,
@@ -184,7 +176,7 @@ class Schema:
             tokenizer,
             rate=rate,
         )
-        rows = np.asarray(rows, dtype=np.int64)
+        table, rows = self.read(table), np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:
             raise DataError("there are no training rows to learn the columns from.")
         texts = [c for c in self.used("input") + self.used("target") if c.kind == "text"]
@@ -199,7 +191,7 @@ class Schema:
                 else rows
             )
             learn = kind.fit if column.use == "input" else kind.fit_target
-            told = replace(options, prefix=(prefixes or {}).get(column.name, ""))
+            told = replace(options, style=column.style, prefix=(prefixes or {}).get(column.name, ""))
             column.params = learn(cells.take(pa.array(some)), told)
         return self
 
@@ -242,135 +234,18 @@ class Schema:
         ]
 
 
-def _uses(
-    table: Table, kinds: dict, inputs: list | None, targets: list, group: str | None, split: str | None
-) -> dict[str, str]:
-    asked = [("kind", n) for n in kinds] + [("input", n) for n in inputs or []] + [("target", n) for n in targets]
-    asked += [("group", n) for n in [group] if n is not None] + [("split", n) for n in [split] if n is not None]
-    for what, name in asked:
-        if name not in table.names:
-            raise UsageError(f"{what} column {name!r} is not in {table.source}. {nearest(name, table.names)}")
-    for name, kind in kinds.items():
-        if kind not in KINDS:
-            raise UsageError(
-                f"unknown kind {kind!r} for column {name!r}. {nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}."
-            )
-    uses: dict[str, str] = {}
-    for what, name in asked:
-        if what == "kind":
-            continue
-        if uses.get(name, what) != what or (what == "input" and (inputs or []).count(name) > 1):
-            raise UsageError(
-                f"column {name!r} cannot be both {uses.get(name)} and {what}."
-                if uses[name] != what
-                else f"input {name!r} is named twice."
-            )
-        uses[name] = what
-    return uses
-
-
-def _column(glance: Glance, use: str, forced: str | None, chosen: bool) -> Column:
-    if glance.count == 0:
-        if use == "target":
-            raise DataError(f"the target {glance.name!r} has no value in any row.")
-        return Column(glance.name, forced or "category", "no cell has a value", "ignored")
-    if use == "target" and glance.distinct == 1:
-        raise DataError(
-            f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is "
-            "nothing to learn."
-        )
-    kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
-    column = Column(glance.name, kind, why, use)
-    if use == "input" and not chosen:
-        reason = _useless(glance, kind)
-        if reason:
-            column.use, column.why = "ignored", reason
-    return column
-
-
-def _kind(glance: Glance) -> tuple[str, str]:
-    for name, kind in KINDS.items():
-        why = kind.guess(glance)
-        if why is not None:
-            return name, why
-    return "category", f"type {glance.column.type}, which no kind recognises"
-
-
-def _target_kind(glance: Glance) -> tuple[str, str]:
-    """Kinds for a target: few whole numbers are classes, and so are strings that repeat."""
-    kind, why = _kind(glance)
-    if (
-        kind == "number"
-        and pa.types.is_integer(glance.column.type)
-        and glance.distinct <= FEW
-        and glance.distinct * 2 <= glance.count
-    ):
-        return "category", f"{glance.distinct} different whole numbers in {glance.count:,} cells: classes"
-    if kind in ("text", "image", "audio") and glance.is_text and glance.distinct * 2 <= glance.count:
-        return "category", f"{glance.distinct:,} different values in {glance.count:,} cells: classes"
-    return kind, why
-
-
-def _useless(glance: Glance, kind: str) -> str | None:
-    """Why a column that was not asked for is not worth reading, or None."""
-    if glance.distinct == 1:
-        return (
-            f"constant: every cell is {str(glance.sample[0])[:60]!r}"
-            if not KINDS[kind].media
-            else "constant: every cell is the same"
-        )
-    if pa.types.is_integer(glance.column.type) and glance.distinct == len(glance.column) and glance.count >= 5:
-        low, high = (int(v) for v in pc.min_max(glance.column).as_py().values())
-        steps = np.diff(glance.column.to_numpy().astype(np.int64)) if high < 2**62 and low > -(2**62) else np.zeros(1)
-        if high - low + 1 == glance.count and ((steps == 1).all() or ID_NAME.search(glance.name)):
-            return f"row numbers: every whole number from {low:,} to {high:,} once"
-        if ID_NAME.search(glance.name):
-            return f"an identifier: {glance.count:,} different whole numbers, named {glance.name!r}"
-    if kind == "category" and pa.types.is_nested(glance.column.type) is False and not glance.is_text:
-        return f"type {glance.column.type}, which no kind recognises" if not _categorical(glance.column.type) else None
-    if kind in ("category", "text") and glance.is_text:
-        if glance.matching(UUID) * 20 >= glance.count * 19:
-            return counted(glance.matching(UUID), glance.count, "are uuids")
-        if kind == "category" and glance.distinct * 20 >= glance.count * 19 and glance.count >= 5:
-            return f"an identifier: {glance.distinct:,} different values in {glance.count:,} cells"
-    return None
-
-
-def _categorical(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_boolean(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_temporal(kind)
-    )
-
-
-def _second_names(columns: list[Column], table: Table, kinds: dict, inputs: list | None, allow_outside: bool) -> None:
-    """Ignore a column of file names that do not exist where another column holds the media's bytes: it is only their
-    name."""
-    with_bytes = [
-        c
-        for c in columns
-        if c.use == "input" and KINDS[c.kind].media and not Glance(c.name, table.column(c.name), Place()).is_text
-    ]
-    for column in columns:
-        if not with_bytes or column in with_bytes or column.use != "input" or not KINDS[column.kind].media:
-            continue
-        if column.name in kinds or column.name in (inputs or []):
-            continue
-        glance = Glance(column.name, table.column(column.name), Place(table.root, allow_outside))
-        if not any(_exists(cell, glance.place) for cell in glance.sample[:50]):
-            column.use, column.why = (
-                "ignored",
-                f"names files that are not there; {with_bytes[0].name!r} holds the bytes",
-            )
-
-
-def _exists(cell: object, place: Place) -> bool:
-    try:
-        return isinstance(place.source(cell), Path)
-    except ValueError:
-        return False
+def _cells(table: Table, column: Column) -> pa.ChunkedArray:
+    """The cells of a column as it means them."""
+    cells, style = table.data.column(column.name), column.style
+    number = style.get("number", {}) if column.kind == "number" else None
+    if column.name in table.written and (number is None or number.get("decimal") == ","):
+        cells = table.written[column.name]
+    blanks, texts = style.get("blanks", []), pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
+    if texts and (blanks or not KINDS[column.kind].own_slot):
+        cells = without(cells, blanks)
+    if "one" in style:
+        cells = column_text(cells).cast(pa.string()).fill_null(BLANK)
+    return cells
 
 
 def _slots(columns: Iterable[Column]) -> list[Slot]:

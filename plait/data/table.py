@@ -3,37 +3,42 @@ media."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
-from plait.data.arrow import column_from_values, plain_table
-from plait.data.folder import file_columns, folder_columns
-from plait.data.textfiles import read_csv, read_json
+from plait.data.arrow import column_from_values, declared, plain_table, unread
+from plait.data.files import local_path, read_file, read_files, several, tables_in
+from plait.data.folder import folder_columns
+from plait.data.headers import distinct
+from plait.data.textfiles import Parsed
 from plait.errors import DataError, nearest
-
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-}
 
 
 @dataclass(eq=False)
 class Table:
-    """An Arrow table, the folder that its media paths are relative to, and where it came from (for messages)."""
+    """An Arrow table, the folder that its media paths are relative to, and where it came from (for messages).
+
+    written: the columns as a file has them, where their types here lost some of that, such as 1.10 and 007. declared:
+    the columns whose types say that they are categories, with their values in order, if these have one. unread: why
+    columns hold nothing that can be read. separator and
+    textual: of a file of texts, in which words such as NA may say that nothing is there. said: what had to be decided
+    to read it. reader: the schema that has read it, if one has.
+    """
 
     data: pa.Table
     root: Path | None
     source: str
+    written: dict[str, pa.ChunkedArray] = field(default_factory=dict)
+    declared: dict[str, list[str]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    textual: bool = False
+    said: tuple[str, ...] = ()
+    reader: Any = None
 
     def __len__(self) -> int:
         return self.data.num_rows
@@ -53,7 +58,9 @@ class Table:
 
     def take(self, index: np.ndarray) -> Table:
         """The rows `index` (row numbers, repeats allowed), in that order."""
-        return Table(self.data.take(pa.array(np.asarray(index, dtype=np.int64))), self.root, self.source)
+        at = pa.array(np.asarray(index, dtype=np.int64))
+        written = {name: cells.take(at) for name, cells in self.written.items()}
+        return replace(self, data=self.data.take(at), written=written)
 
     def with_column(self, name: str, values: Any) -> Table:
         """A table with one more (or a replaced) column; `values` is a list, numpy array or Arrow array with a cell per
@@ -65,64 +72,86 @@ class Table:
             data = self.data.set_column(self.names.index(name), name, cells)
         else:
             data = self.data.append_column(name, cells)
-        return Table(data, self.root, self.source)
+        written = {n: c for n, c in self.written.items() if n != name}
+        return replace(self, data=data, written=written, declared={n: v for n, v in self.declared.items() if n != name})
 
 
 def read_table(source: Any, *, root: str | Path | None = None) -> Table:
-    """Read a CSV, TSV, Parquet or JSON file, a folder of media or one such file, a pandas / polars / pyarrow /
-    `datasets` table, or a dict of lists.
+    """Read a file or several, a folder of media or one such file, a pandas / polars / pyarrow / `datasets` table, or a
+    dict of lists.
+
+    Files are CSV and TSV (also in UTF-16, packed by gzip, zstandard or bzip2, or in a zip), Parquet, JSON and JSON
+    lines, workbooks (.xlsx, .ods...) and databases of SQLite and DuckDB: `base.db::name` names a table in a file.
 
     Args:
-        source: a path; a table object with the Arrow stream interface; or a dict {column: cells}.
+        source: a path, also with * and ? for several files that are one table; a list of paths; a table object with the
+        Arrow stream interface; or a dict {column: cells}.
         root: the folder that media paths are relative to. Default: the file's folder, or none for tables in memory.
 
     Raises:
-        DataError: nothing there, no rows, two columns of one name, or a file that cannot be read.
+        DataError: nothing there, no rows, or a file that cannot be read.
     """
     if isinstance(source, Table):
-        return source if root is None else Table(source.data, Path(root), source.source)
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        data, where, label = _from_path(path), path if path.is_dir() else path.parent, str(path)
+        return source if root is None else replace(source, root=Path(root))
+    if isinstance(source, (str, Path)) or _are_paths(source):
+        parsed, where, label = _from_paths(source)
     else:
-        data, where, label = _from_object(source), None, f"the {type(source).__name__}"
+        parsed, where, label = Parsed(_from_object(source)), None, f"the {type(source).__name__}"
     where = Path(root) if root is not None else where
-    if data.num_columns == 0:
+    if parsed.data.num_columns == 0:
         raise DataError(f"{label} has no columns.")
-    twice = sorted({n for n in data.column_names if data.column_names.count(n) > 1})
-    if twice:
-        raise DataError(
-            f"{label} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own."
-        )
+    said = list(parsed.said)
+    data = parsed.data.rename_columns(distinct(list(map(str, parsed.data.column_names)), label, said))
     if data.num_rows == 0:
         raise DataError(f"{label} has columns but no rows.")
-    return Table(plain_table(data), where.resolve() if where is not None else None, label)
+    classes, odd, data = declared(data) | _class_labels(source), unread(data), plain_table(data)
+    return Table(
+        data.rename_columns(distinct(data.column_names, label, said)),
+        where.resolve() if where is not None else None,
+        label,
+        parsed.written,
+        classes,
+        odd,
+        parsed.separator,
+        parsed.textual,
+        tuple(said),
+    )
 
 
-def _from_path(path: Path) -> pa.Table:
-    if not path.exists():
-        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise DataError(f"no such file or folder: {path}. {nearest(path.name, there) if there else ''}".rstrip())
-    if path.is_dir():
-        return pa.table(folder_columns(path))
-    form = SUFFIXES.get(path.suffix.lower())
-    if form is None:
-        if media := file_columns(path):
-            return pa.table(media)
+def _are_paths(source: Any) -> bool:
+    return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(s, (str, Path)) for s in source)
+
+
+def _from_paths(source: str | Path | list) -> tuple[Parsed, Path, str]:
+    """What is read, the folder that media lie under, and how it is called."""
+    if not isinstance(source, (str, Path)):
+        return _as_one([local_path(s)[0] for s in source], ", ".join(map(str, source)))
+    path, name = local_path(source)
+    if found := several(path):
+        return _as_one(found, str(path))
+    if not path.is_dir():
+        return read_file(path, name), path.parent, str(source)
+    if tables := tables_in(path):
+        return _as_one(tables, str(path))
+    return Parsed(pa.table(folder_columns(path))), path, str(path)
+
+
+def _as_one(paths: list[Path], label: str) -> tuple[Parsed, Path, str]:
+    folders = {p.parent.resolve() for p in paths}
+    if len(folders) > 1:
         raise DataError(
-            f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected "
-            f"{', '.join(SUFFIXES)}, a folder, a picture or a sound)."
+            f"{label}: the files lie in {len(folders)} folders, and media paths are relative to one. Read them one by "
+            "one, or put them side by side."
         )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty.")
-    if form == "csv":
-        return read_csv(path)
-    if form == "json":
-        return read_json(path)
-    try:
-        return pa.parquet.read_table(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    return read_files(paths), paths[0].parent, label
+
+
+def _class_labels(source: Any) -> dict[str, list[str]]:
+    """Columns of a `datasets` data set that are classes by number."""
+    features = getattr(source, "features", None)
+    if not isinstance(features, dict):
+        return {}
+    return {str(n): [] for n, f in features.items() if type(f).__name__ == "ClassLabel"}
 
 
 def _from_object(source: Any) -> pa.Table:
@@ -140,6 +169,8 @@ def _from_object(source: Any) -> pa.Table:
     try:
         # a `datasets` data set: this respects select and shuffle
         if hasattr(source, "with_format") and hasattr(source, "features"):
+            if not hasattr(source, "__getitem__"):
+                raise DataError(f"the {type(source).__name__} is a stream: pass list(it.take(1000)), or download it.")
             return source.with_format("arrow")[:]
         if type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
             return _from_pandas(source)
@@ -168,8 +199,8 @@ def _from_lists(columns: dict) -> pa.Table:
 
 
 def _from_pandas(frame: Any) -> pa.Table:
-    names = [str(name) for name in frame.columns]
-    arrays = []
+    names = ["_".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in frame.columns]
+    arrays: list = []
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         try:

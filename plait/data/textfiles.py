@@ -7,7 +7,10 @@ import codecs
 import csv
 import io
 import json
+import re
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,49 +18,74 @@ import pyarrow.csv
 import pyarrow.json
 
 from plait.data.arrow import column_from_values
+from plait.data.headers import COMMENTS, header
+from plait.data.words import NOTHING, without
 from plait.errors import DataError
 
-MISSING = ["", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "Null", "NaN", "nan", "None"]
 CHUNK = 1 << 24
+LOOK = 1 << 20  # bytes in which header and separator are looked for
+NONE = "\x1f"  # stands in no text
+RECORDS = 100  # the most in which they are
+SEP_LINE = re.compile(r"\ufeff?sep=(.)\r?\n?", re.IGNORECASE)
+CODED = r"^[+-]?0\d|^\+|^-0+$|^\s|\s$|^[+-]?\d{16}"  # leading zeros, a plus, blanks, too many digits: no plain numbers
+GROUPS = r"^-?[1-9]\d{0,2}\.\d{3}$"  # a number, or thousands
+PLAINLY = r"^-?(0|[1-9]\d{0,8})(\.\d{0,5}[1-9])?$"
 
 
-def read_csv(path: Path) -> pa.Table:
-    """A CSV or TSV file in UTF-8. Columns in which every cell is a number become numbers; numbers with leading zeros
-    stay text.
+class Parsed(NamedTuple):
+    """What a file holds. written: columns as the file has them, of those whose type lost some of that; textual: whether
+    words such as NA may say that nothing is there; said: what had to be decided, in sentences."""
 
-    The separator is a tab for .tsv, else the one of ``, ; tab |`` that the header uses most.
+    data: pa.Table
+    written: dict[str, pa.ChunkedArray] = {}
+    separator: str | None = None
+    textual: bool = False
+    said: tuple[str, ...] = ()
+
+
+def csv_texts(
+    path: Path, source: Path | pa.Buffer | None = None, *, tabs: bool | None = None
+) -> tuple[pa.Table, str, tuple[str, ...]]:
+    """All cells of a CSV file as strings, its separator, and what had to be decided.
+
+    The separator is a tab for .tsv (or where `tabs` says so), what a line `sep=;` says, else the one of ``, ; tab |``
+    that parts the lines most evenly. Lines before the header (titles, comments) are skipped, and so are comments among
+    the rows. source: where the bytes are, if not in the file as it is; UTF-16 is read too.
     """
-    _check_bytes(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = file.read(1 << 20)
-    separator = "\t" if path.suffix.lower() == ".tsv" else _separator(head)
-    try:
-        names = next(csv.reader(io.StringIO(head, newline=""), delimiter=separator), [])
-    except csv.Error as error:
-        raise DataError(f"{path}: the header cannot be read: {error}.") from error
-    if not any(name.strip() for name in names):
-        raise DataError(f"{path} starts with an empty line. Expected a header with column names.")
-    names = [name.strip() or f"column_{i + 1}" for i, name in enumerate(names)]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise DataError(
-            f"{path} has several columns named {', '.join(map(repr, twice))}. Give every column a name of its own."
-        )
+    source = _utf8(path, path if source is None else source)
+    with pa.input_stream(source) as file:
+        raw = file.read(LOOK + 1)
+    head = raw[:LOOK].decode("utf-8-sig", errors="ignore")
+    tabs = path.suffix.lower() == ".tsv" if tabs is None else tabs
+    told = SEP_LINE.match(head)
+    separator = "\t" if tabs else told[1] if told else _separator(head)
+    found = _records(head, separator, whole=len(raw) <= LOOK)
+    top = header(found[1:] if told else found, str(path))
+    said = list(top.said)
+    separator = NONE if len(top.names) == 1 and not tabs else separator  # lines of text, with whatever marks
+    comments = any(cells and cells[0].lstrip().startswith(COMMENTS) for line, cells in found if line < top.lines)
+    size = source.size if isinstance(source, pa.Buffer) else path.stat().st_size
+
+    def ragged(row: pa.csv.InvalidRow) -> str:
+        return "skip" if row.text.lstrip().startswith(COMMENTS) else "error"
 
     def parse(threads: bool) -> pa.Table:
         return pa.csv.read_csv(
-            path,
+            source if isinstance(source, Path) else pa.BufferReader(source),
             read_options=pa.csv.ReadOptions(
                 use_threads=threads,
-                column_names=names,
-                skip_rows_after_names=1,
-                block_size=min(max(path.stat().st_size, 1 << 20), 1 << 28),
+                column_names=top.names,
+                skip_rows=top.lines,
+                skip_rows_after_names=int(top.named),
+                block_size=min(max(size, 1 << 20), 1 << 28),
             ),
-            parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=separator, newlines_in_values=True, invalid_row_handler=ragged
+            ),
             convert_options=pa.csv.ConvertOptions(
-                column_types={n: pa.string() for n in names}, null_values=MISSING, strings_can_be_null=True
+                column_types={n: pa.string() for n in top.names}, null_values=[""], strings_can_be_null=True
             ),
-        )
+        )  # fmt: skip
 
     try:
         try:
@@ -66,19 +94,66 @@ def read_csv(path: Path) -> pa.Table:
             data = parse(threads=False)  # slower, but it knows the number of the row that is wrong
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} is not a well-formed table: {error}. Expected {len(names)} columns ({', '.join(names[:8])}) in "
-            "every row."
+            f"{path} is not a well-formed table: {error}. Expected {len(top.names)} columns "
+            f"({', '.join(top.names[:8])}) in every row."
         ) from error
-    return pa.table({name: _number_if_all(data.column(name)) for name in names})
+    if comments and len(data):
+        kept = pc.invert(pc.match_substring_regex(data.column(0), r"^\s*(#|%|//)").fill_null(False))
+        data = data.filter(kept)
+    if top.named and len(data):
+        data, again = _once(data, top.names)
+        said += [f"{path}: the header stands among the rows again, {again:,} times, and is left out"] * bool(again)
+    spare = [n for n in top.spare if data.column(n).null_count == len(data)]
+    return data.drop_columns(spare), separator, tuple(said)
 
 
-def _check_bytes(path: Path) -> None:
-    """Refuse NUL bytes and anything that is not UTF-8, naming the line."""
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    with path.open("rb") as file:
+def _once(data: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
+    """The rows without those that are the header again, as in files that were put together, and how many these are."""
+    same = pc.equal(data.column(0), names[0]).fill_null(False)
+    for name in names[1:]:
+        if not pc.any(same).as_py():
+            return data, 0
+        same = pc.and_(same, pc.equal(data.column(name), name).fill_null(False))
+    again = pc.sum(same).as_py() or 0
+    return (data.filter(pc.invert(same)), again) if again and len(names) > 1 else (data, 0)
+
+
+def _records(head: str, separator: str, whole: bool = True) -> list[tuple[int, list[str]]]:
+    """The first records of a text: how many lines stand before each, and its cells."""
+    reader, out, before = csv.reader(io.StringIO(head, newline=""), delimiter=separator), [], 0
+    try:
+        for cells in reader:
+            out.append((before, cells))
+            before = reader.line_num
+            if len(out) > RECORDS:
+                break
+        else:
+            out = out if whole or len(out) < 2 else out[:-1]  # the last one may be cut
+    except csv.Error:
+        pass  # a huge cell: what came before it tells enough
+    return out
+
+
+def _separator(head: str) -> str:
+    """The mark that parts most of the first lines into equally many cells."""
+
+    def evenly(mark: str) -> tuple[int, int, bool]:
+        widths = Counter(len(cells) for _, cells in _records(head, mark) if len(cells) > 1)
+        first = head.split("\n", 1)[0]
+        bare = "".join(part for i, part in enumerate(first.split('"')) if i % 2 == 0)
+        return max(widths.values(), default=0), bare.count(mark), mark == ","
+
+    return max(",;\t|", key=evenly)
+
+
+def _utf8(path: Path, source: Path | pa.Buffer) -> Path | pa.Buffer:
+    """The bytes as UTF-8: UTF-16 is turned into it; NUL bytes and anything else are refused, naming the line."""
+    decoder, line, first = codecs.getincrementaldecoder("utf-8")(), 1, True
+    with pa.input_stream(source) as file:
         while block := file.read(CHUNK):
-            if line == 1 and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{path} is in UTF-16. Save it as UTF-8.")
+            if first and (wide := _utf16(block)):
+                return _turned(path, block + file.read(), wide)
+            first = False
             if b"\0" in block:
                 raise DataError(
                     f"{path} has a NUL byte in line {line + block[: block.index(0)].count(10)}: it is not a text "
@@ -96,46 +171,87 @@ def _check_bytes(path: Path) -> None:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: it ends within a character (line {line}). It may be cut off.") from error
+    return source
 
 
-def _separator(head: str) -> str:
-    first = head.split("\n", 1)[0]
-    bare = "".join(part for i, part in enumerate(first.split('"')) if i % 2 == 0)
-    return max(",;\t|", key=lambda mark: (bare.count(mark), mark == ","))
+def _utf16(block: bytes) -> str | None:
+    """The encoding of bytes that are UTF-16: by their mark, or by a NUL in every other place."""
+    if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    some = block[:2000]
+    if len(some) > 7 and not some[0::2].count(0) and some[1::2].count(0) > 0.4 * len(some):
+        return "utf-16-le"
+    return "utf-16-be" if len(some) > 7 and not some[1::2].count(0) and some[0::2].count(0) > 0.4 * len(some) else None
 
 
-def _number_if_all(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole numbers, else decimal numbers, where every cell is one. Leading zeros and more than 15 digits mean an
-    identifier: text."""
+def _turned(path: Path, data: bytes, encoding: str) -> pa.Buffer:
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged UTF-16: {error}. Save it as UTF-8.") from error
+    if "\0" in text:
+        raise DataError(
+            f"{path} has a NUL byte in line {text[: text.index(chr(0))].count(chr(10)) + 1}: it is damaged."
+        )
+    return pa.py_buffer(text.encode())
+
+
+def typed(texts: pa.Table, separator: str | None = None, said: tuple[str, ...] = ()) -> Parsed:
+    """A table of strings with columns that are numbers as such, and null in place of words that say nothing."""
+    columns, written = {}, {}
+    for name in texts.column_names:
+        cells = texts.column(name)
+        bare = without(cells, NOTHING)
+        number = _number_if_all(bare)
+        columns[name] = bare if number is None else number
+        lossy = number is not None and pa.types.is_floating(number.type) and not _plainly(bare)
+        if lossy or bare.null_count > cells.null_count:
+            written[name] = cells
+    return Parsed(pa.table(columns), written, separator, True, said)
+
+
+def _plainly(texts: pa.ChunkedArray) -> bool:
+    """Whether all that texts of decimal numbers say is the number: none ends in a zero, has many digits, or could be
+    thousands."""
+    if pc.any(pc.match_substring_regex(texts, GROUPS)).as_py():
+        return False
+    return bool(pc.all(pc.match_substring_regex(texts, PLAINLY)).as_py())
+
+
+def _number_if_all(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Whole numbers, else decimal numbers, where every cell is one."""
     if column.null_count == len(column):
-        return column
-    if pc.any(pc.match_substring_regex(column, r"^[+-]?0\d|^\+|^\s|\s$|\d{16}")).as_py():
-        return column
+        return None
+    if pc.any(pc.match_substring_regex(column, CODED)).as_py():
+        return None
     for kind in (pa.int64(), pa.float64()):
         try:
             return column.cast(kind)
         except pa.ArrowInvalid:
             continue
-    return column
+    return None
 
 
-def read_json(path: Path) -> pa.Table:
+def read_json(path: Path, source: Path | pa.Buffer | None = None) -> pa.Table:
     """JSON lines (one object per line), or one JSON array of objects."""
-    with path.open("rb") as file:
+    source = path if source is None else source
+    with pa.input_stream(source) as file:
         array = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if not array:
         try:
-            return pa.json.read_json(path, parse_options=pa.json.ParseOptions(newlines_in_values=False))
+            with pa.input_stream(source) as file:
+                return pa.json.read_json(file, parse_options=pa.json.ParseOptions(newlines_in_values=False))
         except (pa.ArrowException, OSError):
             pass  # mixed cells or broken lines: the reader below takes the first and names the second
-    rows = _json_rows(path, array)
+    with pa.input_stream(source) as file:
+        rows = _json_rows(path, file.read(), array)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.Table.from_arrays([column_from_values(n, [row.get(n) for row in rows]) for n in names], names=names)
 
 
-def _json_rows(path: Path, array: bool) -> list[dict]:
+def _json_rows(path: Path, data: bytes, array: bool) -> list[dict]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig")
         rows = (
             json.loads(text)
             if array

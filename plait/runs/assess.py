@@ -20,7 +20,8 @@ from plait.tasks.base import Answers, Task, TaskModel
 @dataclass
 class Assessment:
     """Scores with intervals on some rows. `truth` and `answers` are what the task recorded of those rows; `again` gives
-    the whole answers of some of them; alone and absent are main scores by modality."""
+    the whole answers of some of them; alone and absent are main scores by modality; `left_out` rows have no target that
+    is known."""
 
     index: np.ndarray
     truth: Answers
@@ -32,11 +33,13 @@ class Assessment:
     absent: dict[str, Score] = field(default_factory=dict)
     gain: Score | None = None
     best_alone: str | None = None
+    left_out: int = 0
 
     def to_json(self) -> dict:
         """Plain JSON: everything but the rows."""
         return {
             "rows": len(self.index),
+            "left_out": self.left_out,
             "scores": [s.to_json() for s in self.scores],
             "baseline": [s.to_json() for s in self.baseline],
             "alone": {k: s.to_json() for k, s in self.alone.items()},
@@ -86,7 +89,7 @@ def assess(
     whole, ask = answers([]), None if queries is None else queries[known]
     lived, floor = task.lived(model)
     scores, baseline = lived + task.scores(*whole, ask), floor + task.baseline(*whole, ask)
-    out = Assessment(known, *whole, again, scores, baseline)
+    out = Assessment(known, *whole, again, scores, baseline, left_out=len(index) - len(known))
     groups = modalities(schema)
     if not parts or not task.answers_rows or len(groups) < 2:
         return out

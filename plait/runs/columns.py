@@ -50,15 +50,27 @@ def aligned(table: Table, schema: Schema, *, any_name: bool = False) -> Table:
 
 def of_kind(table: Table, kind: str) -> list[str]:
     """The columns that look like this kind."""
-    return [c.name for c in Schema.guess(table, inputs=table.names).columns if c.kind == kind]
+    return [
+        c.name
+        for c in Schema.guess(table, inputs=[n for n in table.names if n not in table.unread]).columns
+        if c.kind == kind
+    ]
 
 
 def strings(table: Table, kind: str) -> list[str]:
     """Where texts are asked for, the columns of words that look like classes; none beside pictures or sounds."""
-    guessed = {c.name: c.kind for c in Schema.guess(table, inputs=table.names).columns}
+    guessed = {
+        c.name: c.kind for c in Schema.guess(table, inputs=[n for n in table.names if n not in table.unread]).columns
+    }
     if kind != "text" or any(KINDS[k].media for k in guessed.values()):
         return []
     return [n for n, k in guessed.items() if k == "category" and pa.types.is_string(table.column(n).type)]
+
+
+def _kinds(table: Table) -> dict[str, str]:
+    """{column: the kind that it looks like}."""
+    readable = [name for name in table.names if name not in table.unread]
+    return {c.name: c.kind for c in Schema.guess(table, inputs=readable).columns}
 
 
 def asking(schema: Schema) -> Schema:
@@ -71,7 +83,8 @@ def asking(schema: Schema) -> Schema:
 
 def renamed(table: Table, old: str, new: str) -> Table:
     data = table.data.rename_columns([new if name == old else name for name in table.names])
-    return Table(data, table.root, table.source)
+    written = {new if name == old else name: cells for name, cells in table.written.items()}
+    return replace(table, data=data, written=written)
 
 
 def safe(name: str) -> str:
@@ -98,12 +111,9 @@ def matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
     return out
 
 
-def like(table: Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` from `table`; nulls where it has none."""
-    columns = [
-        table.column(f.name).cast(f.type) if f.name in table.names else pa.nulls(len(table), f.type) for f in schema
-    ]
-    return pa.table(columns, schema=schema)
+def like(table: Table, name: str) -> pa.ChunkedArray:
+    """A column of `table`; nulls where it has none."""
+    return table.column(name) if name in table.names else pa.chunked_array([pa.nulls(len(table))])
 
 
 def unread(rows: Rows) -> list[str]:

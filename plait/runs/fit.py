@@ -52,8 +52,8 @@ def fit(
     """Train a model on a table and write a run folder.
 
     Args:
-        source: a CSV, TSV, Parquet or JSON-lines file, a folder of class folders, or a pandas / polars / pyarrow /
-        datasets table.
+        source: a file or several that `plait.data.table.read_table` reads (CSV, Parquet, JSON lines, workbooks,
+        databases), a folder of class folders, or a pandas / polars / pyarrow / datasets table.
         out: the run folder; default runs/NAME after the source. It must be new, or one to resume.
         resume: go on with the run in `out`: its settings are read there, and `source` may be left out if it was a file.
         dry_run: stop before training and return what would be done as a dict.

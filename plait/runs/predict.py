@@ -7,10 +7,13 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
+from plait.data.columns import Column
 from plait.data.rows import Rows
+from plait.data.schema import Schema
 from plait.errors import UsageError
 from plait.tasks.base import Answers, Task, TaskModel
 from plait.tasks.registry import nouns
@@ -103,3 +106,34 @@ def merge(parts: list[Answers]) -> Answers:
         pieces = [part[name] for part in parts]
         found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
     return found
+
+
+def answer_table(schema: Schema, told: Answers, unread: list[str]) -> pa.Table:
+    """Answers as a table: `row`, what is told of each, and `unread`.
+
+    An answer is called as its target, and of the type that the training table has; what else is told is called neither
+    so nor as any other column of that table, so that both can stand side by side.
+    """
+    targets = {c.name: c for c in schema.used("target")}
+    taken = {c.name for c in schema.columns}
+    columns: dict[str, Any] = {_free("row", taken | set(told)): np.arange(len(unread))}
+    for name, cells in told.items():
+        free = name if name in targets else _free(name, taken | (set(told) if name in taken else set()))
+        columns[free] = _typed(cells, targets.get(name))
+    return pa.table(columns | {_free("unread", taken | set(told)): pa.array(unread, pa.string())})
+
+
+def _typed(cells: Any, column: Column | None) -> pa.Array:
+    array = pa.array(cells)
+    if column is None or column.kind != "category" or "type" not in column.style:
+        return array
+    try:
+        return array.cast(pa.type_for_alias(column.style["type"]))
+    except (ValueError, pa.ArrowException):  # a type whose cells are told as texts
+        return array
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from plait.core.catalog import ModelInfo
+from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
-from plait.data.check import check_table
+from plait.data.check import check_table, unreadable
+from plait.data.codes import settle_codes
 from plait.data.digest import row_digests
-from plait.data.kinds import KINDS
+from plait.data.guess import kinds_of
+from plait.data.kinds import KINDS, Place
+from plait.data.kinds.base import FitOptions
+from plait.data.kinds.place import is_path
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
+from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
@@ -56,7 +61,8 @@ class Prepared:
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
-        said = [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
+        said = [*unreadable(self.rows), *self.schema.said]
+        said += [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
         across = Counter((d["what"], d["column"], ", ".join(d["splits"])) for d in self.duplicates)
         for (what, column, sides), count in across.items():
             said.append(
@@ -67,16 +73,21 @@ class Prepared:
 
 def prepare(source, settings: Settings, console: Console) -> Prepared:
     """Read, guess, split, learn, decode. Raises DataError or UsageError for what cannot work."""
-    table, given = _gather(source, settings)
-    schema = guess(table, settings)
+    first = read_table(source)
+    schema = guess(first, settings)
+    table, given = _gather(first, schema, settings)
     splits = _split(table, schema, settings, given)
     kind = TASKS[settings.task or guess_task(schema)]
     table, splits = kind.extend(table, schema, splits, settings.seed)
+    table = schema.read(table)
+    if settings.system == "auto" or "category" in model_info(settings.system).takes:
+        settle_codes(table, schema, splits["train"], kinds_of(first, settings.kinds))
     kind = kind.variant(schema, table)
     info = choose(system_name(settings, schema, kind), schema, kind)
     role = role_for(kind, info)
-    kind = kind.by(role)
-    schema.ask(kind.asks)
+    if (own := kind.by(role)) is not kind:
+        kind = own
+        schema.ask(kind.asks)
     fixed, published = reads(info), info.weights if settings.pretrained else {}
     longest = published.get("max_tokens") or fixed.get("length") or 256
     length = settings.max_tokens or longest // (2 if kind.one_vocabulary else 1)
@@ -155,10 +166,11 @@ def _prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[st
 
 
 def guess(table: Table, settings: Settings) -> Schema:
-    """The schema of `table` under the settings."""
-    asks = TASKS[settings.task].asks if settings.task in TASKS else None
+    """The schema of `table` under the settings. What is searched by words is text, however often it repeats."""
+    task = TASKS.get(settings.task or "")
+    asks = task.asks if task else None
     said = {settings.target: asks} if isinstance(settings.target, str) and asks and KINDS[asks].own_slot else {}
-    return Schema.guess(
+    schema = Schema.guess(
         table,
         kinds=said | settings.kinds,
         inputs=settings.inputs,
@@ -167,6 +179,12 @@ def guess(table: Table, settings: Settings) -> Schema:
         split=settings.split,
         allow_outside=settings.allow_outside,
     )
+    if task and task.verb == "search" and not any(s.kind == "text" for s in schema.slots):
+        for column in schema.used("input"):
+            words = table.column(column.name).type in (pa.string(), pa.large_string())
+            if column.kind == "category" and words and column.name not in kinds_of(table, settings.kinds):
+                schema.take_for(column.name, "text", f"{column.why}; what is searched by words is text")
+    return schema
 
 
 def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
@@ -179,59 +197,64 @@ def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
     return "auto_tiny" if all(KINDS[s.kind].straight for s in schema.slots) else "auto_small"
 
 
-def _gather(source, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
-    """One table, and the splits that files of their own give."""
-    tables = {"train": read_table(source)}
-    tables |= {
-        name: read_table(path) for name, path in (("val", settings.val), ("test", settings.test)) if path is not None
-    }
-    if len(tables) == 1:
-        return tables["train"], None
-    first = tables["train"]
-    aligned = []
+def _gather(first: Table, schema: Schema, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
+    """One table, read as the training file is written, and the splits that files of their own give."""
+    given = {name: path for name, path in (("val", settings.val), ("test", settings.test)) if path is not None}
+    if not given:
+        return schema.read(first), None
+    tables = {"train": first} | {name: read_table(path) for name, path in given.items()}
+    used = {c.name for c in schema.columns if c.use != "ignored"}
     for name, t in tables.items():
-        lacking = [c for c in first.names if c not in t.names]
+        lacking = [c for c in first.names if c in used and c not in t.names]
         if lacking:
             raise DataError(
                 f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns"
             )
-        try:
-            aligned.append(t.data.select(first.names).cast(first.data.schema))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"the columns of {t.source} have other types than those of {first.source}: {error}"
-            ) from error
-        if t.root != first.root and name != "train":
-            aligned[-1] = _rooted(aligned[-1], t, first)
+    read = {name: _rooted(schema.read(t), schema, first) for name, t in tables.items()}
+    names = [n for n in first.names if n in used]
+    columns = []
+    for name in names:
+        decimal = schema.column(name).style.get("number", {}).get("decimal", ".")
+        columns.append(end_to_end(unify(name, [t.column(name) for t in read.values()], decimal)))
     ends = np.cumsum([len(t) for t in tables.values()])
-    given = {name: np.arange(end - len(t), end) for (name, t), end in zip(tables.items(), ends)}
-    return Table(pa.concat_tables(aligned), first.root, first.source), given
+    rows = {name: np.arange(end - len(t), end) for (name, t), end in zip(tables.items(), ends)}
+    return Table(pa.Table.from_arrays(columns, names=names), first.root, first.source, reader=schema), rows
 
 
-def _rooted(data: pa.Table, table: Table, first: Table) -> pa.Table:
-    """Media paths of a table in another folder, rewritten relative to the first table's."""
-    schema = Schema.guess(table)
+def _rooted(table: Table, schema: Schema, first: Table) -> Table:
+    """A table with the media paths of another folder rewritten, so that they are found from the first table's."""
+    if table.root == first.root or not table.root or not first.root:
+        return table
+    data = table.data
     for column in schema.columns:
-        if KINDS[column.kind].media and pa.types.is_string(data.column(column.name).type) and table.root and first.root:
-            moved = [p and str((table.root / p).resolve()) for p in data.column(column.name).to_pylist()]
+        if (
+            KINDS[column.kind].media
+            and column.name in table.names
+            and pa.types.is_string(data.column(column.name).type)
+        ):
+            cells = data.column(column.name).to_pylist()
+            moved = [str((table.root / c).resolve()) if c and is_path(c) else c for c in cells]
             data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
-    return data
+    return replace(table, data=data)
 
 
 def _split(
     table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
 ) -> dict[str, np.ndarray]:
-    stratify = None
+    stratify, group = None, next((c.name for c in schema.used("group")), None)
     if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
-        stratify = [None if v is None else str(v) for v in table.column(schema.targets[0]).to_pylist()]
+        column, labels = schema.used("target")[0], KINDS["category"]
+        cells, place = table.column(column.name), Place()
+        known = labels.fit(cells, FitOptions(place, style=column.style))
+        stratify = [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
     if given is None:
         return split_rows(
             table,
             schema,
             fractions=settings.fractions,
             seed=settings.seed,
-            group=settings.group,
-            column=settings.split,
+            group=group,
+            column=next((c.name for c in schema.used("split")), None),
             stratify=stratify,
         )
     if "val" not in given:  # a test table alone: a tenth of the training rows watches the training
@@ -241,7 +264,7 @@ def _split(
             schema,
             fractions=(0.9, 0.1, 0.0),
             seed=settings.seed,
-            group=settings.group,
+            group=group,
             stratify=None if stratify is None else [stratify[i] for i in train],
         )
         given = {**given, "train": train[part["train"]], "val": train[part["val"]]}
@@ -280,6 +303,5 @@ def _refuse_empty(rows: Rows, schema: Schema, train: np.ndarray) -> None:
     there = rows.presence()
     if not any(p[train].any() for p in there.values()):
         reasons = {name: ", ".join(rows.bad.by_reason(name)) or "all cells are empty" for name in schema.inputs}
-        raise DataError(
-            f"no training row has a readable input ({'; '.join(f'{name}: {why}' for name, why in reasons.items())})"
-        )
+        told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        raise DataError(". ".join([f"no training row has a readable input ({told})", *unreadable(rows)]))

@@ -19,16 +19,18 @@ from plait.core.files import write_whole
 from plait.core.init import initialise_rest
 from plait.core.weight_files import read_weights
 from plait.core.weights import assign
+from plait.data.check import unreadable
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table, read_table
+from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, safe, unread
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
-from plait.runs.predict import asked_how, merge, outputs, stream
+from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
@@ -56,6 +58,7 @@ class Run:
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
         self.used = used  # of a model as it was published: where its weights came from, and their licence
+        self.last_said: list[str] = []  # what a careful reader would want to know of the rows that were read last
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
         self.history: History | None = None
         self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
@@ -66,9 +69,11 @@ class Run:
     def rows(self, source: Any, *, allow_outside: bool = False, asked: bool = False, progress=None) -> Rows:
         """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. Raises
         DataError where no input column is there, or no target that is asked for."""
-        table = aligned(read_table(source), self.schema, any_name=bool(self.used))
+        table = self._table(source)
         asked = asked and self.task.asks is not None
-        return Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
+        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
+        self.last_said = [*unreadable(rows), *table.said]
+        return rows
 
     def evaluate(
         self, source: Any, *, gallery: Any = None, allow_outside: bool = False, progress=None, **how: Any
@@ -87,11 +92,11 @@ class Run:
         if gallery is not None:
             if not _searches(type(self.task)):
                 raise UsageError(f"a gallery is for {nouns(_searches)}: this run does {self.task.name}")
-            more = aligned(read_table(gallery), self.schema, any_name=bool(self.used))
+            more = self._table(gallery)
             names = [n for n in self.schema.inputs if n in table.names]
-            both = pa.concat_tables([table.data.select(names), like(more, table.data.select(names).schema)])
-            queries = np.arange(len(both)) < len(table)
-            table = Table(both, table.root, table.source)
+            both = {n: end_to_end(unify(n, [table.column(n), like(more, n)])) for n in names}
+            queries = np.arange(len(table) + len(more)) < len(table)
+            table = Table(pa.table(both), table.root, table.source, reader=self.schema)
             rows = Rows(table, self.schema, allow_outside=allow_outside).scan(progress)
         self.task.derive(rows)
         found = assess(self.model, self.task, rows, self.schema, np.arange(len(table)), self.precision, queries=queries)
@@ -130,8 +135,7 @@ class Run:
             if out is not None:
                 told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
             done += len(next(iter(told[-1].values())))
-        columns = {"row": np.arange(len(rows)), **merge(told), "unread": unread(rows)}
-        table = pa.table({k: pa.array(v) for k, v in columns.items()})
+        table = answer_table(self.schema, merge(told), unread(rows))
         if out is not None:
             write_table(table, out)
         self.last_bad = rows.bad
@@ -259,6 +263,10 @@ class Run:
         return named(self, classes, templates=templates, none=none, **how)
 
     # -- the ways in
+
+    def _table(self, source: Any) -> Table:
+        """What `source` holds, as this run means it."""
+        return self.schema.read(aligned(read_table(source), self.schema, any_name=bool(self.used)))
 
     def _refuse_mute(self, what: str) -> None:
         if self.task.mute:

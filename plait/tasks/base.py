@@ -23,6 +23,16 @@ from plait.tasks.examples import examples
 Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
 
 
+def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """An answer's columns and what is said of it, whose names give way to those of the answer."""
+    out = dict(answer)
+    for name, cells in more.items():
+        while name in out:
+            name += "_"
+        out[name] = cells
+    return out
+
+
 class Pace(NamedTuple):
     """patient: nothing may improve for a long time before it does, so that training is never stopped early. ema: the
     decay by which weights are averaged, where the settings do not say."""

@@ -15,11 +15,13 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import Answers, Objective, Task
+from plait.tasks.base import Answers, Objective, Task, beside
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
 ROLES = ("fuser", "backbone", "embedder")
+
+MOST_SHOWN, LIKELIEST = 50, 5  # classes: all of so many are told of, and so many of more
 
 
 def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -27,9 +29,11 @@ def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 class Classify(AnswerTask):
-    """One label per row. classes: their values as in the table; counts: how often each occurs in the training rows.
+    """One label per row. classes: their values as in the table, None for blank cells; counts: how often each occurs in
+    the training rows.
 
-    Answers are `probabilities` (n, K).
+    Answers are `probabilities` (n, K). A row whose class no training row has is K or more in the truth, and wrong
+    whatever is answered.
     """
 
     name = choice = "classify"
@@ -82,7 +86,9 @@ class Classify(AnswerTask):
         return {"probabilities": z / z.sum(1, keepdims=True)}
 
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-        return truth[self.target], answers["probabilities"]
+        """Classes (n,), and a probability for each of these, which is 0 for those that were never learnt."""
+        real, p = truth[self.target], answers["probabilities"]
+        return real, np.pad(p, ((0, 0), (0, max(int(real.max(initial=0)) + 1 - p.shape[1], 0))))
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.classification(*self._both(truth, answers))
@@ -101,19 +107,33 @@ class Classify(AnswerTask):
         return metrics.log_loss_rows(*self._both(truth, answers))
 
     def columns(self, answers: Answers) -> dict[str, Any]:
+        """The class and its probability, and those of all classes; of more than 50 those of the likeliest five."""
         p = answers["probabilities"]
-        out = {self.target: [self.classes[i] for i in p.argmax(1)], "probability": p.max(1)}
-        if len(self.classes) <= 50:
-            out |= {f"p({c})": p[:, i] for i, c in enumerate(self.classes)}
-        return out
+        order = np.argsort(-p, axis=1, kind="stable")
+        ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
+        told: dict[str, Any] = {"probability": p.max(1)}
+        if len(self.classes) <= MOST_SHOWN:
+            told |= {f"p({name})": p[:, i] for i, name in enumerate(self.names)}
+        else:
+            for rank in range(1, len(ranked)):
+                told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
+        return beside({self.target: ranked[0]}, told)
+
+    @property
+    def names(self) -> list[str]:
+        """The classes in print."""
+        return ["blank" if c is None else str(c) for c in self.classes]
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
-        return "Confusion", pictures.confusion_matrix(real, p.argmax(1), [str(c) for c in self.classes])
+        new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
+        answered = p[:, : len(self.classes)].argmax(1)
+        real = np.minimum(real, len(self.classes))
+        return "Confusion", pictures.confusion_matrix(real, answered, [*self.names, *new])
 
     def describe(self) -> str:
         top = int(np.argmax(self.counts))
-        return f"{len(self.classes)} classes, largest {self.classes[top]} {self.frequencies[top]:.0%}"
+        return f"{len(self.classes)} classes, largest {self.names[top]} {self.frequencies[top]:.0%}"
 
     def to_json(self) -> dict:
         return {"task": self.name}
@@ -124,7 +144,8 @@ class Classify(AnswerTask):
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
-    """Mean over the known labels of each row; (B, K) with -100 = unknown."""
+    """Mean over the known labels of each row; (B, K) with -100 = unknown. What the target has beyond is not learnt."""
+    target = target[:, : outputs.shape[1]]
     known = target != -100
     loss = F.binary_cross_entropy_with_logits(outputs, target.clamp(min=0).to(outputs.dtype), reduction="none")
     return (loss * known).sum(1) / known.sum(1).clamp(min=1)
@@ -170,8 +191,9 @@ class ClassifyMany(AnswerTask):
 
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Truth (n, K) of 1, 0 and -100 = unknown, and probabilities (n, K)."""
-        parts = [truth[name] for name in self.targets]
-        return parts[0] if len(parts) == 1 else np.stack(parts, 1), answers["probabilities"]
+        parts, p = [truth[name] for name in self.targets], answers["probabilities"]
+        real = parts[0] if len(parts) == 1 else np.stack(parts, 1)
+        return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.multilabel(*self._both(truth, answers))
@@ -194,7 +216,7 @@ class ClassifyMany(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
-        return {"labels": chosen} | {f"p({label})": p[:, i] for i, label in enumerate(self.labels)}
+        return beside({"labels": chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
         real, p = self._both(truth, answers)

@@ -22,7 +22,8 @@ def examples(
     """The best and the worst answers among the rows `index`. told: columns of predictions, the answer first; value (n,)
     how good each is; target: the column that holds the truth, if it is one."""
     names = rows.schema.inputs[:6]
-    answers, probability = next(iter(told.values())), told.get("probability")
+    first, *more = told
+    answers, probability = told[first], next((told[n] for n in more if n.rstrip("_") == "probability"), None)
     truths = rows.table.take(index)
     good, poor = np.argsort(-value, kind="stable")[:SHOWN], np.argsort(value, kind="stable")[:SHOWN]
     exact = set(np.unique(value)) <= {0.0, 1.0}
@@ -31,7 +32,8 @@ def examples(
     for i in shown:
         truth = truths.column(target)[int(i)].as_py() if target is not None else None
         cells = [_cell(rows, n, int(index[i])) for n in names]
-        answer = answers[i] if isinstance(answers[i], (str, bool, list)) else number(float(answers[i]))
+        said = "blank" if answers[i] is None else answers[i]
+        answer = said if isinstance(said, (str, bool, list)) else number(float(said))
         sure = None if probability is None else float(probability[i])
         lines.append(Example(cells, truth, answer, sure, bool(value[i]) if exact else None))
     return [Section("Examples: the best and the worst answers", "examples", Examples(names, lines))] if lines else []

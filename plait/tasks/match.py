@@ -19,7 +19,7 @@ from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive
-from plait.tasks.base import Answers, Objective
+from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
 from plait.tasks.known import known_rows, mean_over
@@ -95,7 +95,7 @@ class Match(AnswerTask):
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probability"]
-        return {self.target: p >= 0.5, "probability": p}
+        return beside({self.target: p >= 0.5}, {"probability": p})
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
         real, p = self._both(truth, answers)

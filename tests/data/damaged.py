@@ -44,8 +44,11 @@ def nul_bytes(m: Maker) -> Damaged:
 def latin1(m: Maker) -> Damaged:
     path = m.csv({**m.table(), "name": ["café"] * m.n})
     text = path.read_text(encoding="utf-8")
-    path.write_bytes(text.encode("latin-1", "replace") if m.rng.integers(2) else text.encode("utf-16"))
-    return Damaged("wrong encoding", path, LABEL)
+    if m.rng.integers(2):
+        path.write_bytes(text.encode("latin-1", "replace"))
+        return Damaged("wrong encoding", path, LABEL)
+    path.write_bytes(text.encode(["utf-16", "utf-16-le", "utf-16-be"][int(m.rng.integers(3))]))
+    return Damaged("UTF-16", path, LABEL)
 
 
 def cut_csv(m: Maker) -> Damaged:

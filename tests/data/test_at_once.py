@@ -15,12 +15,30 @@ from plait.data.kinds.number import parse_cell, parse_column
 from plait.data.schema import Schema
 from plait.data.table import read_table
 
-STYLES = (None, "plain", "comma", "thousands comma", "percent sign")
+STYLES = tuple({"decimal": d, "units": u} for d in ".," for u in ({}, {"%": 1.0}, {"kg": 1.0, "g": 1e-3}, {"$": 1.0}))
 NUMBERS = st.one_of(
     st.floats().map(repr),
     st.integers(-(10**18), 10**18).map(str),
-    st.from_regex(r"\A[+-]?[0-9]{0,4}[.,]?[0-9]{0,20}([eE][+-]?[0-9]{0,4})?%?\s?\Z"),
-    st.sampled_from(["", " 1", "1_0", "٣", "nan", "inf", "1.234", "1,234.5", "0x1", "9" * 50, "1e400", "-0"]),
+    st.from_regex(r"\A[+-]?[0-9]{0,4}[.,]?[0-9]{0,20}([eE][+-]?[0-9]{0,4})? ?(%|kg|g|[$])?\s?\Z"),
+    st.sampled_from(
+        [
+            "",
+            " 1",
+            "1_0",
+            "٣",
+            "nan",
+            "inf",
+            "1.234",
+            "1,234.5",
+            "0x1",
+            "9" * 50,
+            "1e400",
+            "-0",
+            "(5)",
+            "1 234",
+            "1'234,5",
+        ]
+    ),
 )
 
 

@@ -24,7 +24,7 @@ from tests.data.maker import Maker, bomb
 # damage that cannot be trained on: these must be refused
 REFUSED = {"ragged csv", "NUL bytes", "wrong encoding", "one class", "0 rows", "empty file", "no such target",
            "unknown kind",
-           "a column with two uses", "duplicate columns", "only identifiers", "not a table"}  # fmt: skip
+           "a column with two uses", "not a table"}  # fmt: skip
 # damage that leaves a usable table for some seeds only
 MAY_BE_REFUSED = {"csv cut off", "1 rows", "2 rows", "3 rows", "target mostly missing", "mixed and broken JSON lines",
                   "class folders",

@@ -308,8 +308,8 @@ def test_dates() -> None:
 
 
 def test_day_comes_first_unless_the_column_says_otherwise() -> None:
-    assert fitted("datetime", ["03/04/2020", "04/05/2020"])["format"] == "%d/%m/%Y"
-    assert fitted("datetime", ["03/04/2020", "04/25/2020"])["format"] == "%m/%d/%Y"
+    assert fitted("datetime", ["03/04/2020", "04/05/2020"])["style"]["first"] == "day"
+    assert fitted("datetime", ["03/04/2020", "04/25/2020"])["style"]["first"] == "month"
 
 
 def test_vectors() -> None:

@@ -605,7 +605,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
 
 def test_lists_pairs_numbers_and_bounds():
     assert options.names(["a,b", 'c, "d, e"', "a"]) == ["a", "b", "c", "d, e"] and options.names(None) == []
-    assert options.pairs(["photo=image,x=y=number"]) == {"photo": "image", "x=y": "number"}
+    assert options.pairs(["photo=image", "x=y=number"]) == {"photo": "image", "x=y": "number"}
     assert whole("auto") is None and whole("12") == 12 and share("1%") == share("0.01") == 0.01
     assert parse("accuracy>=90%") == ("accuracy", ">=", 0.9) and parse("title to photo, recall@1 > .5")[2] == 0.5
     for text in ("accuracy", "accuracy>=", ">=0.5", "accuracy>=1.2.3"):
@@ -642,7 +642,7 @@ def test_an_option_is_what_its_setting_says():
     texts = {"kind": ["a=image"], "target": ["x", "y"], "inputs": [], "batch_size": "auto", "max_bad": "5%", "seed": 0}
     found = {"kinds": {"a": "image"}, "target": ["x", "y"], "max_bad": 0.05, "seed": 0}
     assert options.read_settings(texts | {"allow_outside": False, "lr": None}) == found
-    assert options.read_settings({"target": ["x"], "inputs": ["a,b"]}) == {"target": "x", "inputs": ["a", "b"]}
+    assert options.read_settings({"target": ["x"], "inputs": ["a,b", "c"]}) == {"target": "x", "inputs": ["a,b", "c"]}
 
 
 def test_json_is_strict():

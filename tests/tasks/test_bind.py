@@ -65,10 +65,19 @@ def test_what_a_linear_model_reads(auto) -> None:
     assert raw["category"].tolist() == [[0, 1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0]]
 
 
-def test_too_many_categories_are_left_to_the_network() -> None:
-    slots = {"category": {"kind": "category", "sizes": (1990, 30)}, "number": {"kind": "number", "features": 2}}
-    made = bind(plait.create_model("auto_toy", slots=slots), "fuser", slots)
-    assert made.raw_widths == {"number": 4}
+def test_of_very_many_categories_a_linear_model_reads_the_first() -> None:
+    """Values are numbered by how often they are there: none is lost at once, however many there are."""
+    for sizes, shown in (((1970, 30), (1970, 30)), ((1990, 30), (1970, 30)), ((9000, 5000, 9), (995, 995, 9))):
+        slots = {"category": {"kind": "category", "sizes": sizes}, "number": {"kind": "number", "features": 2}}
+        made = bind(plait.create_model("auto_toy", slots=slots), "fuser", slots)
+        assert made.raw_widths == {"number": 4, "category": sum(shown)} and sum(shown) <= 2000
+        last = torch.tensor([[n - 1 for n in shown], [0] * len(sizes), [n - 1 for n in sizes]])
+        ready = {"category": last, "number": torch.zeros(3, 2), "keep": {}}
+        raw = made.raw(ready)["category"]
+        assert raw.shape == (3, sum(shown)) and raw[0].sum() == len(sizes) and not raw[1].any()
+        assert raw[2].sum() == sum(a == b for a, b in zip(shown, sizes))
+    slots = {"category": {"kind": "category", "sizes": (2,) * 2001}, "number": {"kind": "number", "features": 2}}
+    assert bind(plait.create_model("auto_toy", slots=slots), "fuser", slots).raw_widths == {"number": 4}
 
 
 def test_a_fuser_gives_parts_and_the_fusion_sees_what_is_visible(auto) -> None:

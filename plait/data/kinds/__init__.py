@@ -24,12 +24,12 @@ KINDS: dict[str, Kind] = {
     "points": PointsKind(),
     "series": SeriesKind(),
     "vector": VectorKind(),
+    "labels": LabelsKind(),
     "boolean": BooleanKind(),
     "number": NumberKind(),
     "datetime": DatetimeKind(),
     "text": TextKind(),
     "category": CategoryKind(),
-    "labels": LabelsKind(),
     "spelling": SpellingKind(),
     "boxes": BoxesKind(),
 }

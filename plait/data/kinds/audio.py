@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from plait.core.tokens import Tokens
 from plait.data.folder import AUDIO_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
-from plait.data.kinds.image import head_bytes
+from plait.data.kinds.image import head_bytes, inline_files, named_files
 from plait.data.stores import Ragged
 from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
@@ -37,12 +37,7 @@ class AudioKind(Kind):
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
-            ends = "|".join(s.replace(".", r"\.") for s in AUDIO_SUFFIXES)
-            hits = glance.matching(f"({ends})$")
-            if hits * 2 > glance.count:
-                some = next(v for v in glance.sample if v.lower().endswith(AUDIO_SUFFIXES))
-                return counted(hits, glance.count, f"end in {Path(some).suffix} or alike")
-            return None
+            return named_files(glance, AUDIO_SUFFIXES) or inline_files(glance, "audio", looks_like_audio)
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_audio(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a sound file") if hits * 2 > len(heads) else None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,69 +13,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from plait.data import moments, numerals
+from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
-
-
-class Bad(ValueError):
-    """A cell that holds something, but nothing usable. The message is the reason, short and without the cell's own
-    content."""
-
-
-class Missing(ValueError):
-    """A cell that turns out to be empty. The message is what to count it as."""
-
-
-@dataclass
-class Place:
-    """Where media cells are found, what is refused, and where remarks about cells are counted (thread-safe)."""
-
-    root: Path | None = None
-    allow_outside: bool = False
-    max_pixels: int = 100_000_000
-    notes: Counter = field(default_factory=Counter)
-    lock: Any = field(default_factory=threading.Lock, repr=False)
-
-    def note(self, remark: str, times: int = 1) -> None:
-        """Count a remark such as "too long"."""
-        with self.lock:
-            self.notes[remark] += times
-
-    @cached_property
-    def home(self) -> Path:
-        """The root without links: what lies beneath it may be read."""
-        return Path(self.root or ".").resolve()
-
-    def source(self, cell: Any) -> bytes | Path:
-        """The bytes or the existing file that a media cell means: bytes, a path, or {bytes, path}. Raises Bad."""
-        if isinstance(cell, dict):
-            cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
-        if isinstance(cell, (bytes, bytearray, memoryview)):
-            if len(cell) == 0:
-                raise Bad("no bytes")
-            return bytes(cell)
-        if not isinstance(cell, str):
-            raise Bad("neither a path nor bytes")
-        if not cell.strip():
-            raise Missing("empty path")
-        return self._file(cell)
-
-    def _file(self, cell: str) -> Path:
-        if "\0" in cell or len(cell) > 4096:
-            raise Bad("not a path")
-        if self.root is None and not self.allow_outside:
-            raise Bad("a path, but the table has no root folder (read_table(..., root=...))")
-        try:
-            path = Path(self.root or ".", cell).resolve()
-            if not self.allow_outside and not path.is_relative_to(self.home):
-                raise Bad("path outside the table's folder")
-            if path.is_file():
-                if path.stat().st_size == 0:
-                    raise Bad("empty file")
-                return path
-        except (OSError, RuntimeError) as error:
-            raise Bad("not a path") from error
-        raise Bad("a folder, not a file" if path.is_dir() else "no such file")
 
 
 @dataclass
@@ -96,15 +34,29 @@ class FitOptions:
     tokenizer: str | None = None  # one that was learnt already, serialised
     rate: int | None = None  # of sounds, where the model hears one
     prefix: str = ""  # what is put before every text, where weights were trained so
+    style: dict = field(default_factory=dict)  # how the column is written, as the whole file tells
+
+
+class FileStyle(NamedTuple):
+    """What a file's other columns tell of one that could be read in two ways: its decimal mark, which of day and month
+    comes first, and whether words such as NA mean that nothing is there."""
+
+    decimal: str | None = None
+    first: str | None = None
+    textual: bool = False
 
 
 @dataclass
 class Glance:
-    """A column as it looks before anything is decided: what the guesses go by."""
+    """A column as it looks before anything is decided: what the guesses go by. declared: the values of a type that is a
+    category, in their order."""
 
     name: str
     column: pa.ChunkedArray
     place: Place
+    file: FileStyle = FileStyle()
+    declared: list | None = None
+    written: pa.ChunkedArray | None = None  # as the file has it, where the type lost some of that
 
     @cached_property
     def filled(self) -> pa.ChunkedArray:
@@ -127,8 +79,38 @@ class Glance:
         return [self.filled[int(i)].as_py() for i in at]
 
     @cached_property
+    def one_or_blank(self) -> bool:
+        """Whether cells have one value, or none."""
+        return self.distinct == 1 and self.column.null_count > 0
+
+    @cached_property
     def is_text(self) -> bool:
         return pa.types.is_string(self.column.type) or pa.types.is_large_string(self.column.type)
+
+    @cached_property
+    def numeral(self) -> dict:
+        """How numbers are written here, if these are some."""
+        if not self.is_text:
+            return numerals.PLAIN | {"decimal": self.file.decimal or "."}
+        return numerals.learn(self.filled, self.file.decimal)
+
+    @cached_property
+    def moment(self) -> tuple[dict, float]:
+        """How dates are written here, and the share of the cells that this reads."""
+        told = self.is_text or pa.types.is_integer(self.column.type)
+        return moments.learn(self.name, self.filled, self.file.first) if told else (moments.DATES, 0.0)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The numbers among the values, float64; of strings those of the sample."""
+        if self.is_text:
+            found = (numerals.number(v, self.numeral) for v in self.sample)
+            return np.asarray([v for v in found if not isinstance(v, str)])
+        kind = self.column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            return np.zeros(0)
+        values = self.filled.cast(pa.float64(), safe=False).to_numpy()
+        return values[np.isfinite(values)]
 
     def matching(self, pattern: str) -> int:
         """How many text cells match a regular expression (RE2)."""

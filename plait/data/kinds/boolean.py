@@ -6,29 +6,31 @@ import numpy as np
 import pyarrow as pa
 
 from plait.data.kinds.base import Encoded, FitOptions, Glance, Place, counted
-from plait.data.kinds.category import CategoryKind, column_text
-
-YES = {"true", "t", "yes", "y", "1", "on"}
-NO = {"false", "f", "no", "n", "0", "off"}
+from plait.data.kinds.category import BLANK, CategoryKind, column_text
+from plait.data.words import Labels, yes_or_no
 
 
 class BooleanKind(CategoryKind):
-    """Ids: 0 missing, 1 no, 2 yes. `params["values"]` is ["false", "true"]."""
+    """Ids: 0 missing, 1 no, 2 yes. `params["values"]` is ["false", "true"]. Where cells have one value or none, the one
+    says yes and a blank no; `one` is that value."""
 
     name, slot, own_slot = "boolean", "category", False
 
     def guess(self, glance: Glance) -> str | None:
+        if glance.one_or_blank:
+            blank = glance.column.null_count
+            return f"{glance.count:,} cells are {str(glance.sample[0])[:30]!r} and {blank:,} blank: yes and no"
         if pa.types.is_boolean(glance.column.type):
             return "type bool"
         if not (glance.is_text or pa.types.is_integer(glance.column.type)) or glance.distinct > 12:
             return None
         words = {str(v).strip().lower() for v in glance.filled.unique().to_pylist()} - {""}
-        if words and words <= YES | NO and words & YES and words & NO:
+        if {yes_or_no(word) for word in words} == {True, False}:
             return counted(glance.count, glance.count, f"are {' or '.join(sorted(words))}")
         return None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        return {"values": ["false", "true"]}
+        return {"values": ["false", "true"]} | ({"one": options.style["one"]} if "one" in options.style else {})
 
     def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """As for an input, and the `counts` of no and yes."""
@@ -36,15 +38,18 @@ class BooleanKind(CategoryKind):
         ids = self.encode_column(column, params, options.place).values
         return params | {"counts": [int((ids == i).sum()) for i in (1, 2)]}
 
+    def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
+        return self.encode_column(column, params, place)
+
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 1) int64. A cell that is neither yes nor no is bad."""
         texts = column_text(column).to_pylist()
-        ids, bad = np.zeros(len(texts), np.int64), []
-        for i, text in enumerate(texts):
-            if text is None:
-                continue
-            word = text.lower()
-            ids[i] = 2 if word in YES else 1 if word in NO else 0
-            if not ids[i]:
-                bad.append((i, "neither yes nor no"))
+        one = Labels([BLANK, params["one"]]) if "one" in params else None
+        known: dict[str | None, int] = {None: 0}
+        for text in set(texts) - {None}:
+            said = yes_or_no(text) if one is None else one.find(text)
+            known[text] = 0 if said is None else 1 + int(said)
+        ids = np.asarray([known[text] for text in texts], np.int64)
+        why = "neither yes nor no" if one is None else f"neither {params['one']!r} nor blank"
+        bad = [(i, why) for i, text in enumerate(texts) if text is not None and not ids[i]]
         return Encoded(ids[:, None], ids > 0, bad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,19 @@ from torch import Tensor, nn
 
 from plait.data.arrow import as_text
 from plait.data.kinds.base import Encoded, FitOptions, Glance, Kind, Place
+from plait.data.words import Labels, labels, merged, plain_number, trimmed, yes_or_no
 from plait.parts.presence import Blank
 from plait.parts.tokenizers.features import CategoryTokens
 
 MOST = 10_000
 MOST_STRAIGHT = 2000  # ids that a linear model reads one by one
+UNTAUGHT = "a class that no training row has: counted as wrong"
+BLANK = "(blank)"  # a cell without a value, where that says something
 
 
 class CategoryKind(Kind):
-    """Values are compared as text; whole decimals as whole numbers (3.0 is 3), so that a column may change its type
-    between tables."""
+    """A value is a label, and all spellings of one are the same (`plait.data.words.Labels`): a column may change its
+    type between tables. Values of a type that has them in order keep it."""
 
     name, slot, own_slot, straight, dtype = "category", "category", False, True, np.int64
 
@@ -33,25 +35,30 @@ class CategoryKind(Kind):
         return f"{glance.distinct:,} different values in {glance.count:,} cells"
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`values`: the most frequent first (ties by name), at most 10,000; value i has id i + 1."""
-        counts = pc.value_counts(column_text(column).drop_null())
-        pairs = sorted(((c["counts"], c["values"]) for c in counts.to_pylist()), key=lambda p: (-p[0], p[1]))
-        return {"values": [value for _, value in pairs[:MOST]]}
+        """`values`: in the order that their type has, or the most frequent first (ties by name); at most 10,000; value
+        i has id i + 1."""
+        pairs = _counted(column, options.style.get("order"))
+        return {"values": [value for value, _ in pairs[:MOST]]}
 
     def fit_target(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`classes` in their own order, as the table has them, `values` as text, and the `counts` of each."""
-        texts, cells = column_text(column).to_pylist(), column.to_pylist()
-        plain = {t: c if isinstance(c, (bool, int, float, str)) else t for t, c in zip(texts, cells) if t is not None}
-        order = sorted(plain, key=lambda t: (isinstance(plain[t], str), plain[t]))
-        counts = Counter(texts)
-        return {"values": order, "classes": [plain[t] for t in order], "counts": [counts[t] for t in order]}
+        kind, ordered = options.style.get("type", str(column.type)), options.style.get("order")
+        found = [(value, typed(value, kind), count) for value, count in _counted(column, ordered)]
+        if ordered is None:
+            found.sort(key=lambda f: (f[1] is None, isinstance(f[1], str), f[1] if f[1] is not None else 0))
+        values, classes, counts = (list(part) for part in zip(*found)) if found else ([], [], [])
+        return {"values": values, "classes": classes, "counts": counts}
 
     def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
-        """A class that no training row has is bad."""
-        found = super().encode_target(column, params, place)
-        valid = column_text(column).is_valid().to_numpy(zero_copy_only=False).astype(bool)
-        never = np.flatnonzero(valid & ~found.real & ~np.isin(np.arange(len(valid)), [row for row, _ in found.bad]))
-        return found._replace(bad=[*found.bad, *((int(i), "class not in the training rows") for i in never)])
+        """A class that no training row has is one more, which no answer says, and is listed."""
+        texts = column_text(column)
+        found = self.encode_column(column, params, place)
+        there = texts.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+        new = np.flatnonzero(there & ~found.real)
+        names = texts.take(pa.array(new)).to_pylist()
+        more = {name: i for i, name in enumerate(sorted(set(names)), len(params["values"]) + 1)}
+        found.values[new, 0] = [more[name] for name in names]
+        return Encoded(found.values, there, [*found.bad, *((int(i), UNTAUGHT) for i in new)])
 
     def target(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tensor:
         """Classes from 0."""
@@ -75,12 +82,15 @@ class CategoryKind(Kind):
         return (len(sizes),), torch.int64
 
     def raw(self, x: Tensor, keep: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
-        """One-hot, nothing for missing ones."""
-        hot = [F.one_hot(x[:, i].clamp(0, n - 1), n)[:, 1:].float() for i, n in enumerate(sizes)]
-        return torch.cat([F.pad(h, (1, 0)) for h in hot], 1)
+        """One-hot, nothing for missing ones, nor for the values behind the first of a column with very many."""
+        hot = []
+        for i, most in enumerate(_shown(sizes)):
+            at = x[:, i].masked_fill((x[:, i] < 0) | (x[:, i] >= most), 0)
+            hot.append(F.pad(F.one_hot(at, most)[:, 1:].float(), (1, 0)))
+        return torch.cat(hot, 1)
 
     def raw_width(self, sizes: tuple[int, ...]) -> int:
-        return sum(sizes) if sum(sizes) <= MOST_STRAIGHT else 0
+        return sum(_shown(sizes)) if len(sizes) <= MOST_STRAIGHT else 0
 
     def write(self, value: np.ndarray, params: dict) -> Any:
         at = int(np.asarray(value).item())
@@ -94,25 +104,64 @@ class CategoryKind(Kind):
         texts = column_text(column)
         found = pc.index_in(texts, value_set=pa.array(params["values"], texts.type))
         ids = found.fill_null(-1).to_numpy().astype(np.int64) + 1
-        unseen = int((texts.is_valid().to_numpy(zero_copy_only=False).astype(bool) & (ids == 0)).sum())
+        there = texts.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+        left = np.flatnonzero(there & (ids == 0))
+        if len(left):
+            find, known = labels(tuple(params["values"])).find, {}
+            for i, text in zip(left.tolist(), texts.take(pa.array(left)).to_pylist()):
+                if text not in known:
+                    known[text] = find(text)
+                if known[text] is not None:
+                    ids[i] = known[text] + 1
+        unseen = int((there & (ids == 0)).sum())
         if unseen:
             place.note("never seen", unseen)
         return Encoded(ids[:, None], ids > 0, [])
 
 
+def _shown(sizes: tuple[int, ...]) -> list[int]:
+    """How many ids of each column a linear model reads: all, or as many of each as there is room for."""
+    low, high = 1, max(sizes)
+    while low < high:  # the most that fit
+        most = (low + high + 1) // 2
+        low, high = (most, high) if sum(min(n, most) for n in sizes) <= MOST_STRAIGHT else (low, most - 1)
+    return [min(n, low) for n in sizes]
+
+
+def _counted(column: pa.ChunkedArray, order: list | None) -> list[tuple[str, int]]:
+    """(value, how often) of a column, in `order`, or the most frequent first."""
+    counts = pc.value_counts(column_text(column).drop_null()).to_pylist()
+    pairs = merged((c["values"], c["counts"]) for c in counts)
+    if order is None:
+        return pairs
+    place = Labels(order)
+    at = {value: place.find(value) for value, _ in pairs}
+    return sorted(pairs, key=lambda p: len(order) if at[p[0]] is None else at[p[0]])
+
+
+def typed(value: str, kind: str) -> Any:
+    """A label as the cells of an Arrow type (by its name) are: a number, yes or no, None for a blank; or its text."""
+    if value == BLANK:
+        return None
+    number = plain_number(value)
+    if kind == "bool":
+        return bool(yes_or_no(value))
+    if number is not None and kind.startswith(("int", "uint")):
+        return int(float(number)) if "." in number else int(number)
+    return float(number) if number is not None and kind in ("double", "float", "halffloat") else value
+
+
 def column_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The cells as text: stripped strings (empty ones null), booleans as true/false, whole decimals without a point,
-    lists as JSON."""
+    """The cells as text: strings without what has no ink at their ends (empty ones null), booleans as true/false, whole
+    decimals without a point, moments as short as they can be said, lists as JSON."""
     kind = column.type
     if pa.types.is_floating(kind):
-        values = column.cast(pa.float64())
-        whole = pc.all(pc.or_kleene(pc.equal(pc.floor(values), values), pc.is_nan(values))).as_py()
-        fits = whole and pc.all(pc.or_kleene(pc.less(pc.abs(values), 2.0**53), pc.is_nan(values))).as_py()
-        values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
-        return values.cast(pa.int64()).cast(pa.string()) if fits else values.cast(pa.string())
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column).cast(pa.string())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
-        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.large_string()), texts)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+        return trimmed(column)
+    if pa.types.is_temporal(kind):
+        texts = pc.replace_substring_regex(column.cast(pa.string()), r"\.0+(Z?)$", r"\1")
+        return pc.replace_substring_regex(texts, r" 00:00:00$", "")
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.string())
     return pa.chunked_array([pa.array([None if c is None else as_text(c) for c in column.to_pylist()], pa.string())])

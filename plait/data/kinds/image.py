@@ -7,7 +7,7 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.crop import crop, crop_place
+from plait.data.kinds.place import inline
 from plait.data.stores import Fixed
 from plait.parts.positions.learned import GridPositions
 from plait.parts.presence import Blank
@@ -34,6 +35,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000"
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 PNG_END = b"IEND\xaeB`\x82"
 GRAY = 128
+BRIGHT = 0.999  # the share of deep pixels that are not beyond white
 PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
 
@@ -46,23 +48,21 @@ class ImageKind(Kind):
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
-            ends = "|".join(s.replace(".", r"\.") for s in IMAGE_SUFFIXES)
-            hits = glance.matching(f"({ends})$")
-            if hits * 2 > glance.count:
-                some = next(v for v in glance.sample if v.lower().endswith(IMAGE_SUFFIXES))
-                return counted(hits, glance.count, f"end in {Path(some).suffix} or alike")
-            return None
+            return named_files(glance, IMAGE_SUFFIXES) or inline_files(glance, "image", looks_like_image)
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_image(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a picture file") if hits * 2 > len(heads) else None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
-        """`size` [H, W]: as given, else a box for the training pictures.
+        """`size` [H, W]: as given, else a box for the training pictures. `range`: what is black and what is white, of
+        those with more than 8 bits a pixel, where there are such.
 
         The long side is the median long side rounded up to a multiple of 8 (32 to 224); the other side is shorter where
         nine tenths of the pictures are (a table of 400 x 100 pictures gets [56, 224]). `crop`: as given.
         """
         own = {} if options.crop is None else {"crop": options.crop}
+        if (ends := _range(cells_of(column, 200), options.place)) is not None:
+            own["range"] = ends
         if options.image_size is not None:
             return {"size": [int(s) for s in options.image_size]} | own
         sides = []
@@ -94,7 +94,7 @@ class ImageKind(Kind):
                     picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
                 picture.load()
                 picture = ImageOps.exif_transpose(picture)
-                picture = to_rgb(picture)
+                picture = to_rgb(picture, params.get("range"))
                 return (
                     crop(picture, high, wide, **params["crop"]) if "crop" in params else letterbox(picture, high, wide)
                 )
@@ -213,26 +213,54 @@ def _lies(picture: Image.Image) -> bool:
         return False
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16-bit gray is scaled, transparency laid on white, palettes and CMYK converted."""
+def to_rgb(picture: Image.Image, ends: Sequence[float] | None = None) -> Image.Image:
+    """Any mode to RGB: gray of more than 8 bits is scaled, transparency laid on white, palettes and CMYK converted.
+    ends: what is black and what is white in deep gray."""
     if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_deep_gray(np.asarray(picture))).convert("RGB")
+        return Image.fromarray(_deep_gray(np.asarray(picture), ends)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _deep_gray(gray: np.ndarray) -> np.ndarray:
-    """Gray of more than 8 bits to uint8: whole numbers are 16-bit, decimals lie in [0, 1], [0, 255] or are scaled by
-    their largest."""
-    if gray.dtype.kind == "f":
-        if not np.isfinite(gray).all():
-            raise Bad("a pixel is not a finite number")
-        most = float(gray.max())
-        gray = gray * (255.0 if most <= 1 else 1.0 if most <= 255 else 255.0 / most)
-        return np.clip(np.round(gray), 0, 255).astype(np.uint8)
-    return np.clip(np.round(gray.astype(np.float64) / 257), 0, 255).astype(np.uint8)
+def _deep_gray(gray: np.ndarray, ends: Sequence[float] | None) -> np.ndarray:
+    """Gray of more than 8 bits to uint8, from black to white. Where nothing says what these are, whole numbers have as
+    many bits as nearly all of them need (8, 10, 12, 14, 16 or more), and decimals lie in [0, 1], [0, 255] or are scaled
+    by their largest."""
+    if gray.dtype.kind == "f" and not np.isfinite(gray).all():
+        raise Bad("a pixel is not a finite number")
+    gray = gray.astype(np.float64)
+    low, high = ends if ends is not None else _own_ends(gray)
+    return np.clip(np.round((gray - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+
+
+def _own_ends(gray: np.ndarray) -> tuple[float, float]:
+    most, low = float(np.quantile(gray, BRIGHT)), min(0.0, float(gray.min()))
+    if (gray % 1 == 0).all():
+        return low, next((2.0**bits - 1 for bits in (8, 10, 12, 14, 16) if most < 2**bits), most)
+    most = float(gray.max())
+    return low, 1.0 if most <= 1 else 255.0 if most <= 255 else most
+
+
+def _range(cells: list, place: Place) -> list[float] | None:
+    """The least and the largest value of deep pictures, but for a thousandth of their pixels on either side; None where
+    none is deep, or all are of one value."""
+    found = []
+    with no_pillow_warnings():
+        for cell in cells:
+            try:
+                with _open(cell, place) as picture:
+                    if not picture.mode.startswith(("I", "F")):
+                        continue
+                    pixels = np.asarray(picture, np.float64).ravel()
+            except Exception:  # unreadable ones are listed when they are decoded
+                continue
+            pixels = pixels[np.isfinite(pixels)]
+            found.append(pixels[:: max(1, len(pixels) // 20_000)])
+    every = np.concatenate(found) if found else np.zeros(0)
+    low, high = np.quantile(every, [1 - BRIGHT, BRIGHT]) if len(every) else (0.0, 0.0)
+    return [float(low), float(high)] if high > low else None
 
 
 def letterbox(picture: Image.Image, high: int, wide: int) -> np.ndarray:
@@ -251,6 +279,29 @@ def letterbox_place(height: int, width: int, high: int, wide: int) -> tuple[int,
     scale = min(high / height, wide / width)
     h, w = max(1, min(high, round(height * scale))), max(1, min(wide, round(width * scale)))
     return h, w, (high - h) // 2, (wide - w) // 2
+
+
+def named_files(glance: Glance, suffixes: tuple[str, ...]) -> str | None:
+    """Why a column of texts holds paths of such files, or None."""
+    ends = "|".join(s.replace(".", r"\.") for s in suffixes)
+    hits = glance.matching(rf"({ends})\s*$")
+    if hits * 2 <= glance.count:
+        return None
+    some = next((v for v in glance.sample if v.strip().lower().endswith(suffixes)), suffixes[0])
+    return counted(hits, glance.count, f"end in {Path(some.strip()).suffix} or alike")
+
+
+def inline_files(glance: Glance, media: str, looks: Callable[[bytes], bool]) -> str | None:
+    """Why a column of texts holds the bytes of such files themselves, or None."""
+    hits = 0
+    for cell in glance.sample[:50]:
+        try:
+            inside = inline(cell)
+        except Bad:
+            inside = None
+        hits += cell.lstrip().startswith(f"data:{media}/") or (inside is not None and looks(inside[:16]))
+    some = len(glance.sample[:50])
+    return counted(hits, some, f"looked at hold {media} bytes as text") if 2 * hits > some else None
 
 
 def head_bytes(cell: Any) -> bytes | None:

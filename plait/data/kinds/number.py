@@ -8,48 +8,55 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from plait.data import numerals
 from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
+from plait.data.words import NOTHING
 from plait.parts.scaling import HUGE, Standardise
 from plait.parts.tokenizers.features import NumberTokens
 
 HEAVY = 50.0  # a value this many interquartile ranges away from the median makes the tails heavy
-PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?(\d+\.?\d*|\.\d+)")
-COMMA = re.compile(r"[+-]?\d+(,\d+)?|[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
-SIMPLE = r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$"  # every style but the comma's reads it alike
-PERCENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+) ?%")
+DIGITS = 15  # whole numbers of more count nothing: float64 cannot tell them apart
+CODES = rf"^\s*[+-]?\d{{{DIGITS + 1},}}\s*$"
+ZERO = r"^\s*[+-]?0\d"
+MARKS = frozenset("? - -- --- – — . .. ... * ** unknown missing none nil n.a. n.d. nd tbd tba error inf -inf infinity "
+                  "-infinity #div/0! #value! #ref! #num! #name?".split())  # fmt: skip
+BOUND = re.compile(r"[<>≤≥~≈]=?\s*[-+.,\d].*")
 
 
 class NumberKind(Kind):
-    """Numeric columns, and text columns that are all numbers: 3.5, 1e3; or all like 1,234.5; or all like 12,5; or all
-    like 12%."""
+    """Numeric columns, and text columns of numbers in any one style (`plait.data.numerals`). Cells that are none are
+    bad."""
 
     name, slot, own_slot, straight = "number", "number", False, True
 
     def guess(self, glance: Glance) -> str | None:
         kind = glance.column.type
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return f"type {kind}"
-        if not glance.is_text or glance.matching(r"^\s*[+-]?0\d"):  # leading zeros: an identifier
+            dated = pa.types.is_integer(kind) and glance.moment[1] >= 0.95
+            return None if dated or many_digits(glance) else f"type {kind}"
+        if not glance.is_text or not glance.sample or many_digits(glance) or leading_zeros(glance):
             return None
-        if glance.count >= 20 and glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) >= 0.95:
-            return counted(
-                round(glance.share(lambda v: PLAIN.fullmatch(v.strip()) is not None) * glance.count),
-                glance.count,
-                "are numbers",
-            )
-        style = style_of(glance.sample)
-        if style is None or glance.matching(r"^\s*[+-]?\d{16,}\s*$"):
+        style, n = glance.numeral, len(glance.sample)
+        others = [v.strip() for v in glance.sample if isinstance(numerals.number(v, style), str)]
+        words = [v for v in others if v.casefold() not in MARKS and v not in NOTHING and not BOUND.fullmatch(v)]
+        if not _mostly(n - len(others), len(set(glance.numbers.tolist())), words, n):
             return None
-        return f"all {glance.count:,} cells are numbers" + ("" if style == "plain" else f" written with a {style}")
+        if "interval" in style:
+            return f"all {glance.count:,} cells are intervals such as {glance.sample[0]}, read as their middle"
+        unit = next(iter(style["units"]), "")
+        named = ("" if style["decimal"] == "." else " written with a decimal comma") + (f", in {unit}" if unit else "")
+        if not others:
+            return f"all {glance.count:,} cells are numbers{named}"
+        return counted(round((n - len(others)) / n * glance.count), glance.count, f"are numbers{named}")
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`style` of text cells, `log` (the scale of the signed logarithm, or None), `mean` and `std` after it."""
-        style = None if _is_numeric(column) else (style_of(column.drop_null().to_pylist()) or "plain")
+        style = options.style.get("number")
+        if style is None:
+            style = numerals.PLAIN if not _is_text(column) else numerals.learn(column.drop_null())
         values, real, _ = parse_column(column, style)
         x = np.clip(values[real], -HUGE, HUGE)
         if len(x) == 0:
@@ -74,7 +81,7 @@ class NumberKind(Kind):
         """Plain mean and spread, no logarithm and no limit: errors are measured in the column's own unit."""
         params = self.fit(column, options)
         values, real, _ = parse_column(column, params["style"])
-        seen = values[real] if real.any() else np.zeros(1)
+        seen = np.clip(values[real], -HUGE, HUGE) if real.any() else np.zeros(1)
         params |= {"log": None, "clip": None, "mean": float(seen.mean()), "std": float(seen.std())}
         return params | {"count": int(real.sum())}
 
@@ -82,7 +89,8 @@ class NumberKind(Kind):
         return 1
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
-        return self.standardise(np.asarray([parse_cell(cell, params["style"])]), params)
+        value = parse_cell(cell, params["style"])
+        return self.standardise(np.asarray([value]), params)
 
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 1) float32, 0 where missing."""
@@ -120,8 +128,38 @@ class NumberKind(Kind):
         return 2 * features
 
 
+def _mostly(fine: int, kinds: int, words: list[str], n: int) -> bool:
+    """Whether a column is one of numbers, of which `fine` (of so many `kinds`) among n cells are some, and `words` say
+    neither a number nor that there is none: codes of digits and letters have few kinds of either."""
+    if not words:
+        return fine > 0 and 2 * fine >= n
+    if n >= 20 and fine >= 0.95 * n:
+        return True
+    few = kinds > max(2, 2 * len(set(words))) and (n < 20 or kinds > 10)
+    return few and fine >= 0.8 * (fine + len(words))
+
+
+def many_digits(glance: Glance) -> bool:
+    """Whether these are whole numbers too long to count anything."""
+    if glance.is_text:
+        return 20 * glance.matching(CODES) >= max(glance.count, 1)
+    if not pa.types.is_integer(glance.column.type) or not glance.count:
+        return False
+    return 20 * int((np.abs(glance.numbers) >= 10.0**DIGITS).sum()) >= glance.count
+
+
+def leading_zeros(glance: Glance) -> bool:
+    """Whether zeros stand before digits often, or all are of one length: then these are no amounts."""
+    zeros = glance.matching(ZERO)
+    return zeros > 0 and (20 * zeros >= glance.count or len({len(v.strip()) for v in glance.sample}) == 1)
+
+
 def _is_numeric(column: pa.ChunkedArray) -> bool:
     return pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
 
 
 def signed_log(x: np.ndarray, scale: float | None) -> np.ndarray:
@@ -129,64 +167,32 @@ def signed_log(x: np.ndarray, scale: float | None) -> np.ndarray:
     return x if scale is None else np.sign(x) * np.log1p(np.abs(x) / scale)
 
 
-def parse_column(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+def parse_column(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
     """The column as float64 (n,) with 0 where there is nothing, real (n,), and the bad cells."""
+    if _is_text(column):
+        return numerals.read(column, style)
     valid = column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
-    if _is_numeric(column):
-        values = column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy()
-        fine = np.isfinite(values)
-        bad = [(int(i), "not a finite number") for i in np.flatnonzero(valid & ~fine)]
-        return np.where(fine, values, 0.0), valid & fine, bad
-    values, left = _plain(column, style)
-    bad: list[tuple[int, str]] = []
-    rest = column.filter(pa.array(left)).to_pylist() if left.any() else []
-    for i, cell in zip(np.flatnonzero(left).tolist(), rest):
-        if cell is None:
-            continue
-        try:
-            values[i] = parse_cell(cell, style)
-        except Bad as reason:
-            valid[i] = False
-            bad.append((i, str(reason)))
-    return values, valid, bad
+    if not _is_numeric(column):
+        return (
+            np.zeros(len(column)),
+            np.zeros(len(column), bool),
+            [(int(i), numerals.NO) for i in np.flatnonzero(valid)],
+        )
+    values = column.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy()
+    fine = np.isfinite(values)
+    bad = [(int(i), numerals.INFINITE) for i in np.flatnonzero(valid & ~fine)]
+    return np.where(fine, values, 0.0), valid & fine, bad
 
 
-def _plain(column: pa.ChunkedArray, style: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Simple numbers in text, all at once: float64 (n,), and which cells are left, (n,) bool."""
-    if style == "comma" or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return np.zeros(len(column)), np.ones(len(column), bool)
-    simple = pc.match_substring_regex(column, SIMPLE).fill_null(False)
-    values = pc.if_else(simple, column, None).cast(pa.float64()).fill_null(0.0).to_numpy()
-    return np.array(values), ~simple.to_numpy(zero_copy_only=False).astype(bool)
-
-
-def parse_cell(cell: Any, style: str | None) -> float:
+def parse_cell(cell: Any, style: dict) -> float:
     """One cell as a float. Raises Bad."""
-    if isinstance(cell, str):
-        text = cell.strip()
-        if style == "comma" and COMMA.fullmatch(text):
-            text = text.replace(".", "").replace(",", ".")
-        elif style == "thousands comma" and THOUSANDS.fullmatch(text):
-            text = text.replace(",", "")
-        elif style == "percent sign" and PERCENT.fullmatch(text):
-            text = text.rstrip("%").rstrip()
-        cell = text
-    elif not isinstance(cell, (int, float)):
-        raise Bad("not a number")
+    value = numerals.number(cell, style) if isinstance(cell, str) else cell
+    if isinstance(value, str) or not isinstance(value, (int, float)):
+        raise Bad(value if isinstance(value, str) else numerals.NO)
     try:
-        value = float(cell) if not isinstance(cell, str) or "_" not in cell else float("x")
-    except (ValueError, OverflowError) as error:
-        raise Bad("not a number") from error
+        value = float(value)
+    except OverflowError as error:
+        raise Bad(numerals.INFINITE) from error
     if not np.isfinite(value):
-        raise Bad("not a finite number")
+        raise Bad(numerals.INFINITE)
     return value
-
-
-def style_of(cells: list) -> str | None:
-    """How the numbers of a text column are written, where every cell is one; else None. Percentages keep their scale
-    (12% is 12)."""
-    texts = [c.strip() for c in cells if isinstance(c, str)]
-    if not texts or len(texts) < len(cells):
-        return None
-    styles = {"plain": PLAIN, "thousands comma": THOUSANDS, "percent sign": PERCENT, "comma": COMMA}
-    return next((name for name, rule in styles.items() if all(rule.fullmatch(t) for t in texts)), None)

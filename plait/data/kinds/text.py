@@ -19,6 +19,7 @@ from plait.core.tokens import Tokens
 from plait.data.arrow import as_text
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
 from plait.data.stores import Ragged
+from plait.data.words import length
 from plait.errors import UsageError
 from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
@@ -38,22 +39,26 @@ NAMES = {
 
 
 class TextKind(Kind):
-    """Lower case and NFKC, bytes as alphabet (so no character is unknown), special ids 0 to 4 fixed."""
+    """Lower case (unless texts have no blanks) and NFKC, bytes as alphabet (so no character is unknown), special ids 0
+    to 4 fixed."""
 
     name, slot, own_slot, media = "text", "text", True, False
 
     def guess(self, glance: Glance) -> str | None:
         if not glance.is_text or not glance.sample:
             return None
-        words = float(np.mean([len(v.split()) for v in glance.sample]))
+        words = float(np.mean([length(v) for v in glance.sample]))
         long = float(np.mean([len(v) for v in glance.sample]))
         share = glance.distinct / max(glance.count, 1)
         if (
             (words >= 3 and (glance.distinct > 50 or share > 0.5))
             or (words >= 1.7 and share > 0.5)
             or (long > 60 and glance.distinct > 20)
+            or (share >= 0.95 and glance.count >= 5)
         ):
-            return f"{words:.1f} words per cell, {glance.distinct:,} different values in {glance.count:,} cells"
+            bare = sum(len(v.split()) < 2 for v in glance.sample) > len(glance.sample) / 2
+            said = f"{long:.0f} characters without blanks" if bare else f"{words:.1f} words"
+            return f"{said} per cell, {glance.distinct:,} different values in {glance.count:,} cells"
         return None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
@@ -70,7 +75,9 @@ class TextKind(Kind):
         if options.tokenizer_file:
             tokenizer = _published(options.tokenizer_file)
         else:
-            tokenizer = tokenizer_of(options.tokenizer) if options.tokenizer else train_bpe(texts, options.vocab)
+            bare = 2 * sum(len(t.split()) < 2 for t in texts) > len(texts) and not asked
+            known = options.tokenizer
+            tokenizer = tokenizer_of(known) if known else train_bpe(texts, options.vocab, case=bare)
         ids = special_ids(tokenizer, asked)
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         limit = options.max_tokens or MOST_TOKENS
@@ -209,10 +216,13 @@ class Words(nn.Module):
         return t.replace(x=t.x + 0.1 * sinusoids(ids.shape[1], t.x.shape[-1], ids.device).to(t.x.dtype))
 
 
-def train_bpe(texts: list[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE with at most `vocab` entries (the 256 bytes and the special ones come first). Deterministic."""
+def train_bpe(texts: list[str], vocab: int, case: bool = False) -> Tokenizer:
+    """A byte-level BPE with at most `vocab` entries (the 256 bytes and the special ones come first). Deterministic.
+
+    case: capitals are letters of their own, as in formulas: C is carbon and c a carbon of a ring."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    lower = [] if case else [normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower])
     # a "word" of a hundred thousand letters would take the merges minutes
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\S{64}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=True)]

@@ -1,0 +1,77 @@
+"""Whole numbers that are codes: each has an effect of its own on the target, whatever its neighbours have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import pyarrow as pa
+
+from plait.data.columns import Column
+from plait.data.kinds import KINDS, Place
+from plait.data.kinds.base import FitOptions
+from plait.data.kinds.number import parse_column
+from plait.data.schema import Schema
+from plait.data.table import Table
+
+FEWEST, EACH = 50, 4  # rows in all, and of each number
+SOME = 0.02  # the share of the target's variance that codes must tell
+FEW = 12  # levels: of more, neighbours tell whether size matters; of fewer, a straight line
+SURE = 4.0  # standard errors
+CLASSES = 10  # the most frequent ones speak for all
+
+
+def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collection[str] = ()) -> None:
+    """Take the number columns of `schema` for categories that behave so in the training rows `rows`, but for those that
+    are `fixed`. Nothing is done without one target of numbers or classes."""
+    targets = schema.used("target")
+    if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean") or not len(rows):
+        return
+    y = _target(table.column(targets[0].name).take(pa.array(rows)), targets[0])
+    for column in schema.used("input"):
+        cells = table.column(column.name)
+        if column.kind != "number" or column.name in fixed or column.style.get("number", {}).get("units"):
+            continue
+        x, real, _ = parse_column(cells.take(pa.array(rows)), column.style["number"])
+        known = real & ~np.isnan(y).any(1)
+        levels, at, counts = np.unique(x[known], return_inverse=True, return_counts=True)
+        if (levels % 1 == 0).all() and behave_as_codes(levels, at, counts, y[known]):
+            each = f"{len(levels):,} whole numbers, each about {round(len(at) / len(levels)):,} times"
+            why = f"{each}, with effects that do not follow their size: codes (--kind {column.name}=number: amounts)"
+            schema.take_for(column.name, "category", why)
+
+
+def _target(cells: pa.ChunkedArray, column: Column) -> np.ndarray:
+    """(n, T) float64 with NaN where nothing is known: the number, or a 1 for each of the frequent classes."""
+    if column.kind == "number":
+        values, real, _ = parse_column(cells, column.style["number"])
+        return np.where(real, values, np.nan)[:, None]
+    kind, place = KINDS["category"], Place()
+    found = kind.encode_column(cells, kind.fit(cells, FitOptions(place, style=column.style)), place)
+    hot = (found.values == np.arange(1, CLASSES + 1)).astype(np.float64)
+    return np.where(found.real[:, None], hot, np.nan)
+
+
+def behave_as_codes(levels: np.ndarray, at: np.ndarray, counts: np.ndarray, y: np.ndarray) -> bool:
+    """Whether the means of y (n, T) over `levels` (L,) tell it, and neither a straight line (of few levels) nor their
+    neighbours (of many) tell the means. at (n,): each row's level; counts (L,)."""
+    n, many = len(at), len(levels)
+    if many < 3 or n < max(FEWEST, EACH * many):
+        return False
+    y = y - y.mean(0)
+    means = np.stack([np.bincount(at, weights=column, minlength=many) for column in y.T], 1) / counts[:, None]  # (L, T)
+    total, between = np.square(y).sum(), (counts[:, None] * np.square(means)).sum()
+    noise = max(np.square(y - means[at]).sum() / (n - many), 1e-9 * total / n)  # of one row, over all T
+    if total <= 0 or (between - (many - 1) * noise) / total < SOME:
+        return False
+    if many <= FEW:
+        line = np.polynomial.polynomial.polyfit(levels, means, 1, w=np.sqrt(counts))
+        fitted = np.polynomial.polynomial.polyval(levels, line).T.reshape(means.shape)
+        off, free = (counts[:, None] * np.square(means - fitted)).sum(), many - 2
+        return bool((off - free * noise) / total >= SOME and (off / noise - free) / np.sqrt(2 * free) > SURE)
+    left = (levels[2:] - levels[1:-1]) / (levels[2:] - levels[:-2])  # how much the neighbour below has to say
+    off = np.square(means[1:-1] - left[:, None] * means[:-2] - (1 - left)[:, None] * means[2:]).sum(1)
+    own = noise * (1 / counts[1:-1] + left**2 / counts[:-2] + (1 - left) ** 2 / counts[2:])
+    rough = (off - own).sum() / (1 + left**2 + (1 - left) ** 2).sum()
+    spread = np.square(means - means.mean(0)).sum() / (many - 1) - noise * (1 / counts).mean()
+    return bool(rough > 0.5 * spread and (off / own - 1).sum() / np.sqrt(2 * len(off)) > SURE)

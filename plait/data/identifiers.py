@@ -1,0 +1,114 @@
+"""Which columns are worth reading: a column that only tells rows apart is left out, but it takes evidence to be one."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from plait.data.kinds import KINDS
+from plait.data.kinds.base import Glance, counted
+from plait.data.kinds.number import many_digits
+from plait.data.words import length
+
+UUID = r"^\{?[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}\}?$"
+HASH = r"^(0x)?[0-9a-f]{16,128}$"
+NAMED = re.compile(
+    r"(^|[_ .-])(id|ids|idx|index|uuid|guid|key|row|rownumber|row_?names?|nr|sku|isbn|ean|barcode|hash)$"
+    r"|^unnamed|^column_1$|^$|^s\.?no\.?$|^#$"
+    r"|^(customer|user|passenger|order|product|student|employee|account|transaction|sample|record|row|item)id$",
+    re.IGNORECASE,
+)
+CAMEL = re.compile(r"[a-z](Id|ID|Key|Nr|No|Idx|Index)$")
+COUNTED = re.compile(
+    r"(?i:^(obs|observation|case|no\.?|num|number|seq|serial|rec|record|subject|respondent|n|rank)$)|^X(\.\d+)?$"
+)
+THINGS = re.compile(r"(?i:(^|[_ .-])(id|code|zip|zip_?code|post(al)?_?code|plz)$)|[a-z](Id|ID|Code)$")
+FEW = 5  # cells: of fewer nothing can be told
+
+
+def named_so(name: str) -> bool:
+    """Whether a column's name says that it tells rows apart."""
+    return bool(NAMED.search(name.strip()) or CAMEL.search(name.strip()))
+
+
+def names_things(glance: Glance) -> bool:
+    """Whether whole numbers are called as codes of things are, and most of them are there again."""
+    if not THINGS.search(glance.name.strip()) or not 2 < glance.distinct <= glance.count / 2:
+        return False
+    return bool((glance.numbers % 1 == 0).all())
+
+
+def useless(glance: Glance, kind: str) -> str | None:
+    """Why a column that was not asked for is not worth reading, or None."""
+    if glance.distinct == 1 and not glance.one_or_blank:
+        if KINDS[kind].media:
+            return "constant: every cell is the same"
+        return f"constant: every cell is {str(glance.sample[0])[:60]!r}"
+    if kind == "category" and not pa.types.is_nested(glance.column.type) and not glance.is_text:
+        if not _categorical(glance.column.type):
+            return f"type {glance.column.type}, which no kind recognises"
+    return None
+
+
+def identifier(glance: Glance, kind: str) -> str | None:
+    """Why a column seems to tell rows apart and no more, or None: its values differ, and its name or their form says
+    so."""
+    if glance.count < FEW or glance.distinct * 20 < glance.count * 19:
+        return None
+    if pa.types.is_integer(glance.column.type) and kind != "datetime":
+        return _numbers(glance)
+    if kind not in ("category", "text") or not glance.is_text:
+        return None
+    if 20 * glance.matching(UUID) >= 19 * glance.count:
+        return counted(glance.matching(UUID), glance.count, "are uuids")
+    different = f"{glance.distinct:,} different values in {glance.count:,} cells"
+    if many_digits(glance):
+        return f"an identifier: {different}, of more than 15 digits"
+    if 20 * glance.matching(HASH) >= 19 * glance.count and len({len(v) for v in glance.sample}) == 1:
+        return f"an identifier: {different}, all hexadecimal and of one length"
+    words = float(np.mean([len(v.split()) for v in glance.sample]))
+    if float(np.mean([length(v) for v in glance.sample])) <= 2 and (form := _form(glance.sample)):
+        return f"an identifier: {different}, {form}"
+    return f"an identifier: {different}, named {glance.name!r}" if named_so(glance.name) and words < 2 else None
+
+
+def _numbers(glance: Glance) -> str | None:
+    if many_digits(glance):
+        return f"an identifier: {glance.distinct:,} different whole numbers of more than 15 digits"
+    if glance.distinct < glance.count:
+        return None
+    low, high = (int(v) for v in pc.min_max(glance.column).as_py().values())
+    if high - low + 1 == glance.count:
+        ordered = bool((np.diff(glance.filled.to_numpy().astype(np.int64)) == 1).all())
+        if named_so(glance.name) or (low in (0, 1) and ordered and COUNTED.search(glance.name.strip())):
+            return f"row numbers: every whole number from {low:,} to {high:,} once"
+    if named_so(glance.name):
+        return f"an identifier: {glance.count:,} different whole numbers, named {glance.name!r}"
+    return None
+
+
+def _form(cells: list[str]) -> str | None:
+    """What cells have in common that only number things: nothing but their digits differs, or letters and digits
+    change places nowhere."""
+    texts = [c.strip() for c in cells]
+    if not all(any(map(str.isdigit, t)) for t in texts[:20]):
+        return None
+    bare = {re.sub(r"\d+", "9", t) for t in texts}
+    if len(bare) <= max(1, len(texts) // 50) and any(map(str.isalpha, texts[0])):
+        return "which differ in their digits alone"
+    shapes = {re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", t)) for t in texts}
+    if len(shapes) == 1 and sum(map(str.isdigit, texts[0])) >= 3 and not set(texts[0]) & set(".,:/"):
+        return f"all such as {texts[0][:30]}"
+    return None
+
+
+def _categorical(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_temporal(kind)
+    )

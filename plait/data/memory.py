@@ -1,0 +1,78 @@
+"""Pictures and sounds that lie in memory, as the bytes of files: nothing of what they hold is lost."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+SIDE = 8  # an array with a side of fewer pixels is no picture
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def in_memory(cell: Any) -> bytes | None:
+    """The bytes of a file for a PIL picture, an array (H, W, 3 or 4), (3 or 4, H, W) or (H, W) of whole numbers of 8 or
+    16 bits, and {"array", "sampling_rate"} of a sound; None of anything else."""
+    if type(cell).__module__.split(".")[0] == "PIL" and hasattr(cell, "save"):
+        return picture_file(cell)
+    if isinstance(cell, dict) and {"array", "sampling_rate"} <= set(cell):
+        return None if cell["array"] is None else sound_file(np.asarray(cell["array"]), int(cell["sampling_rate"]))
+    if hasattr(cell, "__array__") and not isinstance(cell, (np.generic, str, bytes)):
+        pixels = np.asarray(cell)
+        return None if (pixels := _pixels(pixels)) is None else _array_file(pixels)
+    return None
+
+
+def picture_file(picture: Any) -> bytes:
+    """A PIL picture as PNG, or TIFF where its pixels are deeper than PNG's."""
+    out = io.BytesIO()
+    whole = picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    if not whole and picture.mode not in DEEP and picture.mode != "CMYK":
+        picture = picture.convert("RGBA" if "A" in picture.mode or "a" in picture.mode else "RGB")
+        whole = True
+    picture.save(out, "PNG" if whole else "TIFF")
+    return out.getvalue()
+
+
+def sound_file(wave: np.ndarray, rate: int) -> bytes:
+    """(S,), (S, C) or (C, S) in [-1, 1] as WAV of float32."""
+    import soundfile
+
+    out = io.BytesIO()
+    wave = wave.T if wave.ndim == 2 and wave.shape[0] < wave.shape[1] else wave
+    soundfile.write(out, wave, rate, format="WAV", subtype="FLOAT" if wave.dtype.kind == "f" else None)
+    return out.getvalue()
+
+
+def _pixels(x: np.ndarray) -> np.ndarray | None:
+    """An array as (H, W) or (H, W, C), if it is a picture."""
+    if x.dtype.kind not in "buif" or min(x.shape, default=0) == 0:
+        return None
+    if x.ndim == 2:
+        return x if min(x.shape) >= SIDE and (x.dtype in (np.uint8, np.uint16) or x.dtype == bool) else None
+    if x.ndim != 3:
+        return None
+    if x.shape[2] in (1, 3, 4) and min(x.shape[:2]) >= SIDE:
+        return x[..., 0] if x.shape[2] == 1 else x
+    if x.shape[0] in (1, 3, 4) and min(x.shape[1:]) >= SIDE:
+        return x[0] if x.shape[0] == 1 else x.transpose(1, 2, 0)
+    return None
+
+
+def _array_file(x: np.ndarray) -> bytes:
+    from PIL import Image
+
+    if x.ndim == 2:
+        x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 2 else x
+    elif x.dtype != np.uint8:  # no file of colours holds more than 8 bits a channel here
+        top = (
+            float(np.nanmax(x))
+            if x.dtype.kind == "f"
+            else float(np.iinfo(x.dtype).max)
+            if x.dtype.kind == "u"
+            else 255.0
+        )
+        scale = 255.0 if x.dtype == bool or (x.dtype.kind == "f" and top <= 1) else 255.0 / max(top, 255.0)
+        x = np.clip(np.round(np.nan_to_num(x.astype(np.float64)) * scale), 0, 255).astype(np.uint8)
+    return picture_file(Image.fromarray(np.ascontiguousarray(x)))

@@ -1,0 +1,323 @@
+"""How dates and times are written in a column: learnt once from a whole file, and read by that wherever a cell stands.
+
+A style is plain JSON: {"form": one of FORMS, "first": "day" or "month"}. Within a form separators, names of months,
+missing seconds and zones may differ from cell to cell; which of two numbers is the day may not.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import date, datetime, time, timedelta, timezone
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NO = "not a date"
+DATES = {"form": "date", "first": "day"}
+LONGEST = 60  # characters
+MOST = 1000  # cells that the form is learnt from
+EPOCHS = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
+FORMS = {
+    "date": "dates",
+    "compact": "dates without marks",
+    "month": "months",
+    "quarter": "quarters",
+    "week": "weeks",
+    "clock": "times of day",
+} | {f"epoch {unit}": f"times since 1970 in {unit}" for unit in EPOCHS}
+NAMES = (
+    "jan january januar janvier janv enero ene gennaio gen januari janeiro jän jänner",
+    "feb february februar février févr fév febrero febbraio februari fevereiro fev",
+    "mar march märz mär mrz mars marzo maart mrt março",
+    "apr april avril avr abril abr aprile",
+    "may mai mayo maggio mag mei maio",
+    "jun june juni juin junio giugno giu junho",
+    "jul july juli juillet juil julio luglio lug julho",
+    "aug august août aou agosto ago augustus",
+    "sep sept september septembre septiembre settembre set setembro",
+    "oct october oktober okt octobre octubre ottobre ott outubro out",
+    "nov november novembre noviembre novembro",
+    "dec december dezember dez décembre déc diciembre dic dicembre dezembro",
+)
+MONTHS = {name: i for i, names in enumerate(NAMES, 1) for name in names.split()}
+CLOCK = r"(\d{1,3}):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?\s*(?:([apAP])\.?[mM]\.?)?"
+ZONE = r"\s*(?:\(?(Z|UTC|GMT|[+-]\d\d:?(?:\d\d)?)\)?)?"
+TIME = rf"(?:(?:\s*[Tt,]\s*|\s+){CLOCK}{ZONE})?"
+SPLIT = r"\s*[-/. ,]\s*"
+WEEKDAY = r"(?:[^\W\d_]{2,10}\.?,?\s+)?"
+TRIPLE = re.compile(rf"{WEEKDAY}(\d{{1,4}})\s*([-/.])\s*(\d{{1,2}})\s*\2\s*(\d{{1,4}}){TIME}{ZONE}")
+DAY_NAME = re.compile(
+    rf"{WEEKDAY}(\d{{1,2}})(?:st|nd|rd|th|\.)?{SPLIT}?(?:de )?([^\W\d_]{{3,10}})"
+    rf"\.?(?:{SPLIT}|)(?:de )?'?(\d{{4}}|\d\d){TIME}{ZONE}"
+)
+NAME_DAY = re.compile(
+    rf"{WEEKDAY}([^\W\d_]{{3,10}})\.?{SPLIT}(\d{{1,2}})(?:st|nd|rd|th)?(?:{SPLIT})(\d{{4}}){TIME}{ZONE}"
+)
+YEAR_NAME = re.compile(rf"(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?{SPLIT}(\d{{1,2}}){TIME}{ZONE}")
+KANJI = re.compile(rf"(\d{{4}})\s*年\s*(\d{{1,2}})\s*月\s*(\d{{1,2}})\s*日\s*(?:{CLOCK})?")
+COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:[T ]?(\d\d)(\d\d)(\d\d)?)?Z?")
+MONTH = re.compile(r"(?:(\d{4})\s*[-/.年M]\s*(\d{1,2})\s*月?|(\d{1,2})\s*[-/.]\s*(\d{4}))")
+NAMED_MONTH = re.compile(rf"(?:([^\W\d_]{{3,10}})\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?)")
+QUARTER = re.compile(r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*(\d{4}))")
+WEEK = re.compile(r"(?:(\d{4})[- ]?[WwK]{1,2}(\d\d?)(?:-?([1-7]))?|[WwK]{1,2}\s?(\d\d?)\s*[-/ ]\s*(\d{4}))")
+ALONE = re.compile(CLOCK)
+# dates that each month has, for whole columns (RE2)
+PLAIN = r"^[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])( ([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?)?$"
+EPOCH = re.compile(r"-?\d+(?:\.\d+)?")
+TIMELY = re.compile(
+    r"(^|[^a-z])(time|timestamp|ts|date|datetime|epoch|created|updated|unixtime|at)([^a-z]|$)|[a-z](At|Time|Date)$|time$",
+    re.I,
+)
+DATED = re.compile(r"date|day|datum|fecha|yyyymmdd|^dt|dt$|time", re.IGNORECASE)
+
+
+class Unread(Exception):
+    """A text that is none of its form."""
+
+
+def moment(cell: Any, style: dict) -> float | str:
+    """Seconds since 1970 that a cell says in this style, or why it says none."""
+    if isinstance(cell, datetime):
+        return _seconds(cell)
+    if isinstance(cell, date):
+        return _seconds(datetime(cell.year, cell.month, cell.day))
+    if isinstance(cell, time):
+        return cell.hour * 3600.0 + cell.minute * 60 + cell.second + cell.microsecond / 1e6
+    if isinstance(cell, (int, float)) and not isinstance(cell, bool):
+        cell = str(int(cell)) if cell == cell and abs(cell) < 2**63 and cell == int(cell) else str(cell)
+    return _read(cell, style["form"], style.get("first", "day")) if isinstance(cell, str) else NO
+
+
+@lru_cache(maxsize=1 << 14)
+def _read(text: str, form: str, first: str) -> float | str:
+    text = text.strip()
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text).strip()
+    if len(text) > LONGEST:
+        return NO
+    try:
+        return READERS.get(form, _epoch(form))(text, first)
+    except (Unread, ValueError, OverflowError, KeyError):
+        return NO
+
+
+def _date(text: str, first: str) -> float:
+    if found := TRIPLE.fullmatch(text):
+        a, _, b, c, *rest = found.groups()
+        if len(a) > 2:
+            return _at(_year(a), int(b), int(c), rest)
+        day, month = (a, b) if first == "day" else (b, a)
+        return _at(_year(c), int(month), int(day), rest)
+    if found := DAY_NAME.fullmatch(text):
+        day, name, year, *rest = found.groups()
+        return _at(_year(year), MONTHS[name.casefold()], int(day), rest)
+    if found := NAME_DAY.fullmatch(text):
+        name, day, year, *rest = found.groups()
+        return _at(int(year), MONTHS[name.casefold()], int(day), rest)
+    if found := YEAR_NAME.fullmatch(text):
+        year, name, day, *rest = found.groups()
+        return _at(int(year), MONTHS[name.casefold()], int(day), rest)
+    if found := KANJI.fullmatch(text):
+        year, month, day, *rest = found.groups()
+        return _at(int(year), int(month), int(day), [*rest, None, None])
+    raise Unread
+
+
+def _compact(text: str, first: str) -> float:
+    year, month, day, *rest = _groups(COMPACT, text)
+    hour, minute, second = (int(part or 0) for part in rest)
+    return _seconds(datetime(int(year), int(month), int(day), hour, minute, second))
+
+
+def _month(text: str, first: str) -> float:
+    if found := MONTH.fullmatch(text):
+        year, month = found[1] or found[4], found[2] or found[3]
+        return _at(int(year), int(month), 1)
+    one, year, other, name = _groups(NAMED_MONTH, text)
+    return _at(int(year or other), MONTHS[(one or name).casefold()], 1)
+
+
+def _quarter(text: str, first: str) -> float:
+    found = _groups(QUARTER, text)
+    year, quarter = found[0] or found[3] or found[5], found[1] or found[2] or found[4]
+    return _at(int(year), 3 * int(quarter) - 2, 1)
+
+
+def _week(text: str, first: str) -> float:
+    year, week, day, other, late = _groups(WEEK, text)
+    return _seconds(datetime.fromisocalendar(int(year or late), int(week or other), int(day or 1)))
+
+
+def _clock(text: str, first: str) -> float:
+    return _day_part(_groups(ALONE, text))
+
+
+def _epoch(form: str):
+    def read(text: str, first: str) -> float:
+        if not EPOCH.fullmatch(text):
+            raise Unread
+        seconds = float(text) / EPOCHS[form.removeprefix("epoch ")]
+        datetime.fromtimestamp(seconds, timezone.utc)  # raises where no year has it
+        return seconds
+
+    return read
+
+
+READERS = {
+    "date": _date,
+    "compact": _compact,
+    "month": _month,
+    "quarter": _quarter,
+    "week": _week,
+    "clock": _clock,
+}
+
+
+def _groups(rule: re.Pattern, text: str) -> tuple:
+    found = rule.fullmatch(text)
+    if found is None:
+        raise Unread
+    return found.groups()
+
+
+def _year(text: str) -> int:
+    """Two digits are of 1969 to 2068."""
+    if len(text) == 4:
+        return int(text)
+    if len(text) != 2:
+        raise Unread
+    return int(text) + (2000 if int(text) < 69 else 1900)
+
+
+def _at(year: int, month: int, day: int, rest: Any = ()) -> float:
+    """rest: hour, minute, second, decimals, a or p, and zones."""
+    seconds = _seconds(datetime(year, month, day))
+    if rest and rest[0] is not None:
+        if int(rest[0]) > 24:
+            raise Unread
+        seconds += _day_part(rest[:5])
+    zone = next((z for z in rest[5:] if z), None) if rest else None
+    if zone and zone not in ("Z", "UTC", "GMT"):
+        away = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0)).total_seconds()
+        seconds += away if zone[0] == "-" else -away
+    return seconds
+
+
+def _day_part(parts: Any) -> float:
+    hour, minute, second, decimals, half = parts
+    h, m, s = int(hour), int(minute), int(second or 0)
+    if m > 59 or s > 60 or (half and not 1 <= h <= 12):
+        raise Unread
+    h = h % 12 + (12 if half in "pP" else 0) if half else h
+    return h * 3600.0 + m * 60 + s + float(f"0.{decimals or 0}")
+
+
+def _seconds(when: datetime) -> float:
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def read(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+    """A column as seconds since 1970 (n,) float64 with 0 where there is nothing, real (n,), and the bad cells."""
+    real = column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        stamps = column.cast(pa.timestamp("s"), safe=False) if pa.types.is_date(column.type) else column
+        seconds = stamps.cast(pa.int64()).fill_null(0).to_numpy() / EPOCHS[stamps.type.unit]
+        fine = np.abs(seconds) < 3e11  # years -7500 to 11500
+        return np.where(fine, seconds, 0.0), real & fine, [(int(i), NO) for i in np.flatnonzero(real & ~fine)]
+    if pa.types.is_integer(column.type) and style["form"].startswith("epoch "):
+        whole = column.fill_null(0).to_numpy().astype(np.float64)
+        return whole / EPOCHS[style["form"].removeprefix("epoch ")], real, []
+    seconds, done = _at_once(column, style)
+    left, bad = np.flatnonzero(real & ~done), []
+    for i, cell in zip(left.tolist(), column.take(pa.array(left)).to_pylist() if len(left) else ()):
+        value = moment(cell, style)
+        if isinstance(value, str):
+            real[i] = False
+            bad.append((i, value))
+        else:
+            seconds[i] = value
+    return seconds, real, bad
+
+
+def _at_once(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of the plainest dates in a column of strings, and which cells these are (n,)."""
+    none = np.zeros(len(column)), np.zeros(len(column), bool)
+    if style["form"] != "date" or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return none
+    order = r"\3-\2-\1\4" if style.get("first", "day") == "day" else r"\3-\1-\2\4"
+    texts = pc.replace_substring_regex(column, r"^(\d\d)[./-](\d\d)[./-](\d{4})( \d\d:.*)?$", order)
+    plain = pc.match_substring_regex(texts, PLAIN).fill_null(False)
+    done = plain.to_numpy(zero_copy_only=False).astype(bool)
+    if not done.any():
+        return none
+    stamps = pc.if_else(plain, texts, pa.scalar(None, texts.type)).cast(pa.timestamp("s"))
+    return stamps.cast(pa.int64()).fill_null(0).to_numpy().astype(np.float64), done
+
+
+def learn(name: str, column: pa.ChunkedArray, first: str | None = None) -> tuple[dict, float]:
+    """The style that reads most of the cells (n,), none of them null, and the share that it reads of some of them.
+    first: what comes first in the file's dates, for a column that does not tell."""
+    at = np.unique(np.linspace(0, max(len(column) - 1, 0), num=min(len(column), MOST)).astype(np.int64))
+    cells = column.take(pa.array(at)).to_pylist() if len(column) else []
+    if pa.types.is_integer(column.type):
+        return _learn_numbers(name, cells)
+    best: tuple[dict, float] = (DATES | {"first": first or "day"}, 0.0)
+    if not any(isinstance(c, str) and len(c) < LONGEST and any(map(str.isdigit, c)) for c in cells):
+        return best  # trying all forms on every column of words takes longer than anything else there is to guess
+    tried = [{"form": "date", "first": f} for f in _order(column, first)]
+    tried += [{"form": form} for form in READERS if form not in ("date", "compact")]
+    if DATED.search(name):
+        tried.append({"form": "compact"})
+    for style in tried:
+        if best[1] == 1.0:
+            break
+        few = cells[:: max(1, len(cells) // 20)]
+        share = sum(_says(c, style) for c in few) / len(few)
+        if share < max(best[1], 0.3):
+            continue
+        share = sum(_says(c, style) for c in cells) / len(cells)
+        if share > best[1]:
+            best = (style, share)
+    return best
+
+
+def _says(cell: Any, style: dict) -> bool:
+    return isinstance(cell, (str, int)) and not isinstance(moment(cell, style), str)
+
+
+def _learn_numbers(name: str, cells: list) -> tuple[dict, float]:
+    """Whole numbers are dates only where their column is called so."""
+    low, high = (min(cells), max(cells)) if cells else (0, 0)
+    for unit, parts in EPOCHS.items():
+        if TIMELY.search(name) and 5e8 * parts <= low and high < 4e9 * parts:
+            return {"form": f"epoch {unit}"}, 1.0
+    style = {"form": "compact"}
+    if DATED.search(name) and 1000_01_01 <= low and high < 10_000 * 10_000:
+        return style, sum(_says(c, style) for c in cells) / len(cells)
+    return style, 0.0
+
+
+BEFORE = {"day": r"^\D*(1[3-9]|2\d|3[01])[-/. ]+\d\d?[-/. ]", "month": r"^\D*\d\d?[-/. ]+(1[3-9]|2\d|3[01])[-/. ]"}
+
+
+def _told(column: pa.ChunkedArray) -> dict[str, int]:
+    return {first: int(pc.sum(pc.match_substring_regex(column, rule)).as_py() or 0) for first, rule in BEFORE.items()}
+
+
+def _order(column: pa.ChunkedArray, first: str | None) -> list[str]:
+    """Which of day and month comes first, the likelier before the other: by cells that can only be one, by the file's
+    other columns, and the day where nothing tells."""
+    told = _told(column)
+    day = told["day"] >= told["month"] if told["day"] != told["month"] else first != "month"
+    return ["day", "month"] if day else ["month", "day"]
+
+
+def first_of(columns: list[pa.ChunkedArray]) -> str | None:
+    """What comes first in the dates of a file's columns of strings; None where they do not tell."""
+    told = [_told(c) for c in columns if any(t and len(t) < LONGEST and any(map(str.isdigit, t))
+                                             for t in c.slice(0, 100).to_pylist())]  # fmt: skip
+    day, month = (sum(t[first] for t in told) for first in ("day", "month"))
+    return None if day == month else "day" if day > month else "month"
