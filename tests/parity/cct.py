@@ -1,5 +1,8 @@
 """CCT against the numbers that the official code gave (github.com/SHI-Labs/Compact-Transformers), both kinds of
-positions, two kernels, and patches with sequence pooling (CVT) or a class token (ViT-Lite)."""
+positions, two kernels, and patches with sequence pooling (CVT) or a class token (ViT-Lite); every published size whole.
+
+Its fixed positions are parameters there that are not trained, and are not counted.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,21 @@ from pathlib import Path
 import torch
 
 import plait
+from plait.core.catalog import systems
 from tests.parity.compare import Row, count, relative_error
 from tests.parity.norms import epsilons
+from tests.parity.official import against
 from tests.parity.recorded import loaded, values, weights
 
 SYSTEM = "cct"
-CASES = {"cct_toy": "official"}
+CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
 NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @torch.no_grad()
 def parity(name: str) -> Row:
+    if (size := name.removeprefix(f"{SYSTEM}_")) != "toy":
+        return against(SYSTEM, size, Path(__file__))
     theirs = {k: values(v) for k, v in NUMBERS["outputs"].items()}
     g = torch.Generator().manual_seed(7)
     x, larger = torch.randn(3, 3, 32, 32, generator=g), torch.randn(2, 3, 48, 48, generator=g)

@@ -62,11 +62,18 @@ def against(system: str, size: str, path: Path, draw: Draw = noise, source: str 
     return Row(name, told, count(model), facts["parameters"], error, ran)
 
 
+def same_keys(name: str, facts: dict, source: str = "official") -> bool:
+    """Whether a size has the recorded names, shapes and number of parameters."""
+    model = build(name)
+    return count(model) == facts["parameters"] and digest(plait.save_weights(model, source)) == facts["digest"]
+
+
 def filled(name: str, run: dict, draw: Draw = noise, source: str = "official") -> nn.Module:
-    """Ours with the weights of a recorded run."""
-    public = plait.save_weights(build(name, **run["arguments"]), source)
-    state = {k: gain(k, run) * draw(k, tuple(v.shape)) for k, v in public.items()}
-    return plait.load_weights(plait.create_model(name, **run["arguments"]).eval(), state, source)
+    """Ours with the weights of a recorded run; tables that it `kept` are made by either model."""
+    ours = plait.create_model(name, **run["arguments"]).eval()
+    kept, public = run.get("kept", ()), plait.save_weights(ours, source)
+    state = {k: v if k in kept else gain(k, run) * draw(k, tuple(v.shape)) for k, v in public.items()}
+    return plait.load_weights(ours, state, source)
 
 
 def gain(name: str, run: dict) -> float:

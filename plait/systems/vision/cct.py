@@ -168,10 +168,21 @@ URL = "https://shi-labs.com/projects/cct/checkpoints/"
 CIFAR = dict(source="official", licence="apache-2.0", mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 IMAGENET = CIFAR | dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 WEIGHTS = {
+    "2_3x2_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_2_3x2_32"),
+    "2_3x2_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_2_3x2_32_sine"),
+    "4_3x2_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_4_3x2_32"),
+    "4_3x2_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_4_3x2_32_sine"),
+    "6_3x1_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_6_3x1_32"),
+    "6_3x1_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_6_3x1_32_sine"),
+    "6_3x2_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_6_3x2_32"),
+    "6_3x2_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_6_3x2_32_sine"),
     "7_3x1_32": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_cifar10_300epochs.pth"),
     "7_3x1_32_sine": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_sine_cifar10_5000epochs.pth"),
     "7_3x1_32_c100": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_cifar100_300epochs.pth"),
     "7_3x1_32_sine_c100": CIFAR | dict(url=URL + "pretrained/cct_7_3x1_32_sine_cifar100_5000epochs.pth"),
+    "7_3x2_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_7_3x2_32"),
+    "7_3x2_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cct_7_3x2_32_sine"),
+    "7_7x2_224": IMAGENET | dict(github="SHI-Labs/Compact-Transformers cct_7_7x2_224"),
     "7_7x2_224_sine": IMAGENET | dict(url=URL + "pretrained/cct_7_7x2_224_flowers102.pth"),
     "14_7x2_224": IMAGENET | dict(url=URL + "pretrained/cct_14_7x2_224_imagenet.pth"),
     "14_7x2_384": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_imagenet.pth"),

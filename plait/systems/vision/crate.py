@@ -130,7 +130,14 @@ SIZES = {
     "base": dict(width=768, heads=12),
     "large": dict(width=1024, depth=24, heads=16),
 }
-WEIGHTS = {}  # the authors' files lie where only a browser gets them; load_weights reads them as "official"
+IMAGENET = dict(crop_pct=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+OFFICIAL = IMAGENET | dict(source="official", licence="mit")
+WEIGHTS = {  # the authors' files lie where only a browser gets them
+    "tiny": OFFICIAL | dict(github="Ma-Lab-Berkeley/CRATE CRATE_tiny"),
+    "small": OFFICIAL | dict(github="Ma-Lab-Berkeley/CRATE CRATE_small"),
+    "base": OFFICIAL | dict(github="Ma-Lab-Berkeley/CRATE CRATE_base"),
+    "large": OFFICIAL | dict(github="Ma-Lab-Berkeley/CRATE CRATE_large"),
+}
 THEIRS, OURS = "transformer.layers.{i}", "stack.blocks.{i}"
 RULES = {
     "official": [

@@ -170,7 +170,9 @@ SIZES = {
 URL = "https://github.com/yitu-opensource/T2T-ViT/releases/download/main/"
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 EMA = dict(source="published", under="state_dict_ema")  # what the authors' evaluation reads
-RELEASE = IMAGENET | EMA | dict(licence="bsd-3-clause-clear", crop_pct=0.9)
+OWN = IMAGENET | dict(licence="bsd-3-clause-clear", crop_pct=0.9)
+RELEASE = OWN | EMA
+UNRELEASED = OWN | dict(source="official")
 WEIGHTS = {
     "7": RELEASE | dict(url=URL + "71.7_T2T_ViT_7.pth.tar"),
     "10": RELEASE | dict(url=URL + "75.2_T2T_ViT_10.pth.tar"),
@@ -181,6 +183,8 @@ WEIGHTS = {
     "t_14": RELEASE | dict(url=URL + "81.7_T2T_ViTt_14.pth.tar"),
     "t_19": RELEASE | dict(url=URL + "82.4_T2T_ViTt_19.pth.tar"),
     "t_24": RELEASE | dict(url=URL + "82.6_T2T_ViTt_24.pth.tar"),
+    "14_resnext": UNRELEASED | dict(github="yitu-opensource/T2T-ViT t2t_vit_14_resnext"),
+    "14_wide": UNRELEASED | dict(github="yitu-opensource/T2T-ViT t2t_vit_14_wide"),
 }
 
 
