@@ -254,9 +254,12 @@ WEIGHTS = {
     "base_patch16_224_retrieval": OFFICIAL | dict(url=URL + "beit3_base_itc_patch16_224.pth"),
     "base_patch16_384_retrieval": OFFICIAL | dict(url=URL + "beit3_base_patch16_384_coco_retrieval.pth"),
     "large_patch16_384_retrieval": OFFICIAL | dict(url=URL + "beit3_large_patch16_384_coco_retrieval.pth"),
+    "base_patch16_384_vqav2": OFFICIAL | dict(github="microsoft/unilm beit3_base_patch16_384_vqav2"),
     "base_patch16_480_vqav2": OFFICIAL | dict(url=URL + "beit3_base_indomain_patch16_480_vqa.pth"),
+    "large_patch16_384_vqav2": OFFICIAL | dict(github="microsoft/unilm beit3_large_patch16_384_vqav2"),
     "large_patch16_480_vqav2": OFFICIAL | dict(url=URL + "beit3_large_indomain_patch16_480_vqa.pth"),
     "large_patch16_768_vqav2": OFFICIAL | dict(url=URL + "beit3_large_indomain_patch16_768_vgqaaug_vqa.pth"),
+    "base_patch16_224_captioning": OFFICIAL | dict(github="microsoft/unilm beit3_base_patch16_224_captioning"),
     "base_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_base_patch16_480_coco_captioning.pth"),
     "large_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_large_patch16_480_coco_captioning.pth"),
 }
