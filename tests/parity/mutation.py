@@ -62,6 +62,7 @@ EXCUSED = {
     "llama.length": "nothing is computed from it: longer texts are said to be longer than what was trained for",
     "sentence_encoder.scale": "only training sees it",
     "t5.length": "nothing is computed from it: longer texts are refused",
+    "univitar.scale": START,
     "vision_rwkv.scale": START,  # that there is one is in the names of the weights
     "zipformer.labels": "the heads are ours",
     "zipformer.num_classes": "the heads are ours",

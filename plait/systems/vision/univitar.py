@@ -8,9 +8,10 @@ weights: every two frames become one layer of patches.
 
 Differs: the published model gives tokens and nothing else; `pool` takes their mean, and with `num_classes` a norm and a
 linear layer read it. The authors' order is kept: queries and keys are turned first and normed after, over all heads at
-once. Of the published sizes only 0.3b's numbers stand in the code; the others' follow from the published parameter
-counts and the same rule for the hidden width (two thirds of 4 D, rounded up to a multiple of 128), and their numbers of
-heads are a guess. Training in stages, the sigmoid loss and distillation are not here, nor is stochastic depth.
+once. Of the published sizes only 0.3b's numbers stand in the code. Those of 0.6b and 1b follow from the published
+parameter counts and the same rule for the hidden width (two thirds of 4 D, rounded up to a multiple of 128), and their
+numbers of heads are a guess, which nothing public settles: they name no weights, and nothing of them is claimed.
+Training in stages, the sigmoid loss and distillation are not here, nor is stochastic depth.
 """
 
 from __future__ import annotations
@@ -157,15 +158,12 @@ SIZES = {
     "toy": dict(patch=8, width=32, depth=2, heads=2, hidden=64, num_classes=10),
     "nano": dict(patch=8, width=128, depth=5, heads=4, hidden=384, num_classes=1000),
     "0.3b": dict(width=1024, depth=24, heads=16, hidden=2816),
+    # heads guessed
     "0.6b": dict(width=1280, depth=32, heads=16, hidden=3456),
     "1b": dict(width=1920, depth=32, heads=24, hidden=5120),
 }
 OFFICIAL = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-WEIGHTS = {
-    "0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B"),
-    "0.6b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.6B"),
-    "1b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-1B"),
-}
+WEIGHTS = {"0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B")}
 THEIRS, OURS = "encoder.layers.{i}", "stack.blocks.{i}"
 RULES = {
     "official": [
