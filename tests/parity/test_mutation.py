@@ -13,10 +13,13 @@ from tests.parity.compare import Row, count
 # where a check takes long, a few arguments that loading cannot refuse
 SMALL = {
     "autoencoder_kl_sd_ft_mse": ("groups", "scale"),
+    "cct_2_3x2_32": ("heads",),
+    "crate_tiny": ("heads",),
     "decision_transformer_gym_hopper_medium": (),
     "deformable_detr_single_scale": ("heads",),
     "detr_resnet_50_dc5": ("dilated",),
     "dit_s_8": ("heads", "predicts"),
+    "duoformer_r18_2": ("heads",),
     "flatformer_toy": (),
     "gpt2_small": ("heads",),
     "hiera_tiny_224": ("heads",),
@@ -26,6 +29,7 @@ SMALL = {
     "smt_t": ("heads",),
     "spectformer_ti": ("heads",),
     "sret_lt_16_14": ("groups",),
+    "t2t_vit_7": ("heads",),
     "t5_small": ("depth",),
     "tokenformer_150m": ("heads", "eps"),
     "vmoe_toy": (),

@@ -13,10 +13,17 @@ from tests.parity.mutation import module_of
 
 # published sizes whose outputs are on record; test_mutation.py has others
 RECORDED = (
+    "cct_7_3x1_32_sine",
+    "crossformer_tiny",
+    "fcaformer_l1",
     "flatformer_waymo_1f",
+    "hornet_tiny_gf",
+    "lit_ti",
     "mixture_of_mamba_37m",
     "resformer_tiny_patch16",
+    "s3_autoformer_v2_tiny",
     "unireplknet_a",
+    "univitar_0.3b",
     "vision_rwkv_tiny",
     "vit_resnas_tiny",
     "vmoe_s32_last2_e8",
