@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import plait
+from plait.core.catalog import systems
 from tests.parity import modules
 from tests.parity.compare import TOLERANCE, whole_files
 from tests.parity.mutation import module_of
@@ -55,8 +56,7 @@ def test_a_published_size_gives_what_was_recorded(name):
     assert row.ok and row.ran in ("output", "layers"), row
 
 
-@pytest.mark.parametrize("module", [pytest.param(m, id=m.__name__.rsplit(".")[-1]) for m in modules()])
-def test_every_referenced_size_has_a_case(module):
-    infos = [plait.model_info(n) for n in plait.list_models()]
-    sizes = {i.name for i in infos if i.references and i.system.name == module.SYSTEM}
-    assert sizes <= set(module.CASES)
+def test_every_published_size_has_a_case():
+    cases = {name for m in modules() for name in m.CASES}
+    published = {f"{s.name}_{size}" for s in systems().values() for size in s.weights}
+    assert published <= cases, sorted(published - cases)
