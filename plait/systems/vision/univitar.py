@@ -158,12 +158,13 @@ SIZES = {
     "toy": dict(patch=8, width=32, depth=2, heads=2, hidden=64, num_classes=10),
     "nano": dict(patch=8, width=128, depth=5, heads=4, hidden=384, num_classes=1000),
     "0.3b": dict(width=1024, depth=24, heads=16, hidden=2816),
-    # heads guessed
-    "0.6b": dict(width=1280, depth=32, heads=16, hidden=3456),
-    "1b": dict(width=1920, depth=32, heads=24, hidden=5120),
+    "0.6b": dict(width=1280, depth=32, heads=16, hidden=3456),  # heads guessed
+    "1b": dict(width=1920, depth=32, heads=24, hidden=5120),  # heads guessed
 }
 OFFICIAL = dict(source="official", licence="apache-2.0", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-WEIGHTS = {"0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B")}
+WEIGHTS = {
+    "0.3b": OFFICIAL | dict(hub="MM-MVR/UniViTAR-0.3B"),
+}
 THEIRS, OURS = "encoder.layers.{i}", "stack.blocks.{i}"
 RULES = {
     "official": [
