@@ -62,7 +62,7 @@ def against(system: str, size: str, path: Path, draw: Draw = noise, source: str 
     return Row(name, told, count(model), facts["parameters"], error, ran)
 
 
-def same_keys(name: str, facts: dict, source: str = "official") -> bool:
+def as_published(name: str, facts: dict, source: str = "official") -> bool:
     """Whether a size has the recorded names, shapes and number of parameters."""
     model = build(name)
     return count(model) == facts["parameters"] and digest(plait.save_weights(model, source)) == facts["digest"]

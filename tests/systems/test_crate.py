@@ -11,12 +11,12 @@ from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.systems.vision.crate import Ista, coding_rate
 from tests.parity.crate import CASES, NUMBERS
-from tests.parity.official import same_keys
+from tests.parity.official import as_published
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"crate_toy"}))
 def test_published_sizes_have_the_official_names_shapes_and_counts(name):
-    assert same_keys(name, NUMBERS[name.removeprefix("crate_")])
+    assert as_published(name, NUMBERS[name.removeprefix("crate_")])
 
 
 @torch.no_grad()

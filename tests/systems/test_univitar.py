@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import plait
 from plait.core.attend import recorded, with_backend
 from plait.core.packing import unpack
-from tests.parity.official import same_keys
+from tests.parity.official import as_published
 from tests.parity.univitar import NUMBERS
 
 SIZES = [(32, 32), (16, 40), (24, 8), (32, 32), (8, 8), (48, 16)]
@@ -25,7 +25,7 @@ def pictures(seed: int = 0) -> list[torch.Tensor]:
 def test_published_sizes_have_the_published_numbers_of_parameters():
     for size, published in REAL.items():
         assert abs(plait.model_info(f"univitar_{size}").parameters / published - 1) < 0.001
-    assert same_keys("univitar_0.3b", NUMBERS["0.3b"])
+    assert as_published("univitar_0.3b", NUMBERS["0.3b"])
 
 
 def test_sizes_whose_heads_are_a_guess_name_no_weights():
