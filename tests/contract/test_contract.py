@@ -19,6 +19,7 @@ from plait.core.attend import recorded, with_backend
 from plait.core.catalog import build
 from plait.core.tokens import Tokens
 from tests.contract.examples import SYSTEMS, example, flatten, gradients, kind, run, same_gradients, toy
+from tests.contract.symbols import Symbolic
 
 every_system = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS])
 every_eye = pytest.mark.parametrize("system", [pytest.param(s, id=s.name) for s in SYSTEMS if s.takes == ("image",)])
@@ -466,6 +467,15 @@ def test_exports_with_dynamic_height_and_width(system):
             mine, truth = flat(program(x)), flat(model(x))
             close(mine, truth)
             same_gradients(gradients(program, mine), gradients(model, truth))
+
+
+@every_eye
+def test_a_step_on_pictures_of_another_size_is_made_of_what_compiles_for_every_size(system):
+    model = of_any_size(system)
+    out = flat(model(picture(model, 40, 56)))
+    with Symbolic() as seen:
+        gradients(model, out)
+    assert not seen.faults
 
 
 @torch.no_grad()
