@@ -36,8 +36,8 @@ def change(
 
     from plait.runs.change import change as changed
     from plait.runs.console import Console
+    from plait.runs.devices import pick_device
     from plait.runs.folder import read_json
-    from plait.runs.planning import pick_device
 
     console = Console(sys.stdout, quiet=quiet)
     made = changed(run, method or (), out=out, merge=merge, sample=sample, device=pick_device(device))

@@ -54,7 +54,7 @@ def evaluate(
 
     from plait.evaluate.intervals import number
     from plait.runs.console import Console
-    from plait.runs.planning import pick_device
+    from plait.runs.devices import pick_device
     from plait.runs.run import load
     from plait.runs.telling import tell
 

@@ -50,7 +50,7 @@ def predict(
     import sys
 
     from plait.runs.console import Console
-    from plait.runs.planning import pick_device
+    from plait.runs.devices import pick_device
     from plait.runs.run import load
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}

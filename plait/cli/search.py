@@ -42,7 +42,7 @@ def search(
     import sys
 
     from plait.runs.console import Console
-    from plait.runs.planning import pick_device
+    from plait.runs.devices import pick_device
     from plait.runs.run import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)

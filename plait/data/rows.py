@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from plait.data.table import Table
 from plait.errors import DataError, nearest
 
 CHUNK = 64  # rows per piece of work of a decoding thread
+
+Cells = Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor | None]]  # rows (B,) -> values (B, ...) and their keep
+# What makes vectors (n, F) float32 of the cells of some rows (n,), and says of how many it just did.
+Reader = Callable[[Cells, np.ndarray, Callable[[int], None]], np.ndarray]
 
 
 class BadCells:
@@ -84,6 +88,8 @@ class Rows:
 
     asked: the target columns are decoded too, by the same kinds, and stand in batch["target"]; what is remarkable in a
     cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}.
+
+    towers: {slot: what reads its cells}: the slot then holds vectors, scaled as its column's params say.
     """
 
     def __init__(
@@ -95,10 +101,12 @@ class Rows:
         cache_bytes: int = 4 << 30,
         workers: int = 2,
         asked: bool = False,
+        towers: Mapping[str, Reader] | None = None,
     ):
         self.table, self.schema = schema.read(table), schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
         self.allow_outside = allow_outside or schema.allow_outside
+        self.towers = towers or {}
         self.bad = BadCells()
         self.absent = [name for name in schema.inputs if name not in table.names]
         if len(self.absent) == len(schema.inputs):
@@ -122,6 +130,11 @@ class Rows:
         return len(self.table)
 
     @property
+    def work(self) -> int:
+        """The cells that a scan reads, those twice that a tower reads too."""
+        return len(self) * (len(self.places) + len(self.towers))
+
+    @property
     def notes(self) -> dict[str, dict[str, int]]:
         """{column: {remark: cells}} after a scan."""
         return {name: dict(place.notes) for name, place in self.places.items() if place.notes}
@@ -131,7 +144,7 @@ class Rows:
         does nothing."""
         if self._scanned:
             return self
-        total, done = len(self) * len(self.places), 0
+        total, done = self.work, 0
         room = self.cache_bytes
         slots = self.schema.slots + self.asked
         for slot in sorted(slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
@@ -146,10 +159,25 @@ class Rows:
             self._stores[slot.name] = store
             room -= store.nbytes if store is not None else 0
             done += len(self)
+            if slot.name in self.towers:
+                step = None if progress is None else _Steps(progress, done, total)
+                self._stores[slot.name] = self._read_by_tower(slot, step)
+                done += len(self)
         beneath = {kind for slot in self.schema.asked for kind in KINDS[slot.kind].lies_on}
         self._windows = {s.name: self._seen(s) for s in self.schema.slots if s.kind in beneath}
         self._scanned = True
         return self
+
+    def standardise(self, index: np.ndarray) -> None:
+        """Learn from the rows `index` how the vectors of towers are scaled, and scale all of them."""
+        self.scan()
+        for slot in (s for s in self.schema.slots if s.name in self.towers):
+            data, there = self._stores[slot.name].data, self._present[slot.name]
+            some = data[index[there[index]]].astype(np.float64)
+            mean, std = (some.mean(0), some.std(0)) if len(some) else (np.zeros(data.shape[1]), np.ones(data.shape[1]))
+            params = self.schema.column(slot.columns[0]).params
+            params |= {"mean": mean.tolist(), "std": np.where(std > 1e-12, std, 1.0).tolist()}
+            data[there] = KINDS["vector"].preprocess(params)(torch.from_numpy(data[there]).double()).numpy()
 
     def presence(self) -> dict[str, np.ndarray]:
         """{slot: (n,) bool}: which rows have anything usable in the slot."""
@@ -266,6 +294,16 @@ class Rows:
         if not keep.is_set():
             return None
         store.seal()
+        return store
+
+    def _read_by_tower(self, slot: Slot, step: Callable[[int], None] | None) -> Any:
+        """A store of vectors in place of the cells, zeros where there is none."""
+        params, there = self.schema.column(slot.columns[0]).params, np.flatnonzero(self._present[slot.name])
+        found = self.towers[slot.name](lambda index: self._values(slot, index)[:2], there, step or (lambda _: None))
+        if "mean" in params:
+            found = KINDS["vector"].preprocess(params)(torch.from_numpy(found).double()).numpy()
+        store = KINDS["vector"].store(len(self), params)
+        store.data[there] = found
         return store
 
     def _seen(self, slot: Slot) -> torch.Tensor:

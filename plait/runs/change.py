@@ -67,7 +67,8 @@ def change(
     write_json(new / CONFIG, config)
     if (old / "bad_rows.parquet").exists():
         shutil.copy(old / "bad_rows.parquet", new)
-    return save_run(new, run.schema, run.task, run.model, run.precision)
+    run.towers.save(new)
+    return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 
 
 def _told(made: BoundRecipe) -> str:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,18 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.console import Console
+from plait.runs.devices import machine, pick_device
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
 from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
-from plait.runs.planning import estimate, machine, make_plan, pick_device
+from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered
 from plait.runs.prepare import Prepared, prepare
 from plait.runs.run import Run, save_run
+from plait.runs.rungs import BELOW, weigh
 from plait.runs.settings import Settings
 from plait.runs.telling import announce, slowest, tell
+from plait.runs.towers import load_towers, saved
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train
@@ -86,7 +89,9 @@ def fit(
             raise UsageError("this run was trained on a table in memory: pass that table again to resume it")
     if source is None:
         raise UsageError("no table: give a file, a folder or a data frame")
-    data = prepare(source, settings, console)
+    home = Path(out or "")
+    towers = load_towers(home, before) if before and saved(home, before) else None
+    data = prepare(source, settings, console, towers)
     if before and before["fingerprint"] != data.fingerprint:
         raise DataError(
             f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
@@ -97,7 +102,7 @@ def fit(
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
-        start = {"pretrained": settings.pretrained, "only": settings.only, "parts": data.parts.sources}
+        start = {"pretrained": data.pretrained, "only": settings.only, "parts": data.parts.sources}
         tell_weights = partial(console.say, "weights")
         system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else start))
     with torch.random.fork_rng([]):
@@ -131,10 +136,35 @@ def fit(
     folder = Path(out) if out else free_folder(source)
     if before is None:
         write_json(folder / CONFIG, config(source, settings, data, made, plan))
+        data.towers.save(folder)
+    data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
-    return _train(job, plan, made, settings, folder, device, cost, console, resume)
+    run = _train(job, plan, made, settings, folder, device, cost, console, resume)
+    if not data.towers or changed or run.stopped == "interrupted":
+        return run
+    return _weighed(run, job, source, settings, options, console)
+
+
+def _weighed(run: Run, job: TableJob, source: Any, settings: Settings, options: dict, console: Console) -> Run:
+    """The run on towers, or one from nothing where that is as good on the validation rows."""
+    if not len(job.data.splits["val"]):
+        console.say("rungs", "frozen towers answer; without validation rows nothing says what they gained")
+        return run
+    out, resume = run.folder / BELOW, (run.folder / BELOW / CONFIG).exists()
+    how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"pretrained": False, "towers": {}}
+    how |= {"minutes": settings.minutes and settings.minutes / 2}
+    if resume:
+        how = {k: how[k] for k in options}
+    console.say("rungs", "the same from nothing, to see what the towers gain")
+    below = fit(source, out=out, resume=resume, console=Console(console.stream, quiet=True), **how)
+    assert isinstance(below, Run)
+    if below.stopped == "interrupted":
+        console.say("stopped", f"interrupted; saved. To go on: plait fit --resume {run.folder}")
+        run.stopped = below.stopped
+        return run
+    return weigh(run, below, job, console)
 
 
 def _train(
@@ -167,7 +197,7 @@ def _train(
     if remark := settle(job):
         console.say("", remark)
     try:
-        run = save_run(folder, data.schema, data.task, job.model, plan.precision)
+        run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
     except DataError as error:
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
@@ -220,6 +250,7 @@ def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, p
         "task": data.task.to_json(),
         "plan": asdict(plan),
         "splits": data.sizes(),
+        "towers": data.towers.to_json(),
     }
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
 import time
 
 import torch
 
-from plait.errors import UsageError
 from plait.runs.job import TableJob
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
@@ -25,7 +22,7 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
     n = len(data.splits["train"])
     pace = data.task.pace(n, model.bound.system, data.info.system.name == "auto")
     batch, epochs = min(settings.batch_size or pace.batch, n), settings.epochs or pace.epochs
-    lr = settings.lr or pace.lr * (0.1 if settings.pretrained else 1.0)
+    lr = settings.lr or pace.lr * (0.1 if data.pretrained else 1.0)
     plan = Plan(
         epochs=epochs,
         batch_size=batch,
@@ -33,7 +30,7 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         weight_decay=settings.weight_decay,
         ema=pace.ema if settings.ema is None else settings.ema,
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // 4)),
-        minutes=settings.minutes,
+        minutes=settings.minutes and settings.minutes / (2 if data.towers else 1),  # the rest: without towers
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
@@ -69,27 +66,3 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
         "memory_gb": memory,
         "steps": plan.epochs * job.steps_per_epoch,
     }
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes the accelerator of this machine, if there is one. Raises UsageError for a device that is not
-    there."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    here = found or torch.device("cpu")
-    expected = "auto or cpu" if here.type == "cpu" else f"auto, cpu or {here.type}"
-    if name == "auto":
-        return here
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"unknown device {name!r}: expected {expected}") from None
-    if device.type not in ("cpu", here.type) or (
-        device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count()
-    ):
-        raise UsageError(f"this machine has no device {name!r}: expected {expected}")
-    return device
-
-
-def machine(device: torch.device) -> str:
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device}"
-    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}"

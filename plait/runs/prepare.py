@@ -28,8 +28,10 @@ from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
+from plait.runs.devices import pick_device
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
+from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task
@@ -50,6 +52,9 @@ class Prepared:
     duplicates: list = field(default_factory=list)
     check: dict = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
+    towers: Towers = field(default_factory=lambda: Towers({}))
+    offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
+    pretrained: bool | str = False  # what the system itself begins with
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -57,7 +62,7 @@ class Prepared:
 
     def recipe(self, settings: Settings) -> BoundRecipe:
         """How to build the system for these columns, with the methods that the settings name."""
-        return _recipe(self.info, self.schema, self.task, settings, self.parts)
+        return _recipe(self.info, self.schema, self.task, settings, self.parts, self.pretrained)
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
@@ -71,8 +76,9 @@ class Prepared:
         return said + [f"{count:,} rows: {why}" for why, count in self.target_bad.items()]
 
 
-def prepare(source, settings: Settings, console: Console) -> Prepared:
-    """Read, guess, split, learn, decode. Raises DataError or UsageError for what cannot work."""
+def prepare(source, settings: Settings, console: Console, towers: Towers | None = None) -> Prepared:
+    """Read, guess, split, learn, decode. towers: of a run that goes on; otherwise those that the settings ask for.
+    Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
     table, given = _gather(first, schema, settings)
@@ -83,19 +89,23 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
         settle_codes(table, schema, splits["train"], kinds_of(first, settings.kinds))
     kind = kind.variant(schema, table)
+    could = offered(settings, schema, kind)
+    towers = choose_towers(settings, schema, kind) if towers is None else towers
+    pretrained = settings.pretrained if not towers else False
+    towers.on(pick_device(settings.device)).take(schema)
     info = choose(system_name(settings, schema, kind), schema, kind)
     role = role_for(kind, info)
     if (own := kind.by(role)) is not kind:
         kind = own
         schema.ask(kind.asks)
-    fixed, published = reads(info), info.weights if settings.pretrained else {}
+    fixed, published = reads(info), towers.reads() if towers else info.weights if pretrained else {}
     longest = published.get("max_tokens") or fixed.get("length") or 256
     length = settings.max_tokens or longest // (2 if kind.one_vocabulary else 1)
-    tokenizer: str | Path | None = settings.tokenizer
+    tokenizer: str | Path | None = towers.tokenizer or settings.tokenizer
     parts = read_parts(info, settings.parts)
     texts = any(s.kind == "text" for s in schema.slots) or role == "generator"
-    if texts and settings.pretrained and not tokenizer:
-        tokenizer = published_tokenizer(info, settings.pretrained)
+    if texts and pretrained and not tokenizer:
+        tokenizer = published_tokenizer(info, pretrained)
     schema.fit(
         table,
         splits["train"],
@@ -110,17 +120,23 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         rate=fixed.get("rate"),
         prefixes=_prefixes(published.get("prefixes", {}), schema, kind),
     )
+    towers.check(schema, length)
     task = kind.learn(schema)
-    if texts and settings.pretrained and tokenizer:
+    if texts and pretrained and tokenizer:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
         for words in [task.needs["words"]] if "words" in task.needs else read:  # a writer's are of one tokenizer
             check_vocabulary(info, words, tokenizer)
-    made = _recipe(info, schema, task, settings, parts)
+    made = _recipe(info, schema, task, settings, parts, pretrained)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
     rows = Rows(
-        table, schema, allow_outside=settings.allow_outside, workers=settings.workers, asked=kind.asks is not None
+        table,
+        schema,
+        allow_outside=settings.allow_outside,
+        workers=settings.workers,
+        asked=kind.asks is not None,
+        towers=towers.readers(schema, keep=True),
     )
-    console.start("reading", len(table) * len(rows.places))
+    console.start("reading", rows.work)
     try:
         rows.scan(lambda done, _: console.step(done))
     finally:
@@ -129,6 +145,7 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
     splits = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
+    rows.standardise(splits["train"])
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
@@ -144,22 +161,27 @@ def prepare(source, settings: Settings, console: Console) -> Prepared:
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
         parts=parts,
+        towers=towers,
+        offered={} if towers else could,
+        pretrained=pretrained,
     )
 
 
-def _recipe(info: ModelInfo, schema: Schema, task: Task, settings: Settings, parts: Parts) -> BoundRecipe:
+def _recipe(
+    info: ModelInfo, schema: Schema, task: Task, settings: Settings, parts: Parts, pretrained: bool | str
+) -> BoundRecipe:
     for name, _ in settings.methods:
         if why := method_info(name).by_hand:
             raise UsageError(f"--method {name} is not for `plait fit`: {why}. Apply it from Python")
-    pretrained = bool(settings.pretrained or parts.tokenizer)
-    made = recipe(info, schema, type(task), pretrained=pretrained, changes=settings.methods, **task.needs)
+    given = bool(pretrained or parts.tokenizer)
+    made = recipe(info, schema, type(task), pretrained=given, changes=settings.methods, **task.needs)
     return replace(made, arguments=made.arguments | parts.arguments, **parts.scale)
 
 
 def _prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[str, str]:
     """{column: what is put before its texts}, of what a weights row tells: where texts search among texts, the first
     column asks."""
-    names = [s.columns[0] for s in schema.slots if s.kind == "text"]
+    names = [c.name for c in schema.used("input") if c.kind == "text"]
     if task.verb == "search" and len(names) > 1:
         return {name: told.get("passage" if i else "query", "") for i, name in enumerate(names)}
     return dict.fromkeys(names, told.get("text", ""))

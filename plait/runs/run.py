@@ -31,6 +31,7 @@ from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, safe, unread
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
+from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
@@ -53,11 +54,12 @@ class Run:
 
     def __init__(
         self, folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, *, stopped: str = "finished",
-        used: dict | None = None,
+        used: dict | None = None, towers: Towers | None = None,
     ):  # fmt: skip
         self.folder, self.schema, self.task, self.model = Path(folder), schema, task, model
         self.precision, self.stopped = precision, stopped
         self.used = used  # of a model as it was published: where its weights came from, and their licence
+        self.towers = towers or Towers({})
         self.last_said: list[str] = []  # what a careful reader would want to know of the rows that were read last
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
         self.history: History | None = None
@@ -71,7 +73,8 @@ class Run:
         DataError where no input column is there, or no target that is asked for."""
         table = self._table(source)
         asked = asked and self.task.asks is not None
-        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked).scan(progress)
+        towers = self.towers.readers(self.schema)
+        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked, towers=towers).scan(progress)
         self.last_said = [*unreadable(rows), *table.said]
         return rows
 
@@ -332,12 +335,14 @@ def _fused(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
     return {"": nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)}
 
 
-def save_run(folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str) -> Run:
+def save_run(
+    folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, towers: Towers | None = None
+) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
-    return Run(folder, schema, task, model.eval(), precision)
+    return Run(folder, schema, task, model.eval(), precision, towers=towers)
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
@@ -359,4 +364,5 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         raise DataError(f"{folder / MODEL} is damaged: {error}") from error
     assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
     initialise_rest(system)
-    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=config.get("used"))
+    used, towers = config.get("used"), load_towers(folder, config).on(device)
+    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

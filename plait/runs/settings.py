@@ -36,6 +36,14 @@ def part(text: str) -> tuple[str, str]:
     return name.strip(), where.strip()
 
 
+def tower(text: str) -> tuple[str, str]:
+    """ "text=minilm:folder" -> ("text", "minilm:folder")."""
+    kind, _, what = text.partition("=")
+    if not kind.strip() or not what.strip():
+        raise UsageError(f"got {text!r}, expected KIND=NAME:FOLDER, such as text=sentence_encoder_minilm_l6:minilm")
+    return kind.strip(), what.strip()
+
+
 def share(text: str) -> float:
     """ "1%" or "0.01" -> 0.01."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", text)
@@ -102,6 +110,13 @@ class Settings:
         option="part",
         metavar="PART=RUN",
         read=part,
+    )
+    towers: dict[str, str] = setting(
+        "Let published weights read the columns of a kind, frozen, for plait's own system.",
+        dict,
+        option="tower",
+        metavar="KIND=NAME:FOLDER",
+        read=tower,
     )
     allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
     workers: int = setting("Threads that decode pictures and sounds.", 2)

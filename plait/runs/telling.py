@@ -28,6 +28,11 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         "target",
         f"{data.task.title()}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}",
     )
+    if data.towers:
+        console.say("towers", data.towers.title(data.schema))
+    for kind, name in data.offered.items():
+        columns = ", ".join(c.name for c in data.schema.used("input") if c.kind == kind)
+        console.say("towers", f"--pretrained would let {name} read {columns}: published weights, fetched once")
     width = "bfloat16" if plan.precision == "bf16" else "float32"
     console.say(
         "model",

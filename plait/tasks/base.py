@@ -118,6 +118,7 @@ class Task(ABC):
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
+    on_towers: plait's own system can answer from vectors of frozen towers.
     """
 
     name: ClassVar[str]
@@ -136,6 +137,7 @@ class Task(ABC):
     answers_rows: ClassVar[bool] = True
     shows: ClassVar[bool] = False
     mute: ClassVar[str] = ""
+    on_towers: ClassVar[bool] = False
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]

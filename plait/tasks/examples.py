@@ -55,5 +55,6 @@ def _cell(rows: Rows, column: str, row: int) -> object:
         return buffer.getvalue()
     value = rows.table.column(column)[row].as_py()
     if value is None or isinstance(value, (bytes, dict)):
-        return None if value is None else "(sound)"
+        kind = rows.schema.column(column).kind
+        return None if value is None else "(sound)" if kind == "audio" else f"({kind})"
     return style.shorten(value, 120)

@@ -38,6 +38,7 @@ class Match(AnswerTask):
     roles = ROLES
     target: str
     needs_target = False
+    on_towers = False
     asks = "boolean"
 
     def __init__(self, target: str, rate: float):

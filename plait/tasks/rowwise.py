@@ -73,6 +73,8 @@ class Answer(TaskModel):
 class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
+    on_towers = True
+
     def settle(
         self,
         model: TaskModel,
