@@ -39,6 +39,7 @@ MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "mutation"
 START = "where a parameter starts, which weights overwrite"
 TEXTS = "held to the tokenizer's when weights are used (tests/runs/test_vocabulary.py); nothing is computed from it"
 ASKED = "the published sizes whose words are hidden are asked with it"
+PATCHES = "patches stand in the place of convolutions"
 EXCUSED = {
     "*.dropout": "only training sees it",
     "*.drop_path": "only training sees it",
@@ -49,6 +50,10 @@ EXCUSED = {
     "beit3_toy.mask": ASKED,
     "beit3_*_retrieval.mask": TEXTS,
     "beit3_*_vqav2.mask": TEXTS,
+    "cct_cvt_*.convs": PATCHES,
+    "cct_cvt_*.kernel": PATCHES,
+    "cct_lite_*.convs": PATCHES,
+    "cct_lite_*.kernel": PATCHES,
     "*detr/resnet.num_classes": "a detector takes the classifier off",
     "dit.start": START,
     "flatformer.cells": "voxels are made by a part of our own; their order is one in every grid that holds them",

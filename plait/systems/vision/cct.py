@@ -187,6 +187,22 @@ WEIGHTS = {
     "14_7x2_224": IMAGENET | dict(url=URL + "pretrained/cct_14_7x2_224_imagenet.pth"),
     "14_7x2_384": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_imagenet.pth"),
     "14_7x2_384_fl": IMAGENET | dict(url=URL + "finetuned/cct_14_7x2_384_flowers102.pth"),
+    "cvt_2_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_2_4_32"),
+    "cvt_2_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_2_4_32_sine"),
+    "cvt_4_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_4_4_32"),
+    "cvt_4_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_4_4_32_sine"),
+    "cvt_6_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_6_4_32"),
+    "cvt_6_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_6_4_32_sine"),
+    "cvt_7_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_7_4_32"),
+    "cvt_7_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers cvt_7_4_32_sine"),
+    "lite_2_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_2_4_32"),
+    "lite_2_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_2_4_32_sine"),
+    "lite_4_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_4_4_32"),
+    "lite_4_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_4_4_32_sine"),
+    "lite_6_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_6_4_32"),
+    "lite_6_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_6_4_32_sine"),
+    "lite_7_4_32": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_7_4_32"),
+    "lite_7_4_32_sine": CIFAR | dict(github="SHI-Labs/Compact-Transformers vit_7_4_32_sine"),
 }
 THEIRS, OURS = "classifier.blocks.{i}", "stack.blocks.{i}"
 
