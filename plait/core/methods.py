@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from plait.core.catalog import declared, literals, title
+from plait.core.catalog import declared, title
+from plait.core.literals import literals
 from plait.errors import PlaitError, nearest
 
 if TYPE_CHECKING:

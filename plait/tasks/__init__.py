@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from plait.core import catalog
+from plait.core.literals import literals
 from plait.errors import UsageError, nearest
 
 CHOICES = (
@@ -37,7 +38,7 @@ def declared(task: str) -> dict:
     """What a task's file declares in literals. Raises UsageError for a task that does not exist."""
     if task not in CHOICES:
         raise UsageError(f"unknown task {task!r}. {nearest(task, CHOICES)}")
-    return catalog.literals(ast.parse((Path(__file__).parent / f"{task}.py").read_text(encoding="utf-8")))
+    return literals(ast.parse((Path(__file__).parent / f"{task}.py").read_text(encoding="utf-8")))
 
 
 def roles_for(task: str) -> tuple[str, ...]:
