@@ -14,6 +14,7 @@ The claims stand in docs/claims/*.json, a list for each system and method. A cla
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import statistics
@@ -130,4 +131,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     (HERE / "claims.md").write_text(page(), encoding="utf-8")

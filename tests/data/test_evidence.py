@@ -121,8 +121,12 @@ def test_a_target_of_one_value_and_blanks_has_two_classes() -> None:
 
 
 def effects(levels: int, each: int, arbitrary: bool, seed: int) -> tuple[list[int], np.ndarray]:
+    """Numbers from 1000 on and their targets: of arbitrary ones neighbours are always far apart, others lie on a
+    wave."""
     rng = np.random.default_rng(seed)
-    effect = rng.normal(0, 3, levels) if arbitrary else 3 * np.sin(np.linspace(0, 3, levels))
+    effect = (
+        10 * ((0.618034 * np.arange(levels) + rng.random()) % 1) if arbitrary else 3 * np.sin(np.linspace(0, 3, levels))
+    )
     code = np.repeat(np.arange(levels), each)
     return (1000 + code).tolist(), effect[code] + rng.normal(0, 0.5, levels * each)
 

@@ -65,8 +65,10 @@ def test_answers_are_boxes_in_pixels_of_the_picture_itself(run, tmp_path) -> Non
     assert one.column_names == ["row", "things", "unread"]
     for a, b in zip(*(map(json.loads, table["things"].to_pylist()) for table in (one, three))):
         assert [t["score"] for t in a] == sorted((t["score"] for t in a), reverse=True)
-        for mine, other in zip(a[:2], b[:2]):
-            assert mine["label"] in COLOURS and np.allclose(np.array(mine["box"]) * 3, other["box"], atol=6)
+        for mine in a[:2]:  # two of nearly one score may change places
+            alike = [other["box"] for other in b if other["label"] == mine["label"]]
+            assert mine["label"] in COLOURS
+            assert any(np.allclose(np.array(mine["box"]) * 3, box, atol=6) for box in alike)
     whole = again.evaluate(rows)
     assert whole.scores[0].n == 20
 
