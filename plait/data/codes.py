@@ -17,6 +17,7 @@ from plait.data.table import Table
 FEWEST, EACH = 50, 4  # rows in all, and of each number
 SOME = 0.02  # the share of the target's variance that codes must tell
 FEW = 12  # levels: of more, neighbours tell whether size matters; of fewer, a straight line
+ROUGH = 0.25  # how much of their spread neighbours leave open, at least: of effects of their own all, of curves little
 SURE = 4.0  # standard errors
 CLASSES = 10  # the most frequent ones speak for all
 
@@ -74,4 +75,4 @@ def behave_as_codes(levels: np.ndarray, at: np.ndarray, counts: np.ndarray, y: n
     own = noise * (1 / counts[1:-1] + left**2 / counts[:-2] + (1 - left) ** 2 / counts[2:])
     rough = (off - own).sum() / (1 + left**2 + (1 - left) ** 2).sum()
     spread = np.square(means - means.mean(0)).sum() / (many - 1) - noise * (1 / counts).mean()
-    return bool(rough > 0.5 * spread and (off / own - 1).sum() / np.sqrt(2 * len(off)) > SURE)
+    return bool(rough > ROUGH * spread and (off / own - 1).sum() / np.sqrt(2 * len(off)) > SURE)

@@ -93,7 +93,7 @@ def test_rows_of_classes_that_were_never_learnt_are_wrong_in_every_score(tmp_pat
 
 def test_labels_that_were_never_learnt_are_missed(tmp_path) -> None:
     tags = [["red"] if v else ["big", "new"] for v in YES]
-    other = [["red"] if v else ["big", "odd"] for v in YES]
+    other = [["red"] if v else ["big", "new", "odd"] for v in YES]  # all that was learnt, and one more
     run = fit({"x": X, "tags": tags}, tmp_path, target="tags", epochs=5)
     assert run.task.labels == ["big", "new", "red"] and run.task.name == "classify_many"
     told = run.predict({"x": X}).column("labels").to_pylist()
