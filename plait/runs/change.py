@@ -17,6 +17,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe
 from plait.runs.folder import CONFIG, read_json, write_json
 from plait.runs.run import Run, load, save_run
+from plait.runs.stored import SPLITS
 from plait.train.parallel import to_device
 
 BATCH = 64
@@ -65,8 +66,9 @@ def change(
     config["changed_from"] = str(old.resolve())
     new.mkdir(parents=True, exist_ok=True)
     write_json(new / CONFIG, config)
-    if (old / "bad_rows.parquet").exists():
-        shutil.copy(old / "bad_rows.parquet", new)
+    for name in ("bad_rows.parquet", SPLITS):
+        if (old / name).exists():
+            shutil.copy(old / name, new)
     run.towers.save(new)
     return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 

@@ -32,12 +32,13 @@ from plait.runs.job import TableJob
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered
-from plait.runs.prepare import Prepared, prepare
+from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
 from plait.runs.rungs import BELOW, weigh
-from plait.runs.settings import Settings
+from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
+from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.towers import load_towers, saved
+from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, Plan, train
@@ -85,20 +86,20 @@ def fit(
         _refuse_taken(Path(out))
     if before is not None:
         source = before["source"] if source is None else source
-        if source is None:
+        if source is None or (isinstance(source, str) and source == IN_MEMORY):
             raise UsageError("this run was trained on a table in memory: pass that table again to resume it")
     if source is None:
         raise UsageError("no table: give a file, a folder or a data frame")
     home = Path(out or "")
-    towers = load_towers(home, before) if before and saved(home, before) else None
-    data = prepare(source, settings, console, towers)
-    if before and before["fingerprint"] != data.fingerprint:
-        raise DataError(
-            f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
-        )
-    made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
-    held = before is not None and checkpoint.exists(out or "")  # what a checkpoint holds is neither read nor learnt
+    held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
+    if before is None:
+        data = prepare(source, settings, console)
+        made = data.recipe(settings)
+    else:
+        stored, towers = read_stored(home, before), load_towers(home, before)
+        data = prepare_again(source, settings, console, stored, towers, begun=held or changed)
+        made = BoundRecipe(**before["recipe"])
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -135,8 +136,10 @@ def fit(
         }
     folder = Path(out) if out else free_folder(source)
     if before is None:
-        write_json(folder / CONFIG, config(source, settings, data, made, plan))
         data.towers.save(folder)
+        write_splits(folder, len(data.rows), data.drawn, data.splits)
+        write_json(folder / SCHEMA, data.schema.to_json())
+        write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
     data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
@@ -179,7 +182,6 @@ def _train(
     resume,
 ) -> Run:
     data = job.data
-    write_json(folder / SCHEMA, data.schema.to_json())
     sweep(folder)
     data.rows.bad.write(folder / "bad_rows.parquet")
     console.start("training", plan.epochs * job.steps_per_epoch)
@@ -243,9 +245,10 @@ def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, p
     return {
         "plait": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "source": str(Path(source).resolve()) if isinstance(source, (str, Path)) else None,
+        "source": told(source),
         "settings": settings.to_json(),
         "fingerprint": data.fingerprint,
+        "table": data.prints,
         "recipe": asdict(made),
         "task": data.task.to_json(),
         "plan": asdict(plan),
@@ -266,7 +269,10 @@ def read_config(folder: str | Path | None) -> dict:
 
 
 def _resumed(before: dict, options: dict) -> Settings:
-    fixed = sorted(options.keys() - {"workers", "device", "allow_outside", *CHANGEABLE})
+    absent = {name for name in TABLES if before["settings"].get(name) == IN_MEMORY}
+    if lacking := sorted(absent - options.keys()):
+        raise UsageError(f"this run's {lacking[0]} table was in memory: pass it again to resume, {lacking[0]}=...")
+    fixed = sorted(options.keys() - {"workers", "device", "allow_outside", *absent, *CHANGEABLE})
     if fixed:
         raise UsageError(f"a resumed run keeps its settings: {', '.join(fixed)} cannot be given with --resume")
     return Settings.from_json(before["settings"] | options)
@@ -290,8 +296,10 @@ def free_folder(source: Any) -> Path:
 def _refuse_taken(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    if folder.exists() and (not folder.is_dir() or any(not is_scrap(p) for p in folder.iterdir())):
-        raise UsageError(f"{folder} already exists and is no run folder: give another --out")
+    begun = {HOME, SPLITS, SCHEMA}  # what a run that was killed before it was one leaves
+    if folder.exists():
+        if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
+            raise UsageError(f"{folder} already exists and is no run folder: give another --out")
 
 
 def command() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
-from plait.data.digest import row_digests
 from plait.data.guess import kinds_of
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
@@ -31,6 +29,7 @@ from plait.runs.console import Console
 from plait.runs.devices import pick_device
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
+from plait.runs.stored import Stored, fingerprints, whole
 from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
@@ -39,7 +38,8 @@ from plait.tasks.registry import TASKS, guess_task
 
 @dataclass
 class Prepared:
-    """A table ready to train on, targets included. splits: sorted row numbers with a known target."""
+    """A table ready to train on, targets included. splits: sorted row numbers with a known target; drawn: of the
+    table's own rows, as they were drawn; prints: what `plait.runs.stored.fingerprints` says of the table."""
 
     table: Table
     schema: Schema
@@ -47,7 +47,8 @@ class Prepared:
     task: Task
     info: ModelInfo
     splits: dict[str, np.ndarray]
-    fingerprint: str
+    drawn: dict[str, np.ndarray]
+    prints: dict
     target_bad: Counter = field(default_factory=Counter)
     duplicates: list = field(default_factory=list)
     check: dict = field(default_factory=dict)
@@ -55,6 +56,11 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the table, in one digest."""
+        return whole(self.prints)
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -82,9 +88,9 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     first = read_table(source)
     schema = guess(first, settings)
     table, given = _gather(first, schema, settings)
-    splits = _split(table, schema, settings, given)
+    gathered, drawn = table, _split(table, schema, settings, given)
     kind = TASKS[settings.task or guess_task(schema)]
-    table, splits = kind.extend(table, schema, splits, settings.seed)
+    table, splits = kind.extend(table, schema, drawn, settings.seed)
     table = schema.read(table)
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
         settle_codes(table, schema, splits["train"], kinds_of(first, settings.kinds))
@@ -128,27 +134,13 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
             check_vocabulary(info, words, tokenizer)
     made = _recipe(info, schema, task, settings, parts, pretrained)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
-    rows = Rows(
-        table,
-        schema,
-        allow_outside=settings.allow_outside,
-        workers=settings.workers,
-        asked=kind.asks is not None,
-        towers=towers.readers(schema, keep=True),
-    )
-    console.start("reading", rows.work)
-    try:
-        rows.scan(lambda done, _: console.step(done))
-    finally:
-        console.stop()
+    rows = _scanned(table, schema, task, settings, towers, console)
     task.derive(rows)
     splits = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
     rows.standardise(splits["train"])
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
-    digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
-    fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
         table,
         schema,
@@ -156,7 +148,8 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         task,
         info,
         splits,
-        fingerprint,
+        drawn,
+        fingerprints(gathered, schema, given),
         target_bad=_unasked(rows) + Counter(left_out),
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
@@ -165,6 +158,61 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         offered={} if towers else could,
         pretrained=pretrained,
     )
+
+
+def prepare_again(
+    source, settings: Settings, console: Console, stored: Stored, towers: Towers, *, begun: bool
+) -> Prepared:
+    """The same for a run that goes on, by what it keeps: nothing is guessed, drawn or learnt anew. begun: it has
+    weights, so that those it began with are not asked for. Raises DataError where the table is not the run's."""
+    first, schema = read_table(source), stored.schema
+    schema.allow_outside = settings.allow_outside
+    if lacking := [name for name in stored.prints["columns"] if name not in first.names]:
+        raise DataError(f"{first.source} is not the table of {stored.folder}: it lacks the column {lacking[0]!r}")
+    table, given = _gather(first, schema, settings)
+    prints = fingerprints(table, schema, given)
+    stored.check(prints, first.source)
+    kind = TASKS[stored.config["task"]["task"]]
+    table, splits = kind.extend(table, schema, stored.drawn, settings.seed)
+    table = schema.read(table)
+    info, task = model_info(stored.config["recipe"]["name"]), kind.from_json(stored.config["task"], schema)
+    rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console)
+    task.derive(rows)
+    made = BoundRecipe(**stored.config["recipe"])
+    _, left_out = task.sift(_known(splits, task.known(rows), task), rows, made.build_on_meta)  # to tell of these again
+    return Prepared(
+        table,
+        schema,
+        rows,
+        task,
+        info,
+        stored.used,
+        stored.drawn,
+        prints,
+        target_bad=_unasked(rows) + Counter(left_out),
+        duplicates=duplicates_across(table, schema, stored.used),
+        check=check_table(table, schema, rows),
+        parts=Parts() if begun else read_parts(info, settings.parts),
+        towers=towers,
+        pretrained=False if towers else settings.pretrained,
+    )
+
+
+def _scanned(table: Table, schema: Schema, task: Task, settings: Settings, towers: Towers, console: Console) -> Rows:
+    rows = Rows(
+        table,
+        schema,
+        allow_outside=settings.allow_outside,
+        workers=settings.workers,
+        asked=task.asks is not None,
+        towers=towers.readers(schema, keep=True),
+    )
+    console.start("reading", rows.work)
+    try:
+        rows.scan(lambda done, _: console.step(done))
+    finally:
+        console.stop()
+    return rows
 
 
 def _recipe(

@@ -4,13 +4,23 @@ made of the same fields."""
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from plait.core.methods import read_change
 from plait.errors import UsageError, nearest
 from plait.tasks import CHOICES
+
+IN_MEMORY = "(a table in memory)"
+TABLES = ("val", "test")  # settings that are tables
+
+
+def told(source: Any) -> Any:
+    """A table's source in plain JSON: where its files are, whatever the working folder, or `IN_MEMORY`."""
+    if isinstance(source, list) and source and all(isinstance(s, (str, Path)) for s in source):
+        return [told(s) for s in source]
+    return source if source is None else str(Path(source).resolve()) if isinstance(source, (str, Path)) else IN_MEMORY
 
 
 def setting(help: str, default: Any = None, **how: Any) -> Any:
@@ -140,8 +150,10 @@ class Settings:
         self.methods = [read_change(m) for m in ([self.methods] if isinstance(self.methods, str) else self.methods)]
 
     def to_json(self) -> dict:
-        """Plain JSON."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """Plain JSON. A table in memory is told as `IN_MEMORY`."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {name: told(plain[name]) for name in TABLES}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
 
     @classmethod
     def from_json(cls, data: dict) -> Settings:

@@ -274,11 +274,6 @@ def _tower(kind: str, value: str, settings: Settings) -> Tower:
     return Tower(kind, recipe, recipe.bind(system), words)
 
 
-def saved(folder: Path, config: dict) -> bool:
-    """Whether the folder of a run holds its towers, all of them."""
-    return all((folder / HOME / f"{kind}.safetensors").is_file() for kind in config.get("towers", {}))
-
-
 def load_towers(folder: Path, config: dict) -> Towers:
     """Those of a run, from its folder. Raises DataError where their files are not what the run was trained on."""
     found = {}
