@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -27,8 +26,9 @@ from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.console import Console
 from plait.runs.devices import machine, pick_device
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
 from plait.runs.job import TableJob
+from plait.runs.manifest import check, forget, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered
@@ -41,7 +41,9 @@ from plait.runs.telling import announce, slowest, tell
 from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
 from plait.train import checkpoint
-from plait.train.loop import CHANGEABLE, Plan, train
+from plait.train.loop import CHANGEABLE, METRICS, Plan, train
+
+BAD = "bad_rows.parquet"
 
 
 def fit(
@@ -111,6 +113,7 @@ def fit(
         model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)
     if changed and not held:
+        check(home / MODEL)
         load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
@@ -140,6 +143,7 @@ def fit(
         write_splits(folder, len(data.rows), data.drawn, data.splits)
         write_json(folder / SCHEMA, data.schema.to_json())
         write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
+        seal(folder)
     data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
@@ -183,7 +187,8 @@ def _train(
 ) -> Run:
     data = job.data
     sweep(folder)
-    data.rows.bad.write(folder / "bad_rows.parquet")
+    forget(folder, METRICS, BAD)
+    data.rows.bad.write(folder / BAD)
     console.start("training", plan.epochs * job.steps_per_epoch)
     begun = time.monotonic()
     try:
@@ -192,6 +197,7 @@ def _train(
         console.stop()
     job.seconds["training in all"] = time.monotonic() - begun
     if history.stopped == "interrupted":
+        seal(folder)
         console.say(
             "stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}"
         )
@@ -217,6 +223,7 @@ def _train(
     ran = Ran(data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command())
     run.report = partial(report, folder / "report.html", ran)
     run.report()
+    seal(folder)
     console.say("saved", f"{folder} (report.html)    next: plait {data.task.verb} {folder} ...")
     return run
 
@@ -258,14 +265,11 @@ def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, p
 
 
 def read_config(folder: str | Path | None) -> dict:
-    """The config of a run folder. Raises UsageError where there is none."""
+    """The config of a run folder. Raises UsageError where there is none, DataError where it is damaged."""
     path = Path(folder or "") / CONFIG
     if folder is None or not path.is_file():
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    return read_json(path)
 
 
 def _resumed(before: dict, options: dict) -> Settings:

@@ -67,7 +67,7 @@ class TableJob:
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
-        how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch))
+        how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch), strict=False)
         guide = self.task.guide(*answered(self.task, cast(TaskModel, model), self.data.rows, self.watch, **how))
         self.seconds["validation"] += time.perf_counter() - begun
         return guide, {"guide": guide}

@@ -13,6 +13,7 @@ from plait.evaluate.report import Section, Table, write_report
 from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.console import clock
+from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
 from plait.train.loop import History, Plan
@@ -60,7 +61,8 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
             [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"],
         ),
     ]
-    write_report(path, facts, sections)
+    with rewriting(path):
+        write_report(path, facts, sections)
 
 
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.errors import UsageError
+from plait.errors import DataError, UsageError
 from plait.tasks.base import Answers, Task, TaskModel
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
@@ -69,9 +69,11 @@ def stream(
     absent: Iterable[str] = (),
     call: Call | None = None,
     progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
     """Batch by batch of the rows `index`, in that order: the batch, and what `model.answer` (or `call(model, batch)`)
-    gives for it, as numpy, numbers as float32. absent: slots taken away from what the model sees."""
+    gives for it, as numpy, numbers as float32. absent: slots taken away from what the model sees. strict: raises
+    DataError for NaN."""
     device = next(model.parameters()).device
     call = call or (lambda m, b: m.answer(b))
     training = model.training
@@ -81,11 +83,25 @@ def stream(
             batch = rows.batch(index[start : start + batch_size])
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 out = call(model, without(to_device(batch, device), absent))
-            yield batch, {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in out.items()}
+            found = {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in out.items()}
+            if strict:
+                _refuse_nan(found)
+            yield batch, found
             if progress:
                 progress(min(start + batch_size, len(index)), len(index))
     finally:
         model.train(training)
+
+
+def _refuse_nan(out: dict[str, np.ndarray]) -> None:
+    """No input makes a trained model's outputs NaN, but weights do."""
+    for name, values in out.items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            rows = int(np.isnan(values).reshape(len(values), -1).any(1).sum())
+            raise DataError(
+                f"the model gives no numbers ({name} is NaN in {rows:,} of {len(values):,} rows): its weights are "
+                "damaged, or its training came apart. plait verify RUN says whether the files are as they were written"
+            )
 
 
 def outputs(model: TaskModel, rows: Rows, index: np.ndarray, **how) -> dict[str, np.ndarray]:

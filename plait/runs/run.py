@@ -30,6 +30,7 @@ from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, safe, unread
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
+from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel
@@ -340,8 +341,10 @@ def save_run(
 ) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_whole(folder / MODEL, lambda path: save_file(state, path))
+    with rewriting(folder / MODEL):
+        write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
+    seal(folder)
     return Run(folder, schema, task, model.eval(), precision, towers=towers)
 
 
@@ -358,11 +361,12 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     task = (TASKS | USED)[kind].from_json(config["task"], schema)
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
-    try:
-        weights = read_weights(folder / MODEL)
-    except ValueError as error:
-        raise DataError(f"{folder / MODEL} is damaged: {error}") from error
-    assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
-    initialise_rest(system)
-    used, towers = config.get("used"), load_towers(folder, config).on(device)
+    with checking([folder / MODEL]):
+        try:
+            weights = read_weights(folder / MODEL)
+        except ValueError as error:
+            raise DataError(f"{folder / MODEL} is damaged: {error}") from error
+        assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
+        initialise_rest(system)
+        used, towers = config.get("used"), load_towers(folder, config).on(device)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

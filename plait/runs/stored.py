@@ -19,6 +19,7 @@ from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
 from plait.runs.folder import CONFIG, SCHEMA, read_json
+from plait.runs.manifest import check
 
 SPLITS = "splits.parquet"
 Splits = dict[str, np.ndarray]
@@ -132,6 +133,7 @@ def read_stored(folder: Path, config: dict) -> Stored:
     if prints is None or not (folder / SPLITS).is_file():
         why = f"it has no {SPLITS}" if prints is not None else "it was begun by a plait that did not keep its splits"
         raise DataError(f"{folder} cannot go on: {why}, and drawn anew they could hold test rows. Start a new run")
+    check(folder / SPLITS)
     drawn, used = _read_splits(folder / SPLITS)
     told = {name: len(rows) for name, rows in used.items()}
     if told != config["splits"] or not told.get("train"):

@@ -91,7 +91,8 @@ def clip(home) -> str:
 
 
 def test_a_run_embeds_searches_and_names(clip, home):
-    assert {p.name for p in Path(clip).iterdir()} == {"config.json", "schema.json", "model.safetensors"}
+    written = {"config.json", "schema.json", "model.safetensors", "manifest.json"}
+    assert {p.name for p in Path(clip).iterdir()} == written
     assert not [p for p in Path("runs").iterdir() if p.name.startswith(".")]
     code, out, _ = said("embed", clip, "photos/", "-o", "vectors.parquet")
     assert code == 0 and out == "saved     vectors.parquet: 4 rows, vector of 16\n"

@@ -17,6 +17,7 @@ from PIL import Image
 import plait
 from plait.errors import DataError, UsageError
 from plait.runs.console import Console
+from plait.runs.folder import write_json
 from plait.runs.stored import SPLITS
 from tests.runs.tables import table
 
@@ -119,7 +120,7 @@ def test_tables_beside_it_and_groups_count(home, tmp_path, name, column):
         (shutil.copytree if part == "own" else shutil.copy)(home / part, tmp_path / part)
     config = json.loads((tmp_path / "own" / "config.json").read_text())
     config["source"], config["settings"]["test"] = str(tmp_path / "b.csv"), str(tmp_path / "test.csv")
-    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    write_json(tmp_path / "own" / "config.json", config)
     unfinished(tmp_path / "own")
     data = pd.read_csv(tmp_path / name)
     data.loc[3, column] = {"b": 0.5, "y": {"yes": "no", "no": "yes"}[data["y"][3]], "g": "g7"}[column]
