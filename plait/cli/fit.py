@@ -56,6 +56,8 @@ def fit(
 
     $ plait fit questions.csv --task answer --target answer --system llava --part vision=runs/tower
 
+    $ plait fit survey.csv --target vote --sample-weight weight --class-weight balanced
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:

@@ -25,6 +25,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
+from plait.data.weights import levelled
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
@@ -34,7 +35,7 @@ from plait.runs.settings import Settings
 from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
-from plait.tasks.registry import TASKS, guess_task
+from plait.tasks.registry import TASKS, guess_task, nouns
 
 
 @dataclass
@@ -55,6 +56,12 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(n,) float64: what each row counts in the loss, its sample weight times its class's; the mean over the
+        training rows is 1. NaN where a row has no target or no weight. None: all count alike."""
+        return self.task.row_weights(self.rows)
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -84,6 +91,8 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     table, given = _gather(first, schema, settings)
     splits = _split(table, schema, settings, given)
     kind = TASKS[settings.task or guess_task(schema)]
+    if not kind.weighs and (settings.sample_weight or settings.class_weight):
+        raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
     table, splits = kind.extend(table, schema, splits, settings.seed)
     table = schema.read(table)
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
@@ -147,7 +156,11 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     _refuse_empty(rows, schema, splits["train"])
     rows.standardise(splits["train"])
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
-    digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
+    rows.weights = levelled(rows.weights, splits["train"])
+    task.weigh(rows, splits["train"], settings.class_weight)
+    digest = row_digests(
+        table, schema, sorted(schema.inputs + schema.targets + [c.name for c in schema.used("weight")])
+    )
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
         table,
@@ -199,6 +212,7 @@ def guess(table: Table, settings: Settings) -> Schema:
         target=settings.target,
         group=settings.group,
         split=settings.split,
+        weight=settings.sample_weight,
         allow_outside=settings.allow_outside,
     )
     if task and task.verb == "search" and not any(s.kind == "text" for s in schema.slots):
@@ -300,6 +314,9 @@ def _unasked(rows: Rows) -> Counter:
         (name,) = slot.columns
         found["target missing"] += rows.table.column(name).null_count
         found.update(rows.bad.by_reason(name))
+    for column in rows.schema.used("weight"):
+        found[f"no weight in {column.name!r}"] += rows.table.column(column.name).null_count
+        found.update({f"weight {why}": n for why, n in rows.bad.by_reason(column.name).items()})
     return +found
 
 

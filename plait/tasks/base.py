@@ -21,6 +21,7 @@ from plait.tasks.bind import Bound
 from plait.tasks.examples import examples
 
 Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
+WEIGHT = "\0weight"  # in truth: how much each row counts (n,); no column is called so
 
 
 def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Task(ABC):
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
-    on_towers: plait's own system can answer from vectors of frozen towers.
+    on_towers: plait's own system can answer from vectors of frozen towers. weighs: rows may count differently.
     """
 
     name: ClassVar[str]
@@ -138,6 +139,7 @@ class Task(ABC):
     shows: ClassVar[bool] = False
     mute: ClassVar[str] = ""
     on_towers: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]
@@ -184,6 +186,14 @@ class Task(ABC):
         """(n,) bool: the rows with a target."""
         return rows.known()
 
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:  # noqa: B027
+        """Learn of the training rows what they say when each counts by its weight, and each class by its own
+        (`classes`: {class: weight}, or "balanced"). Of a task that `weighs`. Raises UsageError for an unknown class."""
+
+    def row_weights(self, rows: Rows) -> np.ndarray | None:
+        """(n,): what each row counts in the loss; None: all alike."""
+        return rows.weights
+
     @property
     def needs(self) -> dict[str, Any]:
         """What the system must be told of the task: arguments of `plait.runs.assemble.recipe`."""
@@ -227,7 +237,8 @@ class Task(ABC):
 
     def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
         """Truth and answers as the scores want them, of the rows of a batch."""
-        return {name: t.numpy() for name, t in batch["target"].items()}, answers
+        truth = {name: t.numpy() for name, t in batch["target"].items()}
+        return truth | ({WEIGHT: batch["weight"].numpy()} if self.weighs and "weight" in batch else {}), answers
 
     @abstractmethod
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -261,6 +272,10 @@ class Task(ABC):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """(n,) how bad each answer is, finely; of a task that answers rows."""
         return 1 - self.per_row(truth, answers)
+
+    def shares(self, truth: Answers) -> np.ndarray | float:
+        """What to multiply the rows' own figures by, so that their mean is the weighted one."""
+        return truth[WEIGHT] / max(truth[WEIGHT].mean(), 1e-300) if WEIGHT in truth else 1.0
 
     # -- how it is told
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
-from plait.errors import DataError
-from plait.evaluate import metrics, pictures
+from plait.data.words import Labels
+from plait.errors import DataError, UsageError, nearest
+from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import Answers, Objective, Task, beside
+from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
@@ -24,8 +28,10 @@ ROLES = ("fuser", "backbone", "embedder")
 MOST_SHOWN, LIKELIEST = 50, 5  # classes: all of so many are told of, and so many of more
 
 
-def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, target, ignore_index=-100, reduction="none")
+def cross_entropy(outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B,), each times the weight (K,) of its class."""
+    weight = None if weight is None else weight.to(outputs)
+    return F.cross_entropy(outputs, target, weight, ignore_index=-100, reduction="none")
 
 
 class Classify(AnswerTask):
@@ -41,8 +47,10 @@ class Classify(AnswerTask):
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
+    weighs = True
+    class_weight: np.ndarray | None = None  # (K,), of a class that counts differently; their mean over the rows is 1
 
-    def __init__(self, target: str, classes: list, counts: list[int]):
+    def __init__(self, target: str, classes: list, counts: Sequence[float]):
         self.target, self.classes, self.counts = target, classes, counts
 
     @classmethod
@@ -73,12 +81,52 @@ class Classify(AnswerTask):
         return cls(target, classes, counts)
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
-        return Answer(bound, [self.target], torch.tensor(np.log(self.frequencies)), cross_entropy)
+        weight = None if self.class_weight is None else torch.from_numpy(self.class_weight)
+        return Answer(bound, [self.target], torch.from_numpy(self.prior), partial(cross_entropy, weight=weight))
+
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if rows.weights is not None:
+            found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
+            self.counts = found.tolist()
+        if classes is None:
+            return
+        given = np.ones(len(self.classes))
+        if isinstance(classes, str):
+            given = np.where(self.frequencies > 0, 1 / np.maximum(self.frequencies, 1e-12), 0)
+        else:
+            named = Labels(self.names)
+            for name, weight in classes.items():
+                at = named.find(str(name))
+                if at is None:
+                    raise UsageError(
+                        f"class_weight: the target has no class {name!r}. {nearest(str(name), self.names)}"
+                    )
+                given[at] = weight
+        mean = float(given @ self.frequencies)
+        if not mean > 0:
+            raise UsageError("class_weight: all classes of the training rows weigh 0: there is nothing to learn from")
+        self.class_weight = given / mean
+
+    def row_weights(self, rows: Rows) -> np.ndarray | None:
+        if self.class_weight is None:
+            return rows.weights
+        at = rows.target(np.arange(len(rows)))[self.target].numpy()
+        known = (at >= 0) & (at < len(self.classes))
+        return np.where(known, self.class_weight[np.where(known, at, 0)], np.nan) * (
+            1.0 if rows.weights is None else rows.weights
+        )
 
     @property
     def frequencies(self) -> np.ndarray:
+        """(K,): of the classes, in the training rows."""
         counts = np.asarray(self.counts, np.float64)
         return counts / counts.sum()
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(K,) logits of a row of which nothing is known."""
+        shares = self.frequencies if self.class_weight is None else self.frequencies * self.class_weight
+        return np.log(np.maximum(shares, 1e-6))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = outputs["outputs"]
@@ -91,11 +139,14 @@ class Classify(AnswerTask):
         return real, np.pad(p, ((0, 0), (0, max(int(real.max(initial=0)) + 1 - p.shape[1], 0))))
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        if WEIGHT in truth:
+            return chosen.classification(*self._both(truth, answers), truth[WEIGHT])
         return metrics.classification(*self._both(truth, answers))
 
     def guide(self, truth: Answers, answers: Answers) -> float:
         """What early stopping looks at: accuracy, and the log loss where that is the same."""
-        return float(self.per_row(truth, answers).mean() - 0.05 * self.loss_rows(truth, answers).mean())
+        right = self.per_row(truth, answers) * self.shares(truth)
+        return float(right.mean() - 0.05 * self.loss_rows(truth, answers).mean())
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         return self.scores(truth, {"probabilities": np.tile(self.frequencies, (len(truth[self.target]), 1))})
@@ -104,7 +155,13 @@ class Classify(AnswerTask):
         return metrics.correct_rows(*self._both(truth, answers))
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.log_loss_rows(*self._both(truth, answers))
+        """In nats, as the model was taught to count rows and classes."""
+        real, p = self._both(truth, answers)
+        loss = metrics.log_loss_rows(real, p) * self.shares(truth)
+        if self.class_weight is None:
+            return loss
+        real = real[real != -100]
+        return loss * np.where(real < len(self.classes), self.class_weight[real.clip(max=len(self.classes) - 1)], 1.0)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The class and its probability, and those of all classes; of more than 50 those of the likeliest five."""
@@ -136,11 +193,15 @@ class Classify(AnswerTask):
         return f"{len(self.classes)} classes, largest {self.names[top]} {self.frequencies[top]:.0%}"
 
     def to_json(self) -> dict:
-        return {"task": self.name}
+        weight = {} if self.class_weight is None else {"class_weight": self.class_weight.tolist()}
+        return {"task": self.name, "counts": list(self.counts)} | weight
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Classify:
-        return cls.learn(schema)
+        task = cls.learn(schema)
+        task.counts = state.get("counts", task.counts)
+        task.class_weight = np.asarray(state["class_weight"]) if "class_weight" in state else None
+        return task
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -159,6 +220,7 @@ class ClassifyMany(AnswerTask):
     noun = "classification"
     roles = ROLES
     asks = "boolean"
+    weighs = True
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -186,6 +248,14 @@ class ClassifyMany(AnswerTask):
         rates = np.asarray(self.rates)
         return Answer(bound, self.targets, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
 
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if classes is not None:
+            raise UsageError("class weights are for one label a row: this target has several (leave out class_weight)")
+        if rows.weights is not None:
+            found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
+            real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
+            self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
+
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": 1 / (1 + np.exp(-np.clip(outputs["outputs"], -60, 60)))}
 
@@ -196,6 +266,8 @@ class ClassifyMany(AnswerTask):
         return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        if WEIGHT in truth:
+            return chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
         return metrics.multilabel(*self._both(truth, answers))
 
     def guide(self, truth: Answers, answers: Answers) -> float:
@@ -211,7 +283,7 @@ class ClassifyMany(AnswerTask):
         real, p = self._both(truth, answers)
         known = real != -100
         loss = -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1)) * known
-        return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
+        return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)] * self.shares(truth)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
@@ -229,11 +301,13 @@ class ClassifyMany(AnswerTask):
         return f"{len(self.labels)} labels, {sum(self.rates):.1f} a row"
 
     def to_json(self) -> dict:
-        return {"task": self.name}
+        return {"task": self.name, "rates": self.rates}
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> ClassifyMany:
-        return cls.learn(schema)
+        task = cls.learn(schema)
+        task.rates = state.get("rates", task.rates)
+        return task
 
 
 TASKS = (Classify, ClassifyMany)

@@ -61,11 +61,12 @@ class Answer(TaskModel):
             batch = {**batch, "visible" if self.bound.part_widths else "present": left}
         f = self.bound.features(batch)
         total, own = self.head(f)
-        target = self.target(batch)
+        target, weight = self.target(batch), batch.get("weight")
         known = known_rows(target)
-        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything())}
+        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything(), weight)}
         if len(own) > 1:
-            parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
+            loss = {s: self.loss(o.float(), target) for s, o in own.items()}
+            parts = [mean_over(value, known & f.present[s], weight) for s, value in loss.items()]
             losses["parts"] = torch.stack(parts).sum()
         return losses | (f.losses or {})
 
