@@ -5,13 +5,14 @@ copies of each row would."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from plait.errors import PlaitError
-from plait.evaluate.inputs import IGNORED, checked_classes, checked_labels, checked_numbers
+from plait.errors import PlaitError, UsageError, nearest
+from plait.evaluate.inputs import IGNORED, checked_answers, checked_labels, checked_numbers
 from plait.evaluate.intervals import Score, percentiles, wilson
 from plait.evaluate.metrics import BINS, SMALLEST
 
@@ -31,10 +32,10 @@ class Metric(NamedTuple):
     share: bool = True
 
 
-# ---- classes: truth (n,), probs (n, K), answer (n,), positive: of two classes the one that is looked for ----
+# ---- classes: truth (n,), probs (n, K), answer (n,), positive: of two classes the one looked for ----
 
 
-def _accuracy(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _accuracy(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
     return float(w @ (answer == truth) / w.sum())
 
 
@@ -43,27 +44,27 @@ def _by_class(truth: np.ndarray, answer: np.ndarray, w: np.ndarray, K: int) -> t
     return tuple(np.bincount(at, part, K) for at, part in ((truth, w * (answer == truth)), (truth, w), (answer, w)))
 
 
-def _recall(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _recall(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
     hits, have, _ = _by_class(truth, answer, w, probs.shape[1])
     return float((hits[have > 0] / have[have > 0]).mean())
 
 
-def _f1_macro(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _f1_macro(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
     hits, have, said = _by_class(truth, answer, w, probs.shape[1])
     both = have + said
     return float((2 * hits[both > 0] / both[both > 0]).mean())
 
 
-def _f1(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _f1(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
     """Of the class that is looked for, where there are two; else the mean of all."""
-    if probs.shape[1] != 2:
+    if positive is None:
         return _f1_macro(truth, probs, answer, w, positive)
-    hits, have, said = _by_class(truth, answer, w, 2)
+    hits, have, said = _by_class(truth, answer, w, probs.shape[1])
     both = have[positive] + said[positive]
     return float(2 * hits[positive] / both) if both > 0 else 0.0
 
 
-def _log_loss(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _log_loss(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
     return float(-w @ np.log(np.clip(probs[np.arange(len(truth)), truth], SMALLEST, 1.0)) / w.sum())
 
 
@@ -71,9 +72,9 @@ def _one_by_one(of: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> St
     """The statistic of one label, of the class that is looked for where there are two; else the mean over the classes
     that have both right and wrong rows."""
 
-    def mean(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
-        K = probs.shape[1]
-        found = [of(truth == k, probs[:, k], w) for k in ([positive] if K == 2 else range(K))]
+    def mean(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None) -> float:
+        looked_for = range(probs.shape[1]) if positive is None else [positive]
+        found = [of(truth == k, probs[:, k], w) for k in looked_for]
         found = [value for value in found if np.isfinite(value)]
         return float(np.mean(found)) if found else np.nan
 
@@ -104,7 +105,9 @@ def average_precision(right: np.ndarray, score: np.ndarray, w: np.ndarray) -> fl
     return float(yes[kept] @ (np.cumsum(yes) / np.maximum(np.cumsum(all_), 1e-300))[kept] / yes.sum())
 
 
-def _calibration(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int) -> float:
+def _calibration(
+    truth: np.ndarray, probs: np.ndarray, answer: np.ndarray, w: np.ndarray, positive: int | None
+) -> float:
     """Of the likeliest class, in 15 bins of equal width."""
     sure = probs.max(1)
     bins = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), sure, "right") - 1, 0, BINS - 1)
@@ -190,10 +193,33 @@ def _spearman(truth: np.ndarray, predicted: np.ndarray, w: np.ndarray) -> float:
 NUMBERS: dict[str, Metric] = {
     "r2": Metric("R2", _r2, share=False),
     "mae": Metric("MAE", _mae, "lower", share=False),
+    "mse": Metric("MSE", _mse, "lower", share=False),
     "rmse": Metric("RMSE", _rmse, "lower", share=False),
     "mape": Metric("MAPE", _mape, "lower", share=False),
     "spearman": Metric("Spearman", _spearman, share=False),
 }
+
+ALSO = {
+    "auc": "auroc",
+    "roc_auc": "auroc",
+    "ap": "average_precision",
+    "logloss": "log_loss",
+    "macro_f1": "f1_macro",
+    "mean_absolute_error": "mae",
+    "mean_squared_error": "mse",
+    "root_mean_squared_error": "rmse",
+    "mean_absolute_percentage_error": "mape",
+}
+
+
+def named(name: str, known: Mapping[str, Metric], noun: str) -> str:
+    """The metric's name among `known`, however it is spelled. Raises UsageError with the list where it is none."""
+    plain = re.sub(r"[\s-]+", "_", name.strip().lower())
+    plain = ALSO.get(plain, plain)
+    if plain not in known:
+        raise UsageError(f"no metric {name!r} of {noun}. {nearest(plain, known)} There are {', '.join(known)}")
+    return plain
+
 
 # ---- with their intervals ----
 
@@ -236,13 +262,13 @@ def _all(metrics: list[Metric], parts: tuple, w: np.ndarray, **more: Any) -> lis
 
 
 def classification(
-    truth: np.ndarray, probs: np.ndarray, w: np.ndarray, answer: np.ndarray | None = None, positive: int = 1
+    truth: np.ndarray, probs: np.ndarray, w: np.ndarray, answer: np.ndarray | None = None
 ) -> list[Score]:
     """The scores of `metrics.classification` of rows that count w (n,) each; answer (n,): else the likeliest."""
     kept = np.asarray(truth) != IGNORED
-    answer = np.asarray(probs).argmax(1) if answer is None else answer
-    parts = (*checked_classes(truth, probs), answer[kept])
+    parts = checked_answers(truth, probs, answer)
     names = ("accuracy", "balanced_accuracy", "f1_macro", "log_loss", "auroc")
+    positive = 1 if parts[1].shape[1] == 2 else None
     return _all([*(CLASSES[n] for n in names), CALIBRATION], parts, np.asarray(w)[kept], positive=positive)
 
 

@@ -158,6 +158,8 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
     rows.weights = levelled(rows.weights, splits["train"])
     task.weigh(rows, splits["train"], settings.class_weight)
+    watch = splits["val"] if len(splits["val"]) else splits["train"]
+    task.judge(settings.metric, settings.positive, rows, watch)
     digest = row_digests(
         table, schema, sorted(schema.inputs + schema.targets + [c.name for c in schema.used("weight")])
     )

@@ -107,6 +107,11 @@ class Settings:
         metavar="balanced|CLASS=W,...",
         read=class_weights,
     )
+    metric: str | None = setting(
+        "What counts, such as f1, auroc, log_loss, mae: it stops training, is told first, and parts two classes.",
+        metavar="NAME",
+    )
+    positive: str | None = setting("Of two classes, the one that f1 looks for; else the second.", metavar="CLASS")
     fractions: tuple[float, float, float] = setting(
         "Of train, val and test, where rows are drawn at random.", (0.8, 0.1, 0.1), hidden=True
     )

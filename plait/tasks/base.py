@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import UsageError
+from plait.evaluate.chosen import Metric
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.tasks.bind import Bound
@@ -120,6 +121,7 @@ class Task(ABC):
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
     on_towers: plait's own system can answer from vectors of frozen towers. weighs: rows may count differently.
+    metrics: those that can be chosen to judge it by; metric: the name of the chosen one.
     """
 
     name: ClassVar[str]
@@ -140,6 +142,8 @@ class Task(ABC):
     mute: ClassVar[str] = ""
     on_towers: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    metric: str | None = None
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]
@@ -190,6 +194,12 @@ class Task(ABC):
         """Learn of the training rows what they say when each counts by its weight, and each class by its own
         (`classes`: {class: weight}, or "balanced"). Of a task that `weighs`. Raises UsageError for an unknown class."""
 
+    def judge(self, metric: str | None, positive: str | None, rows: Rows, watch: np.ndarray) -> None:
+        """Be judged by `metric` (early stopping, the first score, where answers are parted), of two classes by how
+        `positive` is found. Raises UsageError for what the task has not, or what the rows `watch` do not define."""
+        if metric is not None or positive is not None:
+            raise UsageError(f"a metric can be chosen for classification and regression: this run does {self.name}")
+
     def row_weights(self, rows: Rows) -> np.ndarray | None:
         """(n,): what each row counts in the loss; None: all alike."""
         return rows.weights
@@ -228,6 +238,11 @@ class Task(ABC):
         """What is done once, after the last step, and a sentence on it, or "". found(call): truth and answers of the
         validation rows by `call(model, batch)`, or by `answer`."""
         return ""
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        """Learn of the trained model's answers to the validation rows how sure it may sound and where to part answers;
+        sentences on it."""
+        return []
 
     # -- answers and what they are worth
 

@@ -16,12 +16,14 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.data.words import Labels
-from plait.errors import DataError, UsageError, nearest
+from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
 from plait.tasks.bind import Bound
+from plait.tasks.deciding import threshold
 from plait.tasks.rowwise import Answer, AnswerTask
+from plait.tasks.weighing import class_weights
 
 ROLES = ("fuser", "backbone", "embedder")
 
@@ -48,6 +50,9 @@ class Classify(AnswerTask):
     target: str
     asks = "category"
     weighs = True
+    metrics = chosen.CLASSES
+    positive = 1  # of two classes, the one that is looked for
+    threshold: float | None = None  # from what probability of it on it is answered; None: the likeliest is
     class_weight: np.ndarray | None = None  # (K,), of a class that counts differently; their mean over the rows is 1
 
     def __init__(self, target: str, classes: list, counts: Sequence[float]):
@@ -88,24 +93,8 @@ class Classify(AnswerTask):
         if rows.weights is not None:
             found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
             self.counts = found.tolist()
-        if classes is None:
-            return
-        given = np.ones(len(self.classes))
-        if isinstance(classes, str):
-            given = np.where(self.frequencies > 0, 1 / np.maximum(self.frequencies, 1e-12), 0)
-        else:
-            named = Labels(self.names)
-            for name, weight in classes.items():
-                at = named.find(str(name))
-                if at is None:
-                    raise UsageError(
-                        f"class_weight: the target has no class {name!r}. {nearest(str(name), self.names)}"
-                    )
-                given[at] = weight
-        mean = float(given @ self.frequencies)
-        if not mean > 0:
-            raise UsageError("class_weight: all classes of the training rows weigh 0: there is nothing to learn from")
-        self.class_weight = given / mean
+        if classes is not None:
+            self.class_weight = class_weights(classes, self.names, self.frequencies)
 
     def row_weights(self, rows: Rows) -> np.ndarray | None:
         if self.class_weight is None:
@@ -138,21 +127,73 @@ class Classify(AnswerTask):
         real, p = truth[self.target], answers["probabilities"]
         return real, np.pad(p, ((0, 0), (0, max(int(real.max(initial=0)) + 1 - p.shape[1], 0))))
 
+    def answered(self, p: np.ndarray) -> np.ndarray:
+        """(n,): the class that is answered, of probabilities (n, K or more)."""
+        if self.threshold is None:
+            return p.argmax(1)
+        return np.where(p[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
+
+    def _look_for(self, positive: str) -> None:
+        at = Labels(self.names).find(str(positive))
+        if len(self.classes) != 2 or at is None:
+            raise UsageError(f"positive: got {positive!r}, expected one of two classes: {', '.join(self.names[:9])}")
+        self.positive = at
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        real, p = self._both(truth, answers)
+        kept = real != -100
+        more = {"positive": self.positive if len(self.classes) == 2 else None}
+        return (real[kept], p[kept], self.answered(p)[kept]), more
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        drawn = np.random.default_rng(0).random((len(truth[self.target]), len(self.classes)))
+        return {"probabilities": drawn / drawn.sum(1, keepdims=True)}
+
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        real, p = self._both(truth, answers)
         if WEIGHT in truth:
-            return chosen.classification(*self._both(truth, answers), truth[WEIGHT])
-        return metrics.classification(*self._both(truth, answers))
+            found = chosen.classification(real, p, truth[WEIGHT], self.answered(p))
+        else:
+            found = metrics.classification(real, p, self.answered(p))
+        return self._led(found, truth, answers)
+
+    def _cut(self, truth: Answers, answers: Answers) -> float | None:
+        """From what probability on the class that is looked for is best answered, by the chosen metric."""
+        if self.metric is None or not self.metrics[self.metric].decides or len(self.classes) != 2:
+            return None
+        real, p = self._both(truth, answers)
+        kept = (real >= 0) & (real < 2)
+        w = truth.get(WEIGHT)
+        return threshold(
+            self.metric, p[kept, self.positive], real[kept] == self.positive, None if w is None else w[kept]
+        )
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        self.threshold = self._cut(truth, answers)
+        if self.threshold is None:
+            return []
+        name, by = self.names[self.positive], self.metrics[self.metric or ""].title
+        return [f"{name} is answered from a probability of {self.threshold:.3g} on, by {by} on the validation rows"]
 
     def guide(self, truth: Answers, answers: Answers) -> float:
-        """What early stopping looks at: accuracy, and the log loss where that is the same."""
+        """What early stopping looks at: accuracy, or the chosen metric (where answers are best parted), and the log
+        loss where that is the same."""
+        if self.metric is not None:
+            before, self.threshold = self.threshold, self._cut(truth, answers)
+            value, self.threshold = self._metric_guide(truth, answers), before
+            return value - 0.05 * float(self.loss_rows(truth, answers).mean())
         right = self.per_row(truth, answers) * self.shares(truth)
         return float(right.mean() - 0.05 * self.loss_rows(truth, answers).mean())
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"probabilities": np.tile(self.frequencies, (len(truth[self.target]), 1))})
+        cut, self.threshold = self.threshold, None
+        found = self.scores(truth, {"probabilities": np.tile(self.frequencies, (len(truth[self.target]), 1))})
+        self.threshold = cut
+        return found
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.correct_rows(*self._both(truth, answers))
+        real, p = self._both(truth, answers)
+        return metrics.correct_rows(real, p, self.answered(p))
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """In nats, as the model was taught to count rows and classes."""
@@ -168,13 +209,14 @@ class Classify(AnswerTask):
         p = answers["probabilities"]
         order = np.argsort(-p, axis=1, kind="stable")
         ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
-        told: dict[str, Any] = {"probability": p.max(1)}
+        answer = self.answered(p)
+        told: dict[str, Any] = {"probability": p[np.arange(len(p)), answer]}
         if len(self.classes) <= MOST_SHOWN:
             told |= {f"p({name})": p[:, i] for i, name in enumerate(self.names)}
         else:
             for rank in range(1, len(ranked)):
                 told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
-        return beside({self.target: ranked[0]}, told)
+        return beside({self.target: [self.classes[i] for i in answer]}, told)
 
     @property
     def names(self) -> list[str]:
@@ -184,7 +226,7 @@ class Classify(AnswerTask):
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
         new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
-        answered = p[:, : len(self.classes)].argmax(1)
+        answered = self.answered(p[:, : len(self.classes)])
         real = np.minimum(real, len(self.classes))
         return "Confusion", pictures.confusion_matrix(real, answered, [*self.names, *new])
 
@@ -193,14 +235,17 @@ class Classify(AnswerTask):
         return f"{len(self.classes)} classes, largest {self.names[top]} {self.frequencies[top]:.0%}"
 
     def to_json(self) -> dict:
-        weight = {} if self.class_weight is None else {"class_weight": self.class_weight.tolist()}
-        return {"task": self.name, "counts": list(self.counts)} | weight
+        weight = None if self.class_weight is None else self.class_weight.tolist()
+        told = {"class_weight": weight, "metric": self.metric, "threshold": self.threshold, "positive": self.positive}
+        return {"task": self.name, "counts": list(self.counts)} | {k: v for k, v in told.items() if v is not None}
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Classify:
         task = cls.learn(schema)
         task.counts = state.get("counts", task.counts)
         task.class_weight = np.asarray(state["class_weight"]) if "class_weight" in state else None
+        task.metric, task.threshold = state.get("metric"), state.get("threshold")
+        task.positive = state.get("positive", 1)
         return task
 
 
@@ -221,6 +266,7 @@ class ClassifyMany(AnswerTask):
     roles = ROLES
     asks = "boolean"
     weighs = True
+    metrics = chosen.LABELS
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -267,10 +313,21 @@ class ClassifyMany(AnswerTask):
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         if WEIGHT in truth:
-            return chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
-        return metrics.multilabel(*self._both(truth, answers))
+            found = chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
+        else:
+            found = metrics.multilabel(*self._both(truth, answers))
+        return self._led(found, truth, answers)
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        return self._both(truth, answers), {}
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        rows = len(truth[self.targets[0]])
+        return {"probabilities": np.random.default_rng(0).random((rows, len(self.labels)))}
 
     def guide(self, truth: Answers, answers: Answers) -> float:
+        if self.metric is not None:
+            return self._metric_guide(truth, answers)
         return self.scores(truth, answers)[0].value
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -301,12 +358,12 @@ class ClassifyMany(AnswerTask):
         return f"{len(self.labels)} labels, {sum(self.rates):.1f} a row"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "rates": self.rates}
+        return {"task": self.name, "rates": self.rates} | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> ClassifyMany:
         task = cls.learn(schema)
-        task.rates = state.get("rates", task.rates)
+        task.rates, task.metric = state.get("rates", task.rates), state.get("metric")
         return task
 
 

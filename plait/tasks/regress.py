@@ -37,6 +37,7 @@ class Regress(AnswerTask):
     target: str
     asks = "number"
     weighs = True
+    metrics = chosen.NUMBERS
     centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
 
     def __init__(self, target: str, params: dict):
@@ -78,10 +79,20 @@ class Regress(AnswerTask):
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         if WEIGHT in truth:
-            return chosen.regression(*self._known(truth, answers), truth[WEIGHT])
-        return metrics.regression(*self._known(truth, answers))
+            found = chosen.regression(*self._known(truth, answers), truth[WEIGHT])
+        else:
+            found = metrics.regression(*self._known(truth, answers))
+        return self._led(found, truth, answers)
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        return self._known(truth, answers), {}
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        return {"numbers": np.arange(len(truth[self.target]), dtype=np.float64)}
 
     def guide(self, truth: Answers, answers: Answers) -> float:
+        if self.metric is not None:
+            return self._metric_guide(truth, answers)
         return -float(self.loss_rows(truth, answers).mean()) / self.std**2
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -106,12 +117,12 @@ class Regress(AnswerTask):
         return f"mean {self.mean:.4g}, spread {self.std:.4g}"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "centre": self.centre}
+        return {"task": self.name, "centre": self.centre} | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Regress:
         task = cls.learn(schema)
-        task.centre = state.get("centre", 0.0)
+        task.centre, task.metric = state.get("centre", 0.0), state.get("metric")
         return task
 
 

@@ -61,6 +61,7 @@ def test_values_are_scikit_learns() -> None:
     theirs = {
         "r2": sk.r2_score(y, x, **how),
         "mae": sk.mean_absolute_error(y, x, **how),
+        "mse": sk.mean_squared_error(y, x, **how),
         "rmse": sk.root_mean_squared_error(y, x, **how),
         "mape": sk.mean_absolute_percentage_error(y, x, **how),
         "spearman": spearmanr(*(np.repeat(v, w.astype(int)) for v in (y, x))).statistic,
