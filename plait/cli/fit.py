@@ -56,6 +56,10 @@ def fit(
 
     $ plait fit questions.csv --task answer --target answer --system llava --part vision=runs/tower
 
+    $ plait fit claims.csv --target fraud --metric f1 --positive yes
+
+    $ plait fit survey.csv --target vote --sample-weight weight --class-weight balanced
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:

@@ -73,9 +73,10 @@ def guess_columns(
     split: str | None,
     allow_outside: bool,
     said: list[str],
+    weight: str | None = None,
 ) -> list[Column]:
     """A column for each of the table's; `said` gets what had to be decided. See `Schema.guess`."""
-    uses, file = _uses(table, kinds, inputs, targets, group, split), file_style(table)
+    uses, file = _uses(table, kinds, inputs, targets, group, split, weight), file_style(table)
     columns, spare = [], {}
     for name in table.names:
         cells, written = table.data.column(name), table.written.get(name)
@@ -124,10 +125,16 @@ def _take_back(columns: list[Column], spare: dict[str, str], said: list[str]) ->
 
 
 def _uses(
-    table: Table, kinds: dict, inputs: list | None, targets: list, group: str | None, split: str | None
+    table: Table,
+    kinds: dict,
+    inputs: list | None,
+    targets: list,
+    group: str | None,
+    split: str | None,
+    weight: str | None,
 ) -> dict[str, str]:
     asked = [("kind", n) for n in kinds] + [("input", n) for n in inputs or []] + [("target", n) for n in targets]
-    asked += [("group", n) for n in [group] if n is not None] + [("split", n) for n in [split] if n is not None]
+    asked += [(use, n) for use, n in (("group", group), ("split", split), ("weight", weight)) if n is not None]
     for what, name in asked:
         if name not in table.names:
             raise UsageError(f"{what} column {name!r} is not in {table.source}. {nearest(name, table.names)}")
@@ -152,8 +159,8 @@ def _uses(
 
 def _column(glance: Glance, use: str, forced: str | None, said: list[str]) -> Column:
     if glance.count == 0:
-        if use == "target":
-            raise DataError(f"the target {glance.name!r} has no value in any row.")
+        if use in ("target", "weight"):
+            raise DataError(f"the {use} {glance.name!r} has no value in any row.")
         return Column(glance.name, forced or "category", "no cell has a value", "ignored")
     words: list[str] = []
     if use == "target":
@@ -163,7 +170,10 @@ def _column(glance: Glance, use: str, forced: str | None, said: list[str]) -> Co
             f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is "
             "nothing to learn."
         )
-    kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
+    if use == "weight":
+        kind, why = "number", "weighs the rows"
+    else:
+        kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
     column = Column(glance.name, kind, why, use)
     column.style = _style(glance, kind, use, words)
     if use == "target" and "one" in column.style:

@@ -20,6 +20,7 @@ from plait.data.kinds import KINDS, Bad, Missing, Place
 from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Column, Schema, Slot
 from plait.data.table import Table
+from plait.data.weights import read_weights
 from plait.errors import DataError, nearest
 
 CHUNK = 64  # rows per piece of work of a decoding thread
@@ -87,7 +88,8 @@ class Rows:
     "never seen").
 
     asked: the target columns are decoded too, by the same kinds, and stand in batch["target"]; what is remarkable in a
-    cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}.
+    cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}, and
+    `weights` (n,) float64 how much each row counts, where a column says so: NaN where its cell cannot be used.
 
     towers: {slot: what reads its cells}: the slot then holds vectors, scaled as its column's params say.
     """
@@ -116,6 +118,7 @@ class Rows:
             )
         self.asked = schema.asked if asked else []
         self.derived: dict[str, torch.Tensor] = {}
+        self.weights: np.ndarray | None = None
         for slot in self.asked:
             table.column(slot.columns[0])  # a DataError that names the nearest, where the target is not there
         columns = schema.inputs + [slot.columns[0] for slot in self.asked]
@@ -165,6 +168,7 @@ class Rows:
                 done += len(self)
         beneath = {kind for slot in self.schema.asked for kind in KINDS[slot.kind].lies_on}
         self._windows = {s.name: self._seen(s) for s in self.schema.slots if s.kind in beneath}
+        self.weights = read_weights(self.table, self.schema, self.bad.add) if self.asked else None
         self._scanned = True
         return self
 
@@ -205,6 +209,8 @@ class Rows:
             batch["window"] = {slot: windows[index] for slot, windows in self._windows.items()}
         if self.asked or self.derived:
             batch["target"] = self.target(index)
+        if self.weights is not None:
+            batch["weight"] = torch.from_numpy(self.weights[index]).float()
         return batch
 
     def target(self, index: np.ndarray) -> dict[str, torch.Tensor]:
@@ -220,10 +226,12 @@ class Rows:
         return found | {name: values[index] for name, values in self.derived.items()}
 
     def known(self) -> np.ndarray:
-        """(n,) bool: the rows of which something is asked that is there; of several targets one is enough."""
+        """(n,) bool: the rows of which something is asked that is there, and that have a weight where a column holds
+        them; of several targets one is enough."""
         self.scan()
         there = [self._present[slot.name] for slot in self.asked]
-        return np.any(there, axis=0) if there else np.ones(len(self), bool)
+        known = np.any(there, axis=0) if there else np.ones(len(self), bool)
+        return known if self.weights is None else known & np.isfinite(self.weights)
 
     def _values(self, slot: Slot, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """The slot's values (B, ...), keep or None, and present (B,)."""

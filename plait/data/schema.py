@@ -84,6 +84,7 @@ class Schema:
         target: str | list[str] | None = None,
         group: str | None = None,
         split: str | None = None,
+        weight: str | None = None,
         allow_outside: bool = False,
     ) -> Schema:
         """Guess the kind and the use of every column, and how its cells are written.
@@ -96,7 +97,7 @@ class Schema:
             kinds: {column: kind}, overriding the guess.
             inputs: the input columns; None means all that are not used otherwise.
             target: one or more target columns, or None.
-            group, split: the columns that hold groups and ready-made splits.
+            group, split, weight: the columns that hold groups, ready-made splits, and how much each row counts.
             A text names one column, or several by comma where no column is called so.
 
         Raises:
@@ -106,8 +107,9 @@ class Schema:
         kinds, said = kinds_of(table, kinds or {}), [*table.said]
         targets = names_of(table, [target] if isinstance(target, str) else list(target or []))
         inputs = None if inputs is None else names_of(table, inputs)
-        group, split = (None if name is None else names_of(table, [name])[0] for name in (group, split))
-        columns = guess_columns(table, kinds, inputs, targets, group, split, allow_outside, said)
+        given = (None if name is None else names_of(table, [name])[0] for name in (group, split, weight))
+        group, split, weight = given
+        columns = guess_columns(table, kinds, inputs, targets, group, split, allow_outside, said, weight)
         schema = cls(columns, allow_outside=allow_outside)
         schema.said = said
         if not schema.inputs:

@@ -28,6 +28,15 @@ def checked_classes(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, n
     return truth, probs
 
 
+def checked_answers(
+    truth: np.ndarray, probs: np.ndarray, answer: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `checked_classes`, and the answer (n,) to each row that is left: else the likeliest class."""
+    kept, probs = np.asarray(truth) != IGNORED, np.asarray(probs)
+    known, left = checked_classes(truth, probs)
+    return known, left, left.argmax(1) if answer is None else np.asarray(answer)[kept]
+
+
 def checked_labels(truth: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     truth, probs = np.asarray(truth), np.asarray(probs)
     if truth.ndim != 2 or truth.shape != probs.shape:

@@ -7,7 +7,14 @@ from __future__ import annotations
 import numpy as np
 
 from plait.errors import PlaitError
-from plait.evaluate.inputs import IGNORED, checked_classes, checked_labels, checked_numbers, checked_pairs
+from plait.evaluate.inputs import (
+    IGNORED,
+    checked_answers,
+    checked_classes,
+    checked_labels,
+    checked_numbers,
+    checked_pairs,
+)
 from plait.evaluate.intervals import (
     MOST_UNITS,
     Score,
@@ -56,10 +63,11 @@ BINS = 15
 # ---- per row ----
 
 
-def correct_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """1.0 where the likeliest class is the true one, for the rows whose truth (n,) is not -100; probs (n, K)."""
-    truth, probs = checked_classes(truth, probs)
-    return (probs.argmax(1) == truth).astype(np.float64)
+def correct_rows(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray | None = None) -> np.ndarray:
+    """1.0 where the likeliest class, or `answer` (n,), is the true one, for the rows whose truth (n,) is not -100;
+    probs (n, K)."""
+    truth, probs, answer = checked_answers(truth, probs, answer)
+    return (answer == truth).astype(np.float64)
 
 
 def log_loss_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -95,19 +103,20 @@ def matched_rows(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
 # ---- per task ----
 
 
-def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
+def classification(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray | None = None) -> list[Score]:
     """Accuracy, balanced accuracy, macro F1, log loss, AUROC, calibration error of class probabilities.
 
-    truth (n,) int classes, -100 = ignored; probs (n, K), each row sums to 1. Balanced accuracy averages over the true
-    classes, macro F1 over the classes that are true or answered. AUROC is that of class 1 where K = 2, else the mean of
+    truth (n,) int classes, -100 = ignored; probs (n, K), each row sums to 1. answer (n,): else the likeliest.
+    Balanced accuracy averages over the true classes, macro F1 over the classes that are true or answered.
+    AUROC is that of class 1 where K = 2, else the mean of
     one class against the rest over the classes that have both; it is left out where no class has. Calibration error is
     that of the likeliest class in 15 bins of equal width (Guo et al. 2017); it is biased upwards in small samples, and
     its interval (percentile and basic bootstrap together) misses a small true error more often than 5% of the time for
     that reason.
     Raises ValueError for wrong shapes, NaN (with their count), classes outside 0..K-1, rows that are no probabilities,
     or no row left."""
-    truth, probs = checked_classes(truth, probs)
-    n, answer = len(truth), probs.argmax(1)
+    truth, probs, answer = checked_answers(truth, probs, answer)
+    n = len(truth)
     scores = [proportion("accuracy", answer == truth), *_confusion_scores(truth, answer, probs.shape[1])]
     scores.append(mean_score("log loss", log_loss_rows(truth, probs), "lower"))
     columns = [1] if probs.shape[1] == 2 else range(probs.shape[1])
@@ -116,7 +125,7 @@ def classification(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
     if kept:
         rows = np.arange(n)
         scores.append(_macro("AUROC", [(*auroc_influence(m, p), rows, min(m.sum(), n - m.sum())) for m, p in kept], n))
-    return [*scores, _calibration(answer == truth, probs.max(1))]
+    return [*scores, _calibration(probs.argmax(1) == truth, probs.max(1))]
 
 
 def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:

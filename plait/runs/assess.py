@@ -102,5 +102,6 @@ def assess(
         out.absent = {label: task.scores(*answers(slots))[0] for label, slots in groups.items()}
     sign = -1 if out.scores[0].better == "lower" else 1
     out.best_alone = max(out.alone, key=lambda k: sign * out.alone[k].value)
-    out.gain = paired_gain(task.per_row(*whole), task.per_row(*single[out.best_alone]))
+    shares = task.shares(whole[0])
+    out.gain = paired_gain(task.per_row(*whole) * shares, task.per_row(*single[out.best_alone]) * shares)
     return out

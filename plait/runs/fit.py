@@ -204,6 +204,8 @@ def _train(
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
     if remark := settle(job):
         console.say("", remark)
+    for remark in calibrate(job):
+        console.say("", remark)
     try:
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
     except DataError as error:
@@ -235,6 +237,14 @@ def settle(job: TableJob) -> str:
         return answered(job.task, job.model, job.data.rows, job.watch, precision=job.precision, call=call)
 
     return job.task.settle(job.model, job.data.schema, found)
+
+
+def calibrate(job: TableJob) -> list[str]:
+    """What the task learns of the trained model's answers to the validation rows; sentences on it."""
+    data, index = job.data, job.data.splits["val"]
+    if not len(index):
+        return []
+    return job.task.calibrate(*answered(job.task, job.model, data.rows, index, precision=job.precision))
 
 
 def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:

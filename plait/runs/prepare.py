@@ -23,6 +23,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across, split_rows
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
+from plait.data.weights import levelled
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
@@ -33,7 +34,7 @@ from plait.runs.stored import Stored, fingerprints, whole
 from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
-from plait.tasks.registry import TASKS, guess_task
+from plait.tasks.registry import TASKS, guess_task, nouns
 
 
 @dataclass
@@ -61,6 +62,12 @@ class Prepared:
     def fingerprint(self) -> str:
         """Of the table, in one digest."""
         return whole(self.prints)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """(n,) float64: what each row counts in the loss, its sample weight times its class's; the mean over the
+        training rows is 1. NaN where a row has no target or no weight. None: all count alike."""
+        return self.task.row_weights(self.rows)
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -90,6 +97,8 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     table, given = _gather(first, schema, settings)
     gathered, drawn = table, _split(table, schema, settings, given)
     kind = TASKS[settings.task or guess_task(schema)]
+    if not kind.weighs and (settings.sample_weight or settings.class_weight):
+        raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
     table, splits = kind.extend(table, schema, drawn, settings.seed)
     table = schema.read(table)
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
@@ -141,6 +150,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     _refuse_empty(rows, schema, splits["train"])
     rows.standardise(splits["train"])
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
+    _weigh(task, rows, splits, settings)
     return Prepared(
         table,
         schema,
@@ -178,6 +188,7 @@ def prepare_again(
     info, task = model_info(stored.config["recipe"]["name"]), kind.from_json(stored.config["task"], schema)
     rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console)
     task.derive(rows)
+    _weigh(task, rows, stored.used, settings)
     made = BoundRecipe(**stored.config["recipe"])
     _, left_out = task.sift(_known(splits, task.known(rows), task), rows, made.build_on_meta)  # to tell of these again
     return Prepared(
@@ -196,6 +207,14 @@ def prepare_again(
         towers=towers,
         pretrained=False if towers else settings.pretrained,
     )
+
+
+def _weigh(task: Task, rows: Rows, splits: dict[str, np.ndarray], settings: Settings) -> None:
+    """What rows and classes count, and what the watched rows are judged by."""
+    rows.weights = levelled(rows.weights, splits["train"])
+    task.weigh(rows, splits["train"], settings.class_weight)
+    watch = splits["val"] if len(splits["val"]) else splits["train"]
+    task.judge(settings.metric, settings.positive, rows, watch)
 
 
 def _scanned(table: Table, schema: Schema, task: Task, settings: Settings, towers: Towers, console: Console) -> Rows:
@@ -247,6 +266,7 @@ def guess(table: Table, settings: Settings) -> Schema:
         target=settings.target,
         group=settings.group,
         split=settings.split,
+        weight=settings.sample_weight,
         allow_outside=settings.allow_outside,
     )
     if task and task.verb == "search" and not any(s.kind == "text" for s in schema.slots):
@@ -348,6 +368,9 @@ def _unasked(rows: Rows) -> Counter:
         (name,) = slot.columns
         found["target missing"] += rows.table.column(name).null_count
         found.update(rows.bad.by_reason(name))
+    for column in rows.schema.used("weight"):
+        found[f"no weight in {column.name!r}"] += rows.table.column(column.name).null_count
+        found.update({f"weight {why}": n for why, n in rows.bad.by_reason(column.name).items()})
     return +found
 
 

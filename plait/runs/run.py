@@ -344,6 +344,8 @@ def save_run(
     with rewriting(folder / MODEL):
         write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
+    if (folder / CONFIG).exists():  # what the task learnt of the trained model
+        write_json(folder / CONFIG, read_json(folder / CONFIG) | {"task": task.to_json()})
     seal(folder)
     return Run(folder, schema, task, model.eval(), precision, towers=towers)
 

@@ -64,7 +64,9 @@ def _losses(run: Run, job: TableJob) -> np.ndarray:
 
 def _paired(run: Run, below: Run, name: str) -> Score:
     ours, theirs = run.assessments[name], below.assessments[name]
-    return paired_gain(run.task.per_row(ours.truth, ours.answers), run.task.per_row(theirs.truth, theirs.answers))
+    shares = run.task.shares(ours.truth)
+    a, b = run.task.per_row(ours.truth, ours.answers), run.task.per_row(theirs.truth, theirs.answers)
+    return paired_gain(a * shares, b * shares)
 
 
 def _interval(gain: Score) -> str:

@@ -3,7 +3,9 @@ made of the same fields."""
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +56,26 @@ def tower(text: str) -> tuple[str, str]:
     return kind.strip(), what.strip()
 
 
+def class_weights(given: str | dict) -> dict[str, float] | str:
+    """ "balanced", or "a=2,b=0.5" -> {"a": 2.0, "b": 0.5}."""
+    if given == "balanced":
+        return "balanced"
+    pairs = given.items() if isinstance(given, dict) else _pairs(given)
+    try:
+        found = {str(name): float(weight) for name, weight in pairs}
+    except (TypeError, ValueError):
+        found = {}
+    if not found or not all(0 <= weight < float("inf") for weight in found.values()):
+        raise UsageError(f"got {given!r}, expected balanced, or numbers from 0 on such as yes=10,no=1")
+    return found
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    for one in next(csv.reader([text], skipinitialspace=True), []):
+        name, _, value = one.rpartition("=")
+        yield name.strip(), value if name.strip() else ""
+
+
 def share(text: str) -> float:
     """ "1%" or "0.01" -> 0.01."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", text)
@@ -87,6 +109,19 @@ class Settings:
     test: str | None = setting("Rows for the report, instead of a tenth.", metavar="TABLE")
     split: str | None = setting("The column that says train, val or test.", metavar="COLUMN")
     group: str | None = setting("Rows with the same value here stay on one side.", metavar="COLUMN")
+    sample_weight: str | None = setting(
+        "How much each row counts in training and in scores: numbers from 0 on.", metavar="COLUMN"
+    )
+    class_weight: Any = setting(
+        "How much each class counts in training: balanced, or each by name.",
+        metavar="balanced|CLASS=W,...",
+        read=class_weights,
+    )
+    metric: str | None = setting(
+        "What counts, such as f1, auroc, log_loss, mae: it stops training, is told first, and parts two classes.",
+        metavar="NAME",
+    )
+    positive: str | None = setting("Of two classes, the one that f1 looks for; else the second.", metavar="CLASS")
     fractions: tuple[float, float, float] = setting(
         "Of train, val and test, where rows are drawn at random.", (0.8, 0.1, 0.1), hidden=True
     )
@@ -143,6 +178,8 @@ class Settings:
                 raise UsageError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
+        if self.class_weight is not None:
+            self.class_weight = class_weights(self.class_weight)
         self.only = [self.only] if isinstance(self.only, str) else list(self.only)
         if self.only and not self.pretrained:
             raise UsageError(f"only {', '.join(self.only)} of which weights? Give them as well, or the published ones")

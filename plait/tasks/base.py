@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,12 +15,14 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import UsageError
+from plait.evaluate.chosen import Metric
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.tasks.bind import Bound
 from plait.tasks.examples import examples
 
 Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
+WEIGHT = "\0weight"  # in truth: how much each row counts (n,); no column is called so
 
 
 def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +120,8 @@ class Task(ABC):
     fewer modalities can give as well. one_vocabulary: texts that are given and texts that are asked for are of the same
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
-    on_towers: plait's own system can answer from vectors of frozen towers.
+    on_towers: plait's own system can answer from vectors of frozen towers. weighs: rows may count differently.
+    metrics: those that can be chosen to judge it by; metric: the name of the chosen one.
     """
 
     name: ClassVar[str]
@@ -138,6 +141,9 @@ class Task(ABC):
     shows: ClassVar[bool] = False
     mute: ClassVar[str] = ""
     on_towers: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
+    metrics: ClassVar[Mapping[str, Metric]] = {}
+    metric: str | None = None
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]
@@ -184,6 +190,20 @@ class Task(ABC):
         """(n,) bool: the rows with a target."""
         return rows.known()
 
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:  # noqa: B027
+        """Learn of the training rows what they say when each counts by its weight, and each class by its own
+        (`classes`: {class: weight}, or "balanced"). Of a task that `weighs`. Raises UsageError for an unknown class."""
+
+    def judge(self, metric: str | None, positive: str | None, rows: Rows, watch: np.ndarray) -> None:
+        """Be judged by `metric` (early stopping, the first score, where answers are parted), of two classes by how
+        `positive` is found. Raises UsageError for what the task has not, or what the rows `watch` do not define."""
+        if metric is not None or positive is not None:
+            raise UsageError(f"a metric can be chosen for classification and regression: this run does {self.name}")
+
+    def row_weights(self, rows: Rows) -> np.ndarray | None:
+        """(n,): what each row counts in the loss; None: all alike."""
+        return rows.weights
+
     @property
     def needs(self) -> dict[str, Any]:
         """What the system must be told of the task: arguments of `plait.runs.assemble.recipe`."""
@@ -219,6 +239,11 @@ class Task(ABC):
         validation rows by `call(model, batch)`, or by `answer`."""
         return ""
 
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        """Learn of the trained model's answers to the validation rows how sure it may sound and where to part answers;
+        sentences on it."""
+        return []
+
     # -- answers and what they are worth
 
     @abstractmethod
@@ -227,7 +252,8 @@ class Task(ABC):
 
     def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
         """Truth and answers as the scores want them, of the rows of a batch."""
-        return {name: t.numpy() for name, t in batch["target"].items()}, answers
+        truth = {name: t.numpy() for name, t in batch["target"].items()}
+        return truth | ({WEIGHT: batch["weight"].numpy()} if self.weighs and "weight" in batch else {}), answers
 
     @abstractmethod
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -261,6 +287,10 @@ class Task(ABC):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """(n,) how bad each answer is, finely; of a task that answers rows."""
         return 1 - self.per_row(truth, answers)
+
+    def shares(self, truth: Answers) -> np.ndarray | float:
+        """What to multiply the rows' own figures by, so that their mean is the weighted one."""
+        return truth[WEIGHT] / max(truth[WEIGHT].mean(), 1e-300) if WEIGHT in truth else 1.0
 
     # -- how it is told
 

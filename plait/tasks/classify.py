@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,22 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
-from plait.errors import DataError
-from plait.evaluate import metrics, pictures
+from plait.data.words import Labels
+from plait.errors import DataError, UsageError
+from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import Answers, Objective, Task, beside
+from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
 from plait.tasks.bind import Bound
+from plait.tasks.deciding import threshold
 from plait.tasks.rowwise import Answer, AnswerTask
+from plait.tasks.weighing import class_weights
 
 ROLES = ("fuser", "backbone", "embedder")
 
 MOST_SHOWN, LIKELIEST = 50, 5  # classes: all of so many are told of, and so many of more
 
 
-def cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, target, ignore_index=-100, reduction="none")
+def cross_entropy(outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B,), each times the weight (K,) of its class."""
+    weight = None if weight is None else weight.to(outputs)
+    return F.cross_entropy(outputs, target, weight, ignore_index=-100, reduction="none")
 
 
 class Classify(AnswerTask):
@@ -41,8 +49,13 @@ class Classify(AnswerTask):
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
+    weighs = True
+    metrics = chosen.CLASSES
+    positive = 1  # of two classes, the one that is looked for
+    threshold: float | None = None  # from what probability of it on it is answered; None: the likeliest is
+    class_weight: np.ndarray | None = None  # (K,), of a class that counts differently; their mean over the rows is 1
 
-    def __init__(self, target: str, classes: list, counts: list[int]):
+    def __init__(self, target: str, classes: list, counts: Sequence[float]):
         self.target, self.classes, self.counts = target, classes, counts
 
     @classmethod
@@ -73,12 +86,36 @@ class Classify(AnswerTask):
         return cls(target, classes, counts)
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
-        return Answer(bound, [self.target], torch.tensor(np.log(self.frequencies)), cross_entropy)
+        weight = None if self.class_weight is None else torch.from_numpy(self.class_weight)
+        return Answer(bound, [self.target], torch.from_numpy(self.prior), partial(cross_entropy, weight=weight))
+
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if rows.weights is not None:
+            found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
+            self.counts = found.tolist()
+        if classes is not None:
+            self.class_weight = class_weights(classes, self.names, self.frequencies)
+
+    def row_weights(self, rows: Rows) -> np.ndarray | None:
+        if self.class_weight is None:
+            return rows.weights
+        at = rows.target(np.arange(len(rows)))[self.target].numpy()
+        known = (at >= 0) & (at < len(self.classes))
+        return np.where(known, self.class_weight[np.where(known, at, 0)], np.nan) * (
+            1.0 if rows.weights is None else rows.weights
+        )
 
     @property
     def frequencies(self) -> np.ndarray:
+        """(K,): of the classes, in the training rows."""
         counts = np.asarray(self.counts, np.float64)
         return counts / counts.sum()
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(K,) logits of a row of which nothing is known."""
+        shares = self.frequencies if self.class_weight is None else self.frequencies * self.class_weight
+        return np.log(np.maximum(shares, 1e-6))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = outputs["outputs"]
@@ -90,34 +127,96 @@ class Classify(AnswerTask):
         real, p = truth[self.target], answers["probabilities"]
         return real, np.pad(p, ((0, 0), (0, max(int(real.max(initial=0)) + 1 - p.shape[1], 0))))
 
+    def answered(self, p: np.ndarray) -> np.ndarray:
+        """(n,): the class that is answered, of probabilities (n, K or more)."""
+        if self.threshold is None:
+            return p.argmax(1)
+        return np.where(p[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
+
+    def _look_for(self, positive: str) -> None:
+        at = Labels(self.names).find(str(positive))
+        if len(self.classes) != 2 or at is None:
+            raise UsageError(f"positive: got {positive!r}, expected one of two classes: {', '.join(self.names[:9])}")
+        self.positive = at
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        real, p = self._both(truth, answers)
+        kept = real != -100
+        more = {"positive": self.positive if len(self.classes) == 2 else None}
+        return (real[kept], p[kept], self.answered(p)[kept]), more
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        drawn = np.random.default_rng(0).random((len(truth[self.target]), len(self.classes)))
+        return {"probabilities": drawn / drawn.sum(1, keepdims=True)}
+
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return metrics.classification(*self._both(truth, answers))
+        real, p = self._both(truth, answers)
+        if WEIGHT in truth:
+            found = chosen.classification(real, p, truth[WEIGHT], self.answered(p))
+        else:
+            found = metrics.classification(real, p, self.answered(p))
+        return self._led(found, truth, answers)
+
+    def _cut(self, truth: Answers, answers: Answers) -> float | None:
+        """From what probability on the class that is looked for is best answered, by the chosen metric."""
+        if self.metric is None or not self.metrics[self.metric].decides or len(self.classes) != 2:
+            return None
+        real, p = self._both(truth, answers)
+        kept = (real >= 0) & (real < 2)
+        w = truth.get(WEIGHT)
+        return threshold(
+            self.metric, p[kept, self.positive], real[kept] == self.positive, None if w is None else w[kept]
+        )
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        self.threshold = self._cut(truth, answers)
+        if self.threshold is None:
+            return []
+        name, by = self.names[self.positive], self.metrics[self.metric or ""].title
+        return [f"{name} is answered from a probability of {self.threshold:.3g} on, by {by} on the validation rows"]
 
     def guide(self, truth: Answers, answers: Answers) -> float:
-        """What early stopping looks at: accuracy, and the log loss where that is the same."""
-        return float(self.per_row(truth, answers).mean() - 0.05 * self.loss_rows(truth, answers).mean())
+        """What early stopping looks at: accuracy, or the chosen metric (where answers are best parted), and the log
+        loss where that is the same."""
+        if self.metric is not None:
+            before, self.threshold = self.threshold, self._cut(truth, answers)
+            value, self.threshold = self._metric_guide(truth, answers), before
+            return value - 0.05 * float(self.loss_rows(truth, answers).mean())
+        right = self.per_row(truth, answers) * self.shares(truth)
+        return float(right.mean() - 0.05 * self.loss_rows(truth, answers).mean())
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"probabilities": np.tile(self.frequencies, (len(truth[self.target]), 1))})
+        cut, self.threshold = self.threshold, None
+        found = self.scores(truth, {"probabilities": np.tile(self.frequencies, (len(truth[self.target]), 1))})
+        self.threshold = cut
+        return found
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.correct_rows(*self._both(truth, answers))
+        real, p = self._both(truth, answers)
+        return metrics.correct_rows(real, p, self.answered(p))
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.log_loss_rows(*self._both(truth, answers))
+        """In nats, as the model was taught to count rows and classes."""
+        real, p = self._both(truth, answers)
+        loss = metrics.log_loss_rows(real, p) * self.shares(truth)
+        if self.class_weight is None:
+            return loss
+        real = real[real != -100]
+        return loss * np.where(real < len(self.classes), self.class_weight[real.clip(max=len(self.classes) - 1)], 1.0)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The class and its probability, and those of all classes; of more than 50 those of the likeliest five."""
         p = answers["probabilities"]
         order = np.argsort(-p, axis=1, kind="stable")
         ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
-        told: dict[str, Any] = {"probability": p.max(1)}
+        answer = self.answered(p)
+        told: dict[str, Any] = {"probability": p[np.arange(len(p)), answer]}
         if len(self.classes) <= MOST_SHOWN:
             told |= {f"p({name})": p[:, i] for i, name in enumerate(self.names)}
         else:
             for rank in range(1, len(ranked)):
                 told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
-        return beside({self.target: ranked[0]}, told)
+        return beside({self.target: [self.classes[i] for i in answer]}, told)
 
     @property
     def names(self) -> list[str]:
@@ -127,7 +226,7 @@ class Classify(AnswerTask):
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
         new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
-        answered = p[:, : len(self.classes)].argmax(1)
+        answered = self.answered(p[:, : len(self.classes)])
         real = np.minimum(real, len(self.classes))
         return "Confusion", pictures.confusion_matrix(real, answered, [*self.names, *new])
 
@@ -136,11 +235,18 @@ class Classify(AnswerTask):
         return f"{len(self.classes)} classes, largest {self.names[top]} {self.frequencies[top]:.0%}"
 
     def to_json(self) -> dict:
-        return {"task": self.name}
+        weight = None if self.class_weight is None else self.class_weight.tolist()
+        told = {"class_weight": weight, "metric": self.metric, "threshold": self.threshold, "positive": self.positive}
+        return {"task": self.name, "counts": list(self.counts)} | {k: v for k, v in told.items() if v is not None}
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Classify:
-        return cls.learn(schema)
+        task = cls.learn(schema)
+        task.counts = state.get("counts", task.counts)
+        task.class_weight = np.asarray(state["class_weight"]) if "class_weight" in state else None
+        task.metric, task.threshold = state.get("metric"), state.get("threshold")
+        task.positive = state.get("positive", 1)
+        return task
 
 
 def binary_cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -159,6 +265,8 @@ class ClassifyMany(AnswerTask):
     noun = "classification"
     roles = ROLES
     asks = "boolean"
+    weighs = True
+    metrics = chosen.LABELS
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -186,6 +294,14 @@ class ClassifyMany(AnswerTask):
         rates = np.asarray(self.rates)
         return Answer(bound, self.targets, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
 
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if classes is not None:
+            raise UsageError("class weights are for one label a row: this target has several (leave out class_weight)")
+        if rows.weights is not None:
+            found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
+            real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
+            self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
+
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": 1 / (1 + np.exp(-np.clip(outputs["outputs"], -60, 60)))}
 
@@ -196,9 +312,22 @@ class ClassifyMany(AnswerTask):
         return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return metrics.multilabel(*self._both(truth, answers))
+        if WEIGHT in truth:
+            found = chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
+        else:
+            found = metrics.multilabel(*self._both(truth, answers))
+        return self._led(found, truth, answers)
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        return self._both(truth, answers), {}
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        rows = len(truth[self.targets[0]])
+        return {"probabilities": np.random.default_rng(0).random((rows, len(self.labels)))}
 
     def guide(self, truth: Answers, answers: Answers) -> float:
+        if self.metric is not None:
+            return self._metric_guide(truth, answers)
         return self.scores(truth, answers)[0].value
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
@@ -211,7 +340,7 @@ class ClassifyMany(AnswerTask):
         real, p = self._both(truth, answers)
         known = real != -100
         loss = -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1)) * known
-        return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
+        return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)] * self.shares(truth)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
@@ -229,11 +358,13 @@ class ClassifyMany(AnswerTask):
         return f"{len(self.labels)} labels, {sum(self.rates):.1f} a row"
 
     def to_json(self) -> dict:
-        return {"task": self.name}
+        return {"task": self.name, "rates": self.rates} | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> ClassifyMany:
-        return cls.learn(schema)
+        task = cls.learn(schema)
+        task.rates, task.metric = state.get("rates", task.rates), state.get("metric")
+        return task
 
 
 TASKS = (Classify, ClassifyMany)

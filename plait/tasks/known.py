@@ -11,6 +11,9 @@ def known_rows(target: Tensor) -> Tensor:
     return known & (target != -100) if known.dim() == 1 else (known & (target != -100)).any(1)
 
 
-def mean_over(values: Tensor, rows: Tensor) -> Tensor:
-    """The mean of `values` (B,) over the True `rows`; 0, with a gradient path, where there is none."""
+def mean_over(values: Tensor, rows: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean of `values` (B,), each times its `weight`, over the True `rows`; 0, with a gradient path, where there is
+    none. The sum is divided by the number of rows: weights have the mean 1 over the training rows, not in each batch.
+    """
+    values = values if weight is None else values * weight.nan_to_num()
     return values.masked_fill(~rows, 0.0).sum() / rows.sum().clamp(min=1)

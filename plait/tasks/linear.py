@@ -26,6 +26,8 @@ MOST_ROWS, FOLDS = 20_000, 4
 def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> float | None:
     """Fill the linear layers of `model.head` from the training rows `index`; the penalty is chosen by cross-validation.
 
+    Rows count by their weights, where the batch has them.
+
     Returns the penalty, or None where the model has no such layers. On the CPU; at most 20,000 rows are read.
     """
     layers = model.head.linear
@@ -36,13 +38,14 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
     prepared = model.bound.prepared(batch)
     raw = model.bound.raw(prepared)
     x = torch.cat([raw[slot] * prepared["present"][slot][:, None] for slot in layers], 1).double()  # (n, F)
-    target = model.target(batch)
+    target, counts = model.target(batch), batch.get("weight")
     known = known_rows(target)
     x, target = x[known], target[known]
+    counts = torch.ones(len(x)) if counts is None else counts[known]
     prior = model.head.prior.double()
 
     def loss(outputs: Tensor, rows: Tensor | slice) -> Tensor:
-        return model.loss(outputs, target[rows]).sum()
+        return (model.loss(outputs, target[rows]) * counts[rows]).sum()
 
     folds = np.arange(len(x)) % min(FOLDS, len(x))
     if len(x) < 8:

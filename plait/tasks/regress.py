@@ -11,11 +11,12 @@ from torch import Tensor
 
 from plait.data.kinds import KINDS
 from plait.data.kinds.number import NumberKind
+from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.errors import DataError
-from plait.evaluate import metrics, pictures
+from plait.errors import DataError, UsageError
+from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import Answers, Objective
+from plait.tasks.base import WEIGHT, Answers, Objective
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
@@ -35,6 +36,9 @@ class Regress(AnswerTask):
     roles = ROLES
     target: str
     asks = "number"
+    weighs = True
+    metrics = chosen.NUMBERS
+    centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
 
     def __init__(self, target: str, params: dict):
         self.target, self.params, self.mean, self.std = target, params, params["mean"], params["std"]
@@ -54,7 +58,13 @@ class Regress(AnswerTask):
         return cls(target, params)
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
-        return Answer(bound, [self.target], torch.zeros(1), squared_error)
+        return Answer(bound, [self.target], torch.tensor([self.centre]), squared_error)
+
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if classes is not None:
+            raise UsageError(f"class weights are for classification: the target {self.target!r} is a number")
+        if rows.weights is not None:
+            self.centre = float(np.average(rows.target(train)[self.target].numpy(), weights=rows.weights[train]))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"numbers": self._undo(outputs["outputs"][:, 0])}
@@ -68,13 +78,25 @@ class Regress(AnswerTask):
         return self._undo(real[known]), answers["numbers"][known]
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return metrics.regression(*self._known(truth, answers))
+        if WEIGHT in truth:
+            found = chosen.regression(*self._known(truth, answers), truth[WEIGHT])
+        else:
+            found = metrics.regression(*self._known(truth, answers))
+        return self._led(found, truth, answers)
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        return self._known(truth, answers), {}
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        return {"numbers": np.arange(len(truth[self.target]), dtype=np.float64)}
 
     def guide(self, truth: Answers, answers: Answers) -> float:
-        return -float(metrics.squared_error_rows(*self._known(truth, answers)).mean()) / self.std**2
+        if self.metric is not None:
+            return self._metric_guide(truth, answers)
+        return -float(self.loss_rows(truth, answers).mean()) / self.std**2
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"numbers": np.full(len(truth[self.target]), self.mean)})
+        return self.scores(truth, {"numbers": np.full(len(truth[self.target]), self.mean + self.std * self.centre)})
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """Share of the variance explained, row by row (its mean is R2), so that gains are in R2. Where these rows'
@@ -83,7 +105,7 @@ class Regress(AnswerTask):
         return 1 - metrics.squared_error_rows(real, predicted) / (real.var() if np.ptp(real) > 0 else self.std**2)
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.squared_error_rows(*self._known(truth, answers))
+        return metrics.squared_error_rows(*self._known(truth, answers)) * self.shares(truth)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         return {self.target: answers["numbers"]}
@@ -95,11 +117,13 @@ class Regress(AnswerTask):
         return f"mean {self.mean:.4g}, spread {self.std:.4g}"
 
     def to_json(self) -> dict:
-        return {"task": self.name}
+        return {"task": self.name, "centre": self.centre} | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Regress:
-        return cls.learn(schema)
+        task = cls.learn(schema)
+        task.centre, task.metric = state.get("centre", 0.0), state.get("metric")
+        return task
 
 
 TASKS = (Regress,)

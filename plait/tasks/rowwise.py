@@ -4,6 +4,7 @@ part, and a linear model beneath."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
+from plait.errors import UsageError
+from plait.evaluate.chosen import named, score
+from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import SumOfParts
-from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.base import WEIGHT, Answers, Task, TaskModel
 from plait.tasks.bind import Bound, drop_modalities
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
@@ -61,11 +65,12 @@ class Answer(TaskModel):
             batch = {**batch, "visible" if self.bound.part_widths else "present": left}
         f = self.bound.features(batch)
         total, own = self.head(f)
-        target = self.target(batch)
+        target, weight = self.target(batch), batch.get("weight")
         known = known_rows(target)
-        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything())}
+        losses = {"loss": mean_over(self.loss(total.float(), target), known & f.anything(), weight)}
         if len(own) > 1:
-            parts = [mean_over(self.loss(o.float(), target), known & f.present[s]) for s, o in own.items()]
+            loss = {s: self.loss(o.float(), target) for s, o in own.items()}
+            parts = [mean_over(value, known & f.present[s], weight) for s, value in loss.items()]
             losses["parts"] = torch.stack(parts).sum()
         return losses | (f.losses or {})
 
@@ -74,6 +79,55 @@ class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
     on_towers = True
+
+    def judge(self, metric: str | None, positive: str | None, rows: Rows, watch: np.ndarray) -> None:
+        if not self.metrics:
+            return super().judge(metric, positive, rows, watch)
+        if positive is not None:
+            self._look_for(positive)
+        if metric is None:
+            return
+        self.metric = named(metric, self.metrics, self.noun)
+        truth = {name: t.numpy() for name, t in rows.target(watch).items()}
+        if not np.isfinite(self._metric_value(truth, self._any_answers(truth))):
+            title = self.metrics[self.metric].title
+            raise UsageError(
+                f"metric: {title} is not defined on the {len(watch):,} rows that watch the training, which are too "
+                "much alike: give more of them, or choose another metric"
+            )
+
+    def _look_for(self, positive: str) -> None:
+        raise UsageError(f"positive is for a target of two classes: this run does {self.name}")
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        """What statistics of this task are asked with."""
+        raise NotImplementedError
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        """Some answers that differ from row to row."""
+        raise NotImplementedError
+
+    def _metric_value(self, truth: Answers, answers: Answers) -> float:
+        assert self.metric is not None
+        parts, more = self._parts(truth, answers)
+        w = truth.get(WEIGHT, np.ones(len(parts[0])))
+        return self.metrics[self.metric].value(*parts, w=w, **more)
+
+    def _metric_guide(self, truth: Answers, answers: Answers) -> float:
+        """The chosen metric, higher for better."""
+        value = self._metric_value(truth, answers)
+        return value if self.metrics[self.metric or ""].better == "higher" else -value
+
+    def _led(self, scores: list[Score], truth: Answers, answers: Answers) -> list[Score]:
+        """The scores, the chosen one first."""
+        if self.metric is None:
+            return scores
+        metric = self.metrics[self.metric]
+        first = next((s for s in scores if s.name == metric.title), None)
+        if first is None:
+            parts, more = self._parts(truth, answers)
+            first = score(metric, parts, truth.get(WEIGHT), **more)
+        return scores if first is None else [first, *(s for s in scores if s.name != metric.title)]
 
     def settle(
         self,

@@ -1,0 +1,95 @@
+"""What is learnt of the validation rows once a model is trained: how sure it may sound, and from what probability on
+two classes are told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PLENTY = 200  # rows of the rarer class from which on their own labels say where to cut, beside what they make likely
+LIMITS = (-3.0, 3.0)  # of the logarithm of a temperature
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max(1, keepdims=True)
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def temperature(x: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> float:
+    """By what to divide the logits x (n, K), so that the log loss of truth (n,) in 0..K-1 is least, from e^-3 to e^3
+    (Guo et al. 2017). Of one column, truth of 0 and 1, x are log-odds. w (n,): how much rows count."""
+    x = np.concatenate([np.zeros_like(x), x], 1) if x.shape[1] == 1 else x
+    rows, w = np.arange(len(x)), np.ones(len(x)) if w is None else w
+
+    def loss(log: float) -> float:
+        return float(-w @ log_softmax(x * np.exp(-log))[rows, truth])
+
+    ratio, (low, high) = (5**0.5 - 1) / 2, LIMITS  # golden section: the loss is convex in 1 / T, hence unimodal
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    for _ in range(30):
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = loss(b)
+    return float(np.exp((low + high) / 2))
+
+
+def likely(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """(n,): the probability of truth (n,) bool given log-odds, by logistic regression on these alone; the slope is held
+    near 1 and the offset near 0 as by one row each (Platt 1999)."""
+    y, x = truth.astype(np.float64), np.stack([np.clip(odds, -30, 30), np.ones(len(odds))], 1)
+    start = at = np.array([1.0, 0.0])
+
+    def loss(at: np.ndarray) -> float:
+        z = x @ at
+        return float(w @ (np.logaddexp(0, z) - y * z) + np.square(at - start).sum() / 2)
+
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ at, -40, 40)))
+        slope = x.T @ (w * (p - y)) + (at - start)
+        step = np.linalg.solve((x * (w * p * (1 - p))[:, None]).T @ x + np.eye(2), slope)
+        while loss(at - step) > loss(at) and np.abs(step).max() > 1e-9:  # Newton's step may go too far
+            step = step / 2
+        at = at - step
+        if np.abs(step).max() < 1e-7:
+            break
+    return 1 / (1 + np.exp(-np.clip(x @ at, -40, 40)))
+
+
+def at_cuts(name: str, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+    """(n,): the metric where the first 1, 2, ... n rows are answered yes, of which yes (n,) and no (n,) are right and
+    wrong, in weights."""
+    hits, false = np.cumsum(yes), np.cumsum(no)
+    true, untrue = hits[-1], false[-1]
+    f1 = 2 * hits / np.maximum(hits + false + true, 1e-300)
+    if name == "f1":
+        return f1
+    if name == "f1_macro":
+        rest = untrue - false
+        return (f1 + 2 * rest / np.maximum(rest + (true - hits) + untrue, 1e-300)) / 2
+    if name == "balanced_accuracy":
+        return (hits / max(true, 1e-300) + 1 - false / max(untrue, 1e-300)) / 2
+    raise KeyError(name)
+
+
+def threshold(name: str, p: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> float:
+    """From what probability on to answer yes, so that the metric is best: in expectation, by how likely p (n,) makes a
+    yes on these rows, since of few yeses the best cut is mostly luck; where the rarer sort has 200 rows, their own
+    labels count as much. truth (n,) bool."""
+    w = np.ones(len(p)) if w is None else w
+    if not len(p) or truth.all() or not truth.any():
+        return 0.5
+    p64 = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    q = likely(np.log(p64 / (1 - p64)), truth, w)
+    order = np.argsort(-p, kind="stable")
+    value = at_cuts(name, (w * q)[order], (w * (1 - q))[order])
+    if min(truth.sum(), (~truth).sum()) >= PLENTY:
+        value = value + at_cuts(name, (w * truth)[order], (w * ~truth)[order])
+    ranked = p[order].astype(np.float64)
+    last = np.r_[ranked[1:] < ranked[:-1], True]  # rows with one probability are answered alike
+    best = int(np.argmax(np.where(last, value, -np.inf)))
+    return float((ranked[best] + ranked[best + 1]) / 2) if best + 1 < len(ranked) else float(ranked[best]) / 2
