@@ -44,6 +44,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "seed": ran.settings.seed,
         "machine": ran.machine,
         "scores": data.task.leading(main.scores),
+        "beside": main.beside,
         "baseline": {s.name: (data.task.floor, s.value) for s in main.baseline},
     }
     sections = [
@@ -65,8 +66,8 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
 
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
-    rows = [(s.name, s, chance.get(s.name)) for s in found.scores]
-    table = Table(("score", "value [95% interval]", "without a model"), rows)
+    rows = [(s.name, s, chance.get(s.name), s.n) for s in found.scores]
+    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, found.beside)
     out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
     if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]

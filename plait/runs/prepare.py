@@ -39,7 +39,8 @@ from plait.tasks.registry import TASKS, guess_task
 
 @dataclass
 class Prepared:
-    """A table ready to train on, targets included. splits: sorted row numbers with a known target."""
+    """A table ready to train on, targets included. splits: sorted row numbers with a known target; left_out: by split,
+    {why: how many} of its rows that no score can count."""
 
     table: Table
     schema: Schema
@@ -55,6 +56,7 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -142,11 +144,17 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     finally:
         console.stop()
     task.derive(rows)
+    given = splits
     splits = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
     _refuse_empty(rows, schema, splits["train"])
     rows.standardise(splits["train"])
+    unknown = {name: Counter(task.unknown(rows, np.setdiff1d(given[name], splits[name]))) for name in splits}
+    known = splits
     splits, left_out = task.sift(splits, rows, made.build_on_meta)
+    unfit = ", ".join(left_out)
+    for name in splits:
+        unknown[name] += Counter({unfit: len(known[name]) - len(splits[name])})
     digest = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
     return Prepared(
@@ -164,6 +172,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         towers=towers,
         offered={} if towers else could,
         pretrained=pretrained,
+        left_out={name: dict(why.most_common()) for name, why in unknown.items()},
     )
 
 

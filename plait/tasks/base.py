@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -183,6 +184,19 @@ class Task(ABC):
     def known(self, rows: Rows) -> np.ndarray:
         """(n,) bool: the rows with a target."""
         return rows.known()
+
+    def unknown(self, rows: Rows, index: np.ndarray) -> dict[str, int]:
+        """{why: how many} of the rows `index`, which have no target that is known: no score counts them."""
+        cells = [[rows.bad.cells.get((int(row), name)) for name in self.targets] for row in index]
+        bad = [next((f"target: {cell[1]}" for cell in found if cell), "no target") for found in cells]
+        return dict(Counter(bad).most_common())
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """{what: how many} of the rows `index`, which truth and answers belong to, that no score counts all the
+        same."""
+        return {}
 
     @property
     def needs(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
@@ -194,6 +195,13 @@ class ClassifyMany(AnswerTask):
         parts, p = [truth[name] for name in self.targets], answers["probabilities"]
         real = parts[0] if len(parts) == 1 else np.stack(parts, 1)
         return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """The labels of these rows that nobody knows."""
+        unknown = int((self._both(truth, answers)[0] == -100).sum())
+        return {"label that is not known": unknown} if unknown else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         return metrics.multilabel(*self._both(truth, answers))

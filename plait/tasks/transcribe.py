@@ -221,6 +221,10 @@ class TranscribeInWords(Transcripts, Caption):
     def reads(cls, kinds: list[str]) -> bool:
         return kinds == ["audio"]
 
+    def aside(self, *_: Any, **__: Any) -> dict[str, int]:
+        """Nothing: a row without a sound is answered too."""
+        return {}
+
     def pace(self, rows: int, system: Model, own: bool) -> Pace:
         """It writes without hearing for long before it finds what is said where."""
         return super().pace(rows, system, own)._replace(patient=True)
