@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,13 +24,18 @@ from plait.tasks.examples import examples
 Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
 
 
+def unlike(name: str, taken: Container[str]) -> str:
+    """The name, or one that is not taken."""
+    while name in taken:
+        name += "_"
+    return name
+
+
 def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """An answer's columns and what is said of it, whose names give way to those of the answer."""
     out = dict(answer)
     for name, cells in more.items():
-        while name in out:
-            name += "_"
-        out[name] = cells
+        out[unlike(name, out)] = cells
     return out
 
 
@@ -263,6 +268,10 @@ class Task(ABC):
     @abstractmethod
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The columns of a table of predictions, the answer first; bytes are those of a file."""
+
+    def untold(self) -> str:
+        """What `columns` leaves out, in a sentence, or ""."""
+        return ""
 
     def shown(self, batch: dict, answers: Answers) -> list[bytes]:
         """A PNG of each row, its answer drawn onto its picture; of a task that `shows`."""

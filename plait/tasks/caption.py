@@ -20,7 +20,7 @@ from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
 from plait.parts.generation import beam, generate
-from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
+from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel, beside
 from plait.tasks.bind import Bound, GeneratorBound
 
 ROLES = ("generator",)
@@ -190,7 +190,7 @@ class Caption(Task):
         return captions.chrf_rows(truth["text"], answers["text"])
 
     def columns(self, answers: Answers) -> dict[str, Any]:
-        return {self.target: answers["text"], "probability": answers["probability"]}
+        return beside({self.target: answers["text"]}, {"probability": answers["probability"]})
 
     def describe(self) -> str:
         kind = f"texts of at most {self.text['max_tokens']} of {self.text['vocab']:,} tokens"

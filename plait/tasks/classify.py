@@ -16,7 +16,7 @@ from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import Answers, Objective, Task, beside
+from plait.tasks.base import Answers, Objective, Task, beside, unlike
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
@@ -120,10 +120,15 @@ class Classify(AnswerTask):
                 told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
         return beside({self.target: ranked[0]}, told)
 
+    def untold(self) -> str:
+        few = f"of {len(self.classes):,} classes each row tells the likeliest {LIKELIEST}, with their probabilities"
+        return few if len(self.classes) > MOST_SHOWN else ""
+
     @property
     def names(self) -> list[str]:
-        """The classes in print."""
-        return ["blank" if c is None else str(c) for c in self.classes]
+        """The classes in print, no two alike."""
+        taken = {str(c) for c in self.classes if c is not None}
+        return [unlike("blank", taken) if c is None else str(c) for c in self.classes]
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
@@ -224,7 +229,8 @@ class ClassifyMany(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
-        return beside({"labels": chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
+        answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
+        return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
         real, p = self._both(truth, answers)
