@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -58,10 +59,21 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         Section(
             "Again",
             "lines",
-            [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"],
+            [
+                again(ran.command, ran.plan.precision),
+                f"seed {ran.settings.seed}, precision {ran.plan.precision}, data {data.fingerprint}",
+                "settings: config.json",
+            ],
         ),
     ]
     write_report(path, facts, sections)
+
+
+def again(command: str, precision: str) -> str:
+    """The command, with the precision that was chosen for it where it names none; a run that goes on has it."""
+    words = shlex.split(command)
+    named = any(word.split("=")[0] in ("--precision", "--resume") for word in words)
+    return command if words[1:2] != ["fit"] or named else f"{command} --precision {precision}"
 
 
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
