@@ -45,6 +45,8 @@ from plait.train.loop import CHANGEABLE, METRICS, Plan, train
 
 BAD = "bad_rows.parquet"
 
+SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
+
 
 def fit(
     source: Any = None,
@@ -214,7 +216,10 @@ def _train(
         ) from error
     run.history = history
     for name, index in evaluated_rows(data).items():
-        run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, index, plan.precision)
+        run.assessments[name] = assess(
+            run.model, data.task, data.rows, data.schema, index, plan.precision,
+            left_out=data.left_out.get(name, {}), seen=seen(name, data),
+        )  # fmt: skip
         tell(console, run.assessments[name], name, data.task)
     timing = slowest(job.seconds)
     if timing:
@@ -255,6 +260,16 @@ def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
         if not held:
             held = {name: data.splits[name]} if len(data.splits[name]) else {}
     return held
+
+
+def seen(name: str, data: Prepared) -> str:
+    """What the rows of this split had to do with the training, and which others no score can count."""
+    said = [SEEN[name]] if name in SEEN else []
+    for other, why in data.left_out.items():
+        if other not in ("train", "val") and not len(data.splits[other]) and why:
+            left = ", ".join(f"{count:,} x {what}" for what, count in why.items())
+            said.append(f"no {other} row can be scored: {left}")
+    return "; ".join(said)
 
 
 def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:

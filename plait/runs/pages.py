@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "seed": ran.settings.seed,
         "machine": ran.machine,
         "scores": data.task.leading(main.scores),
+        "beside": main.beside,
         "baseline": {s.name: (data.task.floor, s.value) for s in main.baseline},
     }
     sections = [
@@ -58,17 +60,28 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         Section(
             "Again",
             "lines",
-            [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"],
+            [
+                again(ran.command, ran.plan.precision),
+                f"seed {ran.settings.seed}, precision {ran.plan.precision}, data {data.fingerprint}",
+                "settings: config.json",
+            ],
         ),
     ]
     with rewriting(path):
         write_report(path, facts, sections)
 
 
+def again(command: str, precision: str) -> str:
+    """The command, with the precision that was chosen for it where it names none; a run that goes on has it."""
+    words = shlex.split(command)
+    named = any(word.split("=")[0] in ("--precision", "--resume") for word in words)
+    return command if words[1:2] != ["fit"] or named else f"{command} --precision {precision}"
+
+
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
-    rows = [(s.name, s, chance.get(s.name)) for s in found.scores]
-    table = Table(("score", "value [95% interval]", "without a model"), rows)
+    rows = [(s.name, s, chance.get(s.name), s.n) for s in found.scores]
+    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, found.beside)
     out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
     if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]

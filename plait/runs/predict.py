@@ -15,7 +15,7 @@ from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
-from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.base import Answers, Task, TaskModel, unlike
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
 
@@ -124,19 +124,21 @@ def merge(parts: list[Answers]) -> Answers:
     return found
 
 
-def answer_table(schema: Schema, told: Answers, unread: list[str]) -> pa.Table:
+def answer_table(schema: Schema, told: Answers, unread: list[str], others: Iterable[str] = ()) -> pa.Table:
     """Answers as a table: `row`, what is told of each, and `unread`.
 
     An answer is called as its target, and of the type that the training table has; what else is told is called neither
-    so nor as any other column of that table, so that both can stand side by side.
+    so nor as any other column of that table, nor as one of `others` (those of the table that is answered), so that all
+    can stand side by side.
     """
     targets = {c.name: c for c in schema.used("target")}
-    taken = {c.name for c in schema.columns}
-    columns: dict[str, Any] = {_free("row", taken | set(told)): np.arange(len(unread))}
-    for name, cells in told.items():
-        free = name if name in targets else _free(name, taken | (set(told) if name in taken else set()))
-        columns[free] = _typed(cells, targets.get(name))
-    return pa.table(columns | {_free("unread", taken | set(told)): pa.array(unread, pa.string())})
+    taken, cells = {c.name for c in schema.columns} | set(others), {}
+    for name, found in told.items():
+        free = name if name in targets else unlike(name, taken | (set(told) if name in taken else set()))
+        cells[free] = _typed(found, targets.get(name))
+        taken.add(free)
+    row, bad = (unlike(name, taken) for name in ("row", "unread"))
+    return pa.table({row: pa.array(np.arange(len(unread)))} | cells | {bad: pa.array(unread, pa.string())})
 
 
 def _typed(cells: Any, column: Column | None) -> pa.Array:
@@ -147,9 +149,3 @@ def _typed(cells: Any, column: Column | None) -> pa.Array:
         return array.cast(pa.type_for_alias(column.style["type"]))
     except (ValueError, pa.ArrowException):  # a type whose cells are told as texts
         return array
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name

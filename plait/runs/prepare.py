@@ -40,7 +40,8 @@ from plait.tasks.registry import TASKS, guess_task, nouns
 @dataclass
 class Prepared:
     """A table ready to train on, targets included. splits: sorted row numbers with a known target; drawn: of the
-    table's own rows, as they were drawn; prints: what `plait.runs.stored.fingerprints` says of the table."""
+    table's own rows, as they were drawn; prints: what `plait.runs.stored.fingerprints` says of the table; left_out: by
+    split, {why: how many} of its rows that no score can count."""
 
     table: Table
     schema: Schema
@@ -57,6 +58,7 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -145,11 +147,11 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
     rows = _scanned(table, schema, task, settings, towers, console)
     task.derive(rows)
-    splits = _known(splits, task.known(rows), task)
+    known = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
-    _refuse_empty(rows, schema, splits["train"])
-    rows.standardise(splits["train"])
-    splits, left_out = task.sift(splits, rows, made.build_on_meta)
+    _refuse_empty(rows, schema, known["train"])
+    rows.standardise(known["train"])
+    splits, unfit, left_out = _sifted(task, rows, splits, known, made)
     _weigh(task, rows, splits, settings)
     return Prepared(
         table,
@@ -160,13 +162,14 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         splits,
         drawn,
         fingerprints(gathered, schema, given),
-        target_bad=_unasked(rows) + Counter(left_out),
+        target_bad=_unasked(rows) + unfit,
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
         parts=parts,
         towers=towers,
         offered={} if towers else could,
         pretrained=pretrained,
+        left_out=left_out,
     )
 
 
@@ -190,7 +193,8 @@ def prepare_again(
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)
     made = BoundRecipe(**stored.config["recipe"])
-    _, left_out = task.sift(_known(splits, task.known(rows), task), rows, made.build_on_meta)  # to tell of these again
+    known = _known(splits, task.known(rows), task)
+    _, unfit, left_out = _sifted(task, rows, splits, known, made)  # to tell of these again
     return Prepared(
         table,
         schema,
@@ -200,13 +204,27 @@ def prepare_again(
         stored.used,
         stored.drawn,
         prints,
-        target_bad=_unasked(rows) + Counter(left_out),
+        target_bad=_unasked(rows) + unfit,
         duplicates=duplicates_across(table, schema, stored.used),
         check=check_table(table, schema, rows),
         parts=Parts() if begun else read_parts(info, settings.parts),
         towers=towers,
         pretrained=False if towers else settings.pretrained,
+        left_out=left_out,
     )
+
+
+def _sifted(
+    task: Task, rows: Rows, splits: dict[str, np.ndarray], known: dict[str, np.ndarray], made: BoundRecipe
+) -> tuple[dict[str, np.ndarray], Counter, dict[str, dict[str, int]]]:
+    """The splits without what cannot be used, why how many rows that leaves out, and the same by split with those that
+    have no target."""
+    used, unfit = task.sift(known, rows, made.build_on_meta)
+    left_out = {}
+    for name, index in splits.items():
+        why = Counter(task.unknown(rows, np.setdiff1d(index, known[name])))
+        left_out[name] = why + Counter({", ".join(unfit): len(known[name]) - len(used[name])})
+    return used, Counter(unfit), {name: dict(why.most_common()) for name, why in left_out.items()}
 
 
 def _weigh(task: Task, rows: Rows, splits: dict[str, np.ndarray], settings: Settings) -> None:

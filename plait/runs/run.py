@@ -33,7 +33,7 @@ from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, writ
 from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
-from plait.tasks.base import Task, TaskModel
+from plait.tasks.base import Task, TaskModel, beside
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
@@ -135,11 +135,14 @@ class Run:
         index = np.arange(len(rows))
         for batch, found in stream(self.model, rows, index, precision=self.precision, progress=progress):
             answers = self.task.finish(found)
-            told.append(self.task.columns(answers) | ({"shown": self.task.shown(batch, answers)} if show else {}))
+            own = self.task.columns(answers)
+            told.append(beside(own, {"shown": self.task.shown(batch, answers)}) if show else own)
             if out is not None:
-                told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
+                kinds = {n: self.schema.column(n).kind if n in self.task.targets else "image" for n in told[-1]}
+                told[-1] = {n: self._filed(n, kinds[n], cells, Path(out), done) for n, cells in told[-1].items()}
             done += len(next(iter(told[-1].values())))
-        table = answer_table(self.schema, merge(told), unread(rows))
+        table = answer_table(self.schema, merge(told), unread(rows), rows.table.names)
+        self.last_said += [sentence] if (sentence := self.task.untold()) else []
         if out is not None:
             write_table(table, out)
         self.last_bad = rows.bad
@@ -249,11 +252,10 @@ class Run:
         cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
         return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
 
-    def _filed(self, name: str, cells: Any, out: Path, first: int) -> Any:
+    def _filed(self, name: str, kind: str, cells: Any, out: Path, first: int) -> Any:
         """Cells that are bytes, written as files of the rows from `first` on; their paths as seen from beside `out`."""
         if not isinstance(cells, list) or not any(isinstance(cell, bytes) for cell in cells):
             return cells
-        kind = "image" if name == "shown" else self.schema.column(name).kind
         folder, suffix = out.parent / f"{out.stem}_{safe(name)}", KINDS[kind].suffix
         paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
         for path, cell in zip(paths, cells):

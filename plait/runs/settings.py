@@ -133,7 +133,7 @@ class Settings:
     patience: int | None = setting("Epochs without a better score before stopping.")
     ema: float | None = setting("Average the weights with this decay, such as 0.999.")
     augment: float = setting("Strength of augmentation; 0 is none, 1 the usual.", 1.0)
-    precision: str = setting("auto, fp32 or bf16.", "auto")
+    precision: str = setting("auto (by processor and width), fp32 or bf16.", "auto")
     device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
     seed: int = setting("The seed of splits, weights and batches.", 0)
     max_bad: float = setting("Stop where more of the rows are bad, such as 1%.", 1.0, metavar="SHARE", read=share)

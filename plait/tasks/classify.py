@@ -19,7 +19,7 @@ from plait.data.words import Labels
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
-from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
+from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
 from plait.tasks.bind import Bound
 from plait.tasks.deciding import threshold
 from plait.tasks.rowwise import Answer, AnswerTask
@@ -218,10 +218,15 @@ class Classify(AnswerTask):
                 told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
         return beside({self.target: [self.classes[i] for i in answer]}, told)
 
+    def untold(self) -> str:
+        few = f"of {len(self.classes):,} classes each row tells the likeliest {LIKELIEST}, with their probabilities"
+        return few if len(self.classes) > MOST_SHOWN else ""
+
     @property
     def names(self) -> list[str]:
-        """The classes in print."""
-        return ["blank" if c is None else str(c) for c in self.classes]
+        """The classes in print, no two alike."""
+        taken = {str(c) for c in self.classes if c is not None}
+        return [unlike("blank", taken) if c is None else str(c) for c in self.classes]
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
@@ -311,6 +316,13 @@ class ClassifyMany(AnswerTask):
         real = parts[0] if len(parts) == 1 else np.stack(parts, 1)
         return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
 
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """The labels of these rows that nobody knows."""
+        unknown = int((self._both(truth, answers)[0] == -100).sum())
+        return {"label that is not known": unknown} if unknown else {}
+
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         if WEIGHT in truth:
             found = chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
@@ -345,7 +357,8 @@ class ClassifyMany(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
-        return beside({"labels": chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
+        answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
+        return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
         real, p = self._both(truth, answers)
