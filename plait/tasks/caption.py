@@ -19,7 +19,7 @@ from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
-from plait.parts.generation import beam, generate
+from plait.parts.generation import beam, generate, rank
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel, beside
 from plait.tasks.bind import Bound, GeneratorBound
 
@@ -34,10 +34,12 @@ class Captioner(TaskModel):
     """Texts, and the cross-entropy of every next token.
 
     name: of the target. most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are
-    followed at once, 0 for the likeliest token each time.
+    followed at once, 0 for the likeliest token each time. closed: texts (A, N) with their ends, and which of their
+    tokens are real (A, N): the likeliest of these is written, and nothing else.
     """
 
     bound: GeneratorBound
+    closed: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, bound: Bound, name: str, most: int, beam: int = 0):
         super().__init__(bound)
@@ -57,22 +59,28 @@ class Captioner(TaskModel):
         return logits.float(), target[:, 1:longest]
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
-        """`tokens` (B, U) of what is written, its log-probability `score` (B,), `loss` (B,): what the true text costs,
-        NaN where the batch holds none; and `there` (B,) bool: whether there was anything to write about."""
+        """`tokens` (B, U) of what is written, its log-probability `score` (B,), out of a closed list that among these;
+        `loss` (B,): what the true text costs, NaN where the batch holds none; and `there` (B,) bool: whether there was
+        anything to write about."""
         ready, there = self.read(batch)
         system = self.bound.system
-        if self.beam:
+        if self.closed is not None:
+            texts, real = (t.to(there.device) for t in self.closed)
+            found = rank(system, ready, texts, real)
+            best, score = found.answers[:, 0], found.score[:, 0] - found.score.logsumexp(1)
+            tokens = texts.masked_fill(~real, 0)[best, 1:]
+        elif self.beam:
             written = beam(system, ready, most=self.most, size=self.beam, penalty=PENALTY)
-            score = written.score * written.keep.sum(1) ** PENALTY  # the log-probability again
+            tokens, score = written.tokens, written.score * written.keep.sum(1) ** PENALTY  # the log-probability again
         else:
             written = generate(system, ready, most=self.most)
-            score = written.score
+            tokens, score = written.tokens, written.score
         loss = torch.full_like(score, torch.nan)
         if "target" in batch:
             logits, true = self.next(ready, batch["target"][self.name])
             cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
             loss = torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
-        return {"tokens": written.tokens, "score": score, "loss": loss, "there": there}
+        return {"tokens": tokens, "score": score, "loss": loss, "there": there}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         ready, there = self.read(batch)

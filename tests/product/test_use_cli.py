@@ -173,7 +173,7 @@ def test_any_column_of_the_kind_is_read_and_none_is_guessed_among_several(home):
         ),
         (
             ("use", "llava_1.5_7b", "-o", "runs/y"),
-            "embed, tell classes, caption or transcribe: llava_1.5_7b is a generator of image, text",
+            "embed, tell classes, caption, answer or transcribe: llava_1.5_7b is a generator of image, text",
         ),
         (("use", "dit_xl_2", "-o", "runs/y"), "is a part of it, which does nothing without training"),
         (
