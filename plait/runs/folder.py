@@ -13,7 +13,7 @@ import pyarrow.parquet
 from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
 
-CONFIG, SCHEMA, MODEL = "config.json", "schema.json", "model.safetensors"
+CONFIG, SCHEMA, MODEL, LADDER = "config.json", "schema.json", "model.safetensors", "ladder.safetensors"
 
 
 def read_json(path: Path) -> dict:

@@ -35,6 +35,7 @@ from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task
+from plait.tasks.rowwise import AnswerTask
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+    laddered: bool = False  # simple models stand beneath the network
 
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
@@ -164,6 +166,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         towers=towers,
         offered={} if towers else could,
         pretrained=pretrained,
+        laddered=settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask),
     )
 
 

@@ -66,6 +66,7 @@ class TaskModel(nn.Module):
     guidance: float | None = None  # of a task that `draws`, with `steps` and `seed`; None: as the task has it
     steps: int | None = None
     seed: int = 0
+    ladder: Any = None  # of simple models beneath, of tasks that answer rows
 
     def __init__(self, bound: Bound):
         super().__init__()

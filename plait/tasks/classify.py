@@ -16,6 +16,7 @@ from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.base import Answers, Objective, Task, beside
+from plait.tasks.beneath.asked import Asked, Classes, Labels
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
@@ -74,6 +75,9 @@ class Classify(AnswerTask):
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, [self.target], torch.tensor(np.log(self.frequencies)), cross_entropy)
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Classes(len(self.classes)), (0.0, 1.0)
 
     @property
     def frequencies(self) -> np.ndarray:
@@ -185,6 +189,9 @@ class ClassifyMany(AnswerTask):
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         rates = np.asarray(self.rates)
         return Answer(bound, self.targets, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Labels(len(self.labels)), (0.0, 1.0)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": 1 / (1 + np.exp(-np.clip(outputs["outputs"], -60, 60)))}

@@ -16,6 +16,7 @@ from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.base import Answers, Objective
+from plait.tasks.beneath.asked import Asked, Number
 from plait.tasks.bind import Bound
 from plait.tasks.rowwise import Answer, AnswerTask
 
@@ -55,6 +56,9 @@ class Regress(AnswerTask):
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, [self.target], torch.zeros(1), squared_error)
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Number(), (self.mean, self.std)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"numbers": self._undo(outputs["outputs"][:, 0])}

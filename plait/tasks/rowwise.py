@@ -14,6 +14,8 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.parts.heads.parts import SumOfParts
 from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.beneath import Ladder
+from plait.tasks.beneath.asked import Asked
 from plait.tasks.bind import Bound, drop_modalities
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
@@ -29,6 +31,7 @@ class Answer(TaskModel):
     """
 
     head: SumOfParts
+    ladder: Ladder | None = None  # of simple models, whose answers are mixed with the network's
 
     def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__(bound)
@@ -42,6 +45,14 @@ class Answer(TaskModel):
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
         """`outputs` (B, K): logits, or standardised numbers."""
+        if self.ladder is None:
+            return self.watched(batch)
+        beneath, device = self.ladder(batch), self.head.prior.device
+        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
+        return {"outputs": torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)}
+
+    def watched(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K) of the network alone."""
         return {"outputs": self.head(self.bound.features(batch))[0].float()}
 
     def straight(self, batch: dict) -> dict[str, Tensor]:
@@ -74,6 +85,10 @@ class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
     on_towers = True
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        """What is asked as simple models see it, and the mean and spread by which it was standardised."""
+        raise NotImplementedError
 
     def settle(
         self,
