@@ -17,9 +17,9 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.errors import DataError
-from plait.tasks.beneath import Ladder, learn
+from plait.tasks.beneath import Ladder, learn, seen
 from plait.tasks.beneath.asked import Classes, Labels, Number
-from plait.tasks.beneath.design import Design, one_hot, parts, seen
+from plait.tasks.beneath.design import Design, one_hot, parts
 from plait.tasks.beneath.ladder import Scale
 from plait.tasks.beneath.trees import grow, kept
 
@@ -225,13 +225,13 @@ def test_pictures_are_seen_by_their_brightness_colours_and_edges():
     plain = torch.full((1, 3, 32, 32), 0.5)
     upright, flat = plain.clone(), plain.clone()
     upright[..., 16:], flat[..., 16:, :] = 1.0, 1.0
-    a, b, c = (seen(x)[0] for x in (plain, upright, flat))
+    a, b, c = (seen.pictures(x)[0] for x in (plain, upright, flat))
     edges = slice(144 + 48, None)
     assert a[edges].abs().max() == 0
     assert (b[edges].reshape(9, 36).sum(1).argmax(), c[edges].reshape(9, 36).sum(1).argmax()) in [(0, 4), (0, 5)]
     red = plain.clone()
     red[:, 0] = 1.0
-    assert (seen(red)[0][144 : 144 + 16] > 0.2).all()  # more red than the mean of the colours
+    assert (seen.pictures(red)[0][144 : 144 + 16] > 0.2).all()  # more red than the mean of the colours
 
 
 def test_too_few_rows_have_no_ladder():
@@ -248,3 +248,26 @@ def test_a_text_of_no_words_and_a_constant_column_are_nothing():
     design = Design.fit(given, schema, 0)
     assert "text_0" not in design.told
     assert design.told["number"] == {"kind": "number", "gaps": [], "bins": []}
+
+
+def test_sounds_are_heard_by_band_and_by_section_however_long_they_are():
+    rate, t = 8000, torch.arange(8000) / 8000
+    rising = torch.sin(2 * torch.pi * (200 * t + 1200 * t**2))
+    keep = torch.ones(2, 8000, dtype=torch.bool)
+    keep[1, 4000:] = False
+    both = torch.stack([rising, torch.cat([rising[::2], torch.full((4000,), 9.0)])])  # what is not kept is not heard
+    found = seen.sounds(both, keep, rate)[:, : seen.BANDS * seen.SECTIONS].reshape(2, seen.BANDS, seen.SECTIONS)
+    loudest = found.argmax(1)
+    assert (loudest[0].diff() >= 0).all()
+    assert loudest[0, -1] > loudest[0, 0] + 5
+    assert (loudest[1] > loudest[0]).all()  # twice as fast is an octave higher
+    short = seen.sounds(both[:1, :100], keep[:1, :100], rate)
+    assert short.isfinite().all()
+    assert seen.sounds(both, keep.logical_and(torch.zeros(())), rate).isfinite().all()
+
+
+def test_series_are_read_by_what_is_there():
+    x = torch.tensor([[[9.0], [1.0], [2.0], [6.0], [9.0]]])
+    keep = torch.tensor([[False, True, True, True, False]])
+    assert torch.allclose(seen.series(x, keep), torch.tensor([[3.0, (14 / 3) ** 0.5, 1.0, 6.0, 1.0, 6.0]]))
+    assert not seen.series(x, keep & False).any()

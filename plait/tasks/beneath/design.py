@@ -7,31 +7,38 @@ read in place of many levels; these are drawn out of fold (`sklearn.preprocessin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 
 from plait.data.kinds.text import tokenizer_of
 from plait.data.schema import Schema
+from plait.tasks.beneath import seen
 
 FEW = 10  # levels of a category that trees read one by one; of more they read the target's means
 BINS = 10  # of a number, where linear models are to bend
 WIDE = 48  # columns of a block; of more, trees read so many directions of it
 MOST_TERMS = 30_000  # of each sort, the most frequent
 MOST_CHARACTERS = 4_000_000  # that are cut into n-grams; of more text, only the beginnings of each
-SIDE = 12  # of the pictures that simple models see
+READERS: dict[str, Callable[[torch.Tensor, torch.Tensor, dict], torch.Tensor]] = {
+    "vector": lambda x, keep, params: x,
+    "labels": lambda x, keep, params: x,
+    "image": lambda x, keep, params: seen.pictures(x),
+    "audio": lambda x, keep, params: seen.sounds(x, keep, params["rate"]),
+    "series": lambda x, keep, params: seen.series(x, keep),
+}
 
 Parts = dict[str, Any]  # {slot: what simple models may know of its rows}, float32 (n, F), int64 (n, F) or n texts
 
 
 def parts(batch: dict, schema: Schema) -> Parts:
     """The slots of a batch that simple models can read: numbers (n, F) with NaN where there is none, ids of categories
-    (n, F), texts, and other vectors (n, F), NaN where absent; a picture is one of its brightness and of its edges."""
+    (n, F), texts, and other vectors (n, F), NaN where absent; of pictures, sounds and series they are what `seen` makes
+    of them."""
     found: Parts = {}
     for slot in schema.slots:
         here = batch["present"][slot.name].cpu().numpy()
@@ -45,9 +52,8 @@ def parts(batch: dict, schema: Schema) -> Parts:
             found[slot.name] = x.cpu().masked_fill(hidden, torch.nan if slot.kind == "number" else 0).numpy()
         elif slot.kind == "text":
             found[slot.name] = _texts(x, keep, here, schema.column(slot.columns[0]).params)
-        elif slot.kind in ("vector", "labels", "image"):
-            values = seen(x) if slot.kind == "image" else x
-            values = values.float().cpu().numpy().copy()
+        elif slot.kind in READERS:
+            values = READERS[slot.kind](x, keep, schema.column(slot.columns[0]).params).float().cpu().numpy().copy()
             values[~here] = np.nan
             found[slot.name] = values
     return found
@@ -57,23 +63,6 @@ def _texts(ids: torch.Tensor, keep: torch.Tensor | None, here: np.ndarray, param
     rows = ids.masked_fill(~keep, 0).cpu().tolist() if keep is not None else ids.cpu().tolist()
     texts = tokenizer_of(params["tokenizer"]).decode_batch(rows, skip_special_tokens=True)
     return [text.strip() if there else "" for text, there in zip(texts, here)]
-
-
-def seen(x: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] -> (B, F): small grey ones, their colours, and how steep they are in nine
-    directions by region (histograms of oriented gradients, Dalal and Triggs 2005)."""
-    grey = x.float().mean(1, keepdim=True)
-    small = F.adaptive_avg_pool2d(grey, SIDE).flatten(1)
-    colour = F.adaptive_avg_pool2d(x.float() - grey, 4).flatten(1)
-    g = F.adaptive_avg_pool2d(grey, 48) if min(x.shape[-2:]) > 48 else grey
-    dx, dy = g[..., 1:-1, 2:] - g[..., 1:-1, :-2], g[..., 2:, 1:-1] - g[..., :-2, 1:-1]
-    size, angle = (dx.square() + dy.square()).sqrt(), torch.atan2(dy, dx).remainder(torch.pi) * (9 / torch.pi)
-    low = angle.floor()
-    share = angle - low
-    bins = [size * ((1 - share) * (low.remainder(9) == k) + share * ((low + 1).remainder(9) == k)) for k in range(9)]
-    cells = F.adaptive_avg_pool2d(torch.cat(bins, 1), 6)  # (B, 9, 6, 6)
-    norm = F.avg_pool2d(cells.square().sum(1, keepdim=True), 3, 1, 1).sqrt()
-    return torch.cat([small, colour, (cells / (norm + 1e-2)).flatten(1)], 1)
 
 
 def joined(found: list[Parts]) -> Parts:
