@@ -15,7 +15,7 @@ from torch import nn
 from plait.core.methods import apply_methods, merge_changes, method_info, read_change, written
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe
-from plait.runs.folder import CONFIG, read_json, write_json
+from plait.runs.folder import CONFIG, LADDER, read_json, write_json
 from plait.runs.run import Run, load, save_run
 from plait.runs.stored import SPLITS
 from plait.train.parallel import to_device
@@ -66,7 +66,7 @@ def change(
     config["changed_from"] = str(old.resolve())
     new.mkdir(parents=True, exist_ok=True)
     write_json(new / CONFIG, config)
-    for name in ("bad_rows.parquet", SPLITS):
+    for name in ("bad_rows.parquet", SPLITS, LADDER):
         if (old / name).exists():
             shutil.copy(old / name, new)
     run.towers.save(new)

@@ -22,8 +22,10 @@ from plait.core.init import initialise
 from plait.core.weight_files import read_weights
 from plait.core.weights import load_strict
 from plait.errors import DataError, UsageError
+from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
+from plait.runs.beneath import climb, relearn, rungs, watch
 from plait.runs.console import Console
 from plait.runs.devices import machine, pick_device
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
@@ -31,7 +33,7 @@ from plait.runs.job import TableJob
 from plait.runs.manifest import check, forget, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
-from plait.runs.predict import answered
+from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
 from plait.runs.rungs import BELOW, weigh
@@ -40,6 +42,7 @@ from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
 from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
+from plait.tasks.rowwise import Answer
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, METRICS, Plan, train
 
@@ -150,6 +153,7 @@ def fit(
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
+    climb(model, data, folder, settings.seed, console)
     run = _train(job, plan, made, settings, folder, device, cost, console, resume)
     if not data.towers or changed or run.stopped == "interrupted":
         return run
@@ -208,6 +212,8 @@ def _train(
         console.say("", remark)
     for remark in calibrate(job):
         console.say("", remark)
+    if isinstance(job.model, Answer) and job.model.ladder:
+        relearn(job.model, data, folder, settings.seed)
     try:
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
     except DataError as error:
@@ -224,10 +230,23 @@ def _train(
     timing = slowest(job.seconds)
     if timing:
         console.say("", f"slowest part: {timing}")
+    reached = {
+        name: rungs(run.model, data.task, data.rows, found.index, plan.precision)
+        for name, found in run.assessments.items()
+    }
+    for name, each in reached.items():
+        if each:
+            console.say("rungs", f"{name}: " + "   ".join(f"{rung} {number(s.value)}" for rung, s in each.items()))
     scores = {name: found.to_json() for name, found in run.assessments.items()}
+    for name, each in reached.items():
+        scores[name] |= {"rungs": {rung: s.to_json() for rung, s in each.items()}} if each else {}
     facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
     write_json(folder / "report.json", facts)
-    ran = Ran(data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command())
+    silent = job.model.ladder is not None and not job.model.ladder.network[1]
+    ran = Ran(
+        data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command(),
+        reached, silent,
+    )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
     run.report()
     seal(folder)
@@ -237,6 +256,9 @@ def _train(
 
 def settle(job: TableJob) -> str:
     """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
+    if beneath := watch(job.model, job.task, job.data.rows, job.watch):
+        how = dict(precision=job.precision, call=lambda m, batch: m.watched(batch))
+        return beneath.settle(outputs(job.model, job.data.rows, job.watch, **how)["outputs"])
 
     def found(call: Callable | None) -> tuple[Answers, Answers]:
         return answered(job.task, job.model, job.data.rows, job.watch, precision=job.precision, call=call)

@@ -14,9 +14,9 @@ from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
 from plait.runs.manifest import CONFIG, read_checked, rewriting
 
-__all__ = ["CONFIG", "MODEL", "SCHEMA", "plain", "read_json", "write_json", "write_table"]
+__all__ = ["CONFIG", "LADDER", "MODEL", "SCHEMA", "plain", "read_json", "write_json", "write_table"]
 
-SCHEMA, MODEL = "schema.json", "model.safetensors"
+SCHEMA, MODEL, LADDER = "schema.json", "model.safetensors", "ladder.safetensors"
 
 
 def read_json(path: Path) -> dict:

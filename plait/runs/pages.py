@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from plait import __version__
 from plait.evaluate import pictures
+from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section, Table, write_report
 from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
+from plait.runs.beneath import ladder
 from plait.runs.console import clock
 from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
@@ -33,6 +35,8 @@ class Ran(NamedTuple):
     seconds: dict
     machine: str
     command: str
+    rungs: dict[str, dict[str, Score]]  # by split: what simple models reach beneath the network
+    silent: bool = False  # the network does not answer
 
 
 def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
@@ -51,8 +55,13 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
     }
     sections = [
         *(part for split, found in ran.found.items() for part in _scores(found, split, data.task.floor)),
+        *(
+            part
+            for split, found in ran.found.items()
+            for part in ladder(ran.rungs.get(split, {}), found.scores[0], split)
+        ),
         *extra,
-        *_learning(ran.history),
+        *_learning(ran.history, ran.silent),
         *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),
         _columns(data),
         _bad(data),
@@ -94,12 +103,13 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     return out
 
 
-def _learning(history: History) -> list[Section]:
+def _learning(history: History, silent: bool) -> list[Section]:
     if len(history.rows) < 2:
         return []
     picture = pictures.curves(history.rows, ["loss"], "score")
     best = f"best epoch {history.best_epoch} of {len(history.rows)}; ended: {history.stopped}"
-    return [Section("Training", "picture", (picture, best))]
+    title = "Training of the network, which was left out: simple models answer" if silent else "Training"
+    return [Section(title, "picture", (picture, best))]
 
 
 def _columns(data: Prepared) -> Section:

@@ -35,6 +35,7 @@ from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task, nouns
+from plait.tasks.rowwise import AnswerTask
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Prepared:
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     pretrained: bool | str = False  # what the system itself begins with
+    laddered: bool = False  # simple models stand beneath the network
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
@@ -170,6 +172,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         offered={} if towers else could,
         pretrained=pretrained,
         left_out=left_out,
+        laddered=_laddered(task, settings),
     )
 
 
@@ -211,7 +214,12 @@ def prepare_again(
         towers=towers,
         pretrained=False if towers else settings.pretrained,
         left_out=left_out,
+        laddered=_laddered(task, settings),
     )
+
+
+def _laddered(task: Task, settings: Settings) -> bool:
+    return settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask)
 
 
 def _sifted(

@@ -29,11 +29,12 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, safe, unread
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json, write_table
+from plait.runs.folder import CONFIG, LADDER, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel, beside
+from plait.tasks.beneath import Ladder
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
@@ -365,12 +366,14 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     task = (TASKS | USED)[kind].from_json(config["task"], schema)
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
-    with checking([folder / MODEL]):
+    with checking([folder / MODEL, folder / LADDER]):
         try:
             weights = read_weights(folder / MODEL)
         except ValueError as error:
             raise DataError(f"{folder / MODEL} is damaged: {error}") from error
         assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
         initialise_rest(system)
+        if (folder / LADDER).is_file():
+            model.ladder = Ladder.read(folder / LADDER, schema)
         used, towers = config.get("used"), load_towers(folder, config).on(device)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

@@ -163,6 +163,9 @@ class Settings:
         metavar="KIND=NAME:FOLDER",
         read=tower,
     )
+    no_ladder: bool = setting(
+        "Leave out the simple models (linear, boosted trees) that stand beneath plait's own.", False
+    )
     allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
     workers: int = setting("Threads that decode pictures and sounds.", 2)
     checkpoint_seconds: float = setting("How often a checkpoint is written.", 60.0, hidden=True)

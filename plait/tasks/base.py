@@ -74,6 +74,7 @@ class TaskModel(nn.Module):
     guidance: float | None = None  # of a task that `draws`, with `steps` and `seed`; None: as the task has it
     steps: int | None = None
     seed: int = 0
+    ladder: Any = None  # of simple models beneath, of tasks that answer rows
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -212,9 +213,13 @@ class Task(ABC):
 
     def unknown(self, rows: Rows, index: np.ndarray) -> dict[str, int]:
         """{why: how many} of the rows `index`, which have no target that is known: no score counts them."""
-        cells = [[rows.bad.cells.get((int(row), name)) for name in self.targets] for row in index]
-        bad = [next((f"target: {cell[1]}" for cell in found if cell), "no target") for found in cells]
-        return dict(Counter(bad).most_common())
+        parts = dict.fromkeys(self.targets, "target") | {c.name: "weight" for c in rows.schema.used("weight")}
+        targets, why = rows.targeted(), []
+        for row in index:
+            found = ((part, rows.bad.cells.get((int(row), name))) for name, part in parts.items())
+            empty = "no weight" if targets[row] else "no target"
+            why.append(next((f"{part}: {cell[1]}" for part, cell in found if cell), empty))
+        return dict(Counter(why).most_common())
 
     def aside(
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None

@@ -20,6 +20,8 @@ from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
+from plait.tasks.beneath.asked import Asked, Classes
+from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.deciding import threshold
 from plait.tasks.rowwise import Answer, AnswerTask
@@ -104,6 +106,9 @@ class Classify(AnswerTask):
         return np.where(known, self.class_weight[np.where(known, at, 0)], np.nan) * (
             1.0 if rows.weights is None else rows.weights
         )
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Classes(len(self.classes)), (0.0, 1.0)
 
     @property
     def frequencies(self) -> np.ndarray:
@@ -306,6 +311,9 @@ class ClassifyMany(AnswerTask):
             found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
             self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return ManyLabels(len(self.labels)), (0.0, 1.0)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": 1 / (1 + np.exp(-np.clip(outputs["outputs"], -60, 60)))}

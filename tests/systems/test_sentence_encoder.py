@@ -30,7 +30,9 @@ def example():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tower", ["bert_toy", "roberta_toy", "distilbert_toy", "mpnet_toy", "llama_toy", "fnet_toy", "t5_toy"])
+@pytest.mark.parametrize(
+    "tower", ["bert_toy", "roberta_toy", "distilbert_toy", "mpnet_toy", "llama_toy", "fnet_toy", "t5_toy"]
+)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_what_is_read_of_which_tower(tower, pooling):
     ids, keep = example()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plait.core.tokens import Tokens, mean, real
 from plait.errors import PlaitError
-from plait.parts.presence import fill_absent
+from plait.parts.presence import Blank, fill_absent
 
 
 def cls(t: Tokens) -> Tensor:
@@ -31,7 +31,8 @@ def bare(tower: nn.Module) -> nn.Module:
     """The tower without what only its own answers need. Raises PlaitError for one that does not read words alone."""
     if not hasattr(tower, "beyond") or getattr(tower, "takes", ()) != ("text",):
         raise PlaitError(f"tower: got {type(tower).__name__}, expected an encoder or a writer of words alone")
-    for name in tower.beyond:
+    beyond: tuple[str, ...] = tower.beyond  # type: ignore[assignment]  # a class's own, no tensor
+    for name in beyond:
         setattr(tower, name, nn.Identity())
     return tower
 
@@ -50,7 +51,7 @@ class Sentences(nn.Module):
     def __init__(self, slots: dict | None, scale: float):
         super().__init__()
         self.takes, self.scale = tuple(slots or ("text",)), scale
-        self.blanks = dict.fromkeys(self.takes, ((1,), torch.int64))
+        self.blanks: dict[str, Blank] = dict.fromkeys(self.takes, ((1,), torch.int64))
         self.register_buffer("logit_scale", torch.empty(1), persistent=False)
 
     def reset(self) -> None:
