@@ -65,6 +65,7 @@ def change(
     config["changed_from"] = str(old.resolve())
     new.mkdir(parents=True, exist_ok=True)
     write_json(new / CONFIG, config)
+    run.task.misses = None  # those of another model
     if (old / "bad_rows.parquet").exists():
         shutil.copy(old / "bad_rows.parquet", new)
     run.towers.save(new)

@@ -14,6 +14,7 @@ from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
 
 CONFIG, SCHEMA, MODEL = "config.json", "schema.json", "model.safetensors"
+MISSES = "misses.json"  # how far off the answers to the validation rows were
 
 
 def read_json(path: Path) -> dict:
