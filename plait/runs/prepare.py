@@ -22,7 +22,7 @@ from plait.data.kinds.base import FitOptions
 from plait.data.kinds.place import is_path
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.data.split import duplicates_across, split_rows
+from plait.data.split import duplicates_across, split_in_time, split_rows
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
 from plait.data.weights import levelled
@@ -55,6 +55,7 @@ class Prepared:
     parts: Parts = field(default_factory=Parts)
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
+    parted: str = ""  # how rows were split, where not at random
     pretrained: bool | str = False  # what the system itself begins with
 
     @property
@@ -90,6 +91,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     schema = guess(first, settings)
     table, given = _gather(first, schema, settings)
     splits = _split(table, schema, settings, given)
+    parted = _parted(schema, settings, splits, table)
     kind = TASKS[settings.task or guess_task(schema)]
     if not kind.weighs and (settings.sample_weight or settings.class_weight):
         raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
@@ -178,6 +180,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         parts=parts,
         towers=towers,
         offered={} if towers else could,
+        parted=parted,
         pretrained=pretrained,
     )
 
@@ -241,7 +244,7 @@ def _gather(first: Table, schema: Schema, settings: Settings) -> tuple[Table, di
     if not given:
         return schema.read(first), None
     tables = {"train": first} | {name: read_table(path) for name, path in given.items()}
-    used = {c.name for c in schema.columns if c.use != "ignored"}
+    used = {c.name for c in schema.columns if c.use != "ignored" or c.name == settings.time}
     for name, t in tables.items():
         lacking = [c for c in first.names if c in used and c not in t.names]
         if lacking:
@@ -279,6 +282,8 @@ def _rooted(table: Table, schema: Schema, first: Table) -> Table:
 def _split(
     table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
 ) -> dict[str, np.ndarray]:
+    if settings.time is not None:
+        return _in_time(table, schema, settings, given)
     stratify, group = None, next((c.name for c in schema.used("group")), None)
     if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
         column, labels = schema.used("target")[0], KINDS["category"]
@@ -307,6 +312,35 @@ def _split(
         )
         given = {**given, "train": train[part["train"]], "val": train[part["val"]]}
     return {"test": np.zeros(0, np.int64), **given}
+
+
+def _in_time(
+    table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    others = {"split": settings.split, "group": settings.group, "val": settings.val}
+    if clash := [name for name, value in others.items() if value is not None]:
+        raise UsageError(f"time and {clash[0]} both say how rows are split: give one of them")
+    assert settings.time is not None
+    if given is None:
+        return split_in_time(table, schema, settings.time, settings.fractions)
+    train = given["train"]
+    part = split_in_time(table.take(train), schema, settings.time, (0.9, 0.1, 0.0))
+    return given | {"train": train[part["train"]], "val": train[part["val"]]}
+
+
+def _parted(schema: Schema, settings: Settings, splits: dict[str, np.ndarray], table: Table) -> str:
+    """How rows were split, where it was not at random. A date that is read though it was so is remarked on."""
+    if settings.time is not None:
+        first = splits["test" if len(splits["test"]) else "val"]
+        cells = table.column(settings.time).take(pa.array(first)).to_pylist()
+        return f"by {settings.time}, tested from {min(cells)} on" if len(splits["test"]) else f"by {settings.time}"
+    dates = [c.name for c in schema.used("input") if c.kind == "datetime"]
+    if dates and not (settings.split or settings.group or settings.val or settings.test):
+        schema.said.append(
+            f"rows were split at random, and {dates[0]!r} holds dates: where later rows are to be told from earlier "
+            f"ones, --time {dates[0]} tests on the latest"
+        )
+    return ""
 
 
 def _unasked(rows: Rows) -> Counter:
