@@ -36,6 +36,9 @@ def evaluate(
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="NUMBER", help="For generated pictures: of sampling.")] = None,
     seed: Annotated[int, typer.Option(metavar="NUMBER", help="For generated pictures: another for others.")] = 0,
+    interval: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Also how many rows intervals of this share hold, such as 90%.")
+    ] = None,
     device: str = option("device"),
     allow_outside: bool = option("allow_outside"),
     json: Json = False,
@@ -56,9 +59,11 @@ def evaluate(
     from plait.runs.console import Console
     from plait.runs.devices import pick_device
     from plait.runs.run import load
+    from plait.runs.settings import share
     from plait.runs.telling import tell
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
+    drawn["interval"] = None if interval is None else share(interval)
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     with console.progress("rows") as progress:
         if names:

@@ -58,6 +58,8 @@ def fit(
 
     $ plait fit claims.csv --target fraud --metric f1 --positive yes
 
+    $ plait fit sales.csv --target sold --time date
+
     $ plait fit survey.csv --target vote --sample-weight weight --class-weight balanced
 
     $ plait fit --resume runs/pets

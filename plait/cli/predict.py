@@ -32,6 +32,12 @@ def predict(
     show: Annotated[
         bool, typer.Option("--show", help="For boxes: also write the pictures with them drawn in.")
     ] = False,
+    interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="Also between what the truth lies (or which classes it is one of) in 90% of rows."
+        ),
+    ] = None,
     device: str = option("device"),
     allow_outside: bool = option("allow_outside"),
     json: Json = False,
@@ -44,6 +50,8 @@ def predict(
 
     $ plait predict runs/pets new.csv -o answers.parquet
 
+    $ plait predict runs/houses new.csv --interval 90% -o answers.csv
+
     $ plait predict runs/clip photos/ --classes cat,dog -o answers.csv
     """
     place, names = writable(out), class_names(classes, template=template, none=none)
@@ -53,8 +61,10 @@ def predict(
     from plait.runs.console import Console
     from plait.runs.devices import pick_device
     from plait.runs.run import load
+    from plait.runs.settings import share
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}
+    drawn["interval"] = None if interval is None else share(interval)
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     with console.progress("rows") as progress:
         if names:

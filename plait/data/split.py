@@ -10,9 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from plait.data import moments
 from plait.data.digest import cell_digests, row_digests
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
+from plait.data.kinds.number import parse_column
+from plait.data.numerals import PLAIN
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError, UsageError
@@ -77,6 +80,57 @@ def split_rows(
         quota[name], over = quota[name] - cut, over - cut
     side = _fill(clusters, classes, counts, quota, {name: round(float(f) * n) for name, f in zip(NAMES[1:], parts[1:])})
     return {name: np.flatnonzero(side == i) for i, name in enumerate(NAMES)}
+
+
+def split_in_time(
+    table: Table,
+    schema: Schema,
+    name: str,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> dict[str, np.ndarray]:
+    """The earliest rows to train, the latest to test, and those before them to watch, by the moments or numbers in the
+    column `name`. Rows of one moment stay on one side; rows without a target have no say in where sides end, and train.
+
+    Raises DataError for rows without a moment, or fewer different ones than sides; UsageError for a column of others.
+    """
+    when = _moments(table, schema, name)
+    asked = [table.column(c).is_valid().to_numpy() for c in schema.targets if c in table.names]
+    known = np.flatnonzero(np.all(asked, axis=0)) if asked else np.arange(len(table))
+    order = known[np.argsort(when[known], kind="stable")]
+    ends = np.flatnonzero(np.diff(when[order]) > 0) + 1  # where a side may end
+    sides = [side for side, fraction in zip(NAMES[1:], fractions[1:]) if fraction > 0]
+    if len(ends) < len(sides):
+        raise DataError(
+            f"{name!r} holds {len(ends) + 1} different times in the rows with a target, expected at least "
+            f"{len(sides) + 1}: one to train on, and one for {' and '.join(sides)}"
+        )
+    found, stop, share = {}, len(order), dict(zip(NAMES, fractions))
+    for left, side in reversed(list(enumerate(sides))):  # the latest first, and as many ends left as sides are to come
+        wanted = stop - round(share[side] * len(order))
+        free = ends[ends < stop][left:]
+        start = int(free[np.argmin(np.abs(free - wanted))])
+        found[side], stop = np.sort(order[start:stop]), start
+    held = np.concatenate(list(found.values())) if found else np.zeros(0, np.int64)
+    rest = np.setdiff1d(np.arange(len(table)), held)
+    return {"train": rest} | {side: found.get(side, np.zeros(0, np.int64)) for side in NAMES[1:]}
+
+
+def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
+    """(n,) float64: what the column orders rows by."""
+    column, cells = schema.column(name), table.column(name)
+    if column.kind == "number":
+        values, real, _ = parse_column(cells, column.style.get("number", PLAIN))
+    elif column.kind == "datetime":
+        values, real, _ = moments.read(cells, column.style.get("moment", moments.DATES))
+    else:
+        raise UsageError(
+            f"time: {name!r} is taken for {column.kind} ({column.why}), expected dates or numbers; if it holds dates, "
+            f"--kind {name}=datetime"
+        )
+    if not real.all():
+        missing = np.flatnonzero(~real)
+        raise DataError(f"{len(missing):,} rows have no time in {name!r} (the first is row {missing[0]}).")
+    return values
 
 
 def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> list[np.ndarray]:

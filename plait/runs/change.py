@@ -66,6 +66,7 @@ def change(
     config["changed_from"] = str(old.resolve())
     new.mkdir(parents=True, exist_ok=True)
     write_json(new / CONFIG, config)
+    run.task.misses = None  # those of another model
     for name in ("bad_rows.parquet", SPLITS, LADDER):
         if (old / name).exists():
             shutil.copy(old / name, new)

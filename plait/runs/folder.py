@@ -14,9 +14,10 @@ from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
 from plait.runs.manifest import CONFIG, read_checked, rewriting
 
-__all__ = ["CONFIG", "LADDER", "MODEL", "SCHEMA", "plain", "read_json", "write_json", "write_table"]
+__all__ = ["CONFIG", "LADDER", "MISSES", "MODEL", "SCHEMA", "plain", "read_json", "write_json", "write_table"]
 
 SCHEMA, MODEL, LADDER = "schema.json", "model.safetensors", "ladder.safetensors"
+MISSES = "misses.json"  # how far off the answers to the validation rows were
 
 
 def read_json(path: Path) -> dict:

@@ -16,6 +16,7 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
 from plait.tasks.base import Answers, Task, TaskModel, unlike
+from plait.tasks.conformal import checked_level
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
 
@@ -34,6 +35,7 @@ def asked_how(
     guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    interval: float | None = None,
 ) -> None:
     """Tell the model how answers are looked for, as far as its task has a choice. Raises UsageError where it has none,
     and for what cannot be."""
@@ -50,6 +52,16 @@ def asked_how(
         raise UsageError(f"guidance: got {guidance}, expected a number from 0 on")
     if not 0 <= seed < 2**31:
         raise UsageError(f"seed: got {seed}, expected 0 to {2**31 - 1}")
+    if interval is not None and not task.spans:
+        raise UsageError(f"intervals are for {nouns(lambda t: t.spans)}: this run does {task.name}")
+    if interval is not None and task.misses is None:
+        raise UsageError(
+            "this run does not know how far off it is: it was trained without validation rows, or changed since. "
+            "Train it with rows that watch (--val, or those that fit keeps)"
+        )
+    task.interval = None if interval is None else checked_level(interval)
+    if task.interval is not None and task.misses is not None:
+        task.misses.within(task.interval)  # raises where the rows are too few
     if task.beams:
         model.beam = beam
     if task.draws:

@@ -15,19 +15,17 @@ from plait.core.methods import method_info
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
 from plait.data.guess import kinds_of
-from plait.data.kinds import KINDS, Place
-from plait.data.kinds.base import FitOptions
-from plait.data.kinds.place import is_path
+from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.data.split import duplicates_across, split_rows
+from plait.data.split import duplicates_across
 from plait.data.table import Table, read_table
-from plait.data.unify import end_to_end, unify
 from plait.data.weights import levelled
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.devices import pick_device
+from plait.runs.gather import gather, parted, split
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
 from plait.runs.stored import Stored, fingerprints, whole
@@ -58,6 +56,7 @@ class Prepared:
     parts: Parts = field(default_factory=Parts)
     towers: Towers = field(default_factory=lambda: Towers({}))
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
+    parted: str = ""  # how rows were split, where not at random
     pretrained: bool | str = False  # what the system itself begins with
     laddered: bool = False  # simple models stand beneath the network
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -98,8 +97,9 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
-    table, given = _gather(first, schema, settings)
-    gathered, drawn = table, _split(table, schema, settings, given)
+    table, given = gather(first, schema, settings)
+    gathered, drawn = table, split(table, schema, settings, given)
+    parted_by = parted(schema, settings, drawn, table)
     kind = TASKS[settings.task or guess_task(schema)]
     if not kind.weighs and (settings.sample_weight or settings.class_weight):
         raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
@@ -170,6 +170,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         parts=parts,
         towers=towers,
         offered={} if towers else could,
+        parted=parted_by,
         pretrained=pretrained,
         left_out=left_out,
         laddered=_laddered(task, settings),
@@ -185,7 +186,7 @@ def prepare_again(
     schema.allow_outside = settings.allow_outside
     if lacking := [name for name in stored.prints["columns"] if name not in first.names]:
         raise DataError(f"{first.source} is not the table of {stored.folder}: it lacks the column {lacking[0]!r}")
-    table, given = _gather(first, schema, settings)
+    table, given = gather(first, schema, settings)
     prints = fingerprints(table, schema, given)
     stored.check(prints, first.source)
     kind = TASKS[stored.config["task"]["task"]]
@@ -212,6 +213,7 @@ def prepare_again(
         check=check_table(table, schema, rows),
         parts=Parts() if begun else read_parts(info, settings.parts),
         towers=towers,
+        parted=parted(schema, settings, stored.drawn, table),
         pretrained=False if towers else settings.pretrained,
         left_out=left_out,
         laddered=_laddered(task, settings),
@@ -311,80 +313,6 @@ def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
     if task.auto:
         return task.auto
     return "auto_tiny" if all(KINDS[s.kind].straight for s in schema.slots) else "auto_small"
-
-
-def _gather(first: Table, schema: Schema, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
-    """One table, read as the training file is written, and the splits that files of their own give."""
-    given = {name: path for name, path in (("val", settings.val), ("test", settings.test)) if path is not None}
-    if not given:
-        return schema.read(first), None
-    tables = {"train": first} | {name: read_table(path) for name, path in given.items()}
-    used = {c.name for c in schema.columns if c.use != "ignored"}
-    for name, t in tables.items():
-        lacking = [c for c in first.names if c in used and c not in t.names]
-        if lacking:
-            raise DataError(
-                f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns"
-            )
-    read = {name: _rooted(schema.read(t), schema, first) for name, t in tables.items()}
-    names = [n for n in first.names if n in used]
-    columns = []
-    for name in names:
-        decimal = schema.column(name).style.get("number", {}).get("decimal", ".")
-        columns.append(end_to_end(unify(name, [t.column(name) for t in read.values()], decimal)))
-    ends = np.cumsum([len(t) for t in tables.values()])
-    rows = {name: np.arange(end - len(t), end) for (name, t), end in zip(tables.items(), ends)}
-    return Table(pa.Table.from_arrays(columns, names=names), first.root, first.source, reader=schema), rows
-
-
-def _rooted(table: Table, schema: Schema, first: Table) -> Table:
-    """A table with the media paths of another folder rewritten, so that they are found from the first table's."""
-    if table.root == first.root or not table.root or not first.root:
-        return table
-    data = table.data
-    for column in schema.columns:
-        if (
-            KINDS[column.kind].media
-            and column.name in table.names
-            and pa.types.is_string(data.column(column.name).type)
-        ):
-            cells = data.column(column.name).to_pylist()
-            moved = [str((table.root / c).resolve()) if c and is_path(c) else c for c in cells]
-            data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
-    return replace(table, data=data)
-
-
-def _split(
-    table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    stratify, group = None, next((c.name for c in schema.used("group")), None)
-    if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
-        column, labels = schema.used("target")[0], KINDS["category"]
-        cells, place = table.column(column.name), Place()
-        known = labels.fit(cells, FitOptions(place, style=column.style))
-        stratify = [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
-    if given is None:
-        return split_rows(
-            table,
-            schema,
-            fractions=settings.fractions,
-            seed=settings.seed,
-            group=group,
-            column=next((c.name for c in schema.used("split")), None),
-            stratify=stratify,
-        )
-    if "val" not in given:  # a test table alone: a tenth of the training rows watches the training
-        train = given["train"]
-        part = split_rows(
-            table.take(train),
-            schema,
-            fractions=(0.9, 0.1, 0.0),
-            seed=settings.seed,
-            group=group,
-            stratify=None if stratify is None else [stratify[i] for i in train],
-        )
-        given = {**given, "train": train[part["train"]], "val": train[part["val"]]}
-    return {"test": np.zeros(0, np.int64), **given}
 
 
 def _unasked(rows: Rows) -> Counter:

@@ -29,12 +29,13 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, safe, unread
-from plait.runs.folder import CONFIG, LADDER, MODEL, SCHEMA, read_json, write_json, write_table
+from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel, beside
 from plait.tasks.beneath import Ladder
+from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
 from plait.train.loop import History
@@ -120,7 +121,8 @@ class Run:
         show: a column `shown` more, of each row's picture with its answer drawn onto it, where the task is of boxes.
         how: for transcription and captions `beam`, how many beginnings of a text are followed at once; 0 takes the
         likeliest label or token each time. For generated pictures `guidance`, how many times what a row asks for is
-        followed (1: as it was learnt), `steps` of sampling, and `seed`, another for other pictures.
+        followed (1: as it was learnt), `steps` of sampling, and `seed`, another for other pictures. For numbers and
+        classes `interval`, such as 0.9: columns `low` and `high`, or `one of`, hold the truth in such a share of rows.
         """
         self._refuse_mute("predict")
         asked_how(self.task, self.model, **how)
@@ -347,6 +349,8 @@ def save_run(
     with rewriting(folder / MODEL):
         write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
+    if task.misses is not None:
+        write_json(folder / MISSES, task.misses._asdict())
     if (folder / CONFIG).exists():  # what the task learnt of the trained model
         write_json(folder / CONFIG, read_json(folder / CONFIG) | {"task": task.to_json()})
     seal(folder)
@@ -364,6 +368,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     config, schema = read_json(folder / CONFIG), Schema.from_json(read_json(folder / SCHEMA))
     made, kind = BoundRecipe(**config["recipe"]), config["task"]["task"]
     task = (TASKS | USED)[kind].from_json(config["task"], schema)
+    if (folder / MISSES).is_file():
+        task.misses = Misses(**read_json(folder / MISSES))
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
     with checking([folder / MODEL, folder / LADDER]):

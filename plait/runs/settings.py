@@ -109,6 +109,9 @@ class Settings:
     test: str | None = setting("Rows for the report, instead of a tenth.", metavar="TABLE")
     split: str | None = setting("The column that says train, val or test.", metavar="COLUMN")
     group: str | None = setting("Rows with the same value here stay on one side.", metavar="COLUMN")
+    time: str | None = setting(
+        "Split in this order: the earliest rows train, the latest are for the report.", metavar="COLUMN"
+    )
     sample_weight: str | None = setting(
         "How much each row counts in training and in scores: numbers from 0 on.", metavar="COLUMN"
     )

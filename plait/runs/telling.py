@@ -26,7 +26,8 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         console.say("careful", remark)
     console.say(
         "target",
-        f"{data.task.title()}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, seed {plan.seed}",
+        f"{data.task.title()}     split {' / '.join(f'{k} {v:,}' for k, v in data.sizes().items())}, "
+        f"{data.parted or f'seed {plan.seed}'}",
     )
     if data.towers:
         console.say("towers", data.towers.title(data.schema))

@@ -20,6 +20,7 @@ from plait.evaluate.chosen import Metric
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.tasks.bind import Bound
+from plait.tasks.conformal import Misses
 from plait.tasks.examples import examples
 
 Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
@@ -128,6 +129,7 @@ class Task(ABC):
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
     on_towers: plait's own system can answer from vectors of frozen towers. weighs: rows may count differently.
+    spans: it can say how far answers may be off; misses: of the validation rows, interval: the share that is asked for.
     metrics: those that can be chosen to judge it by; metric: the name of the chosen one.
     """
 
@@ -151,6 +153,9 @@ class Task(ABC):
     weighs: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]] = {}
     metric: str | None = None
+    spans: ClassVar[bool] = False
+    misses: Misses | None = None
+    interval: float | None = None
     one_vocabulary: ClassVar[bool] = False
 
     target: str | list[str]

@@ -1,4 +1,4 @@
-"""Which class? One label per row, or several."""
+"""Which class? One label per row, or several. Over 400 lines, as both tasks make the same of answers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from plait.data.table import Table
 from plait.data.words import Labels
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
-from plait.evaluate.intervals import Score
+from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
 from plait.tasks.beneath.asked import Asked, Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
-from plait.tasks.deciding import threshold
+from plait.tasks.conformal import Misses
+from plait.tasks.deciding import best_temperature, cooled, threshold
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
 
@@ -51,8 +52,9 @@ class Classify(AnswerTask):
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
-    weighs = True
+    weighs = spans = True
     metrics = chosen.CLASSES
+    temperature = 1.0  # how much surer the model sounds than it may
     positive = 1  # of two classes, the one that is looked for
     threshold: float | None = None  # from what probability of it on it is answered; None: the likeliest is
     class_weight: np.ndarray | None = None  # (K,), of a class that counts differently; their mean over the rows is 1
@@ -123,7 +125,7 @@ class Classify(AnswerTask):
         return np.log(np.maximum(shares, 1e-6))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
-        x = outputs["outputs"]
+        x = cooled(outputs["outputs"], self.prior, self.temperature)
         z = np.exp(x - x.max(1, keepdims=True))
         return {"probabilities": z / z.sum(1, keepdims=True)}
 
@@ -160,7 +162,21 @@ class Classify(AnswerTask):
             found = chosen.classification(real, p, truth[WEIGHT], self.answered(p))
         else:
             found = metrics.classification(real, p, self.answered(p))
-        return self._led(found, truth, answers)
+        found = self._led(found, truth, answers)
+        if self.interval is None:
+            return found
+        known, sets = (real >= 0), self._sets(p)
+        inside = sets[np.arange(len(real)), real][known]
+        return [*found, proportion("coverage", inside), mean_score("classes in a set", sets.sum(1)[known], "lower")]
+
+    def _sets(self, p: np.ndarray) -> np.ndarray:
+        """(n, K or more) bool: the classes that a row is one of, at the level that is asked for (Sadinle et al. 2019),
+        the answered one among them."""
+        assert self.misses is not None and self.interval is not None
+        sets = 1 - p.astype(np.float64) <= self.misses.within(self.interval)
+        sets[:, len(self.classes) :] = False  # never answered
+        sets[np.arange(len(p)), self.answered(p)] = True
+        return sets
 
     def _cut(self, truth: Answers, answers: Answers) -> float | None:
         """From what probability on the class that is looked for is best answered, by the chosen metric."""
@@ -174,6 +190,13 @@ class Classify(AnswerTask):
         )
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        real, p = self._both(truth, answers)
+        kept = (real >= 0) & (real < len(self.classes))
+        odds, w = np.log(np.maximum(p[kept, : len(self.classes)], 1e-30)), self._counts(truth)[kept]
+        self.temperature = best_temperature(odds, self.prior, real[kept], w)
+        answers = self.finish({"outputs": np.log(np.maximum(answers["probabilities"], 1e-30))})
+        real, p = self._both(truth, answers)
+        self.misses = Misses.of(1 - p[np.arange(len(real)), real][real >= 0])
         self.threshold = self._cut(truth, answers)
         if self.threshold is None:
             return []
@@ -203,11 +226,15 @@ class Classify(AnswerTask):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """In nats, as the model was taught to count rows and classes."""
         real, p = self._both(truth, answers)
-        loss = metrics.log_loss_rows(real, p) * self.shares(truth)
+        return metrics.log_loss_rows(real, p) * self._counts(truth)[real != -100]
+
+    def _counts(self, truth: Answers) -> np.ndarray:
+        """(n,): how much each row counts in the loss."""
+        real, last = truth[self.target], len(self.classes) - 1
+        w = np.ones(len(real)) * self.shares(truth)
         if self.class_weight is None:
-            return loss
-        real = real[real != -100]
-        return loss * np.where(real < len(self.classes), self.class_weight[real.clip(max=len(self.classes) - 1)], 1.0)
+            return w
+        return w * np.where((real >= 0) & (real <= last), self.class_weight[real.clip(0, last)], 1.0)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The class and its probability, and those of all classes; of more than 50 those of the likeliest five."""
@@ -216,6 +243,9 @@ class Classify(AnswerTask):
         ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
         answer = self.answered(p)
         told: dict[str, Any] = {"probability": p[np.arange(len(p)), answer]}
+        if self.interval is not None:
+            sets = self._sets(p)
+            told["one of"] = [[c for c, there in zip(self.classes, row) if there] for row in sets]
         if len(self.classes) <= MOST_SHOWN:
             told |= {f"p({name})": p[:, i] for i, name in enumerate(self.names)}
         else:
@@ -247,6 +277,7 @@ class Classify(AnswerTask):
     def to_json(self) -> dict:
         weight = None if self.class_weight is None else self.class_weight.tolist()
         told = {"class_weight": weight, "metric": self.metric, "threshold": self.threshold, "positive": self.positive}
+        told["temperature"] = self.temperature
         return {"task": self.name, "counts": list(self.counts)} | {k: v for k, v in told.items() if v is not None}
 
     @classmethod
@@ -255,7 +286,7 @@ class Classify(AnswerTask):
         task.counts = state.get("counts", task.counts)
         task.class_weight = np.asarray(state["class_weight"]) if "class_weight" in state else None
         task.metric, task.threshold = state.get("metric"), state.get("threshold")
-        task.positive = state.get("positive", 1)
+        task.positive, task.temperature = state.get("positive", 1), state.get("temperature", 1.0)
         return task
 
 
@@ -277,6 +308,7 @@ class ClassifyMany(AnswerTask):
     asks = "boolean"
     weighs = True
     metrics = chosen.LABELS
+    temperature = 1.0  # how much surer the model sounds than it may
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -301,8 +333,7 @@ class ClassifyMany(AnswerTask):
         return cls(target, labels, [float(y + 1) / float(n + 2) for y, n in zip(yes, known)])
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
-        rates = np.asarray(self.rates)
-        return Answer(bound, self.targets, torch.tensor(np.log(rates / (1 - rates))), binary_cross_entropy)
+        return Answer(bound, self.targets, torch.from_numpy(self.prior), binary_cross_entropy)
 
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
         if classes is not None:
@@ -316,7 +347,23 @@ class ClassifyMany(AnswerTask):
         return ManyLabels(len(self.labels)), (0.0, 1.0)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
-        return {"probabilities": 1 / (1 + np.exp(-np.clip(outputs["outputs"], -60, 60)))}
+        x = cooled(outputs["outputs"], self.prior, self.temperature)
+        return {"probabilities": 1 / (1 + np.exp(-np.clip(x, -60, 60)))}
+
+    @property
+    def prior(self) -> np.ndarray:
+        """(K,) log-odds of a row of which nothing is known."""
+        rates = np.asarray(self.rates)
+        return np.log(rates / (1 - rates))
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        real, p = self._both(truth, answers)
+        p = np.clip(p[:, : len(self.labels)].astype(np.float64), 1e-30, 1 - 1e-16)
+        rows, labels = np.nonzero(real[:, : len(self.labels)] != -100)
+        odds = (np.log(p) - np.log1p(-p) - self.prior)[rows, labels][:, None]
+        w = (np.ones(len(p)) * self.shares(truth))[rows]
+        self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
+        return []
 
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Truth (n, K) of 1, 0 and -100 = unknown, and probabilities (n, K)."""
@@ -379,12 +426,14 @@ class ClassifyMany(AnswerTask):
         return f"{len(self.labels)} labels, {sum(self.rates):.1f} a row"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "rates": self.rates} | ({"metric": self.metric} if self.metric else {})
+        told = {"task": self.name, "rates": self.rates, "temperature": self.temperature}
+        return told | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> ClassifyMany:
         task = cls.learn(schema)
         task.rates, task.metric = state.get("rates", task.rates), state.get("metric")
+        task.temperature = state.get("temperature", 1.0)
         return task
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 PLENTY = 200  # rows of the rarer class from which on their own labels say where to cut, beside what they make likely
 LIMITS = (-3.0, 3.0)  # of the logarithm of a temperature
+SURE = 2.0  # nats that all rows together must gain by one: two standard errors
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -14,14 +15,23 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
-def temperature(x: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> float:
-    """By what to divide the logits x (n, K), so that the log loss of truth (n,) in 0..K-1 is least, from e^-3 to e^3
-    (Guo et al. 2017). Of one column, truth of 0 and 1, x are log-odds. w (n,): how much rows count."""
-    x = np.concatenate([np.zeros_like(x), x], 1) if x.shape[1] == 1 else x
+def cooled(x: np.ndarray, prior: np.ndarray, temperature: float) -> np.ndarray:
+    """Logits (n, K), of which what goes beyond `prior` (K,) is divided by the temperature: a row of which nothing is
+    known stays as it is."""
+    return x if temperature == 1 else (prior + (x - prior) / temperature).astype(x.dtype)
+
+
+def best_temperature(x: np.ndarray, prior: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> float:
+    """By what to divide the logits x (n, K) beyond the prior, so that the log loss of truth (n,) in 0..K-1 is least,
+    from e^-3 to e^3 (Guo et al. 2017). Of one column, truth of 0 and 1, x are log-odds. w (n,): how much rows
+    count. 1, unless these rows are so much likelier by another that chance would seldom make them so: few rows that are
+    all right are no reason to be sure."""
+    if x.shape[1] == 1:
+        x, prior = np.concatenate([np.zeros_like(x), x], 1), np.r_[0.0, prior]
     rows, w = np.arange(len(x)), np.ones(len(x)) if w is None else w
 
     def loss(log: float) -> float:
-        return float(-w @ log_softmax(x * np.exp(-log))[rows, truth])
+        return float(-w @ log_softmax(cooled(x, prior, np.exp(log)))[rows, truth]) + 2 * log**2  # a weak pull to 1
 
     ratio, (low, high) = (5**0.5 - 1) / 2, LIMITS  # golden section: the loss is convex in 1 / T, hence unimodal
     a, b = high - ratio * (high - low), low + ratio * (high - low)
@@ -35,7 +45,8 @@ def temperature(x: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -
             low, a, at_a = a, b, at_b
             b = low + ratio * (high - low)
             at_b = loss(b)
-    return float(np.exp((low + high) / 2))
+    found = (low + high) / 2
+    return float(np.exp(found)) if loss(0.0) - loss(found) > SURE else 1.0
 
 
 def likely(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -71,6 +71,7 @@ class KnownClasses(Classify):
     """
 
     floor: ClassVar[str] = "chance"
+    weighs = spans = False
 
     def __init__(self, classes: list, slot: str):
         super().__init__(LABEL, classes, [1] * len(classes))

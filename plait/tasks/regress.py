@@ -15,10 +15,11 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
-from plait.evaluate.intervals import Score
-from plait.tasks.base import WEIGHT, Answers, Objective
+from plait.evaluate.intervals import Score, mean_score, proportion
+from plait.tasks.base import WEIGHT, Answers, Objective, beside
 from plait.tasks.beneath.asked import Asked, Number
 from plait.tasks.bind import Bound
+from plait.tasks.conformal import Misses
 from plait.tasks.rowwise import Answer, AnswerTask
 
 ROLES = ("fuser", "backbone", "embedder")
@@ -37,7 +38,7 @@ class Regress(AnswerTask):
     roles = ROLES
     target: str
     asks = "number"
-    weighs = True
+    weighs = spans = True
     metrics = chosen.NUMBERS
     centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
 
@@ -86,7 +87,26 @@ class Regress(AnswerTask):
             found = chosen.regression(*self._known(truth, answers), truth[WEIGHT])
         else:
             found = metrics.regression(*self._known(truth, answers))
-        return self._led(found, truth, answers)
+        found = self._led(found, truth, answers)
+        if self.interval is None:
+            return found
+        real, predicted = self._known(truth, answers)
+        inside = np.abs(real - predicted) <= self._reach()
+        return [
+            *found,
+            proportion("coverage", inside),
+            mean_score("width", np.full(len(real), 2 * self._reach()), "lower"),
+        ]
+
+    def _reach(self) -> float:
+        """How far the truth lies from an answer at most, at the level that is asked for, in the target's unit."""
+        assert self.misses is not None and self.interval is not None
+        return self.misses.within(self.interval) * self.std
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        real, predicted = self._known(truth, answers)
+        self.misses = Misses.of(np.abs(real - predicted) / self.std)
+        return []
 
     def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
         return self._known(truth, answers), {}
@@ -112,7 +132,9 @@ class Regress(AnswerTask):
         return metrics.squared_error_rows(*self._known(truth, answers)) * self.shares(truth)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
-        return {self.target: answers["numbers"]}
+        numbers = answers["numbers"]
+        reach = {} if self.interval is None else {"low": numbers - self._reach(), "high": numbers + self._reach()}
+        return beside({self.target: numbers}, reach)
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         return "Predicted and real", pictures.residuals(*self._known(truth, answers))
