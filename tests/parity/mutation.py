@@ -59,6 +59,7 @@ EXCUSED = {
     "flatformer.cells": "voxels are made by a part of our own; their order is one in every grid that holds them",
     "flatformer.num_classes": "the classifier is ours, where the public code has a detector",
     "flatformer.points": "voxels are made by a part of our own",
+    "gtr.scale": "only training sees it",
     "hiera.scale": START,
     "llava.frozen": "only training sees it",
     "mixture_of_mamba.depth": "the paper's; the public code has a layer, and no model",
@@ -67,6 +68,7 @@ EXCUSED = {
     "llama.length": "nothing is computed from it: longer texts are said to be longer than what was trained for",
     "sentence_encoder.scale": "only training sees it",
     "t5.length": "nothing is computed from it: longer texts are refused",
+    "unixcoder.scale": "only training sees it",
     "univitar.scale": START,
     "vision_rwkv.scale": START,  # that there is one is in the names of the weights
     "zipformer.labels": "the heads are ours",
