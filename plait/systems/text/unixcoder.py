@@ -160,7 +160,11 @@ SIZES = {
     "base_nine": BASE,
     "base_unimodal": BASE,
 }
-SIZE_ROLES = {"base": ("embedder",), "base_nine": ("embedder",), "base_unimodal": ("embedder",)}
+SIZE_ROLES = {
+    "base": ("embedder",),
+    "base_nine": ("embedder",),
+    "base_unimodal": ("embedder",),
+}
 
 # the words are vocab.json and merges.txt, of which a tokenizer.json is to be made
 WORDS = "https://huggingface.co/microsoft/unixcoder-base"
