@@ -10,11 +10,13 @@ import re
 import unicodedata
 from datetime import date, datetime, time, timedelta, timezone
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from plait.core.declared import Record
 
 NO = "not a date"
 DATES = {"form": "date", "first": "day"}
@@ -29,6 +31,7 @@ FORMS = {
     "week": "weeks",
     "clock": "times of day",
 } | {f"epoch {unit}": f"times since 1970 in {unit}" for unit in EPOCHS}
+STYLE = Record({"form": Literal[tuple(FORMS)]}, {"first": Literal["day", "month"]})
 NAMES = (
     "jan january januar janvier janv enero ene gennaio gen januari janeiro jän jänner",
     "feb february februar février févr fév febrero febbraio februari fevereiro fev",

@@ -12,10 +12,13 @@ import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from plait.core.declared import Record
 
 MOST = 2000  # cells that units are learnt from
 LONGEST = 64  # characters of a number, with all that is around it
@@ -66,6 +69,7 @@ INTERVAL = re.compile(
 )
 NO, INFINITE = "not a number", "not a finite number"
 PLAIN = {"decimal": ".", "units": {}}
+STYLE = Record({"decimal": Literal[".", ","], "units": dict[str, float]}, {"interval": Literal["middle"]})
 
 
 def tidy(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.data import moments, numerals
 from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
+
+COUNT, SIZE, SPREAD = Within(int, 0), Within(int, 1, 1 << 26), Within(float, 5e-324)  # what params are declared to be
 
 
 @dataclass
@@ -147,6 +150,9 @@ class Kind:
     changes in augmentation a target of this kind goes along with. lies_on: the kinds of inputs that answers lie on: a
     batch then says which `window` of each is seen.
 
+    learnt: what `fit` and `fit_target` give, so that what a file says instead is refused (`disagrees`: where it does
+    not go together).
+
     A target column is fitted by `fit_target`, encoded as an input is, and what is asked of a batch is `target`.
     """
 
@@ -160,6 +166,7 @@ class Kind:
     suffix: str = ""
     follows: tuple[str, ...] = ()
     lies_on: tuple[str, ...] = ()
+    learnt: ClassVar[Record] = Record({}, more=True)
     features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
 
     def guess(self, glance: Glance) -> str | None:
@@ -169,6 +176,18 @@ class Kind:
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """What is learnt from the training rows, as a dict that JSON can hold."""
         raise NotImplementedError
+
+    def disagrees(self, params: dict) -> str:
+        """Which of params that are each as `learnt` says do not go together, in a few words; "" where all do."""
+        wide = params.get("width", params.get("channels"))
+        for name in ("mean", "std"):
+            if isinstance(params.get(name), list) and len(params[name]) != wide:
+                return f"{name} has {len(params[name])} numbers, expected {wide}"
+        for name in ("counts", "classes", "usual"):
+            if isinstance(params.get(name), list) and len(params[name]) != len(params["values"]):
+                return f"{name} has {len(params[name])} entries, and there are {len(params['values'])} values"
+        values = params.get("values", [])
+        return "a value is there twice" if len(set(values)) < len(values) else ""
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
         """One cell that is not null. Raises Bad or Missing."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyarrow as pa
 
-from plait.data.kinds.base import Encoded, FitOptions, Glance, Place, counted
+from plait.core.declared import Record
+from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Place, counted
 from plait.data.kinds.category import BLANK, CategoryKind, column_text
 from plait.data.words import Labels, yes_or_no
 
@@ -15,6 +18,7 @@ class BooleanKind(CategoryKind):
     says yes and a blank no; `one` is that value."""
 
     name, slot, own_slot = "boolean", "category", False
+    learnt: ClassVar[Record] = Record({"values": list[str]}, {"one": str, "counts": tuple[COUNT, COUNT]})
 
     def guess(self, glance: Glance) -> str | None:
         if glance.one_or_blank:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.arrow import as_text
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.data.kinds.base import COUNT, SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
 from plait.data.stores import Ragged
 from plait.data.words import length
 from plait.errors import UsageError
@@ -39,11 +40,20 @@ NAMES = {
 }
 
 
+ID, LENGTH = Within(int | None, 0), Within(int, 1, 1 << 20)
+NAMED = [role for role in NAMES if role != "pad"]
+ASKED = {"different": COUNT, "usual": str, "share": Within(float, 0, 1)}
+
+
 class TextKind(Kind):
     """Lower case (unless texts have no blanks) and NFKC, bytes as alphabet (so no character is unknown), special ids 0
     to 4 fixed."""
 
     name, slot, own_slot, media = "text", "text", True, False
+    learnt: ClassVar[Record] = Record(
+        {"tokenizer": str, "vocab": SIZE, "max_tokens": LENGTH, "pad": COUNT, **dict.fromkeys(NAMED, ID)},
+        ASKED | {"prefix": str, "query": str, "asked": bool, "width": SIZE, "mean": list[float], "std": list[SPREAD]},
+    )
 
     def guess(self, glance: Glance) -> str | None:
         if not glance.is_text or not glance.sample:
@@ -61,6 +71,22 @@ class TextKind(Kind):
             said = f"{long:.0f} characters without blanks" if bare else f"{words:.1f} words"
             return f"{said} per cell, {glance.distinct:,} different values in {glance.count:,} cells"
         return None
+
+    def disagrees(self, params: dict) -> str:
+        if over := [role for role in NAMES if (params[role] or 0) >= params["vocab"]]:
+            return f"the id of {over[0]}, {params[over[0]]}, is beyond the vocabulary of {params['vocab']}"
+        ends = (params["cls"] is not None) + (params["sep"] is not None)
+        if params["max_tokens"] <= ends:
+            return f"max_tokens is {params['max_tokens']}, expected more than the {ends} ends of a text"
+        try:
+            count = max(tokenizer_of(params["tokenizer"]).get_vocab().values(), default=-1) + 1
+        except BaseException as error:  # a library's panic is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            return f"the tokenizer cannot be read: {error}"
+        if count > params["vocab"]:
+            return f"the tokenizer has {count} words, vocab is {params['vocab']}"
+        return super().disagrees({k: v for k, v in params.items() if k != "usual"})
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), the ids of the
