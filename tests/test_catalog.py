@@ -103,6 +103,7 @@ def test_every_row_says_where_the_weights_lie_and_under_which_terms(system):
             "std",
             "part",
             "classes",
+            "task",
             *WORDS,
             *PICTURES,
         }, info.name

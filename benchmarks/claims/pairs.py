@@ -77,7 +77,7 @@ def optimised(model: nn.Module, steps: int, rate: float = 2e-3) -> Iterable[None
 
 def aligned(seed: int, *, wrong: float, ramp: int) -> albef.ALBEF:
     """An ALBEF that has learnt. ramp: the steps until its teacher is trusted."""
-    model = initialise(build("albef_toy", queue=0), seed=seed).train()
+    model = initialise(build("albef_toy", queue=0, answer_depth=0), seed=seed).train()
     state = Momentum(model, model.takes, size=0, width=model.embed_width, momentum=0.98, ramp=ramp)
     g, noise = (torch.Generator().manual_seed(s) for s in (seed, seed))
     for _ in optimised(model, STEPS):

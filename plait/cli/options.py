@@ -96,7 +96,9 @@ def names(texts: Iterable[str] | None) -> list[str]:
 Classes = Annotated[
     str | None,
     typer.Option(
-        metavar="NAMES", help="Tell which of these a row is, by their names: by comma, or a file, one a line."
+        metavar="NAMES",
+        help="Tell which of these a row is, by their names, or write the likeliest of them: by comma, or a file, one a "
+        "line.",
     ),
 ]
 Template = Annotated[

@@ -52,8 +52,9 @@ def predict(
 ) -> Answer:
     """Write one answer per row.
 
-    The answers are in the table's order; the column `unread` names the cells of a row that could not be read. Of at
-    most 20 rows answers are printed where no --out is given.
+    The answers are in the table's order; the column `unread` names the cells of a row that could not be read. Up to 50
+    classes have a column each, p(CLASS), more have the likeliest five; a name that TABLE has already gets a "_" more.
+    Of at most 20 rows answers are printed where no --out is given.
 
     $ plait predict runs/pets new.csv -o answers.parquet
 

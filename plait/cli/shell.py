@@ -30,6 +30,7 @@ from plait.cli.predict import predict
 from plait.cli.search import search
 from plait.cli.show import show
 from plait.cli.use import use
+from plait.cli.verify import verify
 from plait.cli.weights import weights
 from plait.errors import DataError, PlaitError, UsageError, nearest
 
@@ -89,6 +90,7 @@ def application() -> typer.Typer:
         embed,
         search,
         change,
+        verify,
         models,
         methods,
         show,

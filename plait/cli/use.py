@@ -35,7 +35,7 @@ def use(
     """Make a run of a published model, without training.
 
     Its name, size and licence are said before its files are fetched, each once. The run embeds and searches, names
-    classes by texts, tells those it was trained for, captions or transcribes, as far as it can.
+    classes by texts, tells those it was trained for, captions, answers or transcribes, as far as it can.
 
     $ plait use clip_vit_b_32 -o runs/clip
 

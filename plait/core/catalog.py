@@ -116,7 +116,7 @@ class ModelInfo:
         projects. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), max_tokens (how many
         of a text it was used with), and prefixes, what was put before a text: {"query": before one that asks,
         "passage": before one that answers, "text": before any other}. Of sounds rate (Hz). pooling, where it is not the
-        model's own.
+        model's own. task: "answer", where what it writes of a picture are answers to questions.
         A model that is made of others reads pictures and texts as they do, where its own row says nothing else; one
         that has pictures of its own size crops none of them by another's rule.
         """

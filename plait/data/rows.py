@@ -228,10 +228,14 @@ class Rows:
     def known(self) -> np.ndarray:
         """(n,) bool: the rows of which something is asked that is there, and that have a weight where a column holds
         them; of several targets one is enough."""
+        known = self.targeted()
+        return known if self.weights is None else known & np.isfinite(self.weights)
+
+    def targeted(self) -> np.ndarray:
+        """(n,) bool: the rows of which something is asked that is there."""
         self.scan()
         there = [self._present[slot.name] for slot in self.asked]
-        known = np.any(there, axis=0) if there else np.ones(len(self), bool)
-        return known if self.weights is None else known & np.isfinite(self.weights)
+        return np.any(there, axis=0) if there else np.ones(len(self), bool)
 
     def _values(self, slot: Slot, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """The slot's values (B, ...), keep or None, and present (B,)."""

@@ -21,14 +21,18 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def captions(
-    truth: Sequence[str], answers: Sequence[str], loss: np.ndarray | None = None, tokens: np.ndarray | None = None
+    truth: Sequence[str],
+    answers: Sequence[str],
+    loss: np.ndarray | None = None,
+    tokens: np.ndarray | None = None,
+    asked: np.ndarray | None = None,
 ) -> list[Score]:
     """chrF, exact match, BLEU-4 and perplexity of n texts, all but the last from 0 to 1.
 
-    loss (n,): what the true text costs the model, in nats, NaN where the model was not asked; tokens (n,): of how many
-    tokens. Perplexity is exp(loss / tokens) over all rows that have both; it is left out where there is none, and
-    BLEU-4 where no truth has four words.
-    Raises ValueError where there is no text to compare with.
+    loss (n,): what the true text costs the model, in nats; tokens (n,): of how many tokens; asked (n,) bool: the rows
+    that it was asked of. Perplexity is exp(loss / tokens) over all rows that were asked; it is left out where there is
+    none, and BLEU-4 where no truth has four words.
+    Raises ValueError where there is no text to compare with, and for a loss that was asked and is not finite.
     """
     if not len(truth) or not any(map(str.strip, truth)):
         raise PlaitError(
@@ -39,8 +43,7 @@ def captions(
     scores.append(proportion("exact match", np.asarray([t == a for t, a in zip(truth, answers, strict=True)])))
     if (words[:, -1] >= WORDS).any():
         scores.append(bounded("BLEU-4", float(bleu(words.sum(0))), bleu(draw_sums(words, 0)), n))
-    asked = np.zeros(n, bool) if loss is None else np.isfinite(loss) & (tokens > 0)
-    if asked.any():
+    if loss is not None and asked is not None and tokens is not None and (asked := asked & (tokens > 0)).any():
         scores.append(
             bootstrap(
                 "perplexity", lambda m: np.exp(m[..., 0] / m[..., 1]), np.stack([loss, tokens], 1)[asked], "lower"

@@ -15,7 +15,7 @@ from plait.core.files import write_whole
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, number
 
-FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline"}
+FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline", "beside"}
 
 
 class Section(NamedTuple):
@@ -34,10 +34,11 @@ class Section(NamedTuple):
 
 class Table(NamedTuple):
     """Column names and rows of cells. Numbers are set at the right with three decimals, a `Score` with its interval,
-    None as a dash."""
+    None as a dash. note: what stands below it."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
+    note: str = ""
 
 
 class Example(NamedTuple):
@@ -63,7 +64,7 @@ def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> 
 
     facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers),
     "scores" (list of `Score`, shown as big figures) and "baseline" ({score name: (what it is, its value)}, such as
-    {"accuracy": ("majority", 0.52)}).
+    {"accuracy": ("majority", 0.52)}) and "beside" (what must stand beside each score).
     Everything is escaped. Raises ValueError for an unknown fact or kind, or picture bytes that are neither PNG nor
     JPEG."""
     unknown = sorted(set(facts) - FACTS)
@@ -98,7 +99,7 @@ def _header(facts: dict) -> str:
         baseline = facts.get("baseline") or {}
         out.append(
             '<div class="scores">'
-            + "".join(_figure(score, baseline.get(score.name)) for score in facts["scores"])
+            + "".join(_figure(score, baseline.get(score.name), facts.get("beside", "")) for score in facts["scores"])
             + "</div>"
         )
     known = [
@@ -115,7 +116,7 @@ def _header(facts: dict) -> str:
     return "".join(out) + "</header>"
 
 
-def _figure(score: Score, baseline: tuple[str, float] | None) -> str:
+def _figure(score: Score, baseline: tuple[str, float] | None, beside: str) -> str:
     """One big figure: value, interval, baseline, and for a score between 0 and 1 a track that shows all three."""
     out = [
         f'<div class="score"><div class="name">{_text(score.name)}</div><div class="value">{number(score.value)}</div>',
@@ -128,7 +129,8 @@ def _figure(score: Score, baseline: tuple[str, float] | None) -> str:
             f'{100 * (score.high - score.low):.2f}%"></span>{tick}<b style="left:{100 * score.value:.2f}%"></b></div>'
         )
     about = f"{_text(baseline[0])} {number(baseline[1])} · " if baseline else ""
-    out.append(f'<div class="about">{about}{score.n:,} rows · {_text(score.better)} is better</div></div>')
+    out.append(f'<div class="about">{about}{score.n:,} rows · {_text(score.better)} is better</div>')
+    out.append(f'<div class="about beside">{_text(beside)}</div></div>' if beside else "</div>")
     return "".join(out)
 
 
@@ -156,7 +158,7 @@ def _rows(columns: Sequence[str], rows: Sequence[str], right: Sequence[bool]) ->
 
 
 def _table(body: Table) -> str:
-    columns, rows = body
+    columns, rows, note = body
     uneven = [len(row) for row in rows if len(row) != len(columns)]
     if uneven:
         raise PlaitError(
@@ -165,7 +167,8 @@ def _table(body: Table) -> str:
         )
     cells = [[_cell(value) for value in row] for row in rows]
     right = [bool(cells) and all(row[i].startswith('<td class="n') for row in cells) for i in range(len(columns))]
-    return _rows(columns, [f"<tr>{''.join(row)}</tr>" for row in cells], right)
+    below = f'<p class="soft">{_text(note)}</p>' if note else ""
+    return _rows(columns, [f"<tr>{''.join(row)}</tr>" for row in cells], right) + below
 
 
 def _examples(body: Examples) -> str:
@@ -233,7 +236,8 @@ font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",mono
 .score .name{color:var(--soft);font-size:.92rem;overflow-wrap:anywhere}
 .score .value{font-size:2.3rem;font-weight:650;line-height:1.15;font-variant-numeric:tabular-nums}
 .score .interval{font-size:.9rem;font-variant-numeric:tabular-nums}
-.score .about{color:var(--soft);font-size:.84rem;margin-top:.35rem}
+.score .about{color:var(--soft);font-size:.84rem;margin-top:.35rem;overflow-wrap:anywhere}
+.score .beside{color:var(--orange)}
 .track{position:relative;height:8px;border-radius:4px;background:var(--line);margin:.55rem 0 .3rem;
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .track span{position:absolute;top:0;height:8px;min-width:3px;border-radius:4px;background:var(--blue);opacity:.5}

@@ -20,6 +20,8 @@ from plait.core.memory import Memory
 from plait.core.roles import Generator
 from plait.errors import PlaitError
 
+TOGETHER = 256  # texts of a closed list that are read at once
+
 Pick = Callable[[Tensor], Tensor]  # log-probabilities (B, V), -inf = not allowed -> the chosen words (B,)
 
 
@@ -32,6 +34,13 @@ class Written(NamedTuple):
 
     tokens: Tensor
     keep: Tensor
+    score: Tensor
+
+
+class Ranked(NamedTuple):
+    """answers (B, K) int64: which of a list of texts, the likeliest first; score (B, K): their log-probabilities."""
+
+    answers: Tensor
     score: Tensor
 
 
@@ -186,6 +195,36 @@ def generate(model: Generator, batch: dict, *, most: int, **how: Any) -> Written
     words = list(stream(model, batch, most=most, **how))
     score = torch.stack([word.score for word in words]).sum(0)
     return Written(torch.stack([w.tokens for w in words], 1), torch.stack([w.keep for w in words], 1), score)
+
+
+@torch.no_grad()
+def rank(model: Generator, batch: dict, texts: Tensor, keep: Tensor, *, most: int = 128) -> Ranked:
+    """The likeliest of a closed list of texts, for every row, as ALBEF (arXiv:2107.07651) ranks answers: the `most`
+    whose first words are the likeliest, by the log-probability of the whole of each.
+
+    texts (A, N) int64 with beginning and end, keep (A, N) bool: a prefix of each. All of them are ranked where `most`
+    is their number or more; at most `TOGETHER` texts are read at once. Raises PlaitError where a text has no word, or
+    begins otherwise than the first.
+    """
+    if texts.dim() != 2 or texts.shape != keep.shape or texts.shape[1] < 2 or not keep[:, :2].all():
+        raise PlaitError(
+            f"got texts {tuple(texts.shape)} and keep {tuple(keep.shape)}, expected (A, N) of both, at least a "
+            "beginning and a word in each"
+        )
+    if (texts[:, 0] != texts[0, 0]).any():
+        raise PlaitError("got texts that begin otherwise than the first, expected one beginning for all")
+    cache = model.prefill(batch)
+    rows, count = tree_leaves(cache)[0].shape[0], min(most, len(texts))
+    first = model.step(texts[:1, :1].expand(rows, 1), cache)[0][:, 0].float().log_softmax(-1)  # (B, V)
+    chosen = first[:, texts[:, 1]].topk(count).indices  # (B, K)
+    row = torch.arange(rows, device=first.device).repeat_interleave(count)
+    found = []
+    for part, which in zip(row.split(TOGETHER), chosen.flatten().split(TOGETHER)):
+        asked, there = texts[which], keep[which]  # (R, N)
+        logs = model.step(asked[:, :-1], select(cache, part), there[:, :-1])[0].float().log_softmax(-1)
+        found.append(logs.gather(2, asked[:, 1:, None])[..., 0].masked_fill(~there[:, 1:], 0.0).sum(1))
+    score, order = torch.cat(found).view(rows, count).sort(dim=1, descending=True, stable=True)
+    return Ranked(chosen.gather(1, order), score)
 
 
 def pieces(words: Iterable[Word], decode: Callable[[list[int]], str]) -> Iterator[list[str]]:

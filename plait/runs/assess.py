@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,8 +22,8 @@ from plait.tasks.base import Answers, Task, TaskModel
 @dataclass
 class Assessment:
     """Scores with intervals on some rows. `truth` and `answers` are what the task recorded of those rows; `again` gives
-    the whole answers of some of them; alone and absent are main scores by modality; `left_out` rows have no target that
-    is known."""
+    the whole answers of some of them; alone and absent are main scores by modality. left_out: {why: how many} of these
+    rows, or of what they hold, that no score counts. seen: what these rows had to do with the training, if anything."""
 
     index: np.ndarray
     truth: Answers
@@ -33,13 +35,21 @@ class Assessment:
     absent: dict[str, Score] = field(default_factory=dict)
     gain: Score | None = None
     best_alone: str | None = None
-    left_out: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    seen: str = ""
+
+    @property
+    def beside(self) -> str:
+        """What must stand beside the scores, or ""."""
+        left = ", ".join(f"{count:,} x {why}" for why, count in self.left_out.items())
+        return "; ".join(part for part in (left and f"not scored: {left}", self.seen) if part)
 
     def to_json(self) -> dict:
         """Plain JSON: everything but the rows."""
         return {
             "rows": len(self.index),
-            "left_out": self.left_out,
+            "left_out": dict(self.left_out),
+            "seen": self.seen,
             "scores": [s.to_json() for s in self.scores],
             "baseline": [s.to_json() for s in self.baseline],
             "alone": {k: s.to_json() for k, s in self.alone.items()},
@@ -71,14 +81,21 @@ def assess(
     *,
     queries: np.ndarray | None = None,
     parts: bool = True,
+    left_out: Mapping[str, int] = MappingProxyType({}),
+    seen: str = "",
 ) -> Assessment:
     """Scores on the rows `index` that have a target. queries (n,) bool: the rows that ask, of a task that searches.
+    left_out: what was left out of `index` before; seen: as in `Assessment`.
 
     parts: also measure each modality alone and each absent (one more pass over the rows for each).
     """
     known = index[task.known(rows)[index]]
     if not len(known):
-        raise DataError(f"no row has a usable target ({', '.join(task.targets)}): there is nothing to compare with")
+        why = ", ".join(f"{count:,} x {why}" for why, count in task.unknown(rows, index).items())
+        raise DataError(
+            f"no row has a usable target ({', '.join(task.targets)}): there is nothing to compare with"
+            + (f" ({why})" if why else "")
+        )
 
     def answers(absent: list[str]) -> tuple[Answers, Answers]:
         return answered(task, model, rows, known, precision=precision, absent=absent)
@@ -89,7 +106,9 @@ def assess(
     whole, ask = answers([]), None if queries is None else queries[known]
     lived, floor = task.lived(model)
     scores, baseline = lived + task.scores(*whole, ask), floor + task.baseline(*whole, ask)
-    out = Assessment(known, *whole, again, scores, baseline, left_out=len(index) - len(known))
+    left = Counter(left_out) + Counter(task.unknown(rows, index[~task.known(rows)[index]]))
+    left += Counter(task.aside(rows, known, *whole, ask))
+    out = Assessment(known, *whole, again, scores, baseline, left_out=dict(left.most_common()), seen=seen)
     groups = modalities(schema)
     if not parts or not task.answers_rows or len(groups) < 2:
         return out

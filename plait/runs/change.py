@@ -15,8 +15,9 @@ from torch import nn
 from plait.core.methods import apply_methods, merge_changes, method_info, read_change, written
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe
-from plait.runs.folder import CONFIG, read_json, write_json
+from plait.runs.folder import CONFIG, LADDER, read_json, write_json
 from plait.runs.run import Run, load, save_run
+from plait.runs.stored import SPLITS
 from plait.train.parallel import to_device
 
 BATCH = 64
@@ -66,8 +67,9 @@ def change(
     new.mkdir(parents=True, exist_ok=True)
     write_json(new / CONFIG, config)
     run.task.misses = None  # those of another model
-    if (old / "bad_rows.parquet").exists():
-        shutil.copy(old / "bad_rows.parquet", new)
+    for name in ("bad_rows.parquet", SPLITS, LADDER):
+        if (old / name).exists():
+            shutil.copy(old / name, new)
     run.towers.save(new)
     return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 

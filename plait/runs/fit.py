@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -23,24 +22,33 @@ from plait.core.init import initialise
 from plait.core.weight_files import read_weights
 from plait.core.weights import load_strict
 from plait.errors import DataError, UsageError
+from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
+from plait.runs.beneath import climb, relearn, rungs, watch
 from plait.runs.console import Console
 from plait.runs.devices import machine, pick_device
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
 from plait.runs.job import TableJob
+from plait.runs.manifest import check, forget, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
-from plait.runs.predict import answered
-from plait.runs.prepare import Prepared, prepare
+from plait.runs.predict import answered, outputs
+from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
 from plait.runs.rungs import BELOW, weigh
-from plait.runs.settings import Settings
+from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
+from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.towers import load_towers, saved
+from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
+from plait.tasks.rowwise import Answer
 from plait.train import checkpoint
-from plait.train.loop import CHANGEABLE, Plan, train
+from plait.train.loop import CHANGEABLE, METRICS, Plan, train
+
+BAD = "bad_rows.parquet"
+
+SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
 
 
 def fit(
@@ -85,20 +93,20 @@ def fit(
         _refuse_taken(Path(out))
     if before is not None:
         source = before["source"] if source is None else source
-        if source is None:
+        if source is None or (isinstance(source, str) and source == IN_MEMORY):
             raise UsageError("this run was trained on a table in memory: pass that table again to resume it")
     if source is None:
         raise UsageError("no table: give a file, a folder or a data frame")
     home = Path(out or "")
-    towers = load_towers(home, before) if before and saved(home, before) else None
-    data = prepare(source, settings, console, towers)
-    if before and before["fingerprint"] != data.fingerprint:
-        raise DataError(
-            f"the table is not the one that {out} was trained on: its rows differ, so resuming would mix two runs"
-        )
-    made = BoundRecipe(**before["recipe"]) if before else data.recipe(settings)
-    held = before is not None and checkpoint.exists(out or "")  # what a checkpoint holds is neither read nor learnt
+    held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
+    if before is None:
+        data = prepare(source, settings, console)
+        made = data.recipe(settings)
+    else:
+        stored, towers = read_stored(home, before), load_towers(home, before)
+        data = prepare_again(source, settings, console, stored, towers, begun=held or changed)
+        made = BoundRecipe(**before["recipe"])
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -110,6 +118,7 @@ def fit(
         model = data.task.model(made.bind(system), objective(data.info))
     model.before_training(data.rows, data.splits["train"], settings.seed)
     if changed and not held:
+        check(home / MODEL)
         load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))
     device = pick_device(settings.device)
     plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
@@ -135,12 +144,16 @@ def fit(
         }
     folder = Path(out) if out else free_folder(source)
     if before is None:
-        write_json(folder / CONFIG, config(source, settings, data, made, plan))
         data.towers.save(folder)
+        write_splits(folder, len(data.rows), data.drawn, data.splits)
+        write_json(folder / SCHEMA, data.schema.to_json())
+        write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
+        seal(folder)
     data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
+    climb(model, data, folder, settings.seed, console)
     run = _train(job, plan, made, settings, folder, device, cost, console, resume)
     if not data.towers or changed or run.stopped == "interrupted":
         return run
@@ -179,9 +192,9 @@ def _train(
     resume,
 ) -> Run:
     data = job.data
-    write_json(folder / SCHEMA, data.schema.to_json())
     sweep(folder)
-    data.rows.bad.write(folder / "bad_rows.parquet")
+    forget(folder, METRICS, BAD)
+    data.rows.bad.write(folder / BAD)
     console.start("training", plan.epochs * job.steps_per_epoch)
     begun = time.monotonic()
     try:
@@ -190,6 +203,7 @@ def _train(
         console.stop()
     job.seconds["training in all"] = time.monotonic() - begun
     if history.stopped == "interrupted":
+        seal(folder)
         console.say(
             "stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}"
         )
@@ -198,6 +212,8 @@ def _train(
         console.say("", remark)
     for remark in calibrate(job):
         console.say("", remark)
+    if isinstance(job.model, Answer) and job.model.ladder:
+        relearn(job.model, data, folder, settings.seed)
     try:
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
     except DataError as error:
@@ -206,23 +222,43 @@ def _train(
         ) from error
     run.history = history
     for name, index in evaluated_rows(data).items():
-        run.assessments[name] = assess(run.model, data.task, data.rows, data.schema, index, plan.precision)
+        run.assessments[name] = assess(
+            run.model, data.task, data.rows, data.schema, index, plan.precision,
+            left_out=data.left_out.get(name, {}), seen=seen(name, data),
+        )  # fmt: skip
         tell(console, run.assessments[name], name, data.task)
     timing = slowest(job.seconds)
     if timing:
         console.say("", f"slowest part: {timing}")
+    reached = {
+        name: rungs(run.model, data.task, data.rows, found.index, plan.precision)
+        for name, found in run.assessments.items()
+    }
+    for name, each in reached.items():
+        if each:
+            console.say("rungs", f"{name}: " + "   ".join(f"{rung} {number(s.value)}" for rung, s in each.items()))
     scores = {name: found.to_json() for name, found in run.assessments.items()}
+    for name, each in reached.items():
+        scores[name] |= {"rungs": {rung: s.to_json() for rung, s in each.items()}} if each else {}
     facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
     write_json(folder / "report.json", facts)
-    ran = Ran(data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command())
+    silent = job.model.ladder is not None and not job.model.ladder.network[1]
+    ran = Ran(
+        data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command(),
+        reached, silent,
+    )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
     run.report()
+    seal(folder)
     console.say("saved", f"{folder} (report.html)    next: plait {data.task.verb} {folder} ...")
     return run
 
 
 def settle(job: TableJob) -> str:
     """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
+    if beneath := watch(job.model, job.task, job.data.rows, job.watch):
+        how = dict(precision=job.precision, call=lambda m, batch: m.watched(batch))
+        return beneath.settle(outputs(job.model, job.data.rows, job.watch, **how)["outputs"])
 
     def found(call: Callable | None) -> tuple[Answers, Answers]:
         return answered(job.task, job.model, job.data.rows, job.watch, precision=job.precision, call=call)
@@ -248,14 +284,25 @@ def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
     return held
 
 
+def seen(name: str, data: Prepared) -> str:
+    """What the rows of this split had to do with the training, and which others no score can count."""
+    said = [SEEN[name]] if name in SEEN else []
+    for other, why in data.left_out.items():
+        if other not in ("train", "val") and not len(data.splits[other]) and why:
+            left = ", ".join(f"{count:,} x {what}" for what, count in why.items())
+            said.append(f"no {other} row can be scored: {left}")
+    return "; ".join(said)
+
+
 def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:
     """What the run folder remembers: enough to build the model, and to start or resume the same run."""
     return {
         "plait": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "source": str(Path(source).resolve()) if isinstance(source, (str, Path)) else None,
+        "source": told(source),
         "settings": settings.to_json(),
         "fingerprint": data.fingerprint,
+        "table": data.prints,
         "recipe": asdict(made),
         "task": data.task.to_json(),
         "plan": asdict(plan),
@@ -265,18 +312,18 @@ def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, p
 
 
 def read_config(folder: str | Path | None) -> dict:
-    """The config of a run folder. Raises UsageError where there is none."""
+    """The config of a run folder. Raises UsageError where there is none, DataError where it is damaged."""
     path = Path(folder or "") / CONFIG
     if folder is None or not path.is_file():
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    return read_json(path)
 
 
 def _resumed(before: dict, options: dict) -> Settings:
-    fixed = sorted(options.keys() - {"workers", "device", "allow_outside", *CHANGEABLE})
+    absent = {name for name in TABLES if before["settings"].get(name) == IN_MEMORY}
+    if lacking := sorted(absent - options.keys()):
+        raise UsageError(f"this run's {lacking[0]} table was in memory: pass it again to resume, {lacking[0]}=...")
+    fixed = sorted(options.keys() - {"workers", "device", "allow_outside", *absent, *CHANGEABLE})
     if fixed:
         raise UsageError(f"a resumed run keeps its settings: {', '.join(fixed)} cannot be given with --resume")
     return Settings.from_json(before["settings"] | options)
@@ -300,8 +347,10 @@ def free_folder(source: Any) -> Path:
 def _refuse_taken(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    if folder.exists() and (not folder.is_dir() or any(not is_scrap(p) for p in folder.iterdir())):
-        raise UsageError(f"{folder} already exists and is no run folder: give another --out")
+    begun = {HOME, SPLITS, SCHEMA}  # what a run that was killed before it was one leaves
+    if folder.exists():
+        if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
+            raise UsageError(f"{folder} already exists and is no run folder: give another --out")
 
 
 def command() -> str:

@@ -12,22 +12,31 @@ import pyarrow.parquet
 
 from plait.core.files import write_whole
 from plait.errors import DataError, UsageError
+from plait.runs.manifest import CONFIG, read_checked, rewriting
 
-CONFIG, SCHEMA, MODEL = "config.json", "schema.json", "model.safetensors"
+__all__ = ["CONFIG", "LADDER", "MISSES", "MODEL", "SCHEMA", "plain", "read_json", "write_json", "write_table"]
+
+SCHEMA, MODEL, LADDER = "schema.json", "model.safetensors", "ladder.safetensors"
 MISSES = "misses.json"  # how far off the answers to the validation rows were
 
 
 def read_json(path: Path) -> dict:
+    """A JSON file of a run, as it was written. Raises DataError for a damaged one."""
+    data = read_checked(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged: it holds a {type(found).__name__}, expected an object")
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON whole or not at all."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=plain)
-    write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+    with rewriting(path):
+        write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def plain(value: Any):

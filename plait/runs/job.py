@@ -13,7 +13,8 @@ from torch import nn
 
 from plait.core.methods import Change, after_steps
 from plait.data.augment import augment
-from plait.runs.predict import answered
+from plait.runs.beneath import Beneath, watch
+from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared
 from plait.tasks.base import TaskModel
 
@@ -39,6 +40,7 @@ class TableJob:
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
+        self.beneath: Beneath | None = None  # of a model with a ladder, once it is scored
         self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
 
     def batches(self, epoch: int, start: int) -> Iterator[dict]:
@@ -67,8 +69,14 @@ class TableJob:
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
-        how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch))
-        guide = self.task.guide(*answered(self.task, cast(TaskModel, model), self.data.rows, self.watch, **how))
+        how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch), strict=False)
+        model, rows = cast(TaskModel, model), self.data.rows
+        if self.beneath is None:
+            self.beneath = watch(self.model, self.task, rows, self.watch)
+        if self.beneath is None:
+            guide = self.task.guide(*answered(self.task, model, rows, self.watch, **how))
+        else:
+            guide, _ = self.beneath.guide(outputs(model, rows, self.watch, **how)["outputs"])
         self.seconds["validation"] += time.perf_counter() - begun
         return guide, {"guide": guide}
 

@@ -10,11 +10,14 @@ import pyarrow as pa
 import torch
 
 from plait.core.roles import Embedder
+from plait.data.kinds import KINDS
+from plait.data.kinds.base import Place
 from plait.data.schema import Schema, Slot
 from plait.data.table import Table
 from plait.errors import DataError, UsageError
 from plait.runs.predict import outputs
 from plait.runs.run import Run
+from plait.tasks.caption import Caption
 from plait.tasks.published import NONE, SURE, ClassifyByTexts, KnownClasses, label_column
 
 AROUND = {"image": "a photo of a {}"}  # a name, by the kind of the rows; of other rows nothing
@@ -39,9 +42,15 @@ def named(
     none: a table of rows that are of no class. A row is then `none of these` unless at most 5% of them, itself
     included, are as near to a class as it is: of rows of no class, if they are like these, at most 5% in the mean get
     one. How many rows of a class are lost by this is not known.
+    A run that writes captions or answers says the likeliest of `classes` in each row, and how likely that is among
+    them (of more than 128 those with the likeliest first words are compared); it takes no templates.
     Raises UsageError where the run reads no texts, or has classes of its own.
     """
     _refuse_odd(classes)
+    if isinstance(run.task, Caption):
+        if templates or none is not None:
+            raise UsageError("templates and rows of no class are for runs that compare texts: this one writes them")
+        return _closed(run, classes)
     texts, slot = _sides(run)
     templates = list(templates) or [AROUND.get(slot.kind, "{}")]
     if odd := [t for t in templates if "{}" not in t]:
@@ -68,6 +77,25 @@ def named(
             )
         task.others = outputs(made.model, rows, index, precision=made.precision, progress=progress)["alike"]
     return made
+
+
+def _closed(run: Run, texts: Sequence[str]) -> Run:
+    """`run`, which writes texts, as one that writes one of these."""
+    task = cast(Caption, run.task)
+    place, kind = Place(), KINDS[Caption.asks]
+    found = kind.encode_some(list(texts), task.text, place)
+    read = [ids for ids in found if isinstance(ids, np.ndarray)]
+    if len(read) < len(texts) or place.notes:
+        raise UsageError(
+            f"the model cannot write all of these: one is longer than {task.text['max_tokens']} tokens, or is nothing "
+            "to its tokenizer; give others"
+        )
+    closed = torch.full((len(read), max(map(len, read))), -1)
+    for row, ids in zip(closed, read):
+        row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
+    model = task.model(run.model.bound)
+    model.closed = closed.clamp(min=0), closed >= 0
+    return Run(run.folder, run.schema, task, model.eval(), run.precision, used=run.used)
 
 
 def _refuse_odd(classes: Sequence[str]) -> None:

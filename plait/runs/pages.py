@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import NamedTuple
 
 from plait import __version__
 from plait.evaluate import pictures
+from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section, Table, write_report
 from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
+from plait.runs.beneath import ladder
 from plait.runs.console import clock
+from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
 from plait.train.loop import History, Plan
@@ -31,6 +35,8 @@ class Ran(NamedTuple):
     seconds: dict
     machine: str
     command: str
+    rungs: dict[str, dict[str, Score]]  # by split: what simple models reach beneath the network
+    silent: bool = False  # the network does not answer
 
 
 def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
@@ -44,12 +50,18 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "seed": ran.settings.seed,
         "machine": ran.machine,
         "scores": data.task.leading(main.scores),
+        "beside": main.beside,
         "baseline": {s.name: (data.task.floor, s.value) for s in main.baseline},
     }
     sections = [
         *(part for split, found in ran.found.items() for part in _scores(found, split, data.task.floor)),
+        *(
+            part
+            for split, found in ran.found.items()
+            for part in ladder(ran.rungs.get(split, {}), found.scores[0], split)
+        ),
         *extra,
-        *_learning(ran.history),
+        *_learning(ran.history, ran.silent),
         *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),
         _columns(data),
         _bad(data),
@@ -57,16 +69,28 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         Section(
             "Again",
             "lines",
-            [ran.command, f"seed {ran.settings.seed}, data {data.fingerprint}", "settings: config.json"],
+            [
+                again(ran.command, ran.plan.precision),
+                f"seed {ran.settings.seed}, precision {ran.plan.precision}, data {data.fingerprint}",
+                "settings: config.json",
+            ],
         ),
     ]
-    write_report(path, facts, sections)
+    with rewriting(path):
+        write_report(path, facts, sections)
+
+
+def again(command: str, precision: str) -> str:
+    """The command, with the precision that was chosen for it where it names none; a run that goes on has it."""
+    words = shlex.split(command)
+    named = any(word.split("=")[0] in ("--precision", "--resume") for word in words)
+    return command if words[1:2] != ["fit"] or named else f"{command} --precision {precision}"
 
 
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
-    rows = [(s.name, s, chance.get(s.name)) for s in found.scores]
-    table = Table(("score", "value [95% interval]", "without a model"), rows)
+    rows = [(s.name, s, chance.get(s.name), s.n) for s in found.scores]
+    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, found.beside)
     out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
     if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
@@ -79,12 +103,13 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     return out
 
 
-def _learning(history: History) -> list[Section]:
+def _learning(history: History, silent: bool) -> list[Section]:
     if len(history.rows) < 2:
         return []
     picture = pictures.curves(history.rows, ["loss"], "score")
     best = f"best epoch {history.best_epoch} of {len(history.rows)}; ended: {history.stopped}"
-    return [Section("Training", "picture", (picture, best))]
+    title = "Training of the network, which was left out: simple models answer" if silent else "Training"
+    return [Section(title, "picture", (picture, best))]
 
 
 def _columns(data: Prepared) -> Section:

@@ -12,6 +12,7 @@ from plait.core.weight_files import Weights, read_weights
 from plait.errors import UsageError
 from plait.runs.assemble import BoundRecipe, argument
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json
+from plait.runs.manifest import check
 from plait.runs.vocabulary import published_tokenizer
 
 SYSTEM = "bound.system."  # where a run's weights have those of its system
@@ -64,6 +65,7 @@ def _of_run(info: ModelInfo, part: str, folder: Path, found: Parts) -> None:
             f"{told}its model is {made.name} ({', '.join(theirs.roles)} of {', '.join(theirs.takes)}), expected "
             f"something like {ours.name} ({', '.join(ours.roles)} of {', '.join(ours.takes)})"
         )
+    check(folder / MODEL)
     weights = read_weights(folder / MODEL)
     found.sources[part] = Weights({k.removeprefix(SYSTEM): v for k, v in weights.items() if k.startswith(SYSTEM)})
     found.arguments[part] = made.name

@@ -29,7 +29,8 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         lr=lr,
         weight_decay=settings.weight_decay,
         ema=pace.ema if settings.ema is None else settings.ema,
-        patience=settings.patience or (epochs if pace.patient else max(10, epochs // 4)),
+        # a network that simple models stand beneath soon shows whether it adds anything to them
+        patience=settings.patience or (epochs if pace.patient else max(10, epochs // (8 if data.laddered else 4))),
         minutes=settings.minutes and settings.minutes / (2 if data.towers else 1),  # the rest: without towers
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,

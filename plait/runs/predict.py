@@ -14,8 +14,8 @@ from torch import Tensor
 from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.errors import UsageError
-from plait.tasks.base import Answers, Task, TaskModel
+from plait.errors import DataError, UsageError
+from plait.tasks.base import Answers, Task, TaskModel, unlike
 from plait.tasks.conformal import checked_level
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
@@ -81,9 +81,11 @@ def stream(
     absent: Iterable[str] = (),
     call: Call | None = None,
     progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> Iterator[tuple[dict, dict[str, np.ndarray]]]:
     """Batch by batch of the rows `index`, in that order: the batch, and what `model.answer` (or `call(model, batch)`)
-    gives for it, as numpy, numbers as float32. absent: slots taken away from what the model sees."""
+    gives for it, as numpy, numbers as float32. absent: slots taken away from what the model sees. strict: raises
+    DataError for NaN."""
     device = next(model.parameters()).device
     call = call or (lambda m, b: m.answer(b))
     training = model.training
@@ -93,11 +95,25 @@ def stream(
             batch = rows.batch(index[start : start + batch_size])
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 out = call(model, without(to_device(batch, device), absent))
-            yield batch, {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in out.items()}
+            found = {k: (v.float() if v.is_floating_point() else v).cpu().numpy() for k, v in out.items()}
+            if strict:
+                _refuse_nan(found)
+            yield batch, found
             if progress:
                 progress(min(start + batch_size, len(index)), len(index))
     finally:
         model.train(training)
+
+
+def _refuse_nan(out: dict[str, np.ndarray]) -> None:
+    """No input makes a trained model's outputs NaN, but weights do."""
+    for name, values in out.items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            rows = int(np.isnan(values).reshape(len(values), -1).any(1).sum())
+            raise DataError(
+                f"the model gives no numbers ({name} is NaN in {rows:,} of {len(values):,} rows): its weights are "
+                "damaged, or its training came apart. plait verify RUN says whether the files are as they were written"
+            )
 
 
 def outputs(model: TaskModel, rows: Rows, index: np.ndarray, **how) -> dict[str, np.ndarray]:
@@ -120,19 +136,21 @@ def merge(parts: list[Answers]) -> Answers:
     return found
 
 
-def answer_table(schema: Schema, told: Answers, unread: list[str]) -> pa.Table:
+def answer_table(schema: Schema, told: Answers, unread: list[str], others: Iterable[str] = ()) -> pa.Table:
     """Answers as a table: `row`, what is told of each, and `unread`.
 
     An answer is called as its target, and of the type that the training table has; what else is told is called neither
-    so nor as any other column of that table, so that both can stand side by side.
+    so nor as any other column of that table, nor as one of `others` (those of the table that is answered), so that all
+    can stand side by side.
     """
     targets = {c.name: c for c in schema.used("target")}
-    taken = {c.name for c in schema.columns}
-    columns: dict[str, Any] = {_free("row", taken | set(told)): np.arange(len(unread))}
-    for name, cells in told.items():
-        free = name if name in targets else _free(name, taken | (set(told) if name in taken else set()))
-        columns[free] = _typed(cells, targets.get(name))
-    return pa.table(columns | {_free("unread", taken | set(told)): pa.array(unread, pa.string())})
+    taken, cells = {c.name for c in schema.columns} | set(others), {}
+    for name, found in told.items():
+        free = name if name in targets else unlike(name, taken | (set(told) if name in taken else set()))
+        cells[free] = _typed(found, targets.get(name))
+        taken.add(free)
+    row, bad = (unlike(name, taken) for name in ("row", "unread"))
+    return pa.table({row: pa.array(np.arange(len(unread)))} | cells | {bad: pa.array(unread, pa.string())})
 
 
 def _typed(cells: Any, column: Column | None) -> pa.Array:
@@ -143,9 +161,3 @@ def _typed(cells: Any, column: Column | None) -> pa.Array:
         return array.cast(pa.type_for_alias(column.style["type"]))
     except (ValueError, pa.ArrowException):  # a type whose cells are told as texts
         return array
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name

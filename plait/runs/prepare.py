@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +14,33 @@ from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
-from plait.data.digest import row_digests
 from plait.data.guess import kinds_of
-from plait.data.kinds import KINDS, Place
-from plait.data.kinds.base import FitOptions
-from plait.data.kinds.place import is_path
+from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.data.split import duplicates_across, split_in_time, split_rows
+from plait.data.split import duplicates_across
 from plait.data.table import Table, read_table
-from plait.data.unify import end_to_end, unify
 from plait.data.weights import levelled
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.devices import pick_device
+from plait.runs.gather import gather, parted, split
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
+from plait.runs.stored import Stored, fingerprints, whole
 from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.registry import TASKS, guess_task, nouns
+from plait.tasks.rowwise import AnswerTask
 
 
 @dataclass
 class Prepared:
-    """A table ready to train on, targets included. splits: sorted row numbers with a known target."""
+    """A table ready to train on, targets included. splits: sorted row numbers with a known target; drawn: of the
+    table's own rows, as they were drawn; prints: what `plait.runs.stored.fingerprints` says of the table; left_out: by
+    split, {why: how many} of its rows that no score can count."""
 
     table: Table
     schema: Schema
@@ -48,7 +48,8 @@ class Prepared:
     task: Task
     info: ModelInfo
     splits: dict[str, np.ndarray]
-    fingerprint: str
+    drawn: dict[str, np.ndarray]
+    prints: dict
     target_bad: Counter = field(default_factory=Counter)
     duplicates: list = field(default_factory=list)
     check: dict = field(default_factory=dict)
@@ -57,6 +58,13 @@ class Prepared:
     offered: dict[str, str] = field(default_factory=dict)  # {kind: the tower that would read its columns}
     parted: str = ""  # how rows were split, where not at random
     pretrained: bool | str = False  # what the system itself begins with
+    laddered: bool = False  # simple models stand beneath the network
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the table, in one digest."""
+        return whole(self.prints)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -89,13 +97,13 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
     Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
-    table, given = _gather(first, schema, settings)
-    splits = _split(table, schema, settings, given)
-    parted = _parted(schema, settings, splits, table)
+    table, given = gather(first, schema, settings)
+    gathered, drawn = table, split(table, schema, settings, given)
+    parted_by = parted(schema, settings, drawn, table)
     kind = TASKS[settings.task or guess_task(schema)]
     if not kind.weighs and (settings.sample_weight or settings.class_weight):
         raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
-    table, splits = kind.extend(table, schema, splits, settings.seed)
+    table, splits = kind.extend(table, schema, drawn, settings.seed)
     table = schema.read(table)
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
         settle_codes(table, schema, splits["train"], kinds_of(first, settings.kinds))
@@ -139,33 +147,14 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
             check_vocabulary(info, words, tokenizer)
     made = _recipe(info, schema, task, settings, parts, pretrained)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
-    rows = Rows(
-        table,
-        schema,
-        allow_outside=settings.allow_outside,
-        workers=settings.workers,
-        asked=kind.asks is not None,
-        towers=towers.readers(schema, keep=True),
-    )
-    console.start("reading", rows.work)
-    try:
-        rows.scan(lambda done, _: console.step(done))
-    finally:
-        console.stop()
+    rows = _scanned(table, schema, task, settings, towers, console)
     task.derive(rows)
-    splits = _known(splits, task.known(rows), task)
+    known = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
-    _refuse_empty(rows, schema, splits["train"])
-    rows.standardise(splits["train"])
-    splits, left_out = task.sift(splits, rows, made.build_on_meta)
-    rows.weights = levelled(rows.weights, splits["train"])
-    task.weigh(rows, splits["train"], settings.class_weight)
-    watch = splits["val"] if len(splits["val"]) else splits["train"]
-    task.judge(settings.metric, settings.positive, rows, watch)
-    digest = row_digests(
-        table, schema, sorted(schema.inputs + schema.targets + [c.name for c in schema.used("weight")])
-    )
-    fingerprint = blake2b(b"".join(digest), digest_size=16).hexdigest()
+    _refuse_empty(rows, schema, known["train"])
+    rows.standardise(known["train"])
+    splits, unfit, left_out = _sifted(task, rows, splits, known, made)
+    _weigh(task, rows, splits, settings)
     return Prepared(
         table,
         schema,
@@ -173,16 +162,104 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         task,
         info,
         splits,
-        fingerprint,
-        target_bad=_unasked(rows) + Counter(left_out),
+        drawn,
+        fingerprints(gathered, schema, given),
+        target_bad=_unasked(rows) + unfit,
         duplicates=duplicates_across(table, schema, splits),
         check=check_table(table, schema, rows),
         parts=parts,
         towers=towers,
         offered={} if towers else could,
-        parted=parted,
+        parted=parted_by,
         pretrained=pretrained,
+        left_out=left_out,
+        laddered=_laddered(task, settings),
     )
+
+
+def prepare_again(
+    source, settings: Settings, console: Console, stored: Stored, towers: Towers, *, begun: bool
+) -> Prepared:
+    """The same for a run that goes on, by what it keeps: nothing is guessed, drawn or learnt anew. begun: it has
+    weights, so that those it began with are not asked for. Raises DataError where the table is not the run's."""
+    first, schema = read_table(source), stored.schema
+    schema.allow_outside = settings.allow_outside
+    if lacking := [name for name in stored.prints["columns"] if name not in first.names]:
+        raise DataError(f"{first.source} is not the table of {stored.folder}: it lacks the column {lacking[0]!r}")
+    table, given = gather(first, schema, settings)
+    prints = fingerprints(table, schema, given)
+    stored.check(prints, first.source)
+    kind = TASKS[stored.config["task"]["task"]]
+    table, splits = kind.extend(table, schema, stored.drawn, settings.seed)
+    table = schema.read(table)
+    info, task = model_info(stored.config["recipe"]["name"]), kind.from_json(stored.config["task"], schema)
+    rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console)
+    task.derive(rows)
+    _weigh(task, rows, stored.used, settings)
+    made = BoundRecipe(**stored.config["recipe"])
+    known = _known(splits, task.known(rows), task)
+    _, unfit, left_out = _sifted(task, rows, splits, known, made)  # to tell of these again
+    return Prepared(
+        table,
+        schema,
+        rows,
+        task,
+        info,
+        stored.used,
+        stored.drawn,
+        prints,
+        target_bad=_unasked(rows) + unfit,
+        duplicates=duplicates_across(table, schema, stored.used),
+        check=check_table(table, schema, rows),
+        parts=Parts() if begun else read_parts(info, settings.parts),
+        towers=towers,
+        parted=parted(schema, settings, stored.drawn, table),
+        pretrained=False if towers else settings.pretrained,
+        left_out=left_out,
+        laddered=_laddered(task, settings),
+    )
+
+
+def _laddered(task: Task, settings: Settings) -> bool:
+    return settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask)
+
+
+def _sifted(
+    task: Task, rows: Rows, splits: dict[str, np.ndarray], known: dict[str, np.ndarray], made: BoundRecipe
+) -> tuple[dict[str, np.ndarray], Counter, dict[str, dict[str, int]]]:
+    """The splits without what cannot be used, why how many rows that leaves out, and the same by split with those that
+    have no target."""
+    used, unfit = task.sift(known, rows, made.build_on_meta)
+    left_out = {}
+    for name, index in splits.items():
+        why = Counter(task.unknown(rows, np.setdiff1d(index, known[name])))
+        left_out[name] = why + Counter({", ".join(unfit): len(known[name]) - len(used[name])})
+    return used, Counter(unfit), {name: dict(why.most_common()) for name, why in left_out.items()}
+
+
+def _weigh(task: Task, rows: Rows, splits: dict[str, np.ndarray], settings: Settings) -> None:
+    """What rows and classes count, and what the watched rows are judged by."""
+    rows.weights = levelled(rows.weights, splits["train"])
+    task.weigh(rows, splits["train"], settings.class_weight)
+    watch = splits["val"] if len(splits["val"]) else splits["train"]
+    task.judge(settings.metric, settings.positive, rows, watch)
+
+
+def _scanned(table: Table, schema: Schema, task: Task, settings: Settings, towers: Towers, console: Console) -> Rows:
+    rows = Rows(
+        table,
+        schema,
+        allow_outside=settings.allow_outside,
+        workers=settings.workers,
+        asked=task.asks is not None,
+        towers=towers.readers(schema, keep=True),
+    )
+    console.start("reading", rows.work)
+    try:
+        rows.scan(lambda done, _: console.step(done))
+    finally:
+        console.stop()
+    return rows
 
 
 def _recipe(
@@ -236,111 +313,6 @@ def system_name(settings: Settings, schema: Schema, task: type[Task]) -> str:
     if task.auto:
         return task.auto
     return "auto_tiny" if all(KINDS[s.kind].straight for s in schema.slots) else "auto_small"
-
-
-def _gather(first: Table, schema: Schema, settings: Settings) -> tuple[Table, dict[str, np.ndarray] | None]:
-    """One table, read as the training file is written, and the splits that files of their own give."""
-    given = {name: path for name, path in (("val", settings.val), ("test", settings.test)) if path is not None}
-    if not given:
-        return schema.read(first), None
-    tables = {"train": first} | {name: read_table(path) for name, path in given.items()}
-    used = {c.name for c in schema.columns if c.use != "ignored" or c.name == settings.time}
-    for name, t in tables.items():
-        lacking = [c for c in first.names if c in used and c not in t.names]
-        if lacking:
-            raise DataError(
-                f"{t.source} lacks the column {lacking[0]!r} of {first.source}: give the {name} table the same columns"
-            )
-    read = {name: _rooted(schema.read(t), schema, first) for name, t in tables.items()}
-    names = [n for n in first.names if n in used]
-    columns = []
-    for name in names:
-        decimal = schema.column(name).style.get("number", {}).get("decimal", ".")
-        columns.append(end_to_end(unify(name, [t.column(name) for t in read.values()], decimal)))
-    ends = np.cumsum([len(t) for t in tables.values()])
-    rows = {name: np.arange(end - len(t), end) for (name, t), end in zip(tables.items(), ends)}
-    return Table(pa.Table.from_arrays(columns, names=names), first.root, first.source, reader=schema), rows
-
-
-def _rooted(table: Table, schema: Schema, first: Table) -> Table:
-    """A table with the media paths of another folder rewritten, so that they are found from the first table's."""
-    if table.root == first.root or not table.root or not first.root:
-        return table
-    data = table.data
-    for column in schema.columns:
-        if (
-            KINDS[column.kind].media
-            and column.name in table.names
-            and pa.types.is_string(data.column(column.name).type)
-        ):
-            cells = data.column(column.name).to_pylist()
-            moved = [str((table.root / c).resolve()) if c and is_path(c) else c for c in cells]
-            data = data.set_column(data.column_names.index(column.name), column.name, pa.array(moved, pa.string()))
-    return replace(table, data=data)
-
-
-def _split(
-    table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    if settings.time is not None:
-        return _in_time(table, schema, settings, given)
-    stratify, group = None, next((c.name for c in schema.used("group")), None)
-    if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
-        column, labels = schema.used("target")[0], KINDS["category"]
-        cells, place = table.column(column.name), Place()
-        known = labels.fit(cells, FitOptions(place, style=column.style))
-        stratify = [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
-    if given is None:
-        return split_rows(
-            table,
-            schema,
-            fractions=settings.fractions,
-            seed=settings.seed,
-            group=group,
-            column=next((c.name for c in schema.used("split")), None),
-            stratify=stratify,
-        )
-    if "val" not in given:  # a test table alone: a tenth of the training rows watches the training
-        train = given["train"]
-        part = split_rows(
-            table.take(train),
-            schema,
-            fractions=(0.9, 0.1, 0.0),
-            seed=settings.seed,
-            group=group,
-            stratify=None if stratify is None else [stratify[i] for i in train],
-        )
-        given = {**given, "train": train[part["train"]], "val": train[part["val"]]}
-    return {"test": np.zeros(0, np.int64), **given}
-
-
-def _in_time(
-    table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    others = {"split": settings.split, "group": settings.group, "val": settings.val}
-    if clash := [name for name, value in others.items() if value is not None]:
-        raise UsageError(f"time and {clash[0]} both say how rows are split: give one of them")
-    assert settings.time is not None
-    if given is None:
-        return split_in_time(table, schema, settings.time, settings.fractions)
-    train = given["train"]
-    part = split_in_time(table.take(train), schema, settings.time, (0.9, 0.1, 0.0))
-    return given | {"train": train[part["train"]], "val": train[part["val"]]}
-
-
-def _parted(schema: Schema, settings: Settings, splits: dict[str, np.ndarray], table: Table) -> str:
-    """How rows were split, where it was not at random. A date that is read though it was so is remarked on."""
-    if settings.time is not None:
-        first = splits["test" if len(splits["test"]) else "val"]
-        cells = table.column(settings.time).take(pa.array(first)).to_pylist()
-        return f"by {settings.time}, tested from {min(cells)} on" if len(splits["test"]) else f"by {settings.time}"
-    dates = [c.name for c in schema.used("input") if c.kind == "datetime"]
-    if dates and not (settings.split or settings.group or settings.val or settings.test):
-        schema.said.append(
-            f"rows were split at random, and {dates[0]!r} holds dates: where later rows are to be told from earlier "
-            f"ones, --time {dates[0]} tests on the latest"
-        )
-    return ""
 
 
 def _unasked(rows: Rows) -> Counter:

@@ -29,10 +29,12 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, one_row, safe, unread
-from plait.runs.folder import CONFIG, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
+from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
+from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
-from plait.tasks.base import Task, TaskModel
+from plait.tasks.base import Task, TaskModel, beside
+from plait.tasks.beneath import Ladder
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
@@ -137,11 +139,14 @@ class Run:
         index = np.arange(len(rows))
         for batch, found in stream(self.model, rows, index, precision=self.precision, progress=progress):
             answers = self.task.finish(found)
-            told.append(self.task.columns(answers) | ({"shown": self.task.shown(batch, answers)} if show else {}))
+            own = self.task.columns(answers)
+            told.append(beside(own, {"shown": self.task.shown(batch, answers)}) if show else own)
             if out is not None:
-                told[-1] = {name: self._filed(name, cells, Path(out), done) for name, cells in told[-1].items()}
+                kinds = {n: self.schema.column(n).kind if n in self.task.targets else "image" for n in told[-1]}
+                told[-1] = {n: self._filed(n, kinds[n], cells, Path(out), done) for n, cells in told[-1].items()}
             done += len(next(iter(told[-1].values())))
-        table = answer_table(self.schema, merge(told), unread(rows))
+        table = answer_table(self.schema, merge(told), unread(rows), rows.table.names)
+        self.last_said += [sentence] if (sentence := self.task.untold()) else []
         if out is not None:
             write_table(table, out)
         self.last_bad = rows.bad
@@ -251,11 +256,10 @@ class Run:
         cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
         return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
 
-    def _filed(self, name: str, cells: Any, out: Path, first: int) -> Any:
+    def _filed(self, name: str, kind: str, cells: Any, out: Path, first: int) -> Any:
         """Cells that are bytes, written as files of the rows from `first` on; their paths as seen from beside `out`."""
         if not isinstance(cells, list) or not any(isinstance(cell, bytes) for cell in cells):
             return cells
-        kind = "image" if name == "shown" else self.schema.column(name).kind
         folder, suffix = out.parent / f"{out.stem}_{safe(name)}", KINDS[kind].suffix
         paths = [f"{folder.name}/{row:06}{suffix}" for row in range(first, first + len(cells))]
         for path, cell in zip(paths, cells):
@@ -344,12 +348,14 @@ def save_run(
 ) -> Run:
     """Write the model's weights (and its schema) into `folder`; the rest is there already."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_whole(folder / MODEL, lambda path: save_file(state, path))
+    with rewriting(folder / MODEL):
+        write_whole(folder / MODEL, lambda path: save_file(state, path))
     write_json(folder / SCHEMA, schema.to_json())
     if task.misses is not None:
         write_json(folder / MISSES, task.misses._asdict())
     if (folder / CONFIG).exists():  # what the task learnt of the trained model
         write_json(folder / CONFIG, read_json(folder / CONFIG) | {"task": task.to_json()})
+    seal(folder)
     return Run(folder, schema, task, model.eval(), precision, towers=towers)
 
 
@@ -368,11 +374,14 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         task.misses = Misses(**read_json(folder / MISSES))
     system = made.build_on_meta()
     model = task.model(made.bind(system), objective(model_info(made.name)))
-    try:
-        weights = read_weights(folder / MODEL)
-    except ValueError as error:
-        raise DataError(f"{folder / MODEL} is damaged: {error}") from error
-    assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
-    initialise_rest(system)
-    used, towers = config.get("used"), load_towers(folder, config).on(device)
+    with checking([folder / MODEL, folder / LADDER]):
+        try:
+            weights = read_weights(folder / MODEL)
+        except ValueError as error:
+            raise DataError(f"{folder / MODEL} is damaged: {error}") from error
+        assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
+        initialise_rest(system)
+        if (folder / LADDER).is_file():
+            model.ladder = Ladder.read(folder / LADDER, schema)
+        used, towers = config.get("used"), load_towers(folder, config).on(device)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

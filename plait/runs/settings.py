@@ -6,13 +6,23 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
 from plait.core.methods import read_change
 from plait.errors import UsageError, nearest
 from plait.tasks import CHOICES
+
+IN_MEMORY = "(a table in memory)"
+TABLES = ("val", "test")  # settings that are tables
+
+
+def told(source: Any) -> Any:
+    """A table's source in plain JSON: where its files are, whatever the working folder, or `IN_MEMORY`."""
+    if isinstance(source, list) and source and all(isinstance(s, (str, Path)) for s in source):
+        return [told(s) for s in source]
+    return source if source is None else str(Path(source).resolve()) if isinstance(source, (str, Path)) else IN_MEMORY
 
 
 def setting(help: str, default: Any = None, **how: Any) -> Any:
@@ -126,7 +136,7 @@ class Settings:
     patience: int | None = setting("Epochs without a better score before stopping.")
     ema: float | None = setting("Average the weights with this decay, such as 0.999.")
     augment: float = setting("Strength of augmentation; 0 is none, 1 the usual.", 1.0)
-    precision: str = setting("auto, fp32 or bf16.", "auto")
+    precision: str = setting("auto (by processor and width), fp32 or bf16.", "auto")
     device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
     seed: int = setting("The seed of splits, weights and batches.", 0)
     max_bad: float = setting("Stop where more of the rows are bad, such as 1%.", 1.0, metavar="SHARE", read=share)
@@ -156,6 +166,9 @@ class Settings:
         metavar="KIND=NAME:FOLDER",
         read=tower,
     )
+    no_ladder: bool = setting(
+        "Leave out the simple models (linear, boosted trees) that stand beneath plait's own.", False
+    )
     allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
     workers: int = setting("Threads that decode pictures and sounds.", 2)
     checkpoint_seconds: float = setting("How often a checkpoint is written.", 60.0, hidden=True)
@@ -180,8 +193,10 @@ class Settings:
         self.methods = [read_change(m) for m in ([self.methods] if isinstance(self.methods, str) else self.methods)]
 
     def to_json(self) -> dict:
-        """Plain JSON."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """Plain JSON. A table in memory is told as `IN_MEMORY`."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain |= {name: told(plain[name]) for name in TABLES}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in plain.items()}
 
     @classmethod
     def from_json(cls, data: dict) -> Settings:

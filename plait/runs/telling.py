@@ -76,12 +76,8 @@ def tell(console: Console, found: Assessment, name: str, task: Task) -> None:
         else ""
     )
     for score in task.headline(found.scores):
-        console.say(name, f"{score}{floor.get(score.name, '')}{alone}{gain}")
-    if found.left_out:
-        every = found.left_out + len(found.index)
-        console.say(
-            "careful", f"{found.left_out:,} of {every:,} rows have no target that is known: they are not scored"
-        )
+        beside = f"   {score.n:,} rows; {found.beside}" if found.beside else ""
+        console.say(name, f"{score}{floor.get(score.name, '')}{alone}{gain}{beside}")
     if found.absent:
         console.say("absent", "   ".join(f"no {k} {number(s.value)}" for k, s in found.absent.items()))
 

@@ -23,6 +23,7 @@ from plait.data.rows import Cells, Reader
 from plait.data.schema import Schema
 from plait.errors import DataError, PlaitError, UsageError
 from plait.runs.assemble import CROP, BoundRecipe, reads
+from plait.runs.manifest import check
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
@@ -158,7 +159,7 @@ class Towers:
         """Write features that were made into the run's folder, so that a run that goes on need not."""
         self.folder = folder
         for key, found in self.made.items():
-            features = {"features": torch.from_numpy(found)}
+            features = {"features": torch.from_numpy(found), "mark": _mark(found)}
             write_whole(folder / CACHE / f"{key}.safetensors", lambda path: save_file(features, path))
         self.made.clear()
 
@@ -200,10 +201,17 @@ class Towers:
         if not path or not path.is_file():
             return None
         try:
-            found = load_file(path)["features"].numpy()
+            kept = load_file(path)
+            found = kept["features"].numpy()
+            whole = torch.equal(kept["mark"], _mark(found))
         except (OSError, SafetensorError, KeyError):  # damaged: it is made again
             return None
-        return found if found.shape == shape else None
+        return found if whole and found.shape == shape else None
+
+
+def _mark(features: np.ndarray) -> torch.Tensor:
+    """Of what features were when they were made."""
+    return torch.tensor(list(blake2b(features.tobytes(), digest_size=16).digest()), dtype=torch.uint8)
 
 
 def offered(settings: Settings, schema: Schema, task: type[Task]) -> dict[str, str]:
@@ -274,11 +282,6 @@ def _tower(kind: str, value: str, settings: Settings) -> Tower:
     return Tower(kind, recipe, recipe.bind(system), words)
 
 
-def saved(folder: Path, config: dict) -> bool:
-    """Whether the folder of a run holds its towers, all of them."""
-    return all((folder / HOME / f"{kind}.safetensors").is_file() for kind in config.get("towers", {}))
-
-
 def load_towers(folder: Path, config: dict) -> Towers:
     """Those of a run, from its folder. Raises DataError where their files are not what the run was trained on."""
     found = {}
@@ -293,6 +296,7 @@ def load_towers(folder: Path, config: dict) -> Towers:
             raise DataError(f"{path} is damaged or missing: {error}") from error
         initialise_rest(system)
         words = folder / HOME / TOKENIZER
+        check(words)
         found[kind] = Tower(kind, recipe, bound, words if kind == "text" and words.is_file() else None)
         if found[kind].digest != told["digest"]:
             raise DataError(f"{path} holds other weights than those that the run was trained on")

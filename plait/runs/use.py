@@ -26,6 +26,7 @@ from plait.runs.folder import CONFIG, write_json
 from plait.runs.run import Run, load, save_run
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
+from plait.tasks.answer import AnswerQuestion
 from plait.tasks.base import Task
 from plait.tasks.caption import Caption
 from plait.tasks.published import ClassifyPublished, Embed, label_column
@@ -48,7 +49,7 @@ def use(
     console: Console | None = None,
 ) -> Run:
     """The published model `name` as a run in `folder`, by default runs/NAME, which embeds and searches, names classes
-    by texts, tells the classes that it was trained for, captions or transcribes, as far as it can.
+    by texts, tells the classes that it was trained for, captions, answers or transcribes, as far as it can.
 
     name: a size, or what its publisher or a peer calls it ("openai/clip-vit-base-patch32").
     weights: a file, or a folder, with them in the published layout and its tokenizer.json beside it. By default they
@@ -129,12 +130,14 @@ def work_of(info: ModelInfo) -> tuple[type[Task], tuple[str, ...]]:
     if "backbone" in info.roles:
         tells = argument(info, "num_classes") and info.weights.get("classes", True)
         return (ClassifyPublished if tells else Embed), info.takes
+    if "generator" in info.roles and info.weights.get("task") == AnswerQuestion.choice:
+        return AnswerQuestion, ("image", "text")
     if "generator" in info.roles and not info.parts:  # those that are made of others want to be talked to
         for kind, task in (("image", Caption), ("audio", TranscribeInWords)):
             if kind in info.takes:
                 return task, (kind,)
     raise UsageError(
-        f"plait use is for models that embed, tell classes, caption or transcribe: {info.name} is a "
+        f"plait use is for models that embed, tell classes, caption, answer or transcribe: {info.name} is a "
         f"{' and '.join(info.roles)} of {', '.join(info.takes)}. To train from its weights: plait fit TABLE --system "
         f"{info.name} --pretrained"
     )
@@ -184,11 +187,12 @@ def schema_of(
         raise UsageError(f"{info.name} reads pictures of any size, and nobody says which: use it from Python")
     length = row.get("max_tokens") or fixed.get("length")
     length = length or next((n for p in parts if (n := argument(p, "length"))), None)
+    asks = issubclass(task, AnswerQuestion)  # leaves room for what answers
     options = FitOptions(
         Place(),
         image_size=None if size is None else list(size),
         crop=cropped(row),
-        max_tokens=length,
+        max_tokens=length - CAPTION if asks and length else length,
         tokenizer_file=str(words) if words else None,
         rate=fixed.get("rate"),
     )
@@ -201,8 +205,8 @@ def schema_of(
         found, asks = (before.get(name, before.get("text", "")) for name in ("passage", "query"))
         texts.params |= {"prefix": found, "query": asks}
     if issubclass(task, Caption):
-        name = "caption" if takes[0] == "image" else "text"
-        options.max_tokens = min(CAPTION, length or CAPTION) if name == "caption" else length
+        name = "answer" if asks else "caption" if takes[0] == "image" else "text"
+        options.max_tokens = length if name == "text" else min(CAPTION, length or CAPTION)
         columns.append(Column(name, "text", "written", "target", KINDS["text"].fit_target(NOTHING, options)))
     schema = Schema(columns)
     return schema.rename_slots({slot.name: slot.kind for slot in schema.slots})

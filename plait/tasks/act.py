@@ -111,14 +111,24 @@ class Act(Task):
     def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
         return {}, {name: answers[name].astype(np.float64) for name in ("error", "usual")}
 
-    def _error(self, rows: np.ndarray) -> list[Score]:
-        return [mean_score("action error", rows[np.isfinite(rows)], "lower")]
+    def _error(self, answers: Answers, which: str) -> list[Score]:
+        """Of the rows with an action to compare; one that the model has no number for is an error."""
+        return [mean_score("action error", answers[which][np.isfinite(answers["usual"])], "lower")]
+
+    def unknown(self, rows: Rows, index: np.ndarray) -> dict[str, int]:
+        return {"trajectory without states and actions": len(index)} if len(index) else {}
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        nothing = int((~np.isfinite(answers["usual"])).sum())
+        return {"trajectory without a step that has both a state and an action": nothing} if nothing else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self._error(answers["error"])
+        return self._error(answers, "error")
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self._error(answers["usual"])
+        return self._error(answers, "usual")
 
     def lived(self, model: TaskModel) -> tuple[list[Score], list[Score]]:
         """What it earns in its world when it is asked for the most, beside one who does not look; and how what it gets
@@ -150,7 +160,7 @@ class Act(Task):
         return [*of(most), *later, follows], [*of(chance), *floor]
 
     def guide(self, truth: Answers, answers: Answers) -> float:
-        return -self._error(answers["error"])[0].value
+        return -self._error(answers, "error")[0].value
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         return {"action": answers["next"].astype(np.float64).tolist()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -26,13 +27,18 @@ Answers = dict[str, Any]  # by name: arrays (n, ...) or lists of n, a row each
 WEIGHT = "\0weight"  # in truth: how much each row counts (n,); no column is called so
 
 
+def unlike(name: str, taken: Container[str]) -> str:
+    """The name, or one that is not taken."""
+    while name in taken:
+        name += "_"
+    return name
+
+
 def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """An answer's columns and what is said of it, whose names give way to those of the answer."""
     out = dict(answer)
     for name, cells in more.items():
-        while name in out:
-            name += "_"
-        out[name] = cells
+        out[unlike(name, out)] = cells
     return out
 
 
@@ -69,6 +75,7 @@ class TaskModel(nn.Module):
     guidance: float | None = None  # of a task that `draws`, with `steps` and `seed`; None: as the task has it
     steps: int | None = None
     seed: int = 0
+    ladder: Any = None  # of simple models beneath, of tasks that answer rows
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -209,6 +216,23 @@ class Task(ABC):
         """(n,): what each row counts in the loss; None: all alike."""
         return rows.weights
 
+    def unknown(self, rows: Rows, index: np.ndarray) -> dict[str, int]:
+        """{why: how many} of the rows `index`, which have no target that is known: no score counts them."""
+        parts = dict.fromkeys(self.targets, "target") | {c.name: "weight" for c in rows.schema.used("weight")}
+        targets, why = rows.targeted(), []
+        for row in index:
+            found = ((part, rows.bad.cells.get((int(row), name))) for name, part in parts.items())
+            empty = "no weight" if targets[row] else "no target"
+            why.append(next((f"{part}: {cell[1]}" for part, cell in found if cell), empty))
+        return dict(Counter(why).most_common())
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """{what: how many} of the rows `index`, which truth and answers belong to, that no score counts all the
+        same."""
+        return {}
+
     @property
     def needs(self) -> dict[str, Any]:
         """What the system must be told of the task: arguments of `plait.runs.assemble.recipe`."""
@@ -280,6 +304,10 @@ class Task(ABC):
     @abstractmethod
     def columns(self, answers: Answers) -> dict[str, Any]:
         """The columns of a table of predictions, the answer first; bytes are those of a file."""
+
+    def untold(self) -> str:
+        """What `columns` leaves out, in a sentence, or ""."""
+        return ""
 
     def shown(self, batch: dict, answers: Answers) -> list[bytes]:
         """A PNG of each row, its answer drawn onto its picture; of a task that `shows`."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plait.core.roles import Model
 from plait.data.kinds import KINDS
+from plait.data.kinds.spelling import UNKNOWN
+from plait.data.kinds.text import CUT, TextKind
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.evaluate import captions
 from plait.evaluate.intervals import Score
-from plait.parts.generation import beam, generate
-from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
+from plait.parts.generation import beam, generate, rank
+from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel, beside
 from plait.tasks.bind import Bound, GeneratorBound
 
 ROLES = ("generator",)
@@ -30,10 +34,12 @@ class Captioner(TaskModel):
     """Texts, and the cross-entropy of every next token.
 
     name: of the target. most: how many tokens it writes at most, with the end. beam: how many beginnings of a text are
-    followed at once, 0 for the likeliest token each time.
+    followed at once, 0 for the likeliest token each time. closed: texts (A, N) with their ends, and which of their
+    tokens are real (A, N): the likeliest of these is written, and nothing else.
     """
 
     bound: GeneratorBound
+    closed: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, bound: Bound, name: str, most: int, beam: int = 0):
         super().__init__(bound)
@@ -53,22 +59,28 @@ class Captioner(TaskModel):
         return logits.float(), target[:, 1:longest]
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
-        """`tokens` (B, U) of what is written, its log-probability `score` (B,), `loss` (B,): what the true text costs,
-        NaN where the batch holds none; and `there` (B,) bool: whether there was anything to write about."""
+        """`tokens` (B, U) of what is written, its log-probability `score` (B,), out of a closed list that among these;
+        `loss` (B,): what the true text costs, NaN where the batch holds none; and `there` (B,) bool: whether there was
+        anything to write about."""
         ready, there = self.read(batch)
         system = self.bound.system
-        if self.beam:
+        if self.closed is not None:
+            texts, real = (t.to(there.device) for t in self.closed)
+            found = rank(system, ready, texts, real)
+            best, score = found.answers[:, 0], found.score[:, 0] - found.score.logsumexp(1)
+            tokens = texts.masked_fill(~real, 0)[best, 1:]
+        elif self.beam:
             written = beam(system, ready, most=self.most, size=self.beam, penalty=PENALTY)
-            score = written.score * written.keep.sum(1) ** PENALTY  # the log-probability again
+            tokens, score = written.tokens, written.score * written.keep.sum(1) ** PENALTY  # the log-probability again
         else:
             written = generate(system, ready, most=self.most)
-            score = written.score
+            tokens, score = written.tokens, written.score
         loss = torch.full_like(score, torch.nan)
         if "target" in batch:
             logits, true = self.next(ready, batch["target"][self.name])
             cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
             loss = torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
-        return {"tokens": written.tokens, "score": score, "loss": loss, "there": there}
+        return {"tokens": tokens, "score": score, "loss": loss, "there": there}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         ready, there = self.read(batch)
@@ -80,8 +92,8 @@ class Captioner(TaskModel):
 
 
 class Caption(Task):
-    """A text per row. text: what the kind `text` learnt of the target. Answers are a `text` each, its `probability` and
-    the `loss` of the true one.
+    """A text per row. text: what the kind `text` learnt of the target. Answers are a `text` each, its `probability`,
+    the `loss` of the true one, and whether anything is `there` to read.
 
     Texts are compared as the tokenizer gives them back: the learnt one knows no capitals.
     """
@@ -97,6 +109,7 @@ class Caption(Task):
 
     def __init__(self, target: str, text: dict):
         self.target, self.text = target, text
+        self.rest: dict[int, list[int]] = {}  # by row: of a true text that is longer than any is written, what is cut
 
     @classmethod
     def reads(cls, kinds: list[str]) -> bool:
@@ -118,6 +131,13 @@ class Caption(Task):
             raise DataError(f"the tokenizer has no token for the {which} of a text: give another with --tokenizer FILE")
         return cls(target, text)
 
+    def derive(self, rows: Rows) -> None:
+        """Truth is compared whole, however much of it can be learnt from."""
+        kind = cast(TextKind, KINDS[self.asks])
+        cut = [row for (row, name), cell in rows.bad.cells.items() if name == self.target and cell[1] == CUT]
+        cells = rows.table.column(self.target).take(pa.array(cut, pa.int64())).to_pylist() if cut else []
+        self.rest = {row: kind.beyond(cell, self.text) for row, cell in zip(cut, cells)}
+
     def pace(self, rows: int, system: Model, own: bool) -> Pace:
         return super().pace(rows, system, True)
 
@@ -130,6 +150,12 @@ class Caption(Task):
         """The text of ids (U,), which end at the first that is negative."""
         return KINDS[self.asks].write(ids[ids >= 0], self.text)
 
+    def true(self, ids: np.ndarray, row: int) -> str:
+        """A true text, with what had no room, and a sign for each token that cannot be written."""
+        whole = np.concatenate([ids[ids >= 0], np.asarray(self.rest.get(row, []), ids.dtype)])
+        parts = np.split(whole, np.flatnonzero(whole == self.text["unk"])) if self.text["unk"] is not None else [whole]
+        return f" {UNKNOWN} ".join(self.decode(part) for part in parts).strip()
+
     def model(self, bound: Bound, objective: Objective | None = None) -> Captioner:
         return Captioner(bound, self.target, self.text["max_tokens"] - 1)
 
@@ -140,15 +166,23 @@ class Caption(Task):
             "text": [text if real else self.text["usual"] for text, real in zip(said, there)],
             "probability": np.where(there, np.exp(outputs["score"].astype(np.float64)), self.text["share"]),
             "loss": outputs["loss"].astype(np.float64),
+            "there": there,
         }
 
     def record(self, batch: dict, answers: Answers) -> tuple[Answers, Answers]:
         """Of the truth the `text`, and how many `tokens` it has after the first."""
         ids = batch["target"][self.target].numpy()
-        return {"text": [self.decode(row) for row in ids], "tokens": (ids[:, 1:] >= 0).sum(1)}, answers
+        text = [self.true(own, int(row)) for own, row in zip(ids, batch["row"])]
+        return {"text": text, "tokens": (ids[:, 1:] >= 0).sum(1)}, answers
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        nothing = int((~answers["there"]).sum())
+        return {"row with nothing to read, in perplexity alone": nothing} if nothing else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return captions.captions(truth["text"], answers["text"], answers["loss"], truth["tokens"])
+        return captions.captions(truth["text"], answers["text"], answers["loss"], truth["tokens"], answers["there"])
 
     def guide(self, truth: Answers, answers: Answers) -> float:
         """What early stopping looks at: chrF, and a little what the true texts cost."""
@@ -157,14 +191,14 @@ class Caption(Task):
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         n = len(truth["text"])
-        return self.scores(truth, {"text": [self.text["usual"]] * n, "loss": np.full(n, np.nan)})
+        return self.scores(truth, {"text": [self.text["usual"]] * n, "loss": None, "there": None})
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """Each row's own chrF."""
         return captions.chrf_rows(truth["text"], answers["text"])
 
     def columns(self, answers: Answers) -> dict[str, Any]:
-        return {self.target: answers["text"], "probability": answers["probability"]}
+        return beside({self.target: answers["text"]}, {"probability": answers["probability"]})
 
     def describe(self) -> str:
         kind = f"texts of at most {self.text['max_tokens']} of {self.text['vocab']:,} tokens"

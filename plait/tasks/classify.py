@@ -19,7 +19,9 @@ from plait.data.words import Labels
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
-from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
+from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
+from plait.tasks.beneath.asked import Asked, Classes
+from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.deciding import best_temperature, cooled, threshold
@@ -106,6 +108,9 @@ class Classify(AnswerTask):
         return np.where(known, self.class_weight[np.where(known, at, 0)], np.nan) * (
             1.0 if rows.weights is None else rows.weights
         )
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Classes(len(self.classes)), (0.0, 1.0)
 
     @property
     def frequencies(self) -> np.ndarray:
@@ -248,10 +253,15 @@ class Classify(AnswerTask):
                 told |= {f"answer {rank + 1}": ranked[rank], f"probability {rank + 1}": -np.sort(-p, axis=1)[:, rank]}
         return beside({self.target: [self.classes[i] for i in answer]}, told)
 
+    def untold(self) -> str:
+        few = f"of {len(self.classes):,} classes each row tells the likeliest {LIKELIEST}, with their probabilities"
+        return few if len(self.classes) > MOST_SHOWN else ""
+
     @property
     def names(self) -> list[str]:
-        """The classes in print."""
-        return ["blank" if c is None else str(c) for c in self.classes]
+        """The classes in print, no two alike."""
+        taken = {str(c) for c in self.classes if c is not None}
+        return [unlike("blank", taken) if c is None else str(c) for c in self.classes]
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
@@ -333,6 +343,9 @@ class ClassifyMany(AnswerTask):
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
             self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
 
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return ManyLabels(len(self.labels)), (0.0, 1.0)
+
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = cooled(outputs["outputs"], self.prior, self.temperature)
         return {"probabilities": 1 / (1 + np.exp(-np.clip(x, -60, 60)))}
@@ -357,6 +370,13 @@ class ClassifyMany(AnswerTask):
         parts, p = [truth[name] for name in self.targets], answers["probabilities"]
         real = parts[0] if len(parts) == 1 else np.stack(parts, 1)
         return real, np.pad(p, ((0, 0), (0, real.shape[1] - p.shape[1])))  # a label that was never learnt is missed
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """The labels of these rows that nobody knows."""
+        unknown = int((self._both(truth, answers)[0] == -100).sum())
+        return {"label that is not known": unknown} if unknown else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         if WEIGHT in truth:
@@ -392,7 +412,8 @@ class ClassifyMany(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
-        return beside({"labels": chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
+        answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
+        return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes] | None:
         real, p = self._both(truth, answers)

@@ -14,6 +14,7 @@ from torch import Tensor
 from plait.core.roles import Detector as Role
 from plait.core.roles import Model
 from plait.data.kinds import KINDS
+from plait.data.kinds.boxes import read_boxes
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError
@@ -124,6 +125,14 @@ class Detect(Task):
         low, size = np.tile(window[:, None, :2], 2), np.tile(window[:, None, 2:] - window[:, None, :2], 2)
         truth = np.concatenate([truth[..., :1], low + truth[..., 1:] * size], 2)
         return {self.target: [t[~np.isnan(t[:, 0])] for t in truth]}, answers
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """Things that lie outside what is seen of their pictures."""
+        told = sum(len(read_boxes(rows.table.column(self.target)[int(row)].as_py())) for row in index)
+        gone = told - sum(map(len, truth[self.target]))
+        return {"thing outside what is read of its picture": gone} if gone else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         return detection.detection(truth[self.target], answers["guesses"])

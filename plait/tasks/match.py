@@ -48,10 +48,12 @@ class Match(AnswerTask):
     def extend(
         cls, table: Table, schema: Schema, splits: dict[str, np.ndarray], seed: int
     ) -> tuple[Table, dict[str, np.ndarray]]:
-        """Where all pairs are true, as many false ones are drawn."""
-        if schema.targets:
+        """Where all pairs are true, as many false ones are drawn; the same again for a schema that was made of them."""
+        if schema.targets and (schema.targets != [MATCH] or MATCH in table.names):
             return table, splits
         table, splits = with_mismatches(table, schema, splits, seed)
+        if schema.targets:
+            return table, splits
         schema.columns = [*schema.columns, *Schema.guess(table, inputs=schema.inputs, target=MATCH).used("target")]
         return table, splits
 

@@ -19,6 +19,7 @@ from plait.tasks.classify import Classify
 
 LABEL = "label"  # the column of classes
 NONE = "none of these"
+NO_CLASS = 1e-6  # by how much that is likelier than each class in a row that cannot be read
 SURE = 0.05  # the share of rows of no class that is given one all the same
 
 
@@ -64,7 +65,7 @@ class Embed(Task):
 
 class KnownClasses(Classify):
     """One of `classes`, which nothing here was trained to tell. slot: the input. A row that cannot be read gets no
-    class; in scores it counts as one that any class is as good for.
+    class: its answer is wrong, and as likely as that of any class.
 
     Answers are `probabilities` (n, K) and `there` (n,) bool.
     """
@@ -80,6 +81,19 @@ class KnownClasses(Classify):
         there = outputs["there"]
         found = super().finish({"outputs": outputs["outputs"].astype(np.float64)})["probabilities"]
         return {"probabilities": np.where(there[:, None], found, 1 / len(self.classes)), "there": there}
+
+    def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """With one class more, which is answered in rows that cannot be read and true of none."""
+        real, p = super()._both(truth, answers)
+        there = answers.get("there", np.ones(len(p), bool))
+        if there.all():
+            return real, p
+        k = len(self.classes)
+        p = np.column_stack([p, np.zeros(len(p))])
+        p[~there] = 0.0
+        p[~there, :k] = (1 - NO_CLASS) / (k + 1)
+        p[~there, -1] = 1 - p[~there, :k].sum(1)
+        return real, p
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """By chance."""

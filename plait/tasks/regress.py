@@ -17,6 +17,7 @@ from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.tasks.base import WEIGHT, Answers, Objective, beside
+from plait.tasks.beneath.asked import Asked, Number
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.rowwise import Answer, AnswerTask
@@ -66,6 +67,9 @@ class Regress(AnswerTask):
             raise UsageError(f"class weights are for classification: the target {self.target!r} is a number")
         if rows.weights is not None:
             self.centre = float(np.average(rows.target(train)[self.target].numpy(), weights=rows.weights[train]))
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        return Number(), (self.mean, self.std)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"numbers": self._undo(outputs["outputs"][:, 0])}

@@ -27,6 +27,7 @@ from plait.tasks.examples import picture_of
 ROLES = ("embedder",)
 
 PAIR = "pair"  # the name of what is asked, which stands in no column
+HALF = "pair of which a side cannot be read"
 
 
 class Pairs(TaskModel):
@@ -123,7 +124,18 @@ class Retrieve(Task):
         if not len(out["train"]):
             sides = " and a readable ".join(map(repr, self.names))
             raise DataError(f"no training row has both a readable {sides}: there is no pair to learn from")
-        return out, {}
+        return out, {HALF: sum(map(len, splits.values())) - sum(map(len, out.values()))}
+
+    def unknown(self, rows: Rows, index: np.ndarray) -> dict[str, int]:
+        return {HALF: len(index)} if len(index) else {}
+
+    def aside(
+        self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
+    ) -> dict[str, int]:
+        """The rows that ask for nothing, since one side of them is missing or cannot be read."""
+        half = ~self._there(truth, answers).all(1)
+        count = int((half if queries is None else half & queries).sum())
+        return {HALF: count} if count else {}
 
     def pace(self, rows: int, system: Model, own: bool) -> Pace:
         return super().pace(rows, system, own)._replace(batch=128)  # each row is compared with all of its batch
@@ -162,13 +174,17 @@ class Retrieve(Task):
         """Per direction: (asking side, replying side), one row per different query, one per different item, and the
         groups of both."""
         pairs = truth[PAIR]
-        there = (pairs[:, 1:] >= 0) & (np.abs(answers["vectors"]).sum(2) > 0)  # (n, 2)
-        asking = there.all(1) if queries is None else there.all(1) & queries
+        there = self._there(truth, answers)
+        asking = np.asarray(there.all(1) if queries is None else there.all(1) & queries)
         if not asking.any():
             raise DataError("no row has both sides: there is no pair to find")
         for ask, reply in ((0, 1), (1, 0)):
             rows, items = _one_each(pairs[:, 1 + ask], asking), _one_each(pairs[:, 1 + reply], there[:, reply])
             yield (ask, reply), rows, items, (pairs[rows, 0], pairs[items, 0])
+
+    def _there(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """(n, 2) bool: which sides can be read."""
+        return np.asarray((truth[PAIR][:, 1:] >= 0) & (np.abs(answers["vectors"]).sum(2) > 0))
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         return {"similarity": answers["vectors"].prod(1).sum(1)}

@@ -18,6 +18,8 @@ from plait.evaluate.chosen import named, score
 from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import SumOfParts
 from plait.tasks.base import WEIGHT, Answers, Task, TaskModel
+from plait.tasks.beneath import Ladder
+from plait.tasks.beneath.asked import Asked
 from plait.tasks.bind import Bound, drop_modalities
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
@@ -33,6 +35,7 @@ class Answer(TaskModel):
     """
 
     head: SumOfParts
+    ladder: Ladder | None = None  # of simple models, whose answers are mixed with the network's
 
     def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__(bound)
@@ -46,6 +49,14 @@ class Answer(TaskModel):
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
         """`outputs` (B, K): logits, or standardised numbers."""
+        if self.ladder is None:
+            return self.watched(batch)
+        beneath, device = self.ladder(batch), self.head.prior.device
+        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
+        return {"outputs": torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)}
+
+    def watched(self, batch: dict) -> dict[str, Tensor]:
+        """`outputs` (B, K) of the network alone."""
         return {"outputs": self.head(self.bound.features(batch))[0].float()}
 
     def straight(self, batch: dict) -> dict[str, Tensor]:
@@ -79,6 +90,10 @@ class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
     on_towers = True
+
+    def simple(self) -> tuple[Asked, tuple[float, float]]:
+        """What is asked as simple models see it, and the mean and spread by which it was standardised."""
+        raise NotImplementedError
 
     def judge(self, metric: str | None, positive: str | None, rows: Rows, watch: np.ndarray) -> None:
         if not self.metrics:

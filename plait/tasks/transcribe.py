@@ -19,7 +19,7 @@ from plait.errors import DataError
 from plait.evaluate import transcripts
 from plait.evaluate.intervals import Score
 from plait.parts.objectives.ctc import ctc_rows, greedy, prefix_beam
-from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
+from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel, beside
 from plait.tasks.bind import Bound, TranscriberBound
 from plait.tasks.caption import Caption
 from plait.tasks.known import mean_over
@@ -196,7 +196,7 @@ class Transcribe(Transcripts):
         return {"text": [self.decode(row) for row in batch["target"][self.target].numpy()]}, answers
 
     def columns(self, answers: Answers) -> dict[str, Any]:
-        return {self.target: answers["text"], "probability": answers["probability"]}
+        return beside({self.target: answers["text"]}, {"probability": answers["probability"]})
 
     def describe(self) -> str:
         kind = "pieces" if self.text["spelling"]["merges"] else "characters"
@@ -220,6 +220,10 @@ class TranscribeInWords(Transcripts, Caption):
     @classmethod
     def reads(cls, kinds: list[str]) -> bool:
         return kinds == ["audio"]
+
+    def aside(self, *_: Any, **__: Any) -> dict[str, int]:
+        """Nothing: a row without a sound is answered too."""
+        return {}
 
     def pace(self, rows: int, system: Model, own: bool) -> Pace:
         """It writes without hearing for long before it finds what is said where."""

@@ -94,6 +94,27 @@ def exists(folder: str | Path) -> bool:
     return bool(_numbers(Path(folder) / HOME))
 
 
+def examine(folder: str | Path) -> dict[str, str]:
+    """{file of a checkpoint, named from `folder`: what is wrong with it, "missing" or ""}."""
+    home, found = Path(folder) / HOME, {}
+    for number in _numbers(home):
+        where = home / f"{number:06d}"
+        name = where.relative_to(folder).as_posix()
+        try:
+            seal = _seal(where)
+        except PlaitError as error:
+            found[f"{name}/{SEAL}"] = str(error)
+            continue
+        found[f"{name}/{SEAL}"] = ""
+        for file, line in seal.items():
+            try:
+                fault = _fault((where / file).read_bytes(), line)
+            except OSError:
+                fault = "missing"
+            found[f"{name}/{file}"] = fault
+    return found
+
+
 def remove(folder: str | Path) -> None:
     """Remove all checkpoints of `folder`."""
     home = Path(folder) / HOME
@@ -103,29 +124,38 @@ def remove(folder: str | Path) -> None:
 
 
 def _read(folder: Path) -> Checkpoint:
-    path = folder / SEAL
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        seal, own = read["files"], read["crc32"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PlaitError(f"{path} is missing or damaged") from error
-    if own != _checksum(seal):
-        raise PlaitError(f"{path} is damaged: its checksum is not the one it was written with")
     tensors, state = {}, {}
-    for name, (size, checksum) in ((n, (e["bytes"], e["crc32"])) for n, e in seal.items()):
+    for name, line in _seal(folder).items():
         path = folder / name
         if not path.is_file():
             raise PlaitError(f"{path} is missing")
         data = path.read_bytes()
-        if len(data) != size:
-            raise PlaitError(f"{path} is damaged: it has {len(data):,} bytes, expected {size:,}")
-        if zlib.crc32(data) != checksum:
-            raise PlaitError(f"{path} is damaged: its checksum is not the one it was written with")
+        if fault := _fault(data, line):
+            raise PlaitError(f"{path} is damaged: {fault}")
         if name == "state.json":
             state = json.loads(data)
         else:
             tensors[path.stem] = from_bytes(data)
     return Checkpoint(tensors, state, folder)
+
+
+def _seal(folder: Path) -> dict[str, dict[str, int]]:
+    """What a checkpoint's seal says of its files."""
+    path = folder / SEAL
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        seal, own = read["files"], read["crc32"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PlaitError(f"{path} is missing or damaged") from error
+    if own != _checksum(seal):
+        raise PlaitError(f"{path} is damaged: its checksum is not the one it was written with")
+    return seal
+
+
+def _fault(data: bytes, line: dict[str, int]) -> str:
+    if len(data) != line["bytes"]:
+        return f"it has {len(data):,} bytes, expected {line['bytes']:,}"
+    return "" if zlib.crc32(data) == line["crc32"] else "its checksum is not the one it was written with"
 
 
 def _checksum(seal: dict) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plait.errors import PlaitError
 from plait.evaluate.captions import bleu, captions, chrf, chrf_rows, letter_rows, word_rows
 
 TRUTH = ["a cat sits on the red mat", "two dogs run",
@@ -54,12 +55,15 @@ def test_chrf_by_hand():
 
 def test_scores_and_their_intervals():
     loss, tokens = np.array([4.0, 2.0, np.nan, 3.0, 1.0]), np.array([8, 4, 10, 5, 6])
-    found = {s.name: s for s in captions(TRUTH, SAID, loss, tokens)}
+    asked = np.isfinite(loss)
+    found = {s.name: s for s in captions(TRUTH, SAID, loss, tokens, asked)}
     assert list(found) == ["chrF", "exact match", "BLEU-4", "perplexity"]
     assert found["exact match"].value == 0.2 and found["perplexity"].value == pytest.approx(np.exp(10 / 23))
     assert found["perplexity"].n == 4 and found["perplexity"].better == "lower"
     assert all(s.low < s.value < s.high for s in found.values())
-    again = {s.name: s for s in captions(TRUTH * 20, SAID * 20, np.tile(loss, 20), np.tile(tokens, 20))}
+    with pytest.raises(PlaitError, match="1 NaN or infinite"):  # a model without a number is not spared
+        captions(TRUTH, SAID, loss, tokens, np.ones(5, bool))
+    again = {s.name: s for s in captions(TRUTH * 20, SAID * 20, *(np.tile(v, 20) for v in (loss, tokens, asked)))}
     for name, s in again.items():
         assert s.value == pytest.approx(found[name].value) and s.high - s.low < 0.5 * (
             found[name].high - found[name].low

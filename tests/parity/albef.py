@@ -4,7 +4,8 @@
 The official model cannot be installed beside ours, so it was run once, in the toy's size, with weights and inputs that
 `weights` and `inputs` below make again from the names of its keys. albef.json holds those names and shapes, and what
 came out: features, logits, losses of pre-training (alpha 0 and 0.4) and of retrieval fine-tuning, and the queues after
-the step. Hard negatives were the most alike ones and the hidden words were chosen by hand, both written there. The
+the step. Hard negatives were the most alike ones and the hidden words were chosen by hand, both written there. Of what
+writes answers there are the logits of four of them, their loss, and which of seven were ranked first. The
 names and shapes of the published sizes are there too, and what each gave in its own width, one layer of each kind deep.
 """
 
@@ -31,7 +32,7 @@ from tests.parity.recorded import learned
 
 SYSTEM = "albef"
 CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
-EVERY = dict(image=11, text=11, fused=17, match=1, words=997)  # of which numbers were kept
+EVERY = dict(image=11, text=11, fused=17, match=1, words=997, answer=997)  # of which numbers were kept
 HIDDEN = torch.tensor([4, 2])  # which words of `asked` are
 NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
@@ -92,7 +93,7 @@ def official(size: str = "toy", source: str = "official") -> tuple[nn.Module, Mo
     places written."""
     state = weights(size)
     arguments = {} if source == "official" else {"guess": False}
-    model = plait.load_weights(plait.create_model("albef_toy", **arguments).eval(), state, source)
+    model = plait.load_weights(plait.create_model("albef_toy", answer_depth=0, **arguments).eval(), state, source)
     training = albef.make_state(model, 0)
     teacher = {
         k: state[k.replace(".", "_m.", 1)] if k.replace(".", "_m.", 1) in state else v
@@ -114,6 +115,7 @@ def comparisons() -> Iterator[tuple[str, Tensor, Tensor]]:
     yield from _outputs()
     for alpha in (0.0, 0.4):
         yield from _losses(*official(), f"pretrain_{alpha:g}", inputs())
+    yield from _answers()
     model, training = official("toy_retrieval", "official_retrieval")
     for queue in training.queues.values():
         queue.ids.copy_(torch.tensor(NUMBERS["idx_queue"]))
@@ -136,6 +138,36 @@ def _outputs() -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "another fused token", fused.x[:, 3], theirs["fused_token_3"]
     yield "match", model(batch)["match"], theirs["match"]
     yield "words", model.words(fused.x[:, 3]), theirs["words"]
+
+
+def writer() -> nn.Module:
+    """Our toy without heads of alignment, with the recorded weights of the one that writes answers."""
+    model = plait.create_model("albef_toy", guess=False, embed_width=0, queue=0).eval()
+    assert count(model) == NUMBERS["toy_vqa"]["parameters"]
+    return plait.load_weights(model, weights("toy_vqa"), "official_retrieval")
+
+
+def _answers() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The official ranking counts the first word's probability twice; ours is that of the whole answer."""
+    model, batch, theirs = writer(), inputs(), NUMBERS["writes"]
+    answers, keep = torch.tensor(theirs["answers"]), torch.tensor(theirs["keep"]) > 0
+    yield "asked", model.fuse(batch)["fused"], recorded(theirs["fused"])
+    cache = model.prefill(batch)
+    yield "answers", model.step(answers[:4], cache, keep[:4])[0][keep[:4]], recorded(theirs["logits"])[keep[:4]]
+    first = model.step(answers[:4, :1], cache)[0][:, 0].log_softmax(-1)
+    ranked = model.rank(batch, answers, keep, most=5)
+    twice = (ranked.score + first.gather(1, answers[:, 1][ranked.answers])).softmax(1)
+    probabilities, order = twice.sort(dim=1, descending=True)
+    yield "ranked", ranked.answers.gather(1, order).float(), torch.tensor(theirs["ranked"]).float()
+    yield "how likely", probabilities, torch.tensor(theirs["probabilities"])
+    rows = torch.arange(4).repeat_interleave(torch.tensor(theirs["counts"]))
+    asked = {slot: x[rows] for slot, x in batch.items() if slot != "keep"} | {
+        "keep": {"text": batch["keep"]["text"][rows]}
+    }
+    logits = model.step(answers, model.prefill(asked), keep)[0][:, :-1]
+    said = answers[:, 1:].masked_fill(~keep[:, 1:], -100)
+    loss = F.cross_entropy(logits.flatten(0, 1), said.flatten(), reduction="sum") / 4
+    yield "loss", torch.stack([loss, loss - loss]), torch.tensor([theirs["loss"], 0.0])
 
 
 def _losses(model: nn.Module, training: Momentum, name: str, batch: dict) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -175,12 +207,15 @@ def published(name: str, facts: dict, keys: dict[str, tuple[int, ...]]) -> Row:
     """The worst of vectors, fusion, match and hidden words with one layer of each kind; infinite where the whole has
     other keys than the official model, its teacher and its queues left out."""
     whole, source = build(name), model_info(name).weights["source"]
-    row = Row(name, "official, recorded, 3 of 24 layers", count(whole), facts["parameters"], float("inf"), "layers")
+    told = "4 of 30" if whole.writer is not None else "3 of 24"
+    row = Row(name, f"official, recorded, {told} layers", count(whole), facts["parameters"], float("inf"), "layers")
     lost = ("_m.", "_queue", "queue_ptr", "position_ids")
     kept = {k: shape for k, shape in keys.items() if shape and not any(part in k for part in lost)}
-    if learned(plait.save_weights(whole, source)) != kept or keys["image_queue"] != (whole.embed_width, whole.queue):
+    remembered = keys.get("image_queue", (0, 0))
+    if learned(plait.save_weights(whole, source)) != kept or remembered != (whole.embed_width, whole.queue):
         return row
-    ours = plait.create_model(name, image_depth=1, text_depth=1, fusion_depth=1).eval()
+    writes = {"answer_depth": 1} if whole.writer is not None else {}
+    ours = plait.create_model(name, image_depth=1, text_depth=1, fusion_depth=1, **writes).eval()
     state = {k: _noise(k, tuple(v.shape)) for k, v in plait.save_weights(ours, source).items()}
     plait.load_weights(ours, state, source)
     found, theirs = ours(asked(ours.blanks["image"][0][1])), facts["outputs"]
@@ -191,6 +226,8 @@ def published(name: str, facts: dict, keys: dict[str, tuple[int, ...]]) -> Row:
 
 def parity(name: str) -> Row:
     if (size := name.removeprefix(f"{SYSTEM}_")) != "toy":
-        return published(name, NUMBERS["published"][size], keys("base_384" if "384" in size else "base"))
+        layout = size if size in NUMBERS else "base_384" if "384" in size else "base"
+        return published(name, NUMBERS["published"][size], keys(layout))
     error = max(relative_error(ours, theirs) for _, ours, theirs in comparisons())
-    return Row(name, "official, recorded", count(plait.create_model(name)), NUMBERS["toy"]["parameters"], error)
+    ours = count(plait.create_model(name, answer_depth=0))
+    return Row(name, "official, recorded", ours, NUMBERS["toy"]["parameters"], error)

@@ -113,7 +113,8 @@ def test_it_trains_on_from_its_weights_and_a_kill_changes_nothing(home, small): 
             shutil.copytree(ends[0].folder, folder)
             for checkpoint in sorted((folder / "checkpoints").iterdir())[left:]:
                 shutil.rmtree(checkpoint)
-            shutil.copy(small.folder / "model.safetensors", folder)
+            for file in ("model.safetensors", "manifest.json"):
+                shutil.copy(small.folder / file, folder)
         ends.append(plait.fit(out=folder, resume=True, console=Console(quiet=True)))
     on, before = weights(ends[0].folder), weights(small.folder)
     assert on.keys() == before.keys() and ends[0].stopped == "finished"

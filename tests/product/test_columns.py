@@ -198,7 +198,7 @@ def test_what_cannot_be_read_or_scored_is_said(tmp_path, monkeypatch) -> None:
     assert code == 0 and "NO CELL of 'photo' can be read: 80 x no such file" in said and str(tmp_path) in said
     frame.assign(y=[a if i % 4 else None for i, a in enumerate(answers)]).to_csv("e.csv", index=False)
     code, said = words("evaluate", "run", "e.csv")
-    assert code == 0 and "20 of 80 rows have no target that is known" in said and "NO CELL of 'photo'" in said
+    assert code == 0 and "60 rows; not scored: 20 x no target" in said and "NO CELL of 'photo'" in said
     code, said = words("check", "t.csv", "--target", "y")
     assert code == 0 and "careful: NO CELL of 'photo'" in said
 

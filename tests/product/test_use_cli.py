@@ -91,7 +91,8 @@ def clip(home) -> str:
 
 
 def test_a_run_embeds_searches_and_names(clip, home):
-    assert {p.name for p in Path(clip).iterdir()} == {"config.json", "schema.json", "model.safetensors"}
+    written = {"config.json", "schema.json", "model.safetensors", "manifest.json"}
+    assert {p.name for p in Path(clip).iterdir()} == written
     assert not [p for p in Path("runs").iterdir() if p.name.startswith(".")]
     code, out, _ = said("embed", clip, "photos/", "-o", "vectors.parquet")
     assert code == 0 and out == "saved     vectors.parquet: 4 rows, vector of 16\n"
@@ -172,7 +173,7 @@ def test_any_column_of_the_kind_is_read_and_none_is_guessed_among_several(home):
         ),
         (
             ("use", "llava_1.5_7b", "-o", "runs/y"),
-            "embed, tell classes, caption or transcribe: llava_1.5_7b is a generator of image, text",
+            "embed, tell classes, caption, answer or transcribe: llava_1.5_7b is a generator of image, text",
         ),
         (("use", "dit_xl_2", "-o", "runs/y"), "is a part of it, which does nothing without training"),
         (

@@ -155,7 +155,8 @@ def test_what_cannot_be_a_weight_is_a_bad_cell_and_its_row_is_left_out(tmp_path)
     said = " ".join(data.remarks())
     assert "1 rows: no weight in 'w'" in said and "1 rows: weight below 0" in said
     zero = plait.load(run.folder).evaluate(source)
-    assert zero.left_out == 4 and len(zero.index) == N - 4
+    below = "weight: below 0, and a weight is 0 or more"
+    assert zero.left_out == {"weight: not a number": 2, below: 1, "no weight": 1} and len(zero.index) == N - 4
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def example():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tower", ["bert_toy", "roberta_toy", "distilbert_toy", "mpnet_toy", "llama_toy", "fnet_toy"])
+@pytest.mark.parametrize(
+    "tower", ["bert_toy", "roberta_toy", "distilbert_toy", "mpnet_toy", "llama_toy", "fnet_toy", "t5_toy"]
+)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_what_is_read_of_which_tower(tower, pooling):
     ids, keep = example()
@@ -58,8 +60,7 @@ def test_several_texts_are_read_by_one_tower_and_an_absent_one_is_zero():
     "arguments, why",
     [
         (dict(pooling="max"), "pooling: got 'max', expected one of mean, cls, last"),
-        (dict(tower="t5_toy"), "tower: got T5, expected an encoder or a writer of words alone"),
-        (dict(tower="vit_toy"), "tower: got ViT, expected"),
+        (dict(tower="vit_toy"), "tower: got ViT, expected an encoder or a writer of words alone"),
     ],
 )
 def test_what_gives_no_tokens_of_words_is_refused(arguments, why):

@@ -132,23 +132,29 @@ class Measured(nn.Module):
         return dict(loss=self.body(self.norm(batch["x"] + torch.rand(1))).square().mean())
 
 
-@pytest.mark.parametrize(("width", "rows"), [(2, 4), (1024, 1024)])
-def test_precision_is_measured_without_a_trace(width, rows):
+@pytest.mark.parametrize(("width", "rows"), [(2, 4), (64, 256), (256, 16)])
+def test_precision_is_picked_by_processor_and_shape_without_a_trace(width, rows, monkeypatch):
     model, batch = Measured(width).eval(), dict(x=torch.randn(rows, width))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.get_rng_state()
-    picked = optim.pick_precision(model, batch, "cpu")
-    if width == 2 or not optim.has_bf16(torch.device("cpu")):  # nothing to gain from conversions of two numbers
-        assert picked == "fp32"
-    elif torch.cpu._is_amx_tile_supported():
-        assert picked == "bf16"
+    for there in (False, True):  # whatever this machine is
+        monkeypatch.setattr(optim, "has_bf16", lambda device, there=there: there)
+        assert optim.pick_precision(model, batch, "cpu") == ("bf16" if there and width >= 128 else "fp32")
     assert torch.equal(torch.get_rng_state(), state) and not model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_half_of_what_is_trained_must_be_wide():
+    model = nn.Sequential(nn.Linear(128, 128), nn.Linear(128, 8), nn.Conv2d(3, 64, 3))
+    every = 128 * 128 + 128 * 8 + 3 * 64 * 9
+    assert optim.share_of_wide(model, 128) == 128 * 128 / every and optim.share_of_wide(model, 8) == 1
+    model[0].requires_grad_(False)
+    assert optim.share_of_wide(model, 128) == 0 and optim.share_of_wide(model, 9) == 3 * 64 * 9 / (every - 128 * 128)
+
+
 class Overflowing(nn.Module):
-    """Fast in bfloat16 but without a finite loss there."""
+    """Wide, but without a finite loss there."""
 
     def __init__(self):
         super().__init__()
@@ -159,5 +165,8 @@ class Overflowing(nn.Module):
         return dict(loss=y.square().mean() + (0.0 if y.dtype == torch.float32 else torch.inf))
 
 
-def test_a_precision_without_a_finite_loss_is_not_picked():
+def test_a_precision_without_a_finite_loss_is_not_picked(monkeypatch):
+    monkeypatch.setattr(optim, "has_bf16", lambda device: True)
+    fine, batch = Measured(1024), dict(x=torch.randn(8, 1024))
+    assert optim.pick_precision(fine, batch, "cpu") == "bf16"
     assert optim.pick_precision(Overflowing(), dict(x=torch.randn(1024, 1024)), "cpu") == "fp32"

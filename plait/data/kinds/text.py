@@ -27,6 +27,7 @@ from plait.parts.tokenizers.words import WordTokens
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
 MOST_TOKENS = 512
+CUT = "too long, cut"
 MOST_CHARACTERS = 100_000  # far beyond any max_tokens; keeps one huge cell from stalling a run
 # what published tokenizers call these
 NAMES = {
@@ -145,10 +146,16 @@ class TextKind(Kind):
         last = [params["sep"]] if params["sep"] is not None else []
         room = params["max_tokens"] - len(first) - len(last)
         if len(ids) > room or len(text) > MOST_CHARACTERS:
-            place.note("too long, cut" if params.get("asked") else "too long")
+            place.note(CUT if params.get("asked") else "too long")
         if ids == nothing:
             raise Missing("empty text")
         return np.asarray(first + ids[:room] + last, dtype=np.int32)
+
+    def beyond(self, cell: Any, params: dict) -> list[int]:
+        """The ids of a text that is asked for which `encode` has no room for."""
+        found = tokenizer_of(params["tokenizer"]).encode(as_text(cell).strip(), add_special_tokens=False).ids
+        ends = (params["cls"] is not None) + (params["sep"] is not None)
+        return found[params["max_tokens"] - ends :]
 
     def store(self, rows: int, params: dict) -> Ragged:
         # batches are padded with 0, whatever the tokenizer pads with: no model reads what `keep` hides

@@ -12,35 +12,18 @@ The factor of a cosine is given and not learnt, as it was in training.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.create import rules_of
-from plait.core.tokens import Tokens, mean, real
+from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule, under
 from plait.errors import PlaitError
-from plait.parts.presence import fill_absent
+from plait.parts.towers.sentences import POOLING, Sentences, bare
 
 
-def cls(t: Tokens) -> Tensor:
-    """(B, D): the first token, which stands for the text."""
-    return t.x[:, 0]
-
-
-def last(t: Tokens) -> Tensor:
-    """(B, D): the last real token, which has read all others."""
-    rows, places = (torch.arange(n, device=t.x.device) for n in t.x.shape[:2])
-    return t.x[rows, (real(t) * places).amax(1)]
-
-
-POOLING = {"mean": mean, "cls": cls, "last": last}
-
-
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(Sentences):
     """Token ids (B, N) -> unit vectors (B, E).
 
     tower: the encoder, of which what only its own answers need is taken off. slots: names of the inputs that it reads,
@@ -48,41 +31,20 @@ class SentenceEncoder(nn.Module):
     where a layer and a tanh stand behind that. scale: the factor of a cosine, in training.
     """
 
-    fits = ("slots", "vocab")
-
     def __init__(self, *, tower, slots=None, pooling="mean", project=None, scale=20.0):
-        super().__init__()
-        if not hasattr(tower, "beyond") or tower.takes != ("text",):
-            raise PlaitError(f"tower: got {type(tower).__name__}, expected an encoder or a writer of words alone")
+        super().__init__(slots, scale)
         if pooling not in POOLING:
             raise PlaitError(f"pooling: got {pooling!r}, expected one of {', '.join(POOLING)}")
-        self.takes, self.tower, self.scale = tuple(slots or ("text",)), tower, scale
-        for name in tower.beyond:
-            setattr(tower, name, nn.Identity())
-        self.blanks = dict.fromkeys(self.takes, ((1,), torch.int64))
+        self.tower = bare(tower)
         self.read, self.embed_width = POOLING[pooling], project or tower.width
         self.project = nn.Linear(tower.width, project) if project else None
-        self.register_buffer("logit_scale", torch.empty(1), persistent=False)
-
-    def reset(self) -> None:
-        self.logit_scale.fill_(math.log(self.scale))
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None) -> Tokens:
-        """ids (B, N) int64, keep (B, N) bool (None: all real) -> Tokens (B, N, D)."""
         return self.tower.tokens(ids, keep)
 
     def pool(self, t: Tokens) -> Tensor:
-        """(B, E): one vector a text, of any length."""
         x = self.read(t)
         return x if self.project is None else self.project(x).tanh()
-
-    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
-        return F.normalize(self.pool(self.tokens(ids, keep)), dim=-1)
-
-    def embed(self, batch: dict) -> dict[str, Tensor]:
-        """{slot: (B, E)} unit vectors; zeros in rows where the text is absent."""
-        s = fill_absent(batch, self.blanks)
-        return {slot: self(s.values[slot], s.mask(slot)) * s.present[slot][:, None] for slot in self.takes}
 
 
 TUNED = dict(scale=100.0)

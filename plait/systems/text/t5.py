@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Attention, Block, Pre, Stack, merge_heads, split_heads
 from plait.core.memory import AnyMemory, KeyValue, Memory
-from plait.core.tokens import Tokens, real, refuse, unpacked
+from plait.core.tokens import Tokens, check_mask, real, refuse, unpacked
 from plait.core.weights import Drop, Join, Rename, Rule, Tied
 from plait.errors import PlaitError
 from plait.parts.mixers.gated import GatedFeedForward
@@ -98,11 +98,12 @@ class T5(nn.Module):
     """A text (B, M) read, another one written (B, N) -> logits (B, N, V) of the word after each.
 
     vocab: V. length: the longest text. begin, end: ids. head_width: E. gated: the feed-forward is, and the head is a
-    layer of its own; else it is the word table.
+    layer of its own; else it is the word table. beyond: parts that only its own answers need.
     """
 
     takes = ("text",)
     fits = ("vocab",)
+    beyond = ("near_written", "stack", "norm", "head")  # all that writes
     scheme = {nn.Embedding: lambda table: nn.init.normal_(table.weight)}
 
     def __init__(
@@ -131,6 +132,7 @@ class T5(nn.Module):
 
     def tokens(self, ids: Tensor, keep: Tensor | None = None) -> Tokens:
         """A text (B, M) as it is read, (B, M, D)."""
+        check_mask(keep, *ids.shape)
         t = Tokens(self.drop(self.words(ids).x), keep=keep)
         out = self.reader(t.reading(near=self.near_read(back(t))))
         return t.carry(out, self.drop(self.norm_read(out.x)))

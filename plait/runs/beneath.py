@@ -1,0 +1,153 @@
+"""The ladder of simple models in a run: learnt before training, and weighed against the network after it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plait.data.rows import Rows
+from plait.evaluate.intervals import Score, number
+from plait.evaluate.report import Section, Table
+from plait.runs.console import Console
+from plait.runs.folder import LADDER
+from plait.runs.manifest import rewriting
+from plait.runs.predict import outputs
+from plait.runs.prepare import Prepared
+from plait.tasks.base import Answers, Task
+from plait.tasks.beneath import Ladder, learn
+from plait.tasks.beneath.design import Parts, joined, parts
+from plait.tasks.rowwise import Answer, AnswerTask
+
+CHUNK = 512  # rows that are decoded at once
+READ = ("number", "category", "text", "vector", "labels")  # kinds of which simple models see all
+NAMES = {"linear": "linear", "trees": "boosted trees", "both": "both together"}
+
+
+def given(rows: Rows, index: np.ndarray) -> tuple[Parts, np.ndarray]:
+    """What simple models read of some rows, and whether there is anything at all (n,)."""
+    found, anything = [], []
+    for start in range(0, len(index), CHUNK):
+        batch = rows.batch(index[start : start + CHUNK])
+        found.append(parts(batch, rows.schema))
+        anything.append(np.any([p.numpy() for p in batch["present"].values()], axis=0))
+    return joined(found), np.concatenate(anything) if anything else np.zeros(0, bool)
+
+
+def asked(task: AnswerTask, model: Answer, rows: Rows, index: np.ndarray) -> np.ndarray:
+    """What is asked of some rows, as simple models see it."""
+    return model.target({"target": rows.target(index)}).numpy()
+
+
+def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console) -> None:
+    """Give `model` its ladder: that of the folder, of a run that goes on, or one that is learnt now and written."""
+    if not isinstance(model, Answer) or not data.laddered:
+        return
+    if (folder / LADDER).exists():
+        model.ladder = Ladder.read(folder / LADDER, data.schema)
+        return
+    begun = time.monotonic()
+    task = data.task
+    assert isinstance(task, AnswerTask)
+    index = data.splits["train"]
+    kind, unit = task.simple()
+    seen, _ = given(data.rows, index)
+    y, weight = asked(task, model, data.rows, index), data.weights
+    weight = None if weight is None else weight[index]
+    found = learn.climb(seen, y, kind, data.schema, seed, unit=unit, weight=weight)
+    if found is None:
+        return
+    with rewriting(folder / LADDER):
+        found.save(folder / LADDER)
+    model.ladder = found
+    console.say("beneath", f"{_reached(found)}, out of fold, in {time.monotonic() - begun:.0f} s")
+
+
+def _reached(found: Ladder) -> str:
+    told = [f"{NAMES[name]} {number(loss)}" for name, loss in found.told.items() if np.isfinite(loss)]
+    what = {"classes": "log loss", "labels": "log loss a label", "number": "squared error, of the variance"}
+    return f"{what[found.asked.name]}: {', '.join(told)}"
+
+
+def truth_of(task: Task, rows: Rows, index: np.ndarray) -> Answers:
+    """What the task records of some rows, answers aside."""
+    batch: dict = {"target": rows.target(index)}
+    if rows.weights is not None:
+        batch["weight"] = torch.from_numpy(rows.weights[index]).float()
+    return task.record(batch, {})[0]
+
+
+class Beneath:
+    """The ladder's answers for the rows that watch a training, and what the network adds to them."""
+
+    def __init__(self, model: Answer, task: Task, rows: Rows, index: np.ndarray):
+        assert model.ladder is not None
+        self.model, self.task, self.rows, self.index, self.ladder = model, task, rows, index, model.ladder
+        seen, anything = given(rows, index)
+        self.answers = self.ladder.beneath(seen, anything)
+        self.truth = truth_of(task, rows, index)
+        # where simple models read all that there is, a network has to be surer of what it adds
+        self.least = 2.0 if all(slot.kind in READ for slot in rows.schema.slots) else 1.0
+        self.y = model.target({"target": rows.target(index)}).numpy()
+
+    def guide(self, network: np.ndarray) -> tuple[float, float]:
+        """The task's guide of both together, and by how many standard errors the network lowers the loss."""
+        before = self.ladder.network
+        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        whole = self.ladder.whole(self.answers, network)
+        self.ladder.network = before
+        return self.task.guide(self.truth, self.task.finish({"outputs": whole})), sure
+
+    def settle(self, network: np.ndarray) -> str:
+        """Decide how much the network says; a sentence on it."""
+        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        if self.ladder.network[1]:
+            return f"the network answers with them: it lowers the loss on validation rows by {sure:.1f} standard errors"
+        return (
+            "the simple models answer alone: the network added nothing on the validation rows that is more than noise"
+        )
+
+
+def watch(model: Any, task: Task, rows: Rows, index: np.ndarray) -> Beneath | None:
+    """Of a model that has a ladder."""
+    return Beneath(model, task, rows, index) if isinstance(model, Answer) and model.ladder else None
+
+
+def relearn(model: Answer, data: Prepared, folder: Path, seed: int) -> None:
+    """Learn the rungs once more on all rows but those that the report speaks of, and write them."""
+    assert model.ladder is not None and isinstance(data.task, AnswerTask)
+    if len(data.splits.get("test", ())):
+        index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
+        seen, _ = given(data.rows, index)
+        weight = None if data.weights is None else data.weights[index]
+        learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
+    with rewriting(folder / LADDER):
+        model.ladder.save(folder / LADDER)
+
+
+def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:
+    """{rung: the main score on some rows}: of each simple model, of them together, and of the network alone."""
+    if not isinstance(model, Answer) or model.ladder is None:
+        return {}
+    simple, truth = model.ladder, truth_of(task, rows, index)
+    seen, anything = given(rows, index)
+    found = {NAMES[name]: np.where(anything[:, None], simple.rung(name, seen), simple.prior) for name in simple.rungs}
+    if len(found) > 1:
+        found[NAMES["both"]] = simple.beneath(seen, anything)
+    if simple.network[1]:
+        found["the network"] = outputs(model, rows, index, precision=precision, call=lambda m, b: m.watched(b))[
+            "outputs"
+        ]
+    return {name: task.scores(truth, task.finish({"outputs": z}))[0] for name, z in found.items()}
+
+
+def ladder(found: dict[str, Score], whole: Score, split: str) -> list[Section]:
+    """The part of the report that tells what each reaches."""
+    if not found:
+        return []
+    lines = [*found.items(), ("what answers", whole)]
+    table = Table(("model", f"{whole.name} [95% interval]"), lines)
+    return [Section(f"What simple models reach on {split} rows, and what answers", "table", table)]

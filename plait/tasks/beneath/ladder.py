@@ -1,0 +1,197 @@
+"""The ladder beneath a network: a linear model on words, characters, categories and numbers, and boosted trees, each
+out of fold, and what they answer together.
+
+Whatever a network reaches, a careful person reaches this in a minute. So the ladder is learnt first; on validation rows
+the network then shows by more than noise that it adds something, or it is left out (`Ladder.join`). What is kept are
+arrays: nothing is unpickled. docs/use.md tells users of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from plait.core.files import write_whole
+from plait.data.schema import Schema
+from plait.errors import DataError
+from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
+from plait.tasks.beneath.design import Design, Parts, parts
+from plait.tasks.beneath.trees import Trees
+
+FORMAT = 1
+
+
+class Straight(NamedTuple):
+    """A linear answer: weight (K, F), bias (K,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, x: Any) -> np.ndarray:
+        return np.asarray(x @ self.weight.T) + self.bias
+
+
+@dataclass
+class Scale:
+    """The scale on which a number was learnt: its own, or the logarithm of (value + shift), and by how much answers are
+    then too low, since the mean of numbers is above that of their logarithms."""
+
+    name: str = "own"
+    shift: float = 0.0
+    factor: float = 1.0
+
+    def to(self, y: np.ndarray) -> np.ndarray:
+        return y if self.name == "own" else np.log(np.maximum(y + self.shift, 1e-12))
+
+    def back(self, z: np.ndarray) -> np.ndarray:
+        return z if self.name == "own" else self.factor * np.exp(np.clip(z, -60, 60)) - self.shift
+
+
+@dataclass
+class Ladder:
+    """Made by `plait.tasks.beneath.learn.climb`, or read from a file. rungs: the weight of each answer in their mix.
+    network: the weights of that mix and of the network's own answer in the whole. told: what each reached out of
+    fold."""
+
+    schema: Schema
+    asked: Asked
+    design: Design
+    prior: np.ndarray
+    unit: tuple[float, float] = (0.0, 1.0)  # mean and spread by which numbers were standardised
+    lowest: float | None = None  # numbers are never answered below
+    linear: Straight | None = None
+    trees: list[Trees] = field(default_factory=list)  # one, or one a label
+    classes: list[int] = field(default_factory=list)  # that the trees tell apart
+    encoded: list[np.ndarray] = field(default_factory=list)  # of each category of many levels (levels, means)
+    bins: bool = False
+    scales: dict[str, Scale] = field(default_factory=dict)
+    how: dict[str, float] = field(default_factory=dict)  # strength of the linear model, rounds of the trees
+    rungs: dict[str, float] = field(default_factory=dict)
+    network: tuple[float, float] = (1.0, 0.0)
+    told: dict[str, float] = field(default_factory=dict)
+
+    # -- answers
+
+    def rung(self, name: str, given: Parts) -> np.ndarray:
+        """(n, K) of `linear` or `trees` alone."""
+        if name == "linear":
+            assert self.linear is not None
+            return self._found(name, self.linear(self.design.linear(given, self.bins)))
+        x = with_means(self.design.dense(given), self.design.many(given), self.encoded)
+        raw = np.concatenate([one(x) for one in self.trees], 1)
+        if isinstance(self.asked, Classes):
+            return self.asked.from_trees(raw, np.asarray(self.classes))
+        return self._found(name, raw)
+
+    def _found(self, name: str, z: np.ndarray) -> np.ndarray:
+        return self.on(z, self.scales.get(name, Scale()))
+
+    def on(self, z: np.ndarray, scale: Scale) -> np.ndarray:
+        """Outputs of a model that learnt on a scale, as answers."""
+        return self._standard(scale.back(z)) if isinstance(self.asked, Number) else self.asked.normal(z)
+
+    def _standard(self, y: np.ndarray) -> np.ndarray:
+        return self._floored((y - self.unit[0]) / self.unit[1])
+
+    def _floored(self, answers: np.ndarray) -> np.ndarray:
+        return answers if self.lowest is None else np.maximum(answers, (self.lowest - self.unit[0]) / self.unit[1])
+
+    def own(self, y: np.ndarray) -> np.ndarray:
+        """Standardised numbers in the target's unit."""
+        return y * self.unit[1] + self.unit[0]
+
+    def __call__(self, batch: dict) -> np.ndarray:
+        """(n, K): what the rungs answer together for a batch, the prior where nothing is given."""
+        return self.beneath(parts(batch, self.schema), anything_in(batch))
+
+    def beneath(self, given: Parts, anything: np.ndarray) -> np.ndarray:
+        found = [self.rung(name, given) for name in self.rungs]
+        whole = self._floored(self.asked.mixed(np.asarray(list(self.rungs.values())), found))
+        return np.where(anything[:, None], whole, self.prior)
+
+    def whole(self, beneath: np.ndarray, network: np.ndarray | None) -> np.ndarray:
+        """(n, K): the ladder's answers and the network's (None where it has no say) as one."""
+        a, b = self.network
+        if network is None or b == 0:
+            return beneath
+        return self._floored(self.asked.mixed(np.asarray([a, b]), [beneath, self.asked.normal(network.astype(float))]))
+
+    def join(self, beneath: np.ndarray, network: np.ndarray, y: np.ndarray, least: float) -> float:
+        """Find on rows that neither was trained on how much each says: `network` is set. Returns how many standard
+        errors the loss is lower than the ladder's alone; below `least`, the network is left out."""
+        known = self.asked.known(y)
+        beneath, network, y = beneath[known], self.asked.normal(network[known].astype(np.float64)), y[known]
+        weights, alone = self.asked.mix([beneath, network], y), self.asked.mix([beneath], y)
+        without = self.asked.losses(self.asked.mixed(alone, [beneath]), y)  # at its own best temperature
+        gain = without - self.asked.losses(self.asked.mixed(weights, [beneath, network]), y)
+        sure = float(gain.mean() / max(gain.std() / max(len(y) - 1, 1) ** 0.5, 1e-12)) if len(y) else 0.0
+        self.network = (float(weights[0]), float(weights[1])) if sure >= least and weights[1] > 0 else (1.0, 0.0)
+        return sure
+
+    # -- files
+
+    def save(self, path: Path) -> None:
+        """One file of arrays, and the rest as JSON in its header; whole or not at all."""
+        arrays = {f"design.{k}": v for k, v in self.design.arrays.items()} | {"prior": self.prior}
+        if self.linear is not None and "linear" in self.rungs:
+            arrays |= {"linear.weight": self.linear.weight, "linear.bias": self.linear.bias}
+        if "trees" in self.rungs:
+            for i, one in enumerate(self.trees):
+                arrays |= {f"trees.{i}.{name}": value for name, value in one._asdict().items()}
+            arrays |= {f"encoded.{i}": means for i, means in enumerate(self.encoded)}
+        told: dict[str, Any] = {
+            "format": FORMAT, "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
+            "lowest": self.lowest, "classes": self.classes, "bins": self.bins, "how": self.how, "rungs": self.rungs,
+            "network": self.network,
+            "told": self.told, "scales": {k: vars(v) for k, v in self.scales.items()}, "design": self.design.told,
+        }  # fmt: skip
+        arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        write_whole(path, lambda part: save_file(arrays, part, {"ladder": json.dumps(told)}))
+
+    @classmethod
+    def read(cls, path: Path, schema: Schema) -> Ladder:
+        """The ladder that `save` wrote. Raises DataError where the file is damaged."""
+        try:
+            with safe_open(path, "numpy") as file:
+                told = json.loads(file.metadata()["ladder"])
+                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no mapping)
+            if told["format"] > FORMAT:
+                raise DataError(
+                    f"{path} was written by a newer plait: its format is {told['format']}, expected {FORMAT}"
+                )
+            name, count = told["asked"], told["count"]
+            known: dict[str, Asked] = {"classes": Classes(count), "labels": Labels(count), "number": Number()}
+            design = Design(told["design"], {k[7:]: v for k, v in arrays.items() if k.startswith("design.")})
+            out = cls(
+                schema, known[name], design, arrays["prior"], tuple(told["unit"]),
+                told["lowest"], classes=told["classes"], bins=told["bins"], how=told["how"], rungs=told["rungs"],
+                network=tuple(told["network"]), told=told["told"],
+                scales={k: Scale(**v) for k, v in told["scales"].items()},
+            )  # fmt: skip
+            if "linear.weight" in arrays:
+                out.linear = Straight(arrays["linear.weight"], arrays["linear.bias"])
+            count = len({k.split(".")[1] for k in arrays if k.startswith("trees.")})
+            out.trees = [Trees(*(arrays[f"trees.{i}.{name}"] for name in Trees._fields)) for i in range(count)]
+            out.encoded = [arrays[f"encoded.{i}"] for i in range(sum(k.startswith("encoded.") for k in arrays))]
+            return out
+        except DataError:
+            raise
+        except Exception as error:  # whatever a changed file can lead to
+            raise DataError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def anything_in(batch: dict) -> np.ndarray:
+    return np.any([p.cpu().numpy() for p in batch["present"].values()], axis=0)
+
+
+def with_means(x: np.ndarray, ids: np.ndarray | None, tables: list[np.ndarray]) -> np.ndarray:
+    if ids is None or not tables:
+        return x
+    found = [table[np.minimum(ids[:, i], len(table) - 1)] for i, table in enumerate(tables)]
+    return np.concatenate([x.reshape(len(ids), -1), *found], 1).astype(np.float32)

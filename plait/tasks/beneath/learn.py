@@ -1,0 +1,340 @@
+"""How a ladder is learnt: each rung out of fold, so that what weighs them never sees rows that they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plait.data.schema import Schema
+from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
+from plait.tasks.beneath.design import Design, Parts
+from plait.tasks.beneath.ladder import Ladder, Scale, Straight, with_means
+from plait.tasks.beneath.trees import grow, kept
+
+LEAST = 24  # rows of which anything can be learnt out of fold
+ROWS = {"linear": 60_000, "trees": 100_000}  # of more, so many are drawn
+WORK = (
+    1.5e11  # multiplications of a convex solver, about a minute: of more, one fold; of twenty times more, no such rung
+)
+MANY = 20_000  # rows: of more, trees are tried on one fold
+STRENGTHS = (1e-3, 1e5)  # 1 / penalty
+STEPS = 10  # numbers of rounds that are compared
+HOPELESS = (
+    0.98  # of a loss: where one fold of trees beside the linear model does not lower it so far, they are left out
+)
+
+
+def climb(
+    given: Parts, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
+    weight: np.ndarray | None = None, unit: tuple[float, float] = (0.0, 1.0),
+) -> Ladder | None:  # fmt: skip
+    """Learn all rungs from training rows.
+
+    Args:
+        given: what the rows hold, of `parts`.
+        y: what is asked, as `asked` says.
+        weight: (n,) of each row.
+        unit: the mean and spread by which numbers were standardised.
+
+    Returns None where too few rows, or nothing in them, can be read.
+    """
+    rows = np.flatnonzero(asked.known(y))
+    if len(rows) < LEAST or not given:
+        return None
+    rows = np.random.default_rng(seed).permutation(rows)[: max(ROWS.values())]
+    given, y, weight = taken(given, rows), y[rows], None if weight is None else weight[rows]
+    ladder = Ladder(schema, asked, Design.fit(given, schema, seed), asked.prior(y, weight), unit)
+    if not ladder.design.told:
+        return None
+    if isinstance(asked, Number) and float(ladder.own(y).min()) >= 0:
+        ladder.lowest = 0.0
+    learner = Learner(ladder, given, y, weight, seed)
+    oof: dict[str, np.ndarray] = {}
+    for name, found in (("linear", learner.linear()), ("trees", learner.trees())):
+        if found is not None:
+            oof[name] = found.answers
+            ladder.told[name] = found.loss
+    if not oof:
+        return None
+    _choose(ladder, oof, y)
+    learner.fit()
+    return ladder
+
+
+def again(ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
+    """Learn the rungs that answer once more, on these rows, with what was chosen."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))[: max(ROWS.values())]
+    y, weight = y[rows], None if weight is None else weight[rows]
+    ladder.prior = ladder.asked.prior(y, weight)
+    Learner(ladder, taken(given, rows), y, weight, seed).fit()
+
+
+def taken(given: Parts, rows: Any) -> Parts:
+    """The rows (a slice, or numbers) of parts."""
+
+    def some(x: Any) -> Any:
+        return x[rows] if isinstance(x, np.ndarray) or isinstance(rows, slice) else [x[i] for i in rows]
+
+    return {name: some(x) for name, x in given.items()}
+
+
+class Tried(NamedTuple):
+    """A rung out of fold: its loss, its answers (n, K), NaN where it was not asked, and the scale of a number."""
+
+    loss: float
+    answers: np.ndarray
+    scale: Scale
+
+
+def _choose(ladder: Ladder, oof: dict[str, np.ndarray], y: np.ndarray) -> None:
+    """What the rungs say together, or one alone where that is as good."""
+    asked, names = ladder.asked, sorted(oof, key=lambda name: ladder.told[name])
+    there = ~np.isnan(np.concatenate(list(oof.values()), 1)).any(1)
+    found, y = [oof[name][there] for name in names], y[there]
+    alone = asked.mix(found[:1], y)
+    ladder.rungs = {names[0]: float(alone[0])}
+    if len(names) == 1:
+        return
+    weights = asked.mix(found, y)
+    both = asked.losses(asked.mixed(weights, found), y)
+    gain = asked.losses(asked.mixed(alone, found[:1]), y) - both
+    ladder.told["both"] = float(both.mean())
+    if gain.mean() > 0.5 * gain.std() / max(len(y) - 1, 1) ** 0.5:
+        ladder.rungs = {name: float(w) for name, w in zip(names, weights) if w > 1e-3}
+
+
+class Learner:
+    """Learns the rungs of `ladder` from rows in a random order."""
+
+    def __init__(self, ladder: Ladder, given: Parts, y: np.ndarray, weight: np.ndarray | None, seed: int):
+        self.ladder, self.given, self.y, self.weight, self.seed = ladder, given, y, weight, seed
+        self.asked, self.design = ladder.asked, ladder.design
+        self.folds = _folds(y, ladder.asked)
+        self.beside: np.ndarray | None = None  # the linear model's answers out of fold
+
+    def fit(self) -> None:
+        """Learn those of the ladder's rungs from all rows, as was chosen."""
+        if "linear" in self.ladder.rungs:
+            n = ROWS["linear"]
+            x, weight = self.design.linear(taken(self.given, slice(n)), self.ladder.bins), self._weight(slice(n))
+            target, strength = self._target(self.y[:n], self.ladder.scales["linear"]), self.ladder.how["strength"]
+            w, b = self.asked.solve(x, target, strength, weight)
+            self.ladder.linear = Straight(w.astype(np.float32), b.astype(np.float32))
+        if "trees" in self.ladder.rungs:
+            x, ids = self.design.dense(self.given), self.design.many(self.given)
+            target = self._target(self.y, self.ladder.scales["trees"])
+            whole, self.ladder.encoded = _encoded(x, ids, target, self.asked, self.seed)
+            rounds = int(self.ladder.how["rounds"])
+            models = list(self._models(whole, target, self.weight, rounds))
+            self.ladder.trees = [kept(model, rounds) for model, _ in models]
+            self.ladder.classes = models[0][1].astype(int).tolist()
+
+    def _weight(self, rows: Any) -> np.ndarray | None:
+        return None if self.weight is None else self.weight[rows]
+
+    # -- the linear model
+
+    def linear(self) -> Tried | None:
+        """Find the strength, whether numbers stand in bins too, and the scale; None where that would take too long."""
+        n, best = ROWS["linear"], None
+        given, y, folds = taken(self.given, slice(n)), self.y[:n], self.folds[:n]
+        bent = self.design.bends
+        for bins in (True,) if bent and self.design.words else (False, True)[: 1 + bent]:
+            x = self.design.linear(given, bins)
+            work = 2.0 * x.nnz * self.asked.count * 100 * (folds.max() + 1) * 4
+            if x.shape[1] == 0 or work > 20 * WORK:
+                continue
+            for scale in self._scales():
+
+                def score(strength: float, x=x, scale=scale, single=work > WORK) -> Tried:
+                    z, target = np.full((len(y), self.asked.count), np.nan), self._target(y, scale)
+                    for train, test in _splits(folds, single):
+                        z[test] = Straight(*self.asked.solve(x[train], target[train], strength, self._weight(train)))(
+                            x[test]
+                        )
+                    return self._tried(z, y, scale)
+
+                strength, tried = _climb(score, 10.0 if self.design.words else 1.0)
+                if best is None or tried.loss < best.loss:
+                    best, self.ladder.bins, self.ladder.scales["linear"] = tried, bins, tried.scale
+                    self.ladder.how["strength"] = strength
+        if best is None:
+            return None
+        self.beside = np.full((len(self.y), self.asked.count), np.nan)
+        self.beside[: len(y)] = best.answers
+        return best._replace(answers=self.beside)
+
+    # -- boosted trees
+
+    def trees(self) -> Tried | None:
+        """Find the number of rounds, and the scale; None where they are of no use."""
+        x, ids = self.design.dense(self.given), self.design.many(self.given)
+        if not self.asked.grown or self.design.only_texts or (x.shape[1] == 0 and ids is None):
+            return None
+        rounds, self.ladder.how["rate"] = self._rounds()
+        folds = self.folds % 3 if self.asked.outputs > 3 else self.folds
+        best = None
+        for scale in self._scales():
+            target = self._target(self.y, scale)
+            found: list[tuple[np.ndarray, list[np.ndarray]]] = []  # of each fold: rows, and outputs step by step
+            for train, test in _splits(folds, len(self.y) > MANY):
+                whole, means = _encoded(
+                    x[train], None if ids is None else ids[train], target[train], self.asked, self.seed
+                )
+                held = with_means(x[test], None if ids is None else ids[test], means)
+                models = list(self._models(whole, target[train], self._weight(train), rounds))
+                found.append((test, self._staged(models, held, rounds)))
+                if len(found) == 1 and self._hopeless(*found[0], scale):
+                    return None
+            losses = [
+                np.concatenate(
+                    [self.asked.losses(self.ladder.on(z[i], scale), self.y[test]) for test, z in found]
+                ).mean()
+                for i in range(STEPS)
+            ]
+            step = int(np.argmin(losses))
+            z = np.full((len(self.y), self.asked.count), np.nan)
+            for test, staged in found:
+                z[test] = staged[step]
+            tried = self._tried(z, self.y, scale)
+            if best is None or tried.loss < best.loss:
+                best, self.ladder.scales["trees"] = tried, tried.scale
+                self.ladder.how["rounds"] = rounds // STEPS * (step + 1)
+        return best
+
+    def _rounds(self) -> tuple[int, float]:
+        """How many at most, a multiple of STEPS, and the rate of learning: each round grows a tree an output."""
+        trees = 240 if len(self.y) <= MANY else 120
+        rounds = max(trees // max(self.asked.outputs // 2, 1), 40)
+        return rounds // STEPS * STEPS, 0.06 if self.asked.outputs <= 2 else 0.1
+
+    def _models(
+        self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, rounds: int
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Grown models, of labels one each, and the classes that they tell apart."""
+        how: dict[str, Any] = {"rounds": rounds, "rate": self.ladder.how["rate"], "seed": self.seed}
+        if not isinstance(self.asked, Labels):
+            there = np.unique(y) if isinstance(self.asked, Classes) else np.zeros(0, np.int64)
+            yield grow(x, y, weight, classes=len(there), **how), there
+            return
+        for k in range(self.asked.count):
+            rows = np.flatnonzero(y[:, k] != -100)
+            some = y[rows, k] if len(np.unique(y[rows, k])) == 2 else None
+            if some is None:  # always the same: as likely as the prior says, which no tree changes
+                some, x_ = np.asarray([0, 1] * len(self.y)), np.zeros((2 * len(self.y), x.shape[1]), np.float32)
+                yield grow(x_, some, None, classes=2, **how), np.arange(2)
+            else:
+                w = None if weight is None else weight[rows]
+                yield grow(x[rows], some, w, classes=2, **how), np.arange(2)
+
+    def _staged(self, models: list[tuple[Any, np.ndarray]], held: np.ndarray, rounds: int) -> list[np.ndarray]:
+        """Outputs (n, K) after each of STEPS parts of the rounds."""
+        stages = []
+        for i in range(STEPS):
+            raw = np.concatenate([kept(model, rounds // STEPS * (i + 1))(held) for model, _ in models], 1)
+            stages.append(self.asked.from_trees(raw, models[0][1]) if isinstance(self.asked, Classes) else raw)
+        return stages
+
+    def _hopeless(self, test: np.ndarray, staged: list[np.ndarray], scale: Scale) -> bool:
+        """Whether trees of one fold say next to nothing that the linear model does not."""
+        if self.beside is None:
+            return False
+        here = ~np.isnan(self.beside[test]).any(1)
+        y, linear = self.y[test][here], self.beside[test][here]
+        if not len(y):
+            return False
+        base = self.asked.losses(linear, y).mean()
+        for z in staged:
+            trees = self.ladder.on(z[here], scale)
+            mixed = self.asked.mixed(self.asked.mix([linear, trees], y), [linear, trees])
+            if self.asked.losses(mixed, y).mean() <= HOPELESS * base:
+                return False
+        return True
+
+    # -- the scale of a number
+
+    def _scales(self) -> list[Scale]:
+        """Those that are worth trying: the logarithm of what is never below nothing, and has a long tail."""
+        if not isinstance(self.asked, Number) or self.ladder.lowest is None:
+            return [Scale()]
+        own = self.ladder.own(self.y)
+        centred = own - own.mean()
+        skew = float((centred**3).mean() / max((centred**2).mean(), 1e-300) ** 1.5)
+        shift = 0.0 if own.min() > 0 else float(np.median(own[own > 0])) / 2 if (own > 0).any() else 1.0
+        return [Scale(), Scale("logarithm", shift)] if skew > 0.7 else [Scale()]
+
+    def _target(self, y: np.ndarray, scale: Scale) -> np.ndarray:
+        return scale.to(self.ladder.own(y)) if isinstance(self.asked, Number) else y
+
+    def _tried(self, z: np.ndarray, y: np.ndarray, scale: Scale) -> Tried:
+        """Outputs out of fold as answers, at their best temperature or factor."""
+        there = ~np.isnan(z).any(1)
+        if scale.name != "own":
+            guess = np.exp(np.clip(z[there, 0], -60, 60))
+            factor = float((self.ladder.own(y[there]) + scale.shift) @ guess / max(guess @ guess, 1e-300))
+            scale = Scale(scale.name, scale.shift, float(np.clip(factor, 0.25, 4.0)))
+        answers = np.full(z.shape, np.nan)
+        found = self.ladder.on(z[there], scale)
+        answers[there] = found
+        best = self.asked.mixed(self.asked.mix([found], y[there]), [found])
+        return Tried(float(self.asked.losses(best, y[there]).mean()), answers, scale)
+
+
+def _folds(y: np.ndarray, asked: Asked) -> np.ndarray:
+    """(n,) which fold each row is held out in, of rows in a random order; classes are spread evenly."""
+    order = np.argsort(y, kind="stable") if isinstance(asked, Classes) else np.arange(len(y))
+    folds = np.empty(len(y), np.int64)
+    folds[order] = np.arange(len(y)) % (5 if len(y) < 5000 else 3)
+    return folds
+
+
+def _splits(folds: np.ndarray, single: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) rows of each fold, or of the first."""
+    for fold in range(1 if single else folds.max() + 1):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+
+
+def _climb(score: Callable[[float], Tried], start: float) -> tuple[float, Tried]:
+    """The strength with the lowest loss, and what `score` gave for it: by tens from `start`, while it gets better."""
+    tried = {start: score(start)}
+    for step in (10.0, 0.1):
+        at = start
+        while STRENGTHS[0] <= at * step <= STRENGTHS[1]:
+            before, at = tried[at].loss, at * step
+            tried[at] = score(at)
+            if tried[at].loss >= before:
+                break
+        if at not in (start, start * step):
+            break  # it got better this way
+    best = min(tried, key=lambda strength: tried[strength].loss)
+    return best, tried[best]
+
+
+def _encoded(
+    x: np.ndarray, ids: np.ndarray | None, y: np.ndarray, asked: Asked, seed: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """x with the target's means by category, which are of other folds, and how often each occurs; and both of all rows
+    for later ones, (levels + 1, C) a column, the last for a level never seen."""
+    if ids is None:
+        return x, []
+    often = [np.append(np.bincount(column), 0)[:, None].astype(np.float32) for column in ids.T]
+    if isinstance(asked, Labels) or asked.outputs > 12:
+        return with_means(x, ids, often), often
+    from sklearn.model_selection import KFold
+    from sklearn.preprocessing import TargetEncoder
+
+    kind = "continuous" if isinstance(asked, Number) else "binary" if len(np.unique(y)) == 2 else "multiclass"
+    encoder = TargetEncoder(target_type=kind, cv=KFold(5, shuffle=True, random_state=seed))
+    means = encoder.fit_transform(ids, y).astype(np.float32)  # (n, C x columns), by column
+    width, tables = means.shape[1] // ids.shape[1], []
+    for i, levels in enumerate(encoder.categories_):
+        table = np.tile(np.atleast_1d(encoder.target_mean_).astype(np.float32), (len(often[i]), 1))
+        for k in range(width):
+            table[levels.astype(int), k] = encoder.encodings_[i * width + k]
+        tables.append(np.concatenate([table, often[i]], 1))
+    columns = [
+        np.concatenate([means[:, i * width : (i + 1) * width], often[i][ids[:, i]]], 1) for i in range(ids.shape[1])
+    ]
+    return np.concatenate([x.reshape(len(ids), -1), *columns], 1), tables
