@@ -22,6 +22,7 @@ FLOORS = {
     "train": 3,
     "runs": 5,
     "cli": 6,
+    "__main__": 7,
 }
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 

@@ -60,7 +60,7 @@ def fit(
 
     $ plait fit sales.csv --target sold --time date
 
-    $ plait fit survey.csv --target vote --sample-weight weight --class-weight balanced
+    $ plait fit survey.csv --target vote --sample-weight weight
 
     $ plait fit --resume runs/pets
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,8 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError, UsageError
+
+LISTS = ("vector", "labels", "series", "points", "boxes")  # kinds of which a cell may be a list
 
 
 def aligned(table: Table, schema: Schema, *, any_name: bool = False) -> Table:
@@ -71,6 +75,18 @@ def _kinds(table: Table) -> dict[str, str]:
     """{column: the kind that it looks like}."""
     readable = [name for name in table.names if name not in table.unread]
     return {c.name: c.kind for c in Schema.guess(table, inputs=readable).columns}
+
+
+def one_row(source: Any, schema: Schema) -> Any:
+    """A dict of cells, such as {"rooms": 3, "town": "Bern"}, as the table of one row that it means; anything else as it
+    is. Lists are cells where the column's kind has lists in its cells."""
+    if not isinstance(source, dict) or not source:
+        return source
+    kinds = {c.name: c.kind for c in schema.columns}
+    lone = {n for n, v in source.items() if isinstance(v, (str, bytes, dict)) or not hasattr(v, "__len__")}
+    if not lone or any(kinds.get(name) not in LISTS for name in source.keys() - lone):
+        return source
+    return {name: [str(v) if isinstance(v, Path) else v] for name, v in source.items()}
 
 
 def asking(schema: Schema) -> Schema:

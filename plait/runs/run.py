@@ -28,7 +28,7 @@ from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.columns import aligned, asking, like, matrix, safe, unread
+from plait.runs.columns import aligned, asking, like, matrix, one_row, safe, unread
 from plait.runs.declared import no_more_modules, of_file, read_config, read_schema
 from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.manifest import checking, rewriting, seal
@@ -117,6 +117,7 @@ class Run:
         """One answer per row, in the table's order: `row`, the answer's columns, and `unread` (columns that could not
         be read).
 
+        source: any table that `fit` would read, one picture or sound, or a dict of cells, which is one row.
         out: also write it, as Parquet, CSV or JSON lines by its ending; answers that are pictures or sounds are then
         files in a folder beside it, which the table names, and without `out` the bytes of such files.
         show: a column `shown` more, of each row's picture with its answer drawn onto it, where the task is of boxes.
@@ -276,7 +277,8 @@ class Run:
 
     def _table(self, source: Any) -> Table:
         """What `source` holds, as this run means it."""
-        return self.schema.read(aligned(read_table(source), self.schema, any_name=bool(self.used)))
+        found = read_table(one_row(source, self.schema))
+        return self.schema.read(aligned(found, self.schema, any_name=bool(self.used)))
 
     def _refuse_mute(self, what: str) -> None:
         if self.task.mute:
