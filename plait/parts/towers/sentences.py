@@ -32,10 +32,6 @@ def bare(tower: nn.Module) -> nn.Module:
     beyond = getattr(tower, "beyond", None)
     if not isinstance(beyond, tuple) or getattr(tower, "takes", ()) != ("text",):
         raise PlaitError(f"tower: got {type(tower).__name__}, expected an encoder or a writer of words alone")
-<<<<<<< HEAD
-    beyond: tuple[str, ...] = tower.beyond  # type: ignore[assignment]  # a class's own, no tensor
-=======
->>>>>>> 7f9bae4 (Types of the shared embedder of words; sizes with roles of their own stand a line a row)
     for name in beyond:
         setattr(tower, name, nn.Identity())
     return tower
