@@ -76,7 +76,7 @@ class Glance:
     def sample(self) -> list:
         """Up to 1,000 values, evenly spread over the column."""
         at = np.unique(np.linspace(0, max(self.count - 1, 0), num=min(self.count, 1000)).astype(np.int64))
-        return [self.filled[int(i)].as_py() for i in at]
+        return self.filled.take(pa.array(at)).to_pylist()
 
     @cached_property
     def one_or_blank(self) -> bool:
@@ -131,6 +131,15 @@ class Encoded(NamedTuple):
     values: np.ndarray
     real: np.ndarray
     bad: list[tuple[int, str]]
+
+
+class Survey(NamedTuple):
+    """What reading a column told without keeping its values: real (n,) bool, the bad cells as (row, reason), and what
+    was not counted but estimated, in a sentence."""
+
+    real: np.ndarray
+    bad: list[tuple[int, str]]
+    said: str = ""
 
 
 class Kind:
@@ -195,6 +204,10 @@ class Kind:
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """All cells of a column. Only kinds that share a slot."""
         raise NotImplementedError
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey | None:
+        """What can be read of a column, where that can be told without its values; None where it takes them."""
+        return None
 
     def write(self, value: np.ndarray, params: dict) -> Any:
         """The cell that `encode` reads as `value`, as far as encoding keeps it."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plait.data import moments
-from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
+from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, Survey, counted
 from plait.parts.scaling import Standardise
 
 FEATURES = ("year", "month_sin", "month_cos", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos", "days")
@@ -75,6 +75,9 @@ class DatetimeKind(Kind):
         """values (n, 8) float32, 0 where missing."""
         seconds, real, bad = moments.read(column, params["style"])
         return Encoded(np.where(real[:, None], self.standardise(seconds, params), 0).astype(np.float32), real, bad)
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
+        return Survey(*moments.read(column, params["style"])[1:])
 
     def preprocess(self, params: dict) -> nn.Module:
         """Of the eight features (..., 8)."""
