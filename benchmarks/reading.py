@@ -87,9 +87,8 @@ def main() -> None:
         for what in given.only or list(RUNS)[1:]:
             seconds, cores, memory = measure(what, path)
             memory -= bare
-            print(
-                f"{what:8} {seconds:8.1f} s ({cores:.1f} s of cores) {memory:8,.0f} MiB, {memory / size:.1f} of the file"
-            )
+            spent = f"{seconds:8.1f} s ({cores:.1f} s of cores)"
+            print(f"{what:8} {spent} {memory:8,.0f} MiB, {memory / size:.1f} of the file")
 
 
 if __name__ == "__main__":

@@ -37,15 +37,20 @@ def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
     rows.scan()
     table = schema.read(table)
     slots = {d["name"]: d["slot"] for d in schema.describe()}
-    inputs = [name for name in schema.inputs if name in table.names]
+    notes = rows.notes
+    inputs = [name for name in schema.inputs if table.has(name)]
     whole = row_digests(table, schema, inputs)
     return {
         "rows": len(table),
-        "columns": [_column(table, schema, rows, c, slots[c.name]) for c in schema.columns if c.name in table.names],
+        "columns": [
+            _column(table, schema, rows, c, slots[c.name], notes.get(c.name, {}))
+            for c in schema.columns
+            if table.has(c.name)
+        ],
         "repeated_rows": len(whole) - int(same_digests(whole).max(initial=-1)) - 1,
         "absent": list(rows.absent),
         "bad_cells": rows.bad.count(),
-        "leaks": [leak for target in schema.targets if target in table.names for leak in leaks(table, schema, target)],
+        "leaks": [leak for target in schema.targets if table.has(target) for leak in leaks(table, schema, target)],
     }
 
 
@@ -68,7 +73,7 @@ def unreadable(rows: Rows) -> list[str]:
     return said
 
 
-def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str) -> dict:
+def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str, notes: dict) -> dict:
     cells = table.column(column.name)
     filled = cells.drop_null()
     own = KINDS[column.kind].own_slot and column.use == "input"
@@ -80,11 +85,10 @@ def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str)
         "slot": slot,
         "why": column.why,
         "examples": [_shown(c) for c in filled.slice(0, 3).to_pylist()],
-        "missing": int(cells.null_count)
-        + sum(n for remark, n in rows.notes.get(column.name, {}).items() if remark.startswith("empty")),
+        "missing": int(cells.null_count) + sum(n for remark, n in notes.items() if remark.startswith("empty")),
         "bad": rows.bad.by_reason(column.name),
         "repeated": len(filled) - different if own else 0,
-        "notes": rows.notes.get(column.name, {}),
+        "notes": notes,
         "constant": different == 1 if own else _constant(filled),
     }
 
@@ -116,7 +120,7 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
         some, few = None, answer
     found = []
     for name in schema.inputs:
-        if name not in table.names:
+        if not table.has(name):
             continue
         column, cells = schema.column(name), table.column(name)
         media = KINDS[column.kind].media

@@ -29,7 +29,7 @@ def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collecti
     if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean") or not len(rows):
         return
     y = _target(table.column(targets[0].name).take(pa.array(rows)), targets[0])
-    told = ~np.isnan(y).any(1)
+    codes, told = {}, ~np.isnan(y).any(1)
     for column in schema.used("input"):
         cells = table.column(column.name)
         if column.kind != "number" or column.name in fixed or column.style.get("number", {}).get("units"):
@@ -42,7 +42,8 @@ def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collecti
         if behave_as_codes(levels, at, counts, y if known.all() else y[known]):
             each = f"{len(levels):,} whole numbers, each about {round(len(at) / len(levels)):,} times"
             why = f"{each}, with effects that do not follow their size: codes (--kind {column.name}=number: amounts)"
-            schema.take_for(column.name, "category", why)
+            codes[column.name] = ("category", why)
+    schema.take(codes)
 
 
 def _target(cells: pa.ChunkedArray, column: Column) -> np.ndarray:

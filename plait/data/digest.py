@@ -20,6 +20,7 @@ from plait.data.schema import Schema
 from plait.data.table import Table
 
 SIZE, CHUNK, READERS = 16, 64, 4
+FEW = 1000  # rows for which threads are not worth it
 BYTES = 1  # the seed of cells that are bytes, and no text
 _known: WeakKeyDictionary[Table, dict] = WeakKeyDictionary()  # reading every file twice would double the wait
 
@@ -67,8 +68,9 @@ def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
 
             sums = np.zeros((len(table), 2), np.uint64)
             with ThreadPoolExecutor(2) as pool:
+                each = map if len(table) < FEW else pool.map
                 for start in range(0, len(names), 2):  # no more than two columns' digests at once
-                    for part in pool.map(one, names[start : start + 2]):
+                    for part in each(one, names[start : start + 2]):
                         sums += part
         kept[key] = np.ascontiguousarray(sums).view(f"S{SIZE}")[:, 0]
     return kept[key]

@@ -35,6 +35,7 @@ class BadCells:
 
     def __init__(self) -> None:
         self.cells: dict[tuple[int, str], tuple[str, str, str]] = {}
+        self.reasons: dict[str, Counter[str]] = {}
         self.lock = threading.Lock()
 
     def add(self, row: int, column: str, kind: str, reason: str, value: Any) -> None:
@@ -43,7 +44,9 @@ class BadCells:
             value = value["path"] if value.get("path") is not None else value.get("bytes")
         shown = f"<{len(value)} bytes: {value[:16].hex()}>" if isinstance(value, bytes) else as_text(value)[:200]
         with self.lock:
-            self.cells.setdefault((int(row), column), (kind, reason, shown))
+            if (key := (int(row), column)) not in self.cells:
+                self.cells[key] = (kind, reason, shown)
+                self.reasons.setdefault(column, Counter())[reason] += 1
 
     def count(self) -> int:
         """The number of bad cells."""
@@ -55,7 +58,10 @@ class BadCells:
 
     def by_reason(self, column: str | None = None) -> dict[str, int]:
         """{reason: cells}, the most frequent first; of one column or of all."""
-        found = Counter(reason for (_, name), (_, reason, _) in self.cells.items() if column in (None, name))
+        if column is not None:
+            found = self.reasons.get(column, Counter())
+        else:
+            found = sum(self.reasons.values(), Counter())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, path: str | Path) -> Path:
@@ -112,7 +118,7 @@ class Rows:
         self.allow_outside = allow_outside or schema.allow_outside
         self.towers = towers or {}
         self.bad = BadCells()
-        self.absent = [name for name in schema.inputs if name not in table.names]
+        self.absent = [name for name in schema.inputs if not table.has(name)]
         if len(self.absent) == len(schema.inputs):
             raise DataError(
                 f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. "

@@ -229,7 +229,7 @@ def duplicates_across(table: Table, schema: Schema, splits: dict[str, np.ndarray
     side = np.full(len(table), -1)
     for i, rows in enumerate(splits.values()):
         side[rows] = i
-    inputs = [name for name in schema.inputs if name in table.names]
+    inputs = [name for name in schema.inputs if table.has(name)]
     read = schema.read(table)
     found = []
     for rows in _crossing(row_digests(table, schema, inputs), side) if inputs else ():

@@ -210,10 +210,13 @@ def typed(texts: dict[str, pa.ChunkedArray], separator: str | None = None, said:
     """Columns of strings with those that are numbers as such, and null in place of words that say nothing. `texts` is
     emptied on the way: what is read twice would need the room twice."""
     names, columns, written = list(texts), {}, {}
+    short = not names or len(texts[names[0]]) < FIRST
     with ThreadPoolExecutor(2) as pool:
         for at in range(0, len(names), 2):
             some = {name: texts.pop(name) for name in names[at : at + 2]}
-            for (name, cells), (column, lossy) in zip(some.items(), pool.map(_typed, some.values())):
+            for (name, cells), (column, lossy) in zip(
+                some.items(), (map if short else pool.map)(_typed, some.values())
+            ):
                 columns[name] = column
                 if lossy:
                     written[name] = cells

@@ -88,6 +88,12 @@ class Glance:
         return pa.types.is_string(self.column.type) or pa.types.is_large_string(self.column.type)
 
     @cached_property
+    def may_hold_bytes(self) -> bool:
+        """Whether cells may be the bytes of files."""
+        kind = self.column.type
+        return not (pa.types.is_primitive(kind) or pa.types.is_boolean(kind))
+
+    @cached_property
     def numeral(self) -> dict:
         """How numbers are written here, if these are some."""
         if not self.is_text:
