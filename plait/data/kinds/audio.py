@@ -40,6 +40,8 @@ class AudioKind(Kind):
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
             return named_files(glance, AUDIO_SUFFIXES) or inline_files(glance, "audio", looks_like_audio)
+        if not glance.may_hold_bytes:
+            return None
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_audio(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a sound file") if hits * 2 > len(heads) else None

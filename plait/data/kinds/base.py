@@ -79,7 +79,7 @@ class Glance:
     def sample(self) -> list:
         """Up to 1,000 values, evenly spread over the column."""
         at = np.unique(np.linspace(0, max(self.count - 1, 0), num=min(self.count, 1000)).astype(np.int64))
-        return [self.filled[int(i)].as_py() for i in at]
+        return self.filled.take(pa.array(at)).to_pylist()
 
     @cached_property
     def one_or_blank(self) -> bool:
@@ -89,6 +89,12 @@ class Glance:
     @cached_property
     def is_text(self) -> bool:
         return pa.types.is_string(self.column.type) or pa.types.is_large_string(self.column.type)
+
+    @cached_property
+    def may_hold_bytes(self) -> bool:
+        """Whether cells may be the bytes of files."""
+        kind = self.column.type
+        return not (pa.types.is_primitive(kind) or pa.types.is_boolean(kind))
 
     @cached_property
     def numeral(self) -> dict:
@@ -134,6 +140,15 @@ class Encoded(NamedTuple):
     values: np.ndarray
     real: np.ndarray
     bad: list[tuple[int, str]]
+
+
+class Survey(NamedTuple):
+    """What reading a column told without keeping its values: real (n,) bool, the bad cells as (row, reason), and what
+    was not counted but estimated, in a sentence."""
+
+    real: np.ndarray
+    bad: list[tuple[int, str]]
+    said: str = ""
 
 
 class Kind:
@@ -214,6 +229,10 @@ class Kind:
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """All cells of a column. Only kinds that share a slot."""
         raise NotImplementedError
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey | None:
+        """What can be read of a column, where that can be told without its values; None where it takes them."""
+        return None
 
     def write(self, value: np.ndarray, params: dict) -> Any:
         """The cell that `encode` reads as `value`, as far as encoding keeps it."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record
 from plait.data.arrow import as_text
-from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Kind, Place
+from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Kind, Place, Survey
 from plait.data.words import Labels, labels, merged, plain_number, trimmed, yes_or_no
 from plait.parts.presence import Blank
 from plait.parts.tokenizers.features import CategoryTokens
@@ -71,6 +71,9 @@ class CategoryKind(Kind):
     def target(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tensor:
         """Classes from 0."""
         return super().target(x - 1, keep, present)
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
+        return Survey(*self.encode_column(column, params, place)[1:])
 
     def width(self, params: dict) -> int:
         return 1

@@ -54,6 +54,8 @@ class ImageKind(Kind):
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
             return named_files(glance, IMAGE_SUFFIXES) or inline_files(glance, "image", looks_like_image)
+        if not glance.may_hold_bytes:
+            return None
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_image(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a picture file") if hits * 2 > len(heads) else None
