@@ -89,6 +89,8 @@ class Beneath:
         seen, anything = given(rows, index)
         self.answers = self.ladder.beneath(seen, anything)
         self.truth = truth_of(task, rows, index)
+        weight = task.row_weights(rows)
+        self.weight = None if weight is None else weight[index]
         # where simple models read all that there is, a network has to be surer of what it adds
         self.least = 2.0 if all(slot.kind in READ for slot in rows.schema.slots) else 1.0
         self.y = model.target({"target": rows.target(index)}).numpy()
@@ -96,14 +98,14 @@ class Beneath:
     def guide(self, network: np.ndarray) -> tuple[float, float]:
         """The task's guide of both together, and by how many standard errors the network lowers the loss."""
         before = self.ladder.network
-        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         whole = self.ladder.whole(self.answers, network)
         self.ladder.network = before
         return self.task.guide(self.truth, self.task.finish({"outputs": whole})), sure
 
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
-        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         if self.ladder.network[1]:
             return f"the network answers with them: it lowers the loss on validation rows by {sure:.1f} standard errors"
         return (

@@ -77,7 +77,7 @@ def test_what_simple_models_are_given_is_what_the_table_says():
 
 def test_a_linear_rung_is_what_scikit_learn_solves(climbed):
     _, _, given, y, ladder = climbed
-    x = ladder.design.linear(given, ladder.bins)
+    x = ladder.design.linear(given, ladder.bins, ladder.terms)
     strength = ladder.how["strength"]
     w, b = Classes(2).solve(x.toarray(), y, strength, None)
     peer = LogisticRegression(C=strength, max_iter=2000, tol=1e-8).fit(x.toarray(), y)
