@@ -15,7 +15,7 @@ from plait.core.files import write_whole
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, number
 
-FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline", "beside"}
+FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline", "beside", "how"}
 
 
 class Section(NamedTuple):
@@ -64,7 +64,7 @@ def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> 
 
     facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers),
     "scores" (list of `Score`, shown as big figures) and "baseline" ({score name: (what it is, its value)}, such as
-    {"accuracy": ("majority", 0.52)}) and "beside" (what must stand beside each score).
+    {"accuracy": ("majority", 0.52)}) "beside" (what must stand beside each score) and "how" (they came about).
     Everything is escaped. Raises ValueError for an unknown fact or kind, or picture bytes that are neither PNG nor
     JPEG."""
     unknown = sorted(set(facts) - FACTS)
@@ -102,6 +102,8 @@ def _header(facts: dict) -> str:
             + "".join(_figure(score, baseline.get(score.name), facts.get("beside", "")) for score in facts["scores"])
             + "</div>"
         )
+        if facts.get("how"):
+            out.append(f'<p class="how">{_text(facts["how"])}</p>')
     known = [
         (name, facts[key])
         for name, key in (("plait", "version"), ("date", "date"), ("seed", "seed"), ("machine", "machine"))

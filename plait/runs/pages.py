@@ -16,6 +16,7 @@ from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.beneath import ladder
 from plait.runs.console import clock
+from plait.runs.folds import FOLDS
 from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
@@ -51,6 +52,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "machine": ran.machine,
         "scores": data.task.leading(main.scores),
         "beside": main.beside,
+        "how": main.how,
         "baseline": {s.name: (data.task.floor, s.value) for s in main.baseline},
     }
     sections = [
@@ -90,8 +92,10 @@ def again(command: str, precision: str) -> str:
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
     rows = [(s.name, s, chance.get(s.name), s.n) for s in found.scores]
-    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, found.beside)
-    out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
+    note = "; ".join(part for part in (found.how, found.beside) if part)
+    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, note)
+    which = f"all {len(found.index):,} rows, in folds" if split == FOLDS else f"{len(found.index):,} {split} rows"
+    out = [Section(f"Scores on {which}", "table", table)]
     if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
         bars += [(f"no {k}", s) for k, s in found.absent.items()]

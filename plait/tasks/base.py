@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -40,6 +41,15 @@ def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     for name, cells in more.items():
         out[unlike(name, out)] = cells
     return out
+
+
+def merge(parts: list[Answers]) -> Answers:
+    """Dicts of arrays and lists, a row each, end to end."""
+    found: Answers = {}
+    for name in parts[0] if parts else ():
+        pieces = [part[name] for part in parts]
+        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
+    return found
 
 
 class Pace(NamedTuple):
@@ -283,6 +293,13 @@ class Task(ABC):
         """Truth and answers as the scores want them, of the rows of a batch."""
         truth = {name: t.numpy() for name, t in batch["target"].items()}
         return truth | ({WEIGHT: batch["weight"].numpy()} if self.weighs and "weight" in batch else {}), answers
+
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """What `other`, the same task learnt from other rows, recorded of the rows `index`, as this one would have
+        recorded it: in its own classes, of its own `rows`. Of a task that answers rows."""
+        return truth, answers
 
     @abstractmethod
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:

@@ -48,6 +48,7 @@ class Classify(AnswerTask):
     """
 
     name = choice = "classify"
+    one_of = True
     noun = "classification"
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
@@ -113,6 +114,10 @@ class Classify(AnswerTask):
         return Classes(len(self.classes)), (0.0, 1.0)
 
     @property
+    def outcomes(self) -> list:
+        return self.classes
+
+    @property
     def frequencies(self) -> np.ndarray:
         """(K,): of the classes, in the training rows."""
         counts = np.asarray(self.counts, np.float64)
@@ -140,6 +145,23 @@ class Classify(AnswerTask):
             return p.argmax(1)
         return np.where(p[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
 
+    def _said(self, p: np.ndarray, answers: Answers) -> np.ndarray:
+        """As `answered`, of answers that may bring along what others answered (`recast`)."""
+        return answers["said"] if "said" in answers else self.answered(p)
+
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """What is answered from some probability on stays what it was: `said` (n,), of the classes."""
+        real, found = super().recast(other, truth, answers, rows, index)
+        assert isinstance(other, Classify)
+        if other.threshold is None:
+            return real, found
+        places = {name: i for i, name in enumerate(self.classes)}
+        ids = np.asarray([places.get(name, -1) for name in other.classes])
+        said = ids[other.answered(answers["probabilities"])]
+        return real, found | {"said": np.where(said >= 0, said, found["probabilities"].argmax(1))}
+
     def _look_for(self, positive: str) -> None:
         at = Labels(self.names).find(str(positive))
         if len(self.classes) != 2 or at is None:
@@ -150,7 +172,7 @@ class Classify(AnswerTask):
         real, p = self._both(truth, answers)
         kept = real != -100
         more = {"positive": self.positive if len(self.classes) == 2 else None}
-        return (real[kept], p[kept], self.answered(p)[kept]), more
+        return (real[kept], p[kept], self._said(p, answers)[kept]), more
 
     def _any_answers(self, truth: Answers) -> Answers:
         drawn = np.random.default_rng(0).random((len(truth[self.target]), len(self.classes)))
@@ -159,9 +181,9 @@ class Classify(AnswerTask):
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         real, p = self._both(truth, answers)
         if WEIGHT in truth:
-            found = chosen.classification(real, p, truth[WEIGHT], self.answered(p))
+            found = chosen.classification(real, p, truth[WEIGHT], self._said(p, answers))
         else:
-            found = metrics.classification(real, p, self.answered(p))
+            found = metrics.classification(real, p, self._said(p, answers))
         found = self._led(found, truth, answers)
         if self.interval is None:
             return found
@@ -221,7 +243,7 @@ class Classify(AnswerTask):
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         real, p = self._both(truth, answers)
-        return metrics.correct_rows(real, p, self.answered(p))
+        return metrics.correct_rows(real, p, self._said(p, answers))
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """In nats, as the model was taught to count rows and classes."""
@@ -241,7 +263,7 @@ class Classify(AnswerTask):
         p = answers["probabilities"]
         order = np.argsort(-p, axis=1, kind="stable")
         ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
-        answer = self.answered(p)
+        answer = self._said(p, answers)
         told: dict[str, Any] = {"probability": p[np.arange(len(p)), answer]}
         if self.interval is not None:
             sets = self._sets(p)
@@ -266,7 +288,7 @@ class Classify(AnswerTask):
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
         new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
-        answered = self.answered(p[:, : len(self.classes)])
+        answered = self._said(p[:, : len(self.classes)], answers)
         real = np.minimum(real, len(self.classes))
         return "Confusion", pictures.confusion_matrix(real, answered, [*self.names, *new])
 
@@ -364,6 +386,10 @@ class ClassifyMany(AnswerTask):
         w = (np.ones(len(p)) * self.shares(truth))[rows]
         self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
         return []
+
+    @property
+    def outcomes(self) -> list:
+        return self.labels
 
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Truth (n, K) of 1, 0 and -100 = unknown, and probabilities (n, K)."""

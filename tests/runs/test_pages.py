@@ -30,7 +30,9 @@ def test_what_was_chosen_is_named_where_a_run_is_to_be_done_again(command, told)
 def test_the_report_names_the_precision_that_was_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "command", lambda: "plait fit t.csv --target y")
     table = {"x": [float(i % 7) for i in range(40)], "y": ["ab"[i % 3 == 0] for i in range(40)]}
-    plait.fit(table, out=tmp_path / "run", target="y", system="auto_toy", epochs=1, console=Console(quiet=True))
+    plait.fit(
+        table, out=tmp_path / "run", target="y", system="auto_toy", folds=1, epochs=1, console=Console(quiet=True)
+    )
     chosen = json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["precision"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert f"plait fit t.csv --target y --precision {chosen}\nseed 0, precision {chosen}, data " in page
