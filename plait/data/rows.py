@@ -206,6 +206,16 @@ class Rows:
         self.scan()
         return {slot.name: self._present[slot.name].copy() for slot in self.schema.slots}
 
+    def plain(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column that shares its slot: its encoded cells (n, F), and which of them are real (n, F)."""
+        self.scan()
+        slot = next(s for s in self.schema.slots if name in s.columns)
+        widths = [KINDS[c.kind].width(c.params) for c in map(self.schema.column, slot.columns)]
+        end = int(np.cumsum(widths)[slot.columns.index(name)])
+        part = slice(end - widths[slot.columns.index(name)], end)
+        values, real = self._shared[slot.name]
+        return values[:, part].numpy(), real[:, part].numpy()
+
     def batch(self, index: np.ndarray) -> dict:
         """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and
         "present"."""

@@ -50,6 +50,16 @@ def number(value: float) -> str:
     return f"{value:.2g}" if size < 1 else f"{value:.0f}" if size < 1e6 else f"{value:.4g}"
 
 
+def digits(score: Score) -> tuple[str, str, str]:
+    """Value and ends in as many decimals as the width of the interval gives a sense to: two digits of it."""
+    width = score.high - score.low
+    if not 0 < width < np.inf or max(map(abs, score[1:4])) >= 1e6:
+        return number(score.value), number(score.low), number(score.high)
+    places = int(np.clip(1 - np.floor(np.log10(width)), 0, 6))
+    value, low, high = (f"{v:.{places}f}" for v in (score.value, score.low, score.high))
+    return value, low, high
+
+
 def wilson(hits: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of `hits` successes in `n` trials (Wilson 1927).
 

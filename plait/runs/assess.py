@@ -21,12 +21,23 @@ from plait.tasks.base import Answers, Task, TaskModel, merge
 
 
 @dataclass
+class Asked:
+    """A model, and the rows that it was asked."""
+
+    model: TaskModel
+    task: Task
+    rows: Rows
+    index: np.ndarray
+    precision: str
+
+
+@dataclass
 class Assessment:
     """Scores with intervals on some rows. `truth` and `answers` are what the task recorded of those rows; `again` gives
     the whole answers of some of them; alone and absent are main scores by modality. left_out: {why: how many} of these
     rows, or of what they hold, that no score counts. seen: what these rows had to do with the training, if anything.
     how: they were judged, and what the intervals cover, if not by one model that was trained on other rows. rungs: what
-    simple models beneath reach, of folds."""
+    simple models beneath reach, of folds. asked: which models answered which rows."""
 
     index: np.ndarray
     truth: Answers
@@ -42,6 +53,7 @@ class Assessment:
     seen: str = ""
     how: str = ""
     rungs: dict[str, Score] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
 
     @property
     def beside(self) -> str:
@@ -119,6 +131,7 @@ def assess(
     left = Counter(left_out) + Counter(task.unknown(rows, index[~task.known(rows)[index]]))
     left += Counter(task.aside(rows, known, *found.whole, ask))
     out = Assessment(known, *found.whole, again, scores, baseline, left_out=dict(left.most_common()), seen=seen)
+    out.asked = [Asked(model, task, rows, known, precision)]
     if found.alone:
         alone, absent = ({k: task.scores(*own)[0] for k, own in each.items()} for each in (found.alone, found.absent))
         out.compare(alone, absent)

@@ -315,7 +315,7 @@ def _train(
         scores[name] |= {"rungs": {rung: s.to_json() for rung, s in each.items()}} if each else {}
     facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
     write_json(folder / "report.json", facts)
-    silent = job.model.ladder is not None and not job.model.ladder.network[1]
+    silent = job.model.silent or (job.model.ladder is not None and not job.model.ladder.network[1])
     ran = Ran(
         data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command(),
         reached, silent,

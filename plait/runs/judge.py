@@ -17,7 +17,7 @@ from plait.data.table import read_table
 from plait.errors import DataError
 from plait.evaluate.intervals import Score, number, over_folds
 from plait.evaluate.metrics import paired_gain
-from plait.runs.assess import Answered, Assessment, answer_all, gains
+from plait.runs.assess import Answered, Asked, Assessment, answer_all, gains
 from plait.runs.beneath import rung_answers
 from plait.runs.console import Console
 from plait.runs.folder import CONFIG, write_json
@@ -71,7 +71,8 @@ def judge(
     how["minutes"] = settings.minutes and settings.minutes / 2 / len(folds)
     found: list[tuple[np.ndarray, Answered, Score]] = []
     reached: list[dict[str, Pair]] = []
-    asked, once = [], 0
+    asked: list[Asked] = []
+    once = 0
     for i, splits in enumerate(folds.splits):
         name = f"fold {i + 1}/{len(folds)}"
         towers = Towers(data.towers.towers, data.towers.folder)
@@ -100,21 +101,20 @@ def judge(
         console.say(name, f"{score.name} {number(score.value)} of {score.n:,} rows")
         found.append((index, answered, score))
         once += i < folds.count
-        asked.append((set(index.tolist()), run, rows))
+        asked.append(Asked(run.model, run.task, rows, index, run.precision))
 
     def again(some: np.ndarray) -> Answers:
         """By the model that never saw the row."""
         told = []
         for row in some.tolist():
-            run, rows = next((run, rows) for held, run, rows in asked if row in held)
-            told += [
-                run.task.finish(out) for _, out in stream(run.model, rows, np.array([row]), precision=run.precision)
-            ]
+            a = next(a for a in asked if row in a.index)
+            told += [a.task.finish(out) for _, out in stream(a.model, a.rows, np.array([row]), precision=a.precision)]
         return merge(told)
 
     out = _scored(data, found, once, again)
     names = [name for name in reached[0] if all(name in each for each in reached)]
     out.rungs = {name: _spread(data, [each[name] for each in reached], once, 1)[0] for name in names}
+    out.asked = asked[:once]
     return out
 
 

@@ -17,6 +17,7 @@ from plait.runs.assess import Assessment
 from plait.runs.beneath import ladder
 from plait.runs.console import clock
 from plait.runs.folds import FOLDS
+from plait.runs.importance import importance
 from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
@@ -65,6 +66,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         *extra,
         *_learning(ran.history, ran.silent),
         *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),
+        *_importance(ran),
         _columns(data),
         _bad(data),
         _cost(ran),
@@ -107,18 +109,36 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     return out
 
 
+def _importance(ran: Ran) -> list[Section]:
+    found = importance(next(iter(ran.found.values())).asked, ran.settings.seed)
+    if found is None or not found.columns:
+        return []
+    title = f"rise of {found.cost} [95% interval]"
+    left = f" No time for {', '.join(found.left)}." if found.left else ""
+    note = (
+        f"where a column's cells are those of other rows, three times for {found.rows:,} rows. What another column "
+        f"says as well is not missed.{left}"
+    )
+    return [Section("What each column is worth", "table", Table(("column", title), found.columns, note))]
+
+
 def _learning(history: History, silent: bool) -> list[Section]:
     if len(history.rows) < 2:
         return []
-    picture = pictures.curves(history.rows, ["loss"], "score")
+    picture = pictures.curves(history.rows, ["loss"], "validation score (higher is better)")
     best = f"best epoch {history.best_epoch} of {len(history.rows)}; ended: {history.stopped}"
     title = "Training of the network, which was left out: simple models answer" if silent else "Training"
     return [Section(title, "picture", (picture, best))]
 
 
 def _columns(data: Prepared) -> Section:
-    rows = [(d["name"], d["kind"], d["use"], d["why"]) for d in data.schema.describe()]
-    return Section("Columns", "table", Table(("column", "kind", "use", "why"), rows))
+    n, rows = len(data.table), []
+    for d in data.schema.describe():
+        gone = data.table.column(d["name"]).null_count if d["name"] in data.table.names else None
+        bad = sum(data.rows.bad.by_reason(d["name"]).values()) if gone is not None else 0
+        missing = None if gone is None else f"{gone + bad:,} ({(gone + bad) / max(n, 1):.1%})" if gone + bad else "0"
+        rows.append((d["name"], d["kind"], d["use"], missing, d["why"]))
+    return Section("Columns", "table", Table(("column", "kind", "use", "missing or unusable", "why"), rows))
 
 
 def _bad(data: Prepared) -> Section:

@@ -86,6 +86,7 @@ class TaskModel(nn.Module):
     steps: int | None = None
     seed: int = 0
     ladder: Any = None  # of simple models beneath, of tasks that answer rows
+    silent: bool = False  # what was trained was found to add nothing, and does not answer
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -369,6 +370,10 @@ class Task(ABC):
         """A title and a picture (PNG, with or without a caption) of all answers; None where these rows show nothing."""
         return None
 
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        """What the report says of the answers, between their picture and examples."""
+        return []
+
     def sections(
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
     ) -> list[Section]:
@@ -379,6 +384,7 @@ class Task(ABC):
         column = self.target if isinstance(self.target, str) else None
         return [
             *([Section(drawn[0], "picture", drawn[1])] if drawn else []),
+            *self.details(rows, index, truth, answers),
             *examples(rows, index, told, value, column),
         ]
 

@@ -19,12 +19,14 @@ from plait.data.words import Labels
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
+from plait.evaluate.report import Section
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
 from plait.tasks.beneath.asked import Asked, Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.deciding import best_temperature, cooled, threshold
+from plait.tasks.details import of_classes, of_labels
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
 
@@ -285,6 +287,12 @@ class Classify(AnswerTask):
         taken = {str(c) for c in self.classes if c is not None}
         return [unlike("blank", taken) if c is None else str(c) for c in self.classes]
 
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        return of_classes(real, p, self.names, self.counts, self._said(p, answers)) + super().details(
+            rows, index, truth, answers
+        )
+
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
         new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
@@ -324,6 +332,7 @@ class ClassifyMany(AnswerTask):
     """Several labels per row: a boolean column each, or one column of lists. Answers are `probabilities` (n, K)."""
 
     name = "classify_many"
+    figure = "exact match"
     choice = "classify"
     noun = "classification"
     roles = ROLES
@@ -434,6 +443,10 @@ class ClassifyMany(AnswerTask):
         known = real != -100
         loss = -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1)) * known
         return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)] * self.shares(truth)
+
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        return of_labels(real, p, self.labels, self.rates) + super().details(rows, index, truth, answers)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]

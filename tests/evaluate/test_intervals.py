@@ -192,6 +192,22 @@ def test_paired_inputs_must_fit():
         I.paired_gain(np.array([1.0, np.nan]), np.ones(2))
 
 
+@pytest.mark.parametrize(
+    "score, told",
+    [
+        ((0.87123, 0.7934, 0.9301), ("0.87", "0.79", "0.93")),
+        ((0.87123, 0.8693, 0.8731), ("0.8712", "0.8693", "0.8731")),
+        ((0.5, 0.02, 0.98), ("0.50", "0.02", "0.98")),
+        ((12345.6, 11020.2, 13000.0), ("12346", "11020", "13000")),
+        ((12.3456, 10.1, 14.2), ("12.3", "10.1", "14.2")),
+        ((1.0, 1.0, 1.0), ("1.000", "1.000", "1.000")),
+        ((3e7, 2e7, 4e7), ("3e+07", "2e+07", "4e+07")),
+    ],
+)
+def test_a_score_has_the_digits_that_its_interval_gives_a_sense_to(score, told):
+    assert I.digits(I.Score("s", *score, 9, "higher")) == told
+
+
 def test_scores_print_and_serialise():
     score = M.Score("accuracy", np.float64(0.8712), 0.842, 0.8969, np.int64(400), "higher")
     assert str(score) == "accuracy 0.871 [0.842, 0.897]"
