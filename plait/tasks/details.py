@@ -40,7 +40,7 @@ def slices_of(rows: Rows, index: np.ndarray) -> list[Slice]:
                 cells = rows.table.column(name).take(pa.array(index)).to_pylist()
                 found += by_names(name, cells)
             else:
-                present = there[slot.name] if KINDS[slot.kind].own_slot else rows.plain(name)[1].any(1)
+                present = np.asarray(there[slot.name] if KINDS[slot.kind].own_slot else rows.plain(name)[1].any(1))
                 found += by_names(name, ["there" if p else None for p in present[index]])
     return found
 
