@@ -8,11 +8,17 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 import plait
 from plait.data.kinds.image import ImageKind
 from plait.data.rows import Rows
-from plait.errors import UsageError
+from plait.data.schema import Schema
+from plait.data.split import folds_in_time
+from plait.data.table import read_table
+from plait.errors import DataError, UsageError
 from plait.runs import judge as judging
 from plait.runs.console import Console
 from plait.runs.folds import MOST
@@ -171,3 +177,53 @@ def test_media_are_decoded_once_for_all_folds(monkeypatch):
     smaller.column("photo").params["size"] = [16, 16]
     assert Rows(data.table, smaller, asked=True, share=data.rows).batch(np.arange(2))["image_0"].shape[-1] == 16
     assert sum(calls) == 80
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 80), st.integers(2, 6), st.integers(1, 40), st.integers(0, 9))
+def test_folds_in_time_go_one_way(n, folds, moments, seed):
+    when = np.random.default_rng(seed).integers(0, moments, n).astype(float)
+    source = read_table({"x": np.arange(n) * 1.5, "when": when})
+    schema = Schema.guess(source, inputs=["x"], kinds={"when": "number"})
+    if len(set(when)) <= folds:
+        with pytest.raises(DataError, match=f"expected at least {folds + 1}"):
+            folds_in_time(source, schema, "when", folds)
+        return
+    side = folds_in_time(source, schema, "when", folds)
+    assert set(side) == set(range(-1, folds))
+    for fold in range(folds):
+        assert when[side < fold].max() < when[side == fold].min()
+    if moments == 40 and n >= 60:
+        assert np.bincount(side + 1).max() < 3 * n / (folds + 1)
+
+
+def test_each_fold_is_later_than_all_that_it_learnt_from(tmp_path):
+    cells = table(60) | {"day": np.random.default_rng(0).permutation(60)}
+    data = drawn(cells, folds=3, time="day")
+    assert [len(s["test"]) for s in data.folds.splits] == [15, 15, 15] and not len(data.splits["test"])
+    for splits in data.folds.splits:
+        train, val, test = (cells["day"][splits[name]] for name in ("train", "val", "test"))
+        assert train.max() < val.min() <= val.max() < test.min()
+    assert not drawn(cells, time="day").folds  # time may leave few rows: only where it is asked for
+    found = fit(cells, tmp_path / "run", folds=3, time="day").assessments["folds"]
+    assert len(found.index) == 45 and found.left_out == {"row of the earliest, which are learnt from alone": 15}
+
+
+def test_a_threshold_of_each_fold_and_weights_of_rows_count_in_the_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=120)
+    cells = {"x": x, "z": rng.normal(size=120), "y": ["fraud" if v + e > 1.2 else "fine"
+             for v, e in zip(x, rng.normal(size=120))], "w": rng.integers(1, 4, 120)}  # fmt: skip
+    how = {"metric": "f1", "positive": "fraud", "sample_weight": "w", "folds": 2, "lr": 1e-4}
+    found = fit(cells, tmp_path / "run", **how).assessments["folds"]
+    said, p = found.answers["said"], found.answers["probabilities"]
+    classes = plait.load(tmp_path / "run").task.classes
+    truth = np.array([cells["y"][i] for i in found.index])
+    answer = np.array(classes)[said]
+    assert (said != p.argmax(1)).any()
+    assert found.scores[0].name == "F1"
+    assert found.scores[0].value == pytest.approx(
+        f1_score(truth, answer, pos_label="fraud", sample_weight=cells["w"][found.index])
+    )
+    accuracy = {s.name: s.value for s in found.scores}["accuracy"]
+    assert accuracy == pytest.approx(np.average(truth == answer, weights=cells["w"][found.index]))
