@@ -1,4 +1,4 @@
-"""The main job: a table in, a trained and evaluated model out."""
+"""The main job: a table in, a trained and evaluated model out. Over 400 lines, as a run's life is told in one place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plait import __version__
@@ -35,7 +34,7 @@ from plait.runs.devices import machine, pick_device
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
 from plait.runs.folds import FOLDS, Folds, Within
 from plait.runs.job import TableJob
-from plait.runs.judge import Stopped, judge
+from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
 from plait.runs.manifest import LOCK, check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
@@ -54,8 +53,6 @@ from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, METRICS, Plan, train
 
 BAD = "bad_rows.parquet"
-
-SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
 
 
 def fit(
@@ -346,26 +343,6 @@ def calibrate(job: TableJob) -> list[str]:
     if not len(index):
         return []
     return job.task.calibrate(*answered(job.task, job.model, data.rows, index, precision=job.precision))
-
-
-def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
-    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the
-    validation rows."""
-    held = {name: rows for name, rows in data.splits.items() if name not in ("train", "val") and len(rows)}
-    for name in ("val", "train"):
-        if not held:
-            held = {name: data.splits[name]} if len(data.splits[name]) else {}
-    return held
-
-
-def seen(name: str, data: Prepared) -> str:
-    """What the rows of this split had to do with the training, and which others no score can count."""
-    said = [SEEN[name]] if name in SEEN else []
-    for other, why in data.left_out.items():
-        if other not in ("train", "val") and not len(data.splits[other]) and why:
-            left = ", ".join(f"{count:,} x {what}" for what, count in why.items())
-            said.append(f"no {other} row can be scored: {left}")
-    return "; ".join(said)
 
 
 def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:

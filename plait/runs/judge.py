@@ -1,5 +1,5 @@
-"""A small table judged by all of its rows: a training for each fold, whole and in the order that a fit has, and the
-scores of what these models say of rows that they never saw."""
+"""Which rows judge a model. A small table is judged by all of its rows: a training for each fold, whole and in the
+order that a fit has, and the scores of what these models say of rows that they never saw."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from plait.runs.settings import Settings
 from plait.runs.towers import Towers
 from plait.tasks.base import Answers, merge
 
+SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
 DONE = "fold.json"  # there once a fold's run has nothing more to do
 
 Pair = tuple[Answers, Answers]
@@ -203,3 +204,23 @@ def _pool(folds: Sequence[Any]) -> Any:
     if isinstance(folds[0], np.ndarray):
         return np.concatenate(folds)
     return merge([truth for truth, _ in folds]), merge([answers for _, answers in folds])
+
+
+def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
+    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the
+    validation rows."""
+    held = {name: rows for name, rows in data.splits.items() if name not in ("train", "val") and len(rows)}
+    for name in ("val", "train"):
+        if not held:
+            held = {name: data.splits[name]} if len(data.splits[name]) else {}
+    return held
+
+
+def seen(name: str, data: Prepared) -> str:
+    """What the rows of this split had to do with the training, and which others no score can count."""
+    said = [SEEN[name]] if name in SEEN else []
+    for other, why in data.left_out.items():
+        if other not in ("train", "val") and not len(data.splits[other]) and why:
+            left = ", ".join(f"{count:,} x {what}" for what, count in why.items())
+            said.append(f"no {other} row can be scored: {left}")
+    return "; ".join(said)
