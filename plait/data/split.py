@@ -116,6 +116,20 @@ def split_in_time(
     return {"train": rest} | {side: found.get(side, np.zeros(0, np.int64)) for side in NAMES[1:]}
 
 
+def folds_in_time(table: Table, schema: Schema, name: str, folds: int) -> np.ndarray:
+    """(n,) int64: the fold of each row, later ones with higher numbers, of about as many rows each; -1: the earliest
+    rows, as many again, which are only learnt from. Rows of one moment share a fold. Raises as `split_in_time`."""
+    when = _moments(table, schema, name)
+    moments, first = np.unique(np.sort(when), return_index=True)
+    if len(moments) <= folds:
+        raise DataError(f"{name!r} holds {len(moments)} different times, expected at least {folds + 1}: one more fold")
+    at = np.minimum(first * (folds + 1) // len(when), folds) - 1
+    at = np.maximum(at, np.arange(len(moments)) - len(moments) + folds)  # no fold is empty
+    for i in range(1, len(at)):
+        at[i] = min(at[i], at[i - 1] + 1)
+    return at[np.searchsorted(moments, when)].astype(np.int64)
+
+
 def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
     """(n,) float64: what the column orders rows by."""
     column, cells = schema.column(name), table.column(name)
@@ -132,6 +146,34 @@ def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
         missing = np.flatnonzero(~real)
         raise DataError(f"{len(missing):,} rows have no time in {name!r} (the first is row {missing[0]}).")
     return values
+
+
+def split_folds(
+    table: Table,
+    schema: Schema,
+    folds: int,
+    *,
+    seed: int = 0,
+    group: str | None = None,
+    stratify: Sequence | np.ndarray | None = None,
+) -> np.ndarray:
+    """(n,) int64: the fold, from 0, that each row is held out in. Sizes differ by as little as groups allow; group and
+    stratify as in `split_rows`, and identical rows share a fold.
+
+    Raises DataError where there are fewer groups of rows than folds.
+    """
+    classes = _codes(stratify, len(table))
+    clusters = _clusters(table, schema, group, seed)
+    if len(clusters) < folds:
+        raise DataError(f"{len(clusters)} groups of rows are too few for {folds} folds: give --folds 1")
+    side = np.zeros(len(table), np.int64)
+    have = np.zeros((folds, classes.max(initial=0) + 1), np.int64)
+    for rows in sorted(clusters, key=len, reverse=True):  # of equal ones in the order of their digests
+        which, count = _tally(classes[rows])
+        at = min(range(folds), key=lambda i: (int(have[i, which] @ count), int(have[i].sum()), i))
+        side[rows] = at
+        have[at, which] += count
+    return side
 
 
 def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> list[np.ndarray]:

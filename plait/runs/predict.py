@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
-from plait.tasks.base import Answers, Task, TaskModel, unlike
+from plait.tasks.base import Answers, Task, TaskModel, merge, unlike
 from plait.tasks.conformal import checked_level
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
@@ -126,15 +125,6 @@ def answered(task: Task, model: TaskModel, rows: Rows, index: np.ndarray, **how)
     """What the task records of truth and answers for the rows `index`, end to end. how: as for `stream`."""
     kept = [task.record(batch, task.finish(out)) for batch, out in stream(model, rows, index, **how)]
     return merge([truth for truth, _ in kept]), merge([answers for _, answers in kept])
-
-
-def merge(parts: list[Answers]) -> Answers:
-    """Dicts of arrays and lists, a row each, end to end."""
-    found: Answers = {}
-    for name in parts[0] if parts else ():
-        pieces = [part[name] for part in parts]
-        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
-    return found
 
 
 def answer_table(schema: Schema, told: Answers, unread: list[str], others: Iterable[str] = ()) -> pa.Table:

@@ -72,13 +72,22 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
 
-    def rows(self, source: Any, *, allow_outside: bool = False, asked: bool = False, progress=None) -> Rows:
-        """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. Raises
-        DataError where no input column is there, or no target that is asked for."""
+    def rows(
+        self,
+        source: Any,
+        *,
+        allow_outside: bool = False,
+        asked: bool = False,
+        progress=None,
+        share: Rows | None = None,
+    ) -> Rows:
+        """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. share: the
+        same rows, decoded before. Raises DataError where no input column is there, or no target that is asked for."""
         table = self._table(source)
         asked = asked and self.task.asks is not None
         towers = self.towers.readers(self.schema)
-        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked, towers=towers).scan(progress)
+        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked, towers=towers, share=share)
+        rows.scan(progress)
         self.last_said = [*unreadable(rows), *table.said]
         return rows
 

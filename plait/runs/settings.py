@@ -112,6 +112,11 @@ class Settings:
     time: str | None = setting(
         "Split in this order: the earliest rows train, the latest are for the report.", metavar="COLUMN"
     )
+    folds: int | None = setting(
+        "Judge by all rows, in so many folds with a training each; auto: 5 where there are 40 to 499; 1: by a tenth.",
+        metavar="NUMBER",
+        read=whole,
+    )
     sample_weight: str | None = setting(
         "How much each row counts in training and in scores: numbers from 0 on.", metavar="COLUMN"
     )
@@ -178,7 +183,17 @@ class Settings:
             raise UsageError(f"unknown task {self.task!r}. {nearest(self.task, CHOICES)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise UsageError(f"unknown precision {self.precision!r}: expected auto, fp32 or bf16")
-        for name in ("epochs", "batch_size", "lr", "minutes", "patience", "image_size", "max_tokens", "pieces"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "lr",
+            "minutes",
+            "patience",
+            "image_size",
+            "max_tokens",
+            "pieces",
+            "folds",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0, got {value}")

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 
 from plait.core.roles import Embedder
 from plait.data.digest import cell_digests
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
+from plait.evaluate.report import Section
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive, same_content
 from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
+from plait.tasks.details import of_classes
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.rowwise import Answer, AnswerTask, Loss
 
@@ -95,6 +98,15 @@ class Match(AnswerTask):
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         real, p = self._both(truth, answers)
         return -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1))[real != -100]
+
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        both = np.stack([1 - p, p], 1)
+        counts = [int((real == k).sum()) for k in (0, 1)]
+        told = of_classes(real, both, ["false", "true"], counts, both.argmax(1))[
+            1:
+        ]  # how many were learnt from is not kept
+        return told + super().details(rows, index, truth, answers)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probability"]

@@ -34,7 +34,7 @@ def rows(n: int = 40) -> dict:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("manifest") / "run"
-    plait.fit(rows(), target="y", system="auto_toy", epochs=1, batch_size=20, out=folder, console=QUIET)
+    plait.fit(rows(), target="y", system="auto_toy", folds=1, epochs=1, batch_size=20, out=folder, console=QUIET)
     return folder
 
 
