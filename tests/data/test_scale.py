@@ -315,7 +315,12 @@ def test_python_is_not_called_for_each_cell(tmp_path) -> None:
 
 
 def test_texts_of_large_tables_are_read_with_their_batches(monkeypatch) -> None:
-    table = read_table({"t": ["a red door", None, " ", "small", "a blue house by the river " * 9] * 6, "n": range(30)})
+    table = read_table(
+        {
+            "t": ["a red door", None, " ", "small", "a blue house by the river " * 9] * 6,
+            "n": [0.5 * (i % 7) for i in range(30)],
+        }
+    )
     schema = Schema.guess(table, kinds={"t": "text"}).fit(table, np.arange(30), max_tokens=16)
     kept = Rows(table, schema).scan()
     monkeypatch.setattr("plait.data.rows.LATE", 10)
