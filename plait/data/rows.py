@@ -24,6 +24,7 @@ from plait.data.weights import read_weights
 from plait.errors import DataError, nearest
 
 CHUNK, CELLS = 64, 1024  # rows per piece of work of a decoding thread, and of cells that are no files
+LATE = 100_000  # rows above which cells that can be told to be readable are read batch by batch
 
 Cells = Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor | None]]  # rows (B,) -> values (B, ...) and their keep
 # What makes vectors (n, F) float32 of the cells of some rows (n,), and says of how many it just did.
@@ -314,8 +315,9 @@ class Rows:
             return shared
         present = np.zeros(len(self), bool)
         self._present[slot] = present
-        if not self.keep and self._surveyed(slot, name):
-            return None
+        late = column.use == "input" and len(self) > LATE
+        if (late or not self.keep) and self._surveyed(slot, name):
+            return None  # cells are read when a batch asks for them
         store = kind.store(len(self), column.params)
         keep = threading.Event()
         if self.keep and store.nbytes <= room:
@@ -433,15 +435,17 @@ class Rows:
         wanted = np.flatnonzero(present.numpy())
         present = present.clone()
 
-        def work(at: int) -> None:
-            row = int(index[at])
-            (encoded,) = self._encode([row], [cells[row].as_py()], name, place)
-            if encoded is None:
-                present[at] = False
-            else:
-                store.replace(at, encoded)
+        def work(start: int) -> None:
+            some = wanted[start : start + chunk]
+            rows = index[some]
+            for at, encoded in zip(some, self._encode(rows, cells.take(pa.array(rows)).to_pylist(), name, place)):
+                if encoded is None:
+                    present[at] = False
+                else:
+                    store.replace(int(at), encoded)
 
-        for _ in self._map(work, wanted.tolist(), kind.media):
+        chunk = 1 if kind.media else CELLS
+        for _ in self._map(work, range(0, len(wanted), chunk), kind.media):
             pass
         store.seal()
         values, keep = store.batch(np.arange(len(index)))

@@ -17,6 +17,8 @@ from plait.train.loop import Plan
 from plait.train.memory import peak_memory
 from plait.train.parallel import to_device
 
+TRIED = 8  # steps that measuring a precision takes
+
 
 def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torch.device) -> Plan:
     """Epochs, batch and rate from the number of rows, where the settings leave them open."""
@@ -38,7 +40,9 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     plan.precision = settings.precision
-    if plan.precision == "auto":
+    if plan.precision == "auto" and epochs * -(-n // batch) < TRIED:
+        plan.precision = "fp32"  # to measure which is faster would take longer than all the steps
+    elif plan.precision == "auto":
         index = data.splits["train"][:batch]
         sample = data.rows.batch(index)
         plan.precision = optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)

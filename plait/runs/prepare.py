@@ -86,7 +86,7 @@ class Prepared:
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
-        said = [*unreadable(self.rows), *self.schema.said]
+        said = [*unreadable(self.rows), *self.schema.said, *self.rows.said]
         said += [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
         across = Counter((d["what"], d["column"], ", ".join(d["splits"])) for d in self.duplicates)
         for (what, column, sides), count in across.items():
