@@ -398,8 +398,13 @@ class Rows:
         windows = torch.tensor([0.0, 0.0, *map(float, params["size"][::-1])]).repeat(len(self), 1)
         there = np.flatnonzero(self._present[slot.name])
         cells = self.table.column(name) if len(there) else []
-        for row in there:
-            windows[row] = torch.tensor(kind.window(cells[int(row)].as_py(), params, place))
+        for row in map(int, there):
+            cell = cells[row].as_py()
+            try:
+                windows[row] = torch.tensor(kind.window(cell, params, place))
+            except (Bad, Missing) as reason:  # it was read a moment ago
+                self.bad.add(row, name, kind.name, str(reason), cell)
+                self._present[slot.name][row] = False
         return windows
 
     def _encode(self, rows: Sequence[int], cells: list, name: str, place: Place) -> list[np.ndarray | None]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from plait.data.arrow import text_bytes
 from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
@@ -149,6 +150,8 @@ def _typed(cells: Any, column: Column | None) -> pa.Array:
     if column is None or column.kind != "category" or "type" not in column.style:
         return array
     try:
+        if column.style["type"] in ("binary", "large_binary"):
+            return pa.array([None if c is None else text_bytes(c) for c in array.to_pylist()], column.style["type"])
         return array.cast(pa.type_for_alias(column.style["type"]))
     except (ValueError, pa.ArrowException):  # a type whose cells are told as texts
         return array

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from plait.core.catalog import model_info
-from plait.core.files import write_whole
+from plait.core.files import refuse_unwritable, write_whole
 from plait.core.init import initialise_rest
 from plait.core.weight_files import read_weights
 from plait.core.weights import assign
@@ -138,6 +138,7 @@ class Run:
         """
         self._refuse_mute("predict")
         asked_how(self.task, self.model, **how)
+        _refuse_unwritable(out)
         if show and not self.task.shows:
             raise UsageError(f"to show answers is for {nouns(lambda t: t.shows)}: this run does {self.task.name}")
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
@@ -171,6 +172,7 @@ class Run:
 
         A row whose cell is missing or unreadable gets a null. Paths in the table are kept, so that hits can be shown.
         """
+        _refuse_unwritable(out)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         vectors, there = self.vectors(rows, progress), rows.presence()
         columns: dict[str, Any] = {"row": np.arange(len(rows))}
@@ -215,6 +217,7 @@ class Run:
         if not self.task.sides:
             able = " or ".join(t.choice for t in TASKS.values() if _searches(t))
             raise UsageError(f"this run does {self.task.name}: only a run of --task {able} can search")
+        _refuse_unwritable(show)
         asked = [self._query(q) for q in queries]
         sides = {slot for slot, _ in asked}
         if len(sides) != 1:
@@ -339,8 +342,12 @@ class Run:
                 for h in found
             ]
             sheet.append((" ".join(str(v) for v in query.values()), cells))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(retrieval_sheet(sheet))
+        write_whole(path, partial(Path.write_bytes, data=retrieval_sheet(sheet)))
+
+
+def _refuse_unwritable(out: str | Path | None) -> None:
+    if out is not None:
+        refuse_unwritable(Path(out).parent)
 
 
 def _path(cells: pa.ChunkedArray | None, row: int) -> str:

@@ -89,7 +89,7 @@ class Classes:
 
 
 class Labels:
-    """y (n, K) of 1, 0 and -100 = unknown. Answers are logits (n, K)."""
+    """y (n, K) of 1, 0 and -100 = unknown, or (n, K + 1) with labels never learnt. Answers are logits (n, K)."""
 
     name = "labels"
 
@@ -105,9 +105,13 @@ class Labels:
         return self.count <= MOST_LABELS
 
     def known(self, y: np.ndarray) -> np.ndarray:
-        return (y[:, : self.count] != -100).any(1)
+        return (self._learnt(y) != -100).any(1)
+
+    def _learnt(self, y: np.ndarray) -> np.ndarray:
+        return y[:, : self.count]
 
     def prior(self, y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        y = self._learnt(y)
         w = np.ones((len(y), 1)) if weight is None else weight[:, None]
         yes, known = (w * (y == 1)).sum(0) + 1.0, (w * (y != -100)).sum(0) + 2.0
         return np.log(yes / (known - yes))
@@ -116,6 +120,7 @@ class Labels:
         return np.clip(z, -30, 30)
 
     def losses(self, answers: np.ndarray, y: np.ndarray) -> np.ndarray:
+        y = self._learnt(y)
         known = y != -100
         loss = np.logaddexp(0, np.where(y == 1, -answers, answers)) * known
         return loss.sum(1) / np.maximum(known.sum(1), 1)
@@ -130,6 +135,7 @@ class Labels:
         return w, b
 
     def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        y = self._learnt(y)
         stack, real = np.stack(answers), y == 1
         known = (y != -100) * _shares(y, weight)[:, None]
         count = max(known.sum(), 1e-12)
