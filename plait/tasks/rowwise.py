@@ -91,6 +91,11 @@ class AnswerTask(Task):
 
     on_towers = True
 
+    @property
+    def simples(self) -> bool:
+        """Whether simple models can answer it."""
+        return True
+
     def simple(self) -> tuple[Asked, tuple[float, float]]:
         """What is asked as simple models see it, and the mean and spread by which it was standardised."""
         raise NotImplementedError
