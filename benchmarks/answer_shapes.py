@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 import plait
 from plait.core.catalog import model_info
 from plait.runs.assemble import BoundRecipe
-from plait.runs.fit import read_config
+from plait.runs.declared import read_config
 from plait.runs.parts import read_parts
 
 COLOURS = {

@@ -50,7 +50,7 @@ def example(info: ModelInfo) -> dict | torch.Tensor:
         "text": torch.zeros(1, words, dtype=torch.int64),
         "audio": torch.empty(1, RATE * SECONDS),
     }
-    batch = {m: made[m] for m in info.takes}
+    batch = {slot: made[kind] for slot, kind in info.slots.items()}
     return batch[info.takes[0]] if len(batch) == 1 else batch
 
 

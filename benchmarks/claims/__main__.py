@@ -12,10 +12,10 @@ import fnmatch
 
 import torch
 
-from benchmarks.claims import methods, pairs, pictures, sequences, speed
+from benchmarks.claims import methods, pairs, pictures, sequences, speed, texts
 from benchmarks.claims.trial import record
 
-TRIALS = pictures.TRIALS | methods.TRIALS | pairs.TRIALS | sequences.TRIALS | speed.TRIALS
+TRIALS = pictures.TRIALS | methods.TRIALS | pairs.TRIALS | sequences.TRIALS | speed.TRIALS | texts.TRIALS
 
 
 def main() -> None:

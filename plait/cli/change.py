@@ -36,12 +36,12 @@ def change(
 
     from plait.runs.change import change as changed
     from plait.runs.console import Console
+    from plait.runs.declared import read_config
     from plait.runs.devices import pick_device
-    from plait.runs.folder import read_json
 
     console = Console(sys.stdout, quiet=quiet)
     made = changed(run, method or (), out=out, merge=merge, sample=sample, device=pick_device(device))
-    recipe = read_json(made.folder / "config.json")["recipe"]
+    recipe = read_config(made.folder)["recipe"]
     before, after = ((Path(folder) / "model.safetensors").stat().st_size for folder in (run, made.folder))
     console.say("saved", f"{made.folder}: {after / 1e6:.1f} MB of weights, before {before / 1e6:.1f} MB")
     return Answer({"run": run, "out": str(made.folder), "changes": recipe["changes"], "bytes": after})

@@ -51,7 +51,9 @@ def check(
     from plait.data.table import read_table
     from plait.runs.console import Console
     from plait.tasks.registry import TASKS, guess_task
+    from plait.train.memory import return_memory
 
+    return_memory()
     data = read_table(table)
     schema = Schema.guess(data, allow_outside=allow_outside, **given)
     everything = np.arange(len(data))
@@ -61,14 +63,14 @@ def check(
     schema.fit(data, everything, max_tokens=max_tokens)
     if task is not None:
         task.learn(schema)  # raises where there is nothing to learn
-    rows = Rows(data, schema, allow_outside=allow_outside, workers=workers, asked=task is not None)
+    rows = Rows(data, schema, allow_outside=allow_outside, workers=workers, asked=task is not None, keep=False)
     console = Console(sys.stderr, quiet=quiet)
     console.start("reading", len(data) * len(rows.places))
     try:
         rows.scan(lambda done, _: console.step(done))
     finally:
         console.stop()
-    found = check_table(data, schema, rows) | {"said": [*unreadable(rows), *schema.said]}
+    found = check_table(data, schema, rows) | {"said": [*unreadable(rows), *schema.said, *rows.said]}
     if place:
         rows.bad.write(place)
     if not json and not quiet:

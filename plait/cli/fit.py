@@ -102,7 +102,7 @@ def _facts(folder: Path) -> dict:
 
     import pyarrow.parquet as pq
 
-    from plait.runs.fit import read_config
+    from plait.runs.declared import read_config
 
     made = read_config(folder)
     facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))

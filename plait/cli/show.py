@@ -88,11 +88,11 @@ def show(
 
 
 def _run(folder: str, json: bool) -> Answer:
-    from plait.runs.folder import CONFIG, read_json
+    from plait.runs.declared import read_config
     from plait.runs.run import load
     from plait.runs.telling import usable
 
-    run, config = load(folder), read_json(Path(folder) / CONFIG)
+    run, config = load(folder), read_config(folder)
     recipe, used = config["recipe"], run.used
     model = f"{recipe['name']} ({recipe['role']})" + "".join(f" + {method}" for method, _ in recipe["changes"])
     where = (

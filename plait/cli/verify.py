@@ -10,7 +10,7 @@ from plait.cli.output import Answer, lines
 
 
 def verify(run: RunFolder, json: Json = False) -> Answer:
-    """Say of every file of a run whether it is as it was written: right, changed, missing, or unknown.
+    """Check that the files of a run are as they were written: right, changed, missing, or unknown.
 
     Files are compared with the run's manifest, checkpoints with their seals; runs that lie in it count too. The exit
     code is 0 where none is changed or missing, and 3 otherwise.

@@ -1,9 +1,9 @@
 """What systems there are, read from their files' text: nothing is imported, so listing 300 systems needs no torch.
 
-A system file declares, in plain literals: TAKES (modalities), ROLES (what tasks bind to), DEFAULT (the size that is
-meant when
-none is named), SIZES (rows of constructor arguments), WEIGHTS (per size: who else has this variant, where its
-weights lie) and perhaps TAGS ("size.tag": what other weights of that size say otherwise).
+A system file declares, in plain literals: TAKES (modalities; one twice, where two columns of it are read), ROLES (what
+tasks bind to), DEFAULT (the size that is meant when none is named), SIZES (rows of constructor arguments), WEIGHTS (per
+size: who else has this variant, where its weights lie) and perhaps SIZE_ROLES and SIZE_TAKES (of sizes that differ) and
+TAGS ("size.tag": what other weights of that size say otherwise).
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class System:
     takes: tuple[str, ...]
     roles: tuple[str, ...]
     size_roles: dict[str, tuple[str, ...]]  # of sizes whose roles are others
+    size_takes: dict[str, tuple[str, ...]]  # of sizes that read others
     # constructor arguments whose values are names of other models, and which others are handed on to each of these
     parts: dict[str, tuple[str, ...]]
     default: str
@@ -76,7 +77,14 @@ class ModelInfo:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        return self.system.takes
+        """The modalities that it reads; one that stands there twice is read from two columns."""
+        return self.system.size_takes.get(self.size, self.system.takes)
+
+    @property
+    def slots(self) -> dict[str, str]:
+        """{slot: modality} of what it reads, where that does not follow from a table: "image", or "image_0" and
+        "image_1" where it reads two."""
+        return slots_of(self.takes)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -134,6 +142,13 @@ class ModelInfo:
     def parameters(self) -> int:
         """The number of parameters, counted on a model without storage (imports torch)."""
         return sum(p.numel() for p in build(self.name).parameters())
+
+
+def slots_of(takes: Iterable[str]) -> dict[str, str]:
+    """{slot: modality}: a slot is called as its modality; several of one are numbered."""
+    kinds = list(takes)
+    several = [f"{kind}_{kinds[:i].count(kind)}" if kinds.count(kind) > 1 else kind for i, kind in enumerate(kinds)]
+    return dict(zip(several, kinds))
 
 
 def list_models(
@@ -319,6 +334,7 @@ def _read(path: Path) -> System:
         takes=names["TAKES"],
         roles=names["ROLES"],
         size_roles=names.get("SIZE_ROLES", {}),
+        size_takes=names.get("SIZE_TAKES", {}),
         parts=dict(parts) if isinstance(parts, dict) else dict.fromkeys(parts, ()),
         default=names["DEFAULT"],
         sizes=names["SIZES"],

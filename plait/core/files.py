@@ -33,6 +33,21 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def refuse_unwritable(folder: str | Path) -> None:
+    """Raises DataError where nothing could be written into `folder`, which need not be there: said before work, not
+    after."""
+    folder = Path(folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    part = there / f".plait-{os.getpid()}-{threading.get_ident()}.new"
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write into {folder}: {there}: {refusal(error)}") from error
+
+
 def sweep(folder: str | Path) -> None:
     """Remove what a killed process was writing into `folder`."""
     for path in Path(folder).iterdir():

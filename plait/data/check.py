@@ -4,13 +4,15 @@ away."""
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from plait.data.arrow import as_text
-from plait.data.digest import cell_digests, row_digests
+from plait.data.digest import cell_digests, row_digests, same_digests
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
 from plait.data.kinds.number import parse_column
@@ -21,6 +23,7 @@ from plait.data.table import Table
 
 NEAR = 0.999
 FEWEST = 10  # rows below which nothing is said about leaks
+SOME, FILLED = 10_000, 1000  # rows of a large table that are looked at first, where so many cells of these are filled
 
 
 def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
@@ -34,15 +37,20 @@ def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
     rows.scan()
     table = schema.read(table)
     slots = {d["name"]: d["slot"] for d in schema.describe()}
-    inputs = [name for name in schema.inputs if name in table.names]
+    notes = rows.notes
+    inputs = [name for name in schema.inputs if table.has(name)]
     whole = row_digests(table, schema, inputs)
     return {
         "rows": len(table),
-        "columns": [_column(table, schema, rows, c, slots[c.name]) for c in schema.columns if c.name in table.names],
-        "repeated_rows": len(whole) - len(set(whole.tolist())),
+        "columns": [
+            _column(table, schema, rows, c, slots[c.name], notes.get(c.name, {}))
+            for c in schema.columns
+            if table.has(c.name)
+        ],
+        "repeated_rows": len(whole) - int(same_digests(whole).max(initial=-1)) - 1,
         "absent": list(rows.absent),
         "bad_cells": rows.bad.count(),
-        "leaks": [leak for target in schema.targets if target in table.names for leak in leaks(table, schema, target)],
+        "leaks": [leak for target in schema.targets if table.has(target) for leak in leaks(table, schema, target)],
     }
 
 
@@ -65,11 +73,11 @@ def unreadable(rows: Rows) -> list[str]:
     return said
 
 
-def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str) -> dict:
+def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str, notes: dict) -> dict:
     cells = table.column(column.name)
     filled = cells.drop_null()
     own = KINDS[column.kind].own_slot and column.use == "input"
-    different = len(set(cell_digests(table, schema, column.name).tolist()) - {b""}) if len(filled) else 0
+    different = int(same_digests(cell_digests(table, schema, column.name)).max(initial=-1)) + 1 if own else 0
     return {
         "name": column.name,
         "kind": column.kind,
@@ -77,13 +85,20 @@ def _column(table: Table, schema: Schema, rows: Rows, column: Column, slot: str)
         "slot": slot,
         "why": column.why,
         "examples": [_shown(c) for c in filled.slice(0, 3).to_pylist()],
-        "missing": int(cells.null_count)
-        + sum(n for remark, n in rows.notes.get(column.name, {}).items() if remark.startswith("empty")),
+        "missing": int(cells.null_count) + sum(n for remark, n in notes.items() if remark.startswith("empty")),
         "bad": rows.bad.by_reason(column.name),
         "repeated": len(filled) - different if own else 0,
-        "notes": rows.notes.get(column.name, {}),
-        "constant": different == 1,
+        "notes": notes,
+        "constant": different == 1 if own else _constant(filled),
     }
+
+
+def _constant(filled: pa.ChunkedArray) -> bool:
+    """Whether cells, of which none is null, say the same."""
+    texts = column_text(filled.slice(0, FEWEST)).drop_null()
+    if pc.count_distinct(texts).as_py() > 1:
+        return False
+    return pc.count_distinct(column_text(filled).drop_null()).as_py() == 1
 
 
 def _shown(cell: Any) -> str:
@@ -93,41 +108,74 @@ def _shown(cell: Any) -> str:
 
 
 def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
-    """Input columns that (nearly) determine the target by themselves, each with a sentence that says how."""
-    answer = table.column(target)
-    texts = np.asarray(column_text(answer).to_pylist(), dtype=object)
+    """Input columns that (nearly) determine the target by themselves, each with a sentence that says how.
+
+    What is said holds of all rows. Of a large table some are looked at first, and what is far from it there is let be.
+    """
+    n = len(table)
+    some = pa.array(np.linspace(0, n - 1, SOME).astype(np.int64)) if n > 2 * SOME else None
+    answer = _Answers(table.column(target))
+    few = answer if some is None else _Answers(table.column(target).take(some))
+    if _filled(few.cells) < FILLED:
+        some, few = None, answer
     found = []
     for name in schema.inputs:
-        if name not in table.names:
+        if not table.has(name):
             continue
         column, cells = schema.column(name), table.column(name)
         media = KINDS[column.kind].media
-        said = None
+        said, part = None, None if some is None else cells.take(some)
+        if part is not None and _filled(part) < FILLED:
+            part = None
         if media or column.kind == "text":
             if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
-                said = _names_answer(name, cells.to_pylist(), target, texts, media)
+                if part is None or _names_answer(name, part, target, few, media, slack=0.05):
+                    said = _names_answer(name, cells, target, answer, media)
         elif not KINDS[column.kind].own_slot:
-            said = _copies(name, cells, target, texts) or _correlates(
-                name, cells, column, schema.column(target), answer
-            )
-            said = said or _determines(name, cells, target, texts)
+            if part is None or _copies(name, part, target, few, slack=0.01):
+                said = _copies(name, cells, target, answer)
+            said = said or _correlates(name, cells, column, schema.column(target), answer.cells)
+            if not said and (part is None or _may_determine(name, part, cells, target, few)):
+                said = _determines(name, cells, target, answer)
         if said:
             found.append({"column": name, "target": target, "sentence": said, "read": not media})
     return found
 
 
-def _both(cells: pa.ChunkedArray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values = np.asarray(column_text(cells).to_pylist(), dtype=object)
-    real = np.asarray([a is not None and b is not None for a, b in zip(values, texts)], dtype=bool)
-    return values[real], texts[real]
+class _Answers:
+    """The cells of a target: as they are, as texts, and which of the different ones each is."""
+
+    def __init__(self, cells: pa.ChunkedArray):
+        self.cells = cells
+
+    @cached_property
+    def texts(self) -> pa.ChunkedArray:
+        return _texts(self.cells)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(n,) from 0; -1 where there is none."""
+        return _codes(self.texts)
 
 
-def _copies(name: str, cells: pa.ChunkedArray, target: str, texts: np.ndarray) -> str | None:
-    a, b = _both(cells, texts)
-    same = int((a == b).sum())
-    if len(a) < FEWEST or same < NEAR * len(a):
+def _filled(cells: pa.ChunkedArray) -> int:
+    return len(cells) - cells.null_count
+
+
+def _texts(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column_text(cells).cast(pa.large_string())
+
+
+def _codes(texts: pa.ChunkedArray) -> np.ndarray:
+    return pc.dictionary_encode(texts).combine_chunks().indices.fill_null(-1).to_numpy()
+
+
+def _copies(name: str, cells: pa.ChunkedArray, target: str, answer: _Answers, slack: float = 0.0) -> str | None:
+    equal = pc.equal(_texts(cells), answer.texts)  # null where one is
+    both, same = len(equal) - equal.null_count, pc.sum(equal).as_py() or 0
+    if both < FEWEST or same < (NEAR - slack) * both:
         return None
-    return f"{name!r} is a copy of the target {target!r}: the two are equal in {same:,} of {len(a):,} rows."
+    return f"{name!r} is a copy of the target {target!r}: the two are equal in {same:,} of {both:,} rows."
 
 
 def _correlates(
@@ -149,34 +197,48 @@ def _correlates(
     )
 
 
-def _determines(name: str, cells: pa.ChunkedArray, target: str, texts: np.ndarray) -> str | None:
-    a, b = _both(cells, texts)
-    if len(a) < FEWEST:
+def _may_determine(
+    name: str, part: pa.ChunkedArray, cells: pa.ChunkedArray, target: str, few: _Answers
+) -> str | bool | None:
+    """Whether some rows of a column let it determine the target; of many values they do not tell."""
+    if 10 * pc.count_distinct(_texts(part)).as_py() <= len(part):
+        return _determines(name, part, target, few, slack=0.01)
+    return pa.types.is_nested(cells.type) or 3 * pc.count_distinct(cells).as_py() <= len(cells)
+
+
+def _determines(name: str, cells: pa.ChunkedArray, target: str, answer: _Answers, slack: float = 0.0) -> str | None:
+    i, j = _codes(_texts(cells)), answer.codes
+    known = (i >= 0) & (j >= 0)
+    i, j = i[known], j[known]
+    if len(i) < FEWEST:
         return None
-    values, i = np.unique(a.astype(str), return_inverse=True)
-    classes, j = np.unique(b.astype(str), return_inverse=True)
-    if len(values) * 3 > len(a) or len(classes) * 3 > len(a) or len(classes) < 2:
+    values, classes = np.flatnonzero(np.bincount(i)), np.flatnonzero(np.bincount(j))
+    if len(values) * 3 > len(i) or len(classes) * 3 > len(i) or len(classes) < 2:
         return None
-    pairs, many = np.unique(np.stack([i, j]), axis=1, return_counts=True)
-    best = np.zeros(len(values), np.int64)
-    np.maximum.at(best, pairs[0], many)
+    width = int(j.max()) + 1
+    pairs, many = np.unique(i.astype(np.int64) * width + j, return_counts=True)
+    best = np.zeros(int(i.max()) + 1, np.int64)
+    np.maximum.at(best, pairs // width, many)
     right, usual = int(best.sum()), int(np.bincount(j).max())
-    if right < NEAR * len(a) or usual > 0.99 * len(a):
+    if right < (NEAR - slack) * len(i) or usual > (0.99 + slack) * len(i):
         return None
     how = "one-to-one" if len(values) == len(classes) else f"{len(values):,} values to {len(classes):,}"
-    return f"{name!r} alone tells the target {target!r} in {right:,} of {len(a):,} rows ({how})."
+    return f"{name!r} alone tells the target {target!r} in {right:,} of {len(i):,} rows ({how})."
 
 
-def _names_answer(name: str, cells: list, target: str, texts: np.ndarray, media: bool) -> str | None:
-    both = [(c.casefold(), t.casefold()) for c, t in zip(cells, texts) if c is not None and t is not None]
-    if len(both) < FEWEST or len({t for _, t in both}) < 2:
+def _names_answer(
+    name: str, cells: pa.ChunkedArray, target: str, answer: _Answers, media: bool, slack: float = 0.0
+) -> str | None:
+    real = pc.and_(cells.is_valid(), answer.texts.is_valid())
+    labels = [t.casefold() for t in answer.texts.filter(real).to_pylist()]
+    if len(labels) < FEWEST or len(set(labels)) < 2:
         return None
-    labels = [t for _, t in both]
+    both = list(zip((c.casefold() for c in cells.filter(real).to_pylist()), labels))
     others = sorted(set(labels))
     turned = dict(zip(others, others[1:] + others[:1]))
     hits = sum(_holds(c, t) for c, t in both)
     chance = sum(_holds(c, turned[t]) for c, t in both)  # how often another label is there just as well
-    if hits < 0.95 * len(both) or chance > 0.5 * len(both):
+    if hits < (0.95 - slack) * len(both) or chance > (0.5 + slack) * len(both):
         return None
     where = "file names" if media else "texts"
     after = " The model reads the files, not their names, so this alone does no harm." if media else ""

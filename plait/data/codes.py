@@ -29,28 +29,34 @@ def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collecti
     if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean") or not len(rows):
         return
     y = _target(table.column(targets[0].name).take(pa.array(rows)), targets[0])
+    codes, told = {}, ~np.isnan(y).any(1)
     for column in schema.used("input"):
         cells = table.column(column.name)
         if column.kind != "number" or column.name in fixed or column.style.get("number", {}).get("units"):
             continue
         x, real, _ = parse_column(cells.take(pa.array(rows)), column.style["number"])
-        known = real & ~np.isnan(y).any(1)
+        known = real & told
+        if (x[known] % 1 != 0).any():
+            continue
         levels, at, counts = np.unique(x[known], return_inverse=True, return_counts=True)
-        if (levels % 1 == 0).all() and behave_as_codes(levels, at, counts, y[known]):
+        if behave_as_codes(levels, at, counts, y if known.all() else y[known]):
             each = f"{len(levels):,} whole numbers, each about {round(len(at) / len(levels)):,} times"
             why = f"{each}, with effects that do not follow their size: codes (--kind {column.name}=number: amounts)"
-            schema.take_for(column.name, "category", why)
+            codes[column.name] = ("category", why)
+    schema.take(codes)
 
 
 def _target(cells: pa.ChunkedArray, column: Column) -> np.ndarray:
-    """(n, T) float64 with NaN where nothing is known: the number, or a 1 for each of the frequent classes."""
+    """(n, T) with NaN where nothing is known: the number, or a 1 for each of the frequent classes."""
     if column.kind == "number":
         values, real, _ = parse_column(cells, column.style["number"])
         return np.where(real, values, np.nan)[:, None]
     kind, place = KINDS["category"], Place()
-    found = kind.encode_column(cells, kind.fit(cells, FitOptions(place, style=column.style)), place)
-    hot = (found.values == np.arange(1, CLASSES + 1)).astype(np.float64)
-    return np.where(found.real[:, None], hot, np.nan)
+    known = kind.fit(cells, FitOptions(place, style=column.style))
+    found = kind.encode_column(cells, known, place)
+    hot = (found.values == np.arange(1, min(CLASSES, len(known["values"])) + 1)).astype(np.float32)
+    hot[~found.real] = np.nan
+    return hot
 
 
 def behave_as_codes(levels: np.ndarray, at: np.ndarray, counts: np.ndarray, y: np.ndarray) -> bool:
@@ -59,10 +65,13 @@ def behave_as_codes(levels: np.ndarray, at: np.ndarray, counts: np.ndarray, y: n
     n, many = len(at), len(levels)
     if many < 3 or n < max(FEWEST, EACH * many):
         return False
-    y = y - y.mean(0)
-    means = np.stack([np.bincount(at, weights=column, minlength=many) for column in y.T], 1) / counts[:, None]  # (L, T)
-    total, between = np.square(y).sum(), (counts[:, None] * np.square(means)).sum()
-    noise = max(np.square(y - means[at]).sum() / (n - many), 1e-9 * total / n)  # of one row, over all T
+    columns = [column - column.mean(dtype=np.float64) for column in y.T]
+    means = (
+        np.stack([np.bincount(at, weights=column, minlength=many) for column in columns], 1) / counts[:, None]
+    )  # (L, T)
+    total = sum(float(np.square(column, dtype=np.float64).sum()) for column in columns)
+    between = (counts[:, None] * np.square(means)).sum()
+    noise = max((total - between) / (n - many), 1e-9 * total / n)  # of one row, over all T
     if total <= 0 or (between - (many - 1) * noise) / total < SOME:
         return False
     if many <= FEW:

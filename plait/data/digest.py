@@ -13,57 +13,89 @@ import numpy as np
 import pyarrow as pa
 
 from plait.data.arrow import as_text
+from plait.data.hashes import codes, hash_column, mixed
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.category import column_text
 from plait.data.schema import Schema
 from plait.data.table import Table
 
 SIZE, CHUNK, READERS = 16, 64, 4
+FEW = 1000  # rows for which threads are not worth it
+BYTES = 1  # the seed of cells that are bytes, and no text
 _known: WeakKeyDictionary[Table, dict] = WeakKeyDictionary()  # reading every file twice would double the wait
 
 
-def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
-    """One 16-byte digest per cell of a column (n,), dtype object; b"" where the cell is null.
+def cell_digests(table: Table, schema: Schema, name: str, cells: pa.ChunkedArray | None = None) -> np.ndarray:
+    """One 16-byte digest per cell of a column (n,), dtype S16; b"" where the cell is null.
 
     Media are digested by their bytes, whether they lie in the table or in files; a path that cannot be read by the path
-    itself.
+    itself. Other cells by what they say as texts, so that 1, 1.0 and "1" are one. cells: as the schema reads them,
+    where they are at hand.
     """
     column = schema.column(name)
-    media = KINDS[column.kind].media
     kept = _known.setdefault(table, {})
     key = (name, column.kind, str(column.style), schema.allow_outside)
-    if key not in kept:
-        place = Place(table.root, schema.allow_outside)
-        cells = schema.read(table).column(name)
-        if media:
-            starts = range(0, len(cells), CHUNK)
-            with ThreadPoolExecutor(READERS) as pool:  # a slow disk is waited for once
-                chunks = pool.map(lambda at: [_media(c, place) for c in cells.slice(at, CHUNK).to_pylist()], starts)
-                digests = [digest for chunk in chunks for digest in chunk]
-        else:
-            digests = [b"" if text is None else _digest(text.encode()) for text in _texts(cells)]
-        kept[key] = np.asarray(digests, dtype=object)
-    return kept[key]
+    if key in kept:
+        return kept[key]
+    cells = schema.read(table).column(name) if cells is None else cells
+    if KINDS[column.kind].media:
+        place, starts = Place(table.root, schema.allow_outside), range(0, len(cells), CHUNK)
+        with ThreadPoolExecutor(READERS) as pool:  # a slow disk is waited for once
+            chunks = pool.map(lambda at: [_media(c, place) for c in cells.slice(at, CHUNK).to_pylist()], starts)
+            found = np.asarray([digest for chunk in chunks for digest in chunk], f"S{SIZE}")
+    else:
+        found = _hashed(cells).view(f"S{SIZE}")[:, 0]
+    if KINDS[column.kind].media:  # of others what is kept would soon outgrow the table
+        kept[key] = found
+    return found
 
 
 def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
-    """One digest per row over the columns `names`, dtype object; equal exactly where all these cells are."""
-    columns = [cell_digests(table, schema, name) for name in names]
-    kept = _known.setdefault(table, {})
+    """One digest per row over the columns `names` in any order (n,), dtype S16; equal exactly where all these cells
+    are."""
     told = [schema.column(name) for name in names]
-    key = (tuple(names), *((c.kind, str(c.style)) for c in told), schema.allow_outside)
+    kept = _known.setdefault(table, {})
+    key = (frozenset((c.name, c.kind, str(c.style)) for c in told), schema.allow_outside)
     if key not in kept:
-        joined = (b"".join(bytes([len(d)]) + d for d in row) for row in zip(*columns))
-        kept[key] = np.asarray([_digest(row) for row in joined], dtype=object)
+        uses = {use: [c.name for c in told if c.use == use] for use in dict.fromkeys(c.use for c in told)}
+        if len(uses) > 1:  # what the inputs alone say is asked for too
+            sums = sum(_lanes(row_digests(table, schema, some)) for some in uses.values())
+        else:
+            read = schema.read(table)
+
+            def one(name: str) -> np.ndarray:
+                return mixed(_lanes(cell_digests(table, schema, name, read.column(name))), name)
+
+            sums = np.zeros((len(table), 2), np.uint64)
+            with ThreadPoolExecutor(2) as pool:
+                each = map if len(table) < FEW else pool.map
+                for start in range(0, len(names), 2):  # no more than two columns' digests at once
+                    for part in each(one, names[start : start + 2]):
+                        sums += part
+        kept[key] = np.ascontiguousarray(sums).view(f"S{SIZE}")[:, 0]
     return kept[key]
 
 
-def _texts(cells: pa.ChunkedArray) -> list[str | None]:
-    if pa.types.is_nested(cells.type) or pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type):
-        return [
-            None if c is None else _digest(c).hex() if isinstance(c, bytes) else as_text(c) for c in cells.to_pylist()
-        ]
-    return column_text(cells).to_pylist()
+def same_digests(digests: np.ndarray) -> np.ndarray:
+    """Digests (n,) as numbers from 0, the same where they are, in their order (n,) int64; -1 for the empty one."""
+    out = codes(_lanes(digests))
+    empty = digests == b""
+    return np.where(empty, -1, out - empty.any()) if empty.any() else out
+
+
+def _lanes(digests: np.ndarray) -> np.ndarray:
+    """(n,) S16 -> (n, 2) uint64."""
+    return np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+
+
+def _hashed(cells: pa.ChunkedArray) -> np.ndarray:
+    kind = cells.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return hash_column(cells, BYTES)
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type):
+        if not any(chunk.flatten().null_count for chunk in cells.chunks):
+            return hash_column(cells, BYTES)
+    return hash_column(column_text(cells))
 
 
 def _media(cell: Any, place: Place) -> bytes:

@@ -102,7 +102,10 @@ def read_file(path: Path, name: str | None = None) -> Parsed:
 def _read(path: Path, kind: str, source: Path | pa.Buffer, inner: str = "") -> Parsed:
     kind = Path(inner).suffix.lower() if inner else kind
     if kind in TEXTS:
-        return typed(*csv_texts(path, source, tabs=kind in TABS))
+        texts, separator, said = csv_texts(path, source, tabs=kind in TABS)
+        columns = dict(zip(texts.column_names, texts.columns))
+        del texts
+        return typed(columns, separator, said)
     if kind in LINES:
         return Parsed(read_json(path, source))
     try:
@@ -118,7 +121,8 @@ def read_files(paths: list[Path]) -> Parsed:
     if kinds <= set(TEXTS):  # typed together: what is a number in one file may be a word in the next
         read = [csv_texts(p, _unpacked(p, None)[0], tabs=form(p) in TABS) for p in paths]
         tables, said = [data for data, _, _ in read], [s for _, _, more in read for s in more]
-        return typed(_joined(tables, paths), read[0][1], tuple(said))
+        joined = _joined(tables, paths)
+        return typed(dict(zip(joined.column_names, joined.columns)), read[0][1], tuple(said))
     parts = [read_file(p) for p in paths]
     said = tuple(s for part in parts for s in part.said)
     return Parsed(_joined([p.data for p in parts], paths), {}, None, any(p.textual for p in parts), said)

@@ -63,12 +63,13 @@ def named_columns(cells: list[str], source: str, said: list[str]) -> list[str]:
 
 def distinct(names: list[str], source: str, said: list[str]) -> list[str]:
     """The names, with .1, .2... behind one that is there already. `said` gets a sentence on that."""
-    taken, out = set(names), []
+    taken, out, there = set(names), [], set[str]()
     for name in names:
-        if name in out:
+        if name in there:
             name = next(new for i in count(1) if (new := f"{name}.{i}") not in taken)
             taken.add(name)
         out.append(name)
+        there.add(name)
     if more := [new for name, new in zip(names, out) if name != new]:
         twice = sorted({n for n in names if names.count(n) > 1})
         said.append(

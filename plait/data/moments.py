@@ -10,11 +10,14 @@ import re
 import unicodedata
 from datetime import date, datetime, time, timedelta, timezone
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from plait.core.declared import Record
+from plait.data.distinct import read_by_value
 
 NO = "not a date"
 DATES = {"form": "date", "first": "day"}
@@ -29,6 +32,7 @@ FORMS = {
     "week": "weeks",
     "clock": "times of day",
 } | {f"epoch {unit}": f"times since 1970 in {unit}" for unit in EPOCHS}
+STYLE = Record({"form": Literal[tuple(FORMS)]}, {"first": Literal["day", "month"]})
 NAMES = (
     "jan january januar janvier janv enero ene gennaio gen januari janeiro jän jänner",
     "feb february februar février févr fév febrero febbraio februari fevereiro fev",
@@ -65,8 +69,9 @@ NAMED_MONTH = re.compile(rf"(?:([^\W\d_]{{3,10}})\.?(?:{SPLIT})'?(\d{{4}})|(\d{{
 QUARTER = re.compile(r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*(\d{4}))")
 WEEK = re.compile(r"(?:(\d{4})[- ]?[WwK]{1,2}(\d\d?)(?:-?([1-7]))?|[WwK]{1,2}\s?(\d\d?)\s*[-/ ]\s*(\d{4}))")
 ALONE = re.compile(CLOCK)
-# dates that each month has, for whole columns (RE2)
-PLAIN = r"^[1-9]\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])( ([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?)?$"
+# dates of every year, for whole columns (RE2)
+DAYS = r"((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+PLAIN = rf"^[1-9]\d{{3}}-{DAYS}( ([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?)?$"
 EPOCH = re.compile(r"-?\d+(?:\.\d+)?")
 TIMELY = re.compile(
     r"(^|[^a-z])(time|timestamp|ts|date|datetime|epoch|created|updated|unixtime|at)([^a-z]|$)|[a-z](At|Time|Date)$|time$",
@@ -230,6 +235,13 @@ def read(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, 
     if pa.types.is_integer(column.type) and style["form"].startswith("epoch "):
         whole = column.fill_null(0).to_numpy().astype(np.float64)
         return whole / EPOCHS[style["form"].removeprefix("epoch ")], real, []
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return read_by_value(column, lambda cells: _read_cells(cells, style))
+    return _read_cells(column, style)
+
+
+def _read_cells(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
+    real = column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
     seconds, done = _at_once(column, style)
     left, bad = np.flatnonzero(real & ~done), []
     for i, cell in zip(left.tolist(), column.take(pa.array(left)).to_pylist() if len(left) else ()):

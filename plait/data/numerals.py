@@ -12,10 +12,14 @@ import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from plait.core.declared import Record
+from plait.data.distinct import read_by_value
 
 MOST = 2000  # cells that units are learnt from
 LONGEST = 64  # characters of a number, with all that is around it
@@ -66,6 +70,7 @@ INTERVAL = re.compile(
 )
 NO, INFINITE = "not a number", "not a finite number"
 PLAIN = {"decimal": ".", "units": {}}
+STYLE = Record({"decimal": Literal[".", ","], "units": dict[str, float]}, {"interval": Literal["middle"]})
 
 
 def tidy(text: str) -> str:
@@ -143,6 +148,10 @@ def _is_money(token: str) -> bool:
 
 def read(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
     """A column of strings as float64 (n,) with 0 where there is nothing, real (n,), and the bad cells."""
+    return read_by_value(column, lambda cells: _read_cells(cells, style))
+
+
+def _read_cells(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str]]]:
     real = column.is_valid().to_numpy(zero_copy_only=False).astype(bool)
     bare = _bare(column, style)
     simple = pc.match_substring_regex(bare, SIMPLE[style["decimal"]]).fill_null(False)

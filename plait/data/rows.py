@@ -23,7 +23,7 @@ from plait.data.table import Table
 from plait.data.weights import read_weights
 from plait.errors import DataError, nearest
 
-CHUNK = 64  # rows per piece of work of a decoding thread
+CHUNK, CELLS = 64, 1024  # rows per piece of work of a decoding thread, and of cells that are no files
 
 Cells = Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor | None]]  # rows (B,) -> values (B, ...) and their keep
 # What makes vectors (n, F) float32 of the cells of some rows (n,), and says of how many it just did.
@@ -36,6 +36,7 @@ class BadCells:
 
     def __init__(self) -> None:
         self.cells: dict[tuple[int, str], tuple[str, str, str]] = {}
+        self.reasons: dict[str, Counter[str]] = {}
         self.lock = threading.Lock()
 
     def add(self, row: int, column: str, kind: str, reason: str, value: Any) -> None:
@@ -44,7 +45,9 @@ class BadCells:
             value = value["path"] if value.get("path") is not None else value.get("bytes")
         shown = f"<{len(value)} bytes: {value[:16].hex()}>" if isinstance(value, bytes) else as_text(value)[:200]
         with self.lock:
-            self.cells.setdefault((int(row), column), (kind, reason, shown))
+            if (key := (int(row), column)) not in self.cells:
+                self.cells[key] = (kind, reason, shown)
+                self.reasons.setdefault(column, Counter())[reason] += 1
 
     def count(self) -> int:
         """The number of bad cells."""
@@ -56,7 +59,10 @@ class BadCells:
 
     def by_reason(self, column: str | None = None) -> dict[str, int]:
         """{reason: cells}, the most frequent first; of one column or of all."""
-        found = Counter(reason for (_, name), (_, reason, _) in self.cells.items() if column in (None, name))
+        if column is not None:
+            found = self.reasons.get(column, Counter())
+        else:
+            found = sum(self.reasons.values(), Counter())
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, path: str | Path) -> Path:
@@ -91,6 +97,7 @@ class Rows:
     cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}, and
     `weights` (n,) float64 how much each row counts, where a column says so: NaN where its cell cannot be used.
 
+    keep: whether values are kept; without them rows make no batches, and a scan only tells what can be read.
     towers: {slot: what reads its cells}: the slot then holds vectors, scaled as its column's params say.
     """
 
@@ -104,13 +111,16 @@ class Rows:
         workers: int = 2,
         asked: bool = False,
         towers: Mapping[str, Reader] | None = None,
+        keep: bool = True,
     ):
+        self.keep = keep
+        self.said: list[str] = []  # after a scan: what was estimated, in sentences
         self.table, self.schema = schema.read(table), schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
         self.allow_outside = allow_outside or schema.allow_outside
         self.towers = towers or {}
         self.bad = BadCells()
-        self.absent = [name for name in schema.inputs if name not in table.names]
+        self.absent = [name for name in schema.inputs if not table.has(name)]
         if len(self.absent) == len(schema.inputs):
             raise DataError(
                 f"{table.source} has none of the input columns {', '.join(map(repr, self.absent))}. "
@@ -192,6 +202,8 @@ class Rows:
         """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and
         "present"."""
         self.scan()
+        if not self.keep:
+            raise ValueError("rows that keep no values make no batches: Rows(..., keep=True)")
         index = np.asarray(index, dtype=np.int64)
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
             raise IndexError(
@@ -249,28 +261,29 @@ class Rows:
         return self._decode(slot.columns[0], index, present)
 
     def _encode_shared(self, slot: str, names: list[str]) -> None:
-        parts, reals = [], []
-        for name in names:
+        widths = [KINDS[c.kind].width(c.params) for c in map(self.schema.column, names)]
+        values = np.zeros((len(self) if self.keep else 0, sum(widths)), KINDS[self.schema.column(names[0]).kind].dtype)
+        real, end = np.zeros(values.shape, bool), 0
+        for name, width in zip(names, widths):
             column = self.schema.column(name)
             kind = KINDS[column.kind]
-            width = kind.width(column.params)
+            start, end = end, end + width
+            if not self.keep and self._surveyed(slot, name):
+                continue
             if name in self.absent:
-                parts.append(np.zeros((len(self), width), kind.dtype))
-                reals.append(np.zeros((len(self), width), bool))
                 continue
             cells = self.table.column(name)
             encode = kind.encode_column if column.use == "input" else kind.encode_target
             found = encode(cells, column.params, self.places[name])
             for row, reason in found.bad:
                 self.bad.add(row, name, column.kind, reason, cells[row].as_py())
-            parts.append(found.values)
-            reals.append(np.repeat(found.real[:, None], width, axis=1))
-        values, real = np.concatenate(parts, 1), np.concatenate(reals, 1)
-        self._shared[slot] = (
-            torch.from_numpy(np.ascontiguousarray(values)),
-            torch.from_numpy(np.ascontiguousarray(real)),
-        )
-        self._present[slot] = real.any(1)
+            if not self.keep:
+                self._see(slot, found.real)
+                continue
+            values[:, start:end], real[:, start:end] = found.values, found.real[:, None]
+        if self.keep:
+            self._shared[slot] = torch.from_numpy(values), torch.from_numpy(real)
+            self._present[slot] = real.any(1)
 
     def _encode_own(self, slot: str, name: str, room: int, step: Callable[[int], None] | None) -> Any:
         """Fill a store with a column's cells, or return None where it would not fit; every cell is decoded either
@@ -279,17 +292,19 @@ class Rows:
         kind, place = KINDS[column.kind], self.places[name]
         present = np.zeros(len(self), bool)
         self._present[slot] = present
+        if not self.keep and self._surveyed(slot, name):
+            return None
         store = kind.store(len(self), column.params)
         keep = threading.Event()
-        if store.nbytes <= room:
+        if self.keep and store.nbytes <= room:
             keep.set()
         else:
             store = None
         if name not in self.absent:
-            cells = self.table.column(name)
+            cells, chunk = self.table.column(name), CHUNK if kind.media else CELLS
 
             def work(start: int) -> int:
-                some = cells.slice(start, CHUNK).to_pylist()
+                some = cells.slice(start, chunk).to_pylist()
                 for row, encoded in enumerate(self._encode(range(start, start + len(some)), some, name, place), start):
                     if encoded is None:
                         continue
@@ -300,13 +315,31 @@ class Rows:
                             keep.clear()
                 return start
 
-            for start in self._map(work, range(0, len(self), CHUNK), kind.media):
+            for start in self._map(work, range(0, len(self), chunk), kind.media):
                 if step:
-                    step(min(CHUNK, len(self) - start))
+                    step(min(chunk, len(self) - start))
         if not keep.is_set():
             return None
         store.seal()
         return store
+
+    def _surveyed(self, slot: str, name: str) -> bool:
+        """Whether a column was read without its values."""
+        column, place = self.schema.column(name), self.places[name]
+        if name in self.absent:
+            self._see(slot, np.zeros(len(self), bool))
+            return True
+        cells = self.table.column(name)
+        if column.use == "target" or (found := KINDS[column.kind].survey(cells, column.params, place)) is None:
+            return False
+        for row, reason in found.bad:
+            self.bad.add(row, name, column.kind, reason, cells[row].as_py())
+        self.said += [f"{name!r}: {found.said}"] * bool(found.said)
+        self._see(slot, found.real)
+        return True
+
+    def _see(self, slot: str, real: np.ndarray) -> None:
+        self._present[slot] = self._present.get(slot, False) | real
 
     def _read_by_tower(self, slot: Slot, step: Callable[[int], None] | None) -> Any:
         """A store of vectors in place of the cells, zeros where there is none."""

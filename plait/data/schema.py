@@ -25,15 +25,21 @@ class Schema:
 
     def __init__(self, columns: list[Column], slots: list[Slot] | None = None, allow_outside: bool = False):
         self.columns = columns
+        self._at: dict[str, int] = {}  # where each is
         self.slots = _slots(columns) if slots is None else slots
         self.allow_outside = allow_outside  # not saved: whoever loads a schema decides anew
         self.said: list[str] = []  # what had to be decided to guess it, in sentences; not saved
 
     def column(self, name: str) -> Column:
         """The column of that name. Raises UsageError for an unknown one."""
-        for column in self.columns:
-            if column.name == name:
-                return column
+        at = self._at.get(name, -1)
+        if not (
+            0 <= at < len(self.columns) and self.columns[at].name == name
+        ):  # they are a list that anyone may change
+            self._at = {column.name: i for i, column in reversed(list(enumerate(self.columns)))}
+            at = self._at.get(name, -1)
+        if at >= 0:
+            return self.columns[at]
         raise UsageError(f"no column {name!r}. {nearest(name, [c.name for c in self.columns])}")
 
     def slot(self, name: str) -> Slot:
@@ -70,9 +76,14 @@ class Schema:
 
     def take_for(self, name: str, kind: str, why: str) -> None:
         """Take an input column for another kind; slots are laid out anew."""
-        column = self.column(name)
-        column.kind, column.why = kind, why
-        self.slots = _slots(self.columns)
+        self.take({name: (kind, why)})
+
+    def take(self, others: dict[str, tuple[str, str]]) -> None:
+        """Take input columns for other kinds, {name: (kind, why)}; slots are laid out anew."""
+        for name, (kind, why) in others.items():
+            column = self.column(name)
+            column.kind, column.why = kind, why
+        self.slots = _slots(self.columns) if others else self.slots
 
     @classmethod
     def guess(
@@ -122,12 +133,9 @@ class Schema:
         say no are such, and cells are as the file has them where their types lost something."""
         if table.reader is self:
             return table
-        data = table.data
-        for column in self.columns:
-            if column.name in data.column_names:
-                at, cells = data.column_names.index(column.name), _cells(table, column)
-                data = data if cells is data.column(at) else data.set_column(at, column.name, cells)
-        return replace(table, data=data, written={}, reader=self)
+        known = {column.name: column for column in self.columns}
+        cells = [_cells(table, known[n]) if n in known else table.data.column(n) for n in table.names]
+        return replace(table, data=pa.Table.from_arrays(cells, names=table.names), written={}, reader=self)
 
     def fit(
         self,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from hashlib import blake2b
-from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from plait.data import moments
-from plait.data.digest import cell_digests, row_digests
+from plait.data.digest import cell_digests, row_digests, same_digests
+from plait.data.hashes import mixed
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
 from plait.data.kinds.number import parse_column
@@ -136,37 +137,42 @@ def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
 def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> list[np.ndarray]:
     """Rows that must stay together, in the order of their digests."""
     n = len(table)
-    names = sorted(schema.inputs + schema.targets)
-    content = row_digests(table, schema, names)
-    order = [blake2b(c, digest_size=8, key=str(seed).encode()[:64]).hexdigest() for c in content]
-    _, same = np.unique(np.asarray([c.hex() for c in content]), return_inverse=True)
+    content = row_digests(table, schema, sorted(schema.inputs + schema.targets))
+    order = mixed(content.view(np.uint64).reshape(-1, 2), f"split {seed}")[:, 0]
+    same = same_digests(content)
     rich = any(KINDS[schema.column(c).kind].own_slot for c in schema.inputs)
     if not rich and same.max(initial=0) + 1 < n / 10:
         same = np.arange(n)
     keys = [same]
     if group is not None:
-        texts = column_text(table.column(group)).to_pylist()
-        known: dict[str, int] = {}
-        keys.append(
-            np.asarray([known.setdefault(t, len(known)) if t is not None else -1 - i for i, t in enumerate(texts)])
-        )
-    parent = np.arange(n)
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for key in keys:
-        by = np.argsort(key, kind="stable")
-        for a, b in pairwise(by.tolist()):
-            if key[a] == key[b]:
-                parent[root(b)] = root(a)
-    roots = np.asarray([root(i) for i in range(n)])
+        texts = pc.dictionary_encode(column_text(table.column(group))).combine_chunks()
+        keys.append(texts.indices.fill_null(-1).to_numpy().astype(np.int64))
+    roots = linked(keys)
     by = np.lexsort((np.arange(n), roots))
-    groups = np.split(by, np.flatnonzero(np.diff(roots[by])) + 1)
-    return sorted(groups, key=lambda rows: (min(order[i] for i in rows), rows[0]))
+    starts = np.flatnonzero(np.diff(roots[by], prepend=-1))
+    first = np.minimum.reduceat(order[by], starts)
+    groups = np.split(by, starts[1:])
+    return [groups[i] for i in np.lexsort((by[starts], first)).tolist()]
+
+
+def linked(keys: list[np.ndarray]) -> np.ndarray:
+    """The first of the rows that hang together (n,) int64: those that have a number of some key (n,) in common; -1 is
+    none."""
+    root = np.arange(len(keys[0]))
+    sorts = []
+    for key in keys:
+        rows = np.flatnonzero(key >= 0)
+        rows = rows[np.argsort(key[rows], kind="stable")]
+        new = np.flatnonzero(np.diff(key[rows], prepend=-1))
+        sorts.append((rows, new, np.diff(new, append=len(rows))))
+    while True:
+        before = root.copy()
+        for rows, new, counts in sorts:
+            if len(rows):
+                root[rows] = np.repeat(np.minimum.reduceat(root[rows], new), counts)
+        root = root[root]  # who hangs on one that hangs on another hangs on that
+        if (root == before).all():
+            return root
 
 
 def _quota(counts: np.ndarray, fraction: float) -> np.ndarray:
@@ -192,6 +198,9 @@ def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, q
         room[name] -= len(rows)
 
     for rows in clusters:
+        if not any(room.values()):
+            kept.append(rows)
+            continue
         which, have = _tally(classes[rows])
         # the emptier one first
         for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):
@@ -270,30 +279,40 @@ def duplicates_across(table: Table, schema: Schema, splits: dict[str, np.ndarray
     "what" is "inputs" (all input cells equal, "column" None) or "media" (one media cell with the same bytes). Contents
     with all input cells missing do not count.
     """
-    side = np.full(len(table), "", dtype=object)
-    for name, rows in splits.items():
-        side[rows] = name
-    inputs = [name for name in schema.inputs if name in table.names]
-    blank = (
-        np.all([cell_digests(table, schema, name) == b"" for name in inputs], axis=0)
-        if inputs
-        else np.zeros(len(table), bool)
-    )
-    whole = np.where(blank, b"", row_digests(table, schema, inputs))
-    found = _crossing(whole, side, "inputs", None)
+    names = list(splits)
+    side = np.full(len(table), -1)
+    for i, rows in enumerate(splits.values()):
+        side[rows] = i
+    inputs = [name for name in schema.inputs if table.has(name)]
+    read = schema.read(table)
+    found = []
+    for rows in _crossing(row_digests(table, schema, inputs), side) if inputs else ():
+        if not all(_blank(read.column(name).slice(int(rows[0]), 1), schema.column(name).kind) for name in inputs):
+            found.append(_double("inputs", None, rows, side, names))
     for name in inputs:
         if KINDS[schema.column(name).kind].media:
-            found += _crossing(cell_digests(table, schema, name), side, "media", name)
+            same = _crossing(cell_digests(table, schema, name), side)
+            found += [_double("media", name, rows, side, names) for rows in same]
     return found
 
 
-def _crossing(digests: np.ndarray, side: np.ndarray, what: str, column: str | None) -> list[dict]:
-    rows: dict[bytes, list[int]] = {}
-    for i, digest in enumerate(digests):
-        if digest and side[i]:
-            rows.setdefault(digest, []).append(i)
-    return [
-        {"what": what, "column": column, "rows": same, "splits": sorted({side[i] for i in same})}
-        for same in rows.values()
-        if len({side[i] for i in same}) > 1
-    ]
+def _crossing(digests: np.ndarray, side: np.ndarray) -> list[np.ndarray]:
+    """The rows of each content that lies on several sides (n,), -1 being none, in their order."""
+    key = np.where(side >= 0, same_digests(digests), -1)
+    rows = np.flatnonzero(key >= 0)
+    rows = rows[np.argsort(key[rows], kind="stable")]
+    if not len(rows):
+        return []
+    starts = np.flatnonzero(np.diff(key[rows], prepend=-1))
+    apart = np.minimum.reduceat(side[rows], starts) != np.maximum.reduceat(side[rows], starts)
+    ends = np.append(starts[1:], len(rows))
+    groups = [rows[a:b] for a, b in zip(starts[apart].tolist(), ends[apart].tolist())]
+    return sorted(groups, key=lambda g: g[0])
+
+
+def _blank(cell: pa.ChunkedArray, kind: str) -> bool:
+    return bool((cell if KINDS[kind].media else column_text(cell)).null_count)
+
+
+def _double(what: str, column: str | None, rows: np.ndarray, side: np.ndarray, names: list[str]) -> dict:
+    return {"what": what, "column": column, "rows": rows.tolist(), "splits": sorted({names[i] for i in side[rows]})}

@@ -4,6 +4,7 @@ media."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,18 @@ class Table:
     def __len__(self) -> int:
         return self.data.num_rows
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Column names, in order."""
         return self.data.column_names
 
+    def has(self, name: str) -> bool:
+        """Whether there is a column of that name."""
+        return self.data.schema.get_field_index(name) >= 0
+
     def column(self, name: str) -> pa.ChunkedArray:
         """The cells of one column. Raises DataError with the known names for a column that is not there."""
-        if name not in self.names:
+        if not self.has(name):
             raise DataError(
                 f"{self.source} has no column {name!r}. {nearest(name, self.names)} Columns: {', '.join(self.names)}."
             )

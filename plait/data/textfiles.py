@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ from plait.data.headers import COMMENTS, header
 from plait.data.words import NOTHING, without
 from plait.errors import DataError
 
-CHUNK = 1 << 24
+CHUNK = 1 << 23
+FIRST = 1000  # cells that are tried before a column is
 LOOK = 1 << 20  # bytes in which header and separator are looked for
 NONE = "\x1f"  # stands in no text
 RECORDS = 100  # the most in which they are
@@ -69,15 +71,14 @@ def csv_texts(
     def ragged(row: pa.csv.InvalidRow) -> str:
         return "skip" if row.text.lstrip().startswith(COMMENTS) else "error"
 
-    def parse(threads: bool) -> pa.Table:
-        return pa.csv.read_csv(
-            source if isinstance(source, Path) else pa.BufferReader(source),
+    def options(threads: bool, block: int) -> dict:
+        return dict(
             read_options=pa.csv.ReadOptions(
                 use_threads=threads,
                 column_names=top.names,
                 skip_rows=top.lines,
                 skip_rows_after_names=int(top.named),
-                block_size=min(max(size, 1 << 20), 1 << 28),
+                block_size=block,
             ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=separator, newlines_in_values=True, invalid_row_handler=ragged
@@ -87,9 +88,18 @@ def csv_texts(
             ),
         )  # fmt: skip
 
+    def parse(threads: bool) -> pa.Table:
+        file = source if isinstance(source, Path) else pa.BufferReader(source)
+        return pa.csv.read_csv(file, **options(threads, min(max(size, 1 << 20), 1 << 28)))
+
+    def parse_in_blocks() -> pa.Table:  # a whole file at once takes three times its size
+        file = source if isinstance(source, Path) else pa.BufferReader(source)
+        with pa.csv.open_csv(file, **options(True, CHUNK)) as reader:
+            return pa.Table.from_batches(list(reader), reader.schema)
+
     try:
         try:
-            data = parse(threads=True)
+            data = parse_in_blocks() if size > CHUNK else parse(threads=True)
         except pa.ArrowException:
             data = parse(threads=False)  # slower, but it knows the number of the row that is wrong
     except (pa.ArrowException, OSError) as error:
@@ -196,18 +206,29 @@ def _turned(path: Path, data: bytes, encoding: str) -> pa.Buffer:
     return pa.py_buffer(text.encode())
 
 
-def typed(texts: pa.Table, separator: str | None = None, said: tuple[str, ...] = ()) -> Parsed:
-    """A table of strings with columns that are numbers as such, and null in place of words that say nothing."""
-    columns, written = {}, {}
-    for name in texts.column_names:
-        cells = texts.column(name)
-        bare = without(cells, NOTHING)
-        number = _number_if_all(bare)
-        columns[name] = bare if number is None else number
-        lossy = number is not None and pa.types.is_floating(number.type) and not _plainly(bare)
-        if lossy or bare.null_count > cells.null_count:
-            written[name] = cells
+def typed(texts: dict[str, pa.ChunkedArray], separator: str | None = None, said: tuple[str, ...] = ()) -> Parsed:
+    """Columns of strings with those that are numbers as such, and null in place of words that say nothing. `texts` is
+    emptied on the way: what is read twice would need the room twice."""
+    names, columns, written = list(texts), {}, {}
+    short = not names or len(texts[names[0]]) < FIRST
+    with ThreadPoolExecutor(2) as pool:
+        for at in range(0, len(names), 2):
+            some = {name: texts.pop(name) for name in names[at : at + 2]}
+            for (name, cells), (column, lossy) in zip(
+                some.items(), (map if short else pool.map)(_typed, some.values())
+            ):
+                columns[name] = column
+                if lossy:
+                    written[name] = cells
     return Parsed(pa.table(columns), written, separator, True, said)
+
+
+def _typed(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray, bool]:
+    """A column of strings as what it is, and whether that lost some of how it is written."""
+    bare = without(cells, NOTHING)
+    number = _number_if_all(bare)
+    lossy = number is not None and pa.types.is_floating(number.type) and not _plainly(bare)
+    return bare if number is None else number, lossy or bare.null_count > cells.null_count
 
 
 def _plainly(texts: pa.ChunkedArray) -> bool:
@@ -222,13 +243,13 @@ def _number_if_all(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """Whole numbers, else decimal numbers, where every cell is one."""
     if column.null_count == len(column):
         return None
-    if pc.any(pc.match_substring_regex(column, CODED)).as_py():
-        return None
     for kind in (pa.int64(), pa.float64()):
         try:
-            return column.cast(kind)
+            column.slice(0, FIRST).cast(kind)  # what is none is seen at once
+            number = column.cast(kind)
         except pa.ArrowInvalid:
             continue
+        return None if pc.any(pc.match_substring_regex(column, CODED)).as_py() else number
     return None
 
 

@@ -11,6 +11,8 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from plait.data.distinct import by_value, smooth, values_of
+
 NAMED = ("NA", "N/A", "n/a", "null", "NULL", "Null", "None")  # a person may mean a class by these
 NOTHING = (*NAMED, "NaN", "nan", "-nan", "#N/A", "<NA>", "NaT", "#NULL!")  # and machines nothing by all
 YES = frozenset("true t yes y 1 on ja oui si sí sim да vrai wahr verdadero 是 はい ✓ ✔".split())
@@ -26,7 +28,13 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Strings without what has no ink at their ends, in Unicode's composed form; empty ones are null."""
-    texts = pc.utf8_trim_whitespace(column.cast(pa.large_string()))
+    return by_value(column.cast(pa.large_string()), _trimmed)
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if smooth(column) and pc.all(pc.string_is_ascii(column)).as_py():
+        return column
+    texts = pc.utf8_trim_whitespace(column)
     if not pc.all(pc.string_is_ascii(texts)).as_py():
         texts = pc.utf8_normalize(pc.utf8_trim_whitespace(pc.utf8_trim(texts, EDGES)), form="NFC")
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.large_string()), texts)
@@ -34,10 +42,14 @@ def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def without(column: pa.ChunkedArray, blanks: Sequence[str]) -> pa.ChunkedArray:
     """The strings with null in place of `blanks`, and of cells without ink."""
-    ends = pc.utf8_trim_whitespace(column)
+    found = values_of(column)
+    cells = column if found is None else pa.chunked_array([found[0]])
+    ends = cells if smooth(cells) else pc.utf8_trim_whitespace(cells)
     nothing = pc.is_in(ends, value_set=pa.array(["", *blanks], column.type))
     if not pc.any(nothing).as_py():
         return column
+    if found is not None:
+        nothing = nothing.combine_chunks().take(pa.array(found[1], mask=found[1] < 0))
     return pc.if_else(nothing, pa.scalar(None, column.type), column)
 
 

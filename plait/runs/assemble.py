@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from plait.core.catalog import CROP, ModelInfo, model_class, model_info, system_module, systems
+from plait.core.catalog import CROP, ModelInfo, model_class, model_info, slots_of, system_module, systems
 from plait.core.methods import Change
 from plait.core.recipe import Recipe
 from plait.core.roles import ROLES, Model
@@ -42,8 +42,7 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
     info = model_info(name)
     kinds = [s.kind for s in schema.slots]
     free = "slots" in model_class(info).fits
-    doubled = sorted({k for k in kinds if kinds.count(k) > 1})
-    fits = set(kinds) <= set(info.takes) and (free or not doubled)
+    fits = seats(info, kinds)
     if not fits or role_for(task, info) is None:
         why = (
             f"it cannot {task.choice}"
@@ -51,15 +50,24 @@ def choose(name: str, schema: Schema, task: type[Task]) -> ModelInfo:
             else f"it reads {', '.join(info.takes)}, each once, and the inputs are "
             + ", ".join(f"{s.kind} ({', '.join(s.columns)})" for s in schema.slots)
         )
-        others = [n for n, s in systems().items() if set(kinds) <= set(s.takes) and role_for(task, model_info(n))]
-        others = [o for o in others if not doubled or "slots" in model_class(model_info(o)).fits]
+        others = [n for n in systems() if role_for(task, model_info(n)) and seats(model_info(n), kinds)]
         raise UsageError(
             f"{info.name} does not fit: {why}. {'These would: ' + ', '.join(others) if others else 'No system fits'}; "
             "or leave columns out with --inputs, or read one otherwise with --kind COLUMN=KIND."
         )
     if not free:
-        schema.rename_slots({s.name: s.kind for s in schema.slots})
+        given = dict(zip((s.name for s in schema.slots), slots_of(kinds), strict=True))
+        for slot in schema.slots:  # one picture of two is the first
+            if slot.kind not in info.slots and given[slot.name] == slot.kind:
+                given[slot.name] = next(name for name, kind in info.slots.items() if kind == slot.kind)
+        schema.rename_slots(given)
     return info
+
+
+def seats(info: ModelInfo, kinds: Sequence[str]) -> bool:
+    """Whether the model reads as many columns of each of these kinds."""
+    free = "slots" in model_class(info).fits
+    return all(kind in info.takes and (free or kinds.count(kind) <= info.takes.count(kind)) for kind in kinds)
 
 
 def role_for(task: type[Task], info: ModelInfo) -> str | None:

@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from plait.core.files import refuse_unwritable
 from plait.core.methods import apply_methods, merge_changes, method_info, read_change, written
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe
-from plait.runs.folder import CONFIG, LADDER, read_json, write_json
+from plait.runs.declared import read_config
+from plait.runs.folder import CONFIG, LADDER, write_json
+from plait.runs.lock import locked, still
+from plait.runs.manifest import LOCK
 from plait.runs.run import Run, load, save_run
 from plait.runs.stored import SPLITS
 from plait.train.parallel import to_device
@@ -47,9 +51,11 @@ def change(
     if around := [written(c) for c in wanted if method_info(c[0]).wraps]:
         raise UsageError(f"{around[0]} reads other features than the run's answers were learnt from: fit with it anew")
     old, new = Path(folder), Path(out)
-    if new.exists() and (not new.is_dir() or any(new.iterdir())):
+    if new.exists() and (not new.is_dir() or any(p.name != LOCK for p in new.iterdir())):
         raise UsageError(f"{new} already exists: give another out")
-    run, config = load(old, device=device), read_json(old / CONFIG)
+    refuse_unwritable(new)
+    with still(old, "changed"):
+        run, config = load(old, device=device), read_config(old)
     made = BoundRecipe(**config["recipe"])
     system = run.model.bound.system
     assert isinstance(system, nn.Module)
@@ -64,14 +70,16 @@ def change(
     config["recipe"]["changes"] = [list(c) for c in made.changes]
     config["settings"]["methods"] = config["recipe"]["changes"]
     config["changed_from"] = str(old.resolve())
-    new.mkdir(parents=True, exist_ok=True)
-    write_json(new / CONFIG, config)
     run.task.misses = None  # those of another model
-    for name in ("bad_rows.parquet", SPLITS, LADDER):
-        if (old / name).exists():
-            shutil.copy(old / name, new)
-    run.towers.save(new)
-    return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
+    with locked(new):
+        if any(p.name != LOCK for p in new.iterdir()):
+            raise UsageError(f"{new} was written by another process in the meantime: give another out")
+        write_json(new / CONFIG, config)
+        for name in ("bad_rows.parquet", SPLITS, LADDER):
+            if (old / name).exists():
+                shutil.copy(old / name, new)
+        run.towers.save(new)
+        return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 
 
 def _told(made: BoundRecipe) -> str:

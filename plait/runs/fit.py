@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from functools import partial
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from plait import __version__
-from plait.core.files import is_scrap, sweep
+from plait.core.files import is_scrap, refuse_unwritable, sweep
 from plait.core.init import initialise
 from plait.core.weight_files import read_weights
 from plait.core.weights import load_strict
@@ -27,10 +29,12 @@ from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import assess
 from plait.runs.beneath import climb, relearn, rungs, watch
 from plait.runs.console import Console
+from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
 from plait.runs.job import TableJob
-from plait.runs.manifest import check, forget, seal
+from plait.runs.lock import locked
+from plait.runs.manifest import LOCK, check, forget, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered, outputs
@@ -75,7 +79,25 @@ def fit(
     Returns the `Run`, ready to evaluate, predict, embed and search. Raises UsageError or DataError before any training
     for what cannot work; a run that is interrupted is saved and says how to go on (`Run.stopped` is "interrupted").
     """
-    console = console or Console()
+    with ExitStack() as stack:
+        return _fit(source, out, resume, dry_run, console or Console(), options, stack)
+
+
+def _fit(
+    source: Any,
+    out: str | Path | None,
+    resume: bool,
+    dry_run: bool,
+    console: Console,
+    options: dict,
+    stack: ExitStack,
+) -> Run | dict:
+    """`fit`, with what ends with it on the stack."""
+    if (several := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"plait fit works in one process, and was started as one of {several} (WORLD_SIZE): each would write a run "
+            "of its own. Start it without torchrun or accelerate launch"
+        )
     try:
         settings = Settings(**options)
     except TypeError as error:
@@ -83,6 +105,7 @@ def fit(
     before = None
     if resume:
         before = read_config(out)
+        stack.enter_context(locked(Path(out or ""), "resumed"))
         if used := before.get("used"):
             raise UsageError(
                 f"{out} holds a model as it was published: to train on from its weights, "
@@ -91,6 +114,8 @@ def fit(
         settings = _resumed(before, options)
     elif out is not None:
         _refuse_taken(Path(out))
+    if not dry_run:
+        refuse_unwritable(out or Path("runs"))
     if before is not None:
         source = before["source"] if source is None else source
         if source is None or (isinstance(source, str) and source == IN_MEMORY):
@@ -105,8 +130,10 @@ def fit(
         made = data.recipe(settings)
     else:
         stored, towers = read_stored(home, before), load_towers(home, before)
+        with of_file(home / CONFIG, "recipe"), no_more_modules():
+            made = BoundRecipe(**before["recipe"])
+            made.bind(made.build_on_meta())
         data = prepare_again(source, settings, console, stored, towers, begun=held or changed)
-        made = BoundRecipe(**before["recipe"])
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -142,7 +169,7 @@ def fit(
             "plan": asdict(plan),
             "cost": cost,
         }
-    folder = Path(out) if out else free_folder(source)
+    folder = Path(out or "") if before else _claimed(out, source, stack)
     if before is None:
         data.towers.save(folder)
         write_splits(folder, len(data.rows), data.drawn, data.splits)
@@ -157,6 +184,8 @@ def fit(
     run = _train(job, plan, made, settings, folder, device, cost, console, resume)
     if not data.towers or changed or run.stopped == "interrupted":
         return run
+    if os.name == "nt":
+        stack.close()  # Windows renames no folder in which a file is open
     return _weighed(run, job, source, settings, options, console)
 
 
@@ -297,6 +326,7 @@ def seen(name: str, data: Prepared) -> str:
 def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:
     """What the run folder remembers: enough to build the model, and to start or resume the same run."""
     return {
+        "format": FORMAT,
         "plait": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "source": told(source),
@@ -309,14 +339,6 @@ def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, p
         "splits": data.sizes(),
         "towers": data.towers.to_json(),
     }
-
-
-def read_config(folder: str | Path | None) -> dict:
-    """The config of a run folder. Raises UsageError where there is none, DataError where it is damaged."""
-    path = Path(folder or "") / CONFIG
-    if folder is None or not path.is_file():
-        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}")
-    return read_json(path)
 
 
 def _resumed(before: dict, options: dict) -> Settings:
@@ -344,10 +366,24 @@ def free_folder(source: Any) -> Path:
     raise UsageError("runs/ is full of runs: give --out")
 
 
+def _claimed(out: str | Path | None, source: Any, stack: ExitStack) -> Path:
+    """The folder of a new run, locked; what another process made of it in the meantime is not touched."""
+    while True:
+        folder = Path(out) if out else free_folder(source)
+        try:
+            stack.enter_context(locked(folder))
+        except UsageError:
+            if out:
+                raise
+            continue  # the name was free a moment ago
+        _refuse_taken(folder)
+        return folder
+
+
 def _refuse_taken(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    begun = {HOME, SPLITS, SCHEMA}  # what a run that was killed before it was one leaves
+    begun = {HOME, SPLITS, SCHEMA, LOCK}  # what a run that was killed before it was one leaves
     if folder.exists():
         if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
             raise UsageError(f"{folder} already exists and is no run folder: give another --out")

@@ -125,6 +125,11 @@ def verify(folder: str | Path) -> list[Found]:
     return found
 
 
+def verified(path: Path) -> bool:
+    """Whether a file of a run is on the manifest, so that `read_checked` says that it is as it was written."""
+    return _known(path) is not None
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """{name from the folder: path} of all that belongs to the run itself."""
     out, rooms = {}, [folder]

@@ -11,6 +11,7 @@ from plait.core.create import Source
 from plait.core.weight_files import Weights, read_weights
 from plait.errors import UsageError
 from plait.runs.assemble import BoundRecipe, argument
+from plait.runs.declared import read_config
 from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json
 from plait.runs.manifest import check
 from plait.runs.vocabulary import published_tokenizer
@@ -54,7 +55,7 @@ def _of_run(info: ModelInfo, part: str, folder: Path, found: Parts) -> None:
     told = f"--part {part}={folder}: "
     if not (folder / MODEL).is_file():
         raise UsageError(f"{told}it holds no finished model; to go on with it: plait fit --resume {folder}")
-    made = BoundRecipe(**read_json(folder / CONFIG)["recipe"])
+    made = BoundRecipe(**read_config(folder)["recipe"])
     if made.changes:
         raise UsageError(
             f"{told}its model is {made.title}: give a run without methods, or plait change --merge it first"

@@ -24,7 +24,9 @@ from plait.data.weights import levelled
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
+from plait.runs.declared import of_file
 from plait.runs.devices import pick_device
+from plait.runs.folder import CONFIG
 from plait.runs.gather import gather, parted, split
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
@@ -194,7 +196,9 @@ def prepare_again(
     kind = TASKS[stored.config["task"]["task"]]
     table, splits = kind.extend(table, schema, stored.drawn, settings.seed)
     table = schema.read(table)
-    info, task = model_info(stored.config["recipe"]["name"]), kind.from_json(stored.config["task"], schema)
+    info = model_info(stored.config["recipe"]["name"])
+    with of_file(stored.folder / CONFIG, "task"):
+        task = kind.from_json(stored.config["task"], schema)
     rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console)
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)

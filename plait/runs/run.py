@@ -29,6 +29,7 @@ from plait.errors import DataError, UsageError
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, one_row, safe, unread
+from plait.runs.declared import no_more_modules, of_file, read_config, read_schema
 from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
@@ -363,25 +364,30 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is
     damaged."""
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} is no run folder: it has no config.json")
+    config = read_config(folder)
     if not (folder / MODEL).is_file():
         raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
-    config, schema = read_json(folder / CONFIG), Schema.from_json(read_json(folder / SCHEMA))
-    made, kind = BoundRecipe(**config["recipe"]), config["task"]["task"]
-    task = (TASKS | USED)[kind].from_json(config["task"], schema)
-    if (folder / MISSES).is_file():
-        task.misses = Misses(**read_json(folder / MISSES))
-    system = made.build_on_meta()
-    model = task.model(made.bind(system), objective(model_info(made.name)))
+    schema = read_schema(folder)
     with checking([folder / MODEL, folder / LADDER]):
         try:
             weights = read_weights(folder / MODEL)
         except ValueError as error:
             raise DataError(f"{folder / MODEL} is damaged: {error}") from error
-        assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
-        initialise_rest(system)
+        with of_file(folder / CONFIG, "task"):
+            task = (TASKS | USED)[config["task"]["task"]].from_json(config["task"], schema)
+        if (folder / MISSES).is_file():
+            with of_file(folder / MISSES, "it"):
+                task.misses = Misses(**read_json(folder / MISSES))
+        with of_file(folder / CONFIG, "recipe"), no_more_modules(10_000 + 100 * len(weights)):
+            made = BoundRecipe(**config["recipe"])
+            system = made.build_on_meta()
+            model = task.model(made.bind(system), objective(model_info(made.name)))
+        with of_file(folder / MODEL, "recipe, as config.json has it, does not fit: it"):
+            assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
+        with of_file(folder / CONFIG, "recipe"):
+            initialise_rest(system)
         if (folder / LADDER).is_file():
-            model.ladder = Ladder.read(folder / LADDER, schema)
+            with of_file(folder / LADDER, "it"):
+                model.ladder = Ladder.read(folder / LADDER, schema)
         used, towers = config.get("used"), load_towers(folder, config).on(device)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

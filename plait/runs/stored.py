@@ -18,7 +18,8 @@ from plait.data.digest import cell_digests, row_digests
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
-from plait.runs.folder import CONFIG, SCHEMA, read_json
+from plait.runs.declared import read_schema
+from plait.runs.folder import CONFIG
 from plait.runs.manifest import check
 
 SPLITS = "splits.parquet"
@@ -138,4 +139,4 @@ def read_stored(folder: Path, config: dict) -> Stored:
     told = {name: len(rows) for name, rows in used.items()}
     if told != config["splits"] or not told.get("train"):
         raise DataError(f"{folder / SPLITS} is damaged: it has splits of {told} rows, {CONFIG} says {config['splits']}")
-    return Stored(folder, config, Schema.from_json(read_json(folder / SCHEMA)), drawn, used, prints)
+    return Stored(folder, config, read_schema(folder), drawn, used, prints)

@@ -23,6 +23,8 @@ from plait.data.rows import Cells, Reader
 from plait.data.schema import Schema
 from plait.errors import DataError, PlaitError, UsageError
 from plait.runs.assemble import CROP, BoundRecipe, reads
+from plait.runs.declared import no_more_modules, of_file
+from plait.runs.folder import CONFIG
 from plait.runs.manifest import check
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
@@ -286,9 +288,11 @@ def load_towers(folder: Path, config: dict) -> Towers:
     """Those of a run, from its folder. Raises DataError where their files are not what the run was trained on."""
     found = {}
     for kind, told in config.get("towers", {}).items():
-        recipe, path = BoundRecipe(**told["recipe"]), folder / HOME / f"{kind}.safetensors"
-        system = build(recipe.name, **recipe.arguments)
-        bound = recipe.bind(system)
+        path = folder / HOME / f"{kind}.safetensors"
+        with of_file(folder / CONFIG, f"towers.{kind}"), no_more_modules():
+            recipe = BoundRecipe(**told["recipe"])
+            system = build(recipe.name, **recipe.arguments)
+            bound = recipe.bind(system)
         try:
             weights = read_weights(path)
             assign(bound, (([t], {key: t}) for key, t in weights.items()), release=weights.release)

@@ -22,6 +22,7 @@ from plait.data.schema import Column, Schema
 from plait.errors import PlaitError, UsageError
 from plait.runs.assemble import BoundRecipe, argument, cropped, reads, recipe
 from plait.runs.console import Console
+from plait.runs.declared import FORMAT
 from plait.runs.folder import CONFIG, write_json
 from plait.runs.run import Run, load, save_run
 from plait.runs.settings import Settings
@@ -246,6 +247,7 @@ def labels_beside(place: Path, count: int) -> list[str]:
 def config(made: BoundRecipe, task: Task, used: dict[str, Any]) -> dict:
     """What the run folder remembers: all that a trained run's does, as far as there is any."""
     return {
+        "format": FORMAT,
         "plait": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "used": used,

@@ -18,7 +18,7 @@ from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.parts.heads.parts import Features
-from plait.parts.objectives.contrastive import contrastive
+from plait.parts.objectives.contrastive import contrastive, same_content
 from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
@@ -164,18 +164,10 @@ class Agreement(Answer):
         losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
         for s in self.others:
             true = (target == 1) & f.present[s] & f.present[self.last]
-            same = alike(batch[s]) | alike(batch[self.last])
+            same = same_content(batch[s]) | same_content(batch[self.last])
             found = contrastive(vectors[s], vectors[self.last], self.embedder.logit_scale, same, true)
             losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
         return losses | (f.losses or {})
-
-
-def alike(x: Tensor) -> Tensor:
-    """(B, B) bool: rows of the same content are never each other's negatives."""
-    flat = x.flatten(1)
-    if flat.is_floating_point():  # equal rows have equal sums, and few others do
-        flat = torch.stack([flat.sum(1), (flat * torch.linspace(0, 1, flat.shape[1], device=x.device)).sum(1)], 1)
-    return (flat[:, None] == flat[None]).all(-1)
 
 
 def _loss(outputs: Tensor, target: Tensor) -> Tensor:

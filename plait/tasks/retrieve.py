@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.roles import Model
-from plait.data.digest import cell_digests
+from plait.data.digest import cell_digests, same_digests
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError
@@ -106,7 +106,7 @@ class Retrieve(Task):
         return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order))
 
     def derive(self, rows: Rows) -> None:
-        left, right = (_numbers(cell_digests(rows.table, rows.schema, name)) for name in self.names)
+        left, right = (same_digests(cell_digests(rows.table, rows.schema, name)) for name in self.names)
         pairs = np.stack([_groups(left, right), left, right], 1)
         pairs[(left < 0) & (right < 0)] = -100
         rows.derived[PAIR] = torch.from_numpy(pairs)
@@ -225,12 +225,6 @@ class Retrieve(Task):
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Retrieve:
         return cls(tuple(state["sides"]), tuple(state["names"]))
-
-
-def _numbers(digests: np.ndarray) -> np.ndarray:
-    """Digests as numbers from 0 by content, -1 for the empty one (n,)."""
-    kinds = {d: i for i, d in enumerate(dict.fromkeys(d for d in digests if d != b""))}
-    return np.asarray([kinds.get(d, -1) for d in digests], np.int64)
 
 
 def _one_each(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:

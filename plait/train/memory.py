@@ -8,7 +8,7 @@ import sys
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT = 1 << 30  # bytes
+KEPT, GIVEN = 1 << 30, 1 << 20  # bytes
 
 
 def peak_memory(device: torch.device) -> float:
@@ -31,7 +31,17 @@ def keep_memory() -> bool:
     page by page: 4 to 8% of the time of a training step on the CPU. The setting is the process's and cannot be taken
     back, so whoever owns the process calls this (the command line does), not the trainer.
     """
+    return _told(M_MMAP_THRESHOLD, KEPT) and _told(M_TRIM_THRESHOLD, KEPT)
+
+
+def return_memory() -> bool:
+    """Let this process give back whatever is large as soon as it is freed: what looks at a table once needs no room for
+    the next time. Returns whether the C library understood. To be called as `keep_memory` is."""
+    return _told(M_MMAP_THRESHOLD, GIVEN)
+
+
+def _told(option: int, value: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))
+    return mallopt is not None and bool(mallopt(option, value))

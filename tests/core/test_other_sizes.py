@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import plait
 from plait.core.catalog import handed_on, model_class, systems
 from plait.errors import PlaitError
-from tests.contract.examples import example, run
+from tests.contract.examples import example, kind, run
 from tests.parity.compare import perturb, relative_error
 from tests.peers import declare_torchvision
 
@@ -73,7 +73,7 @@ def test_a_file_for_another_size_is_resampled_or_refused(name, first, other, tmp
         assert made.isfinite().all() and made.std() > 0.1 * was.std() and made.abs().max() < 2 * was.abs().max() + 1e-6
     batch = example(new)
     if "image" in other:
-        batch["image"] = torch.rand(3, 3, *LARGER)
+        batch |= {slot: torch.rand(3, 3, *LARGER) for slot in new.takes if kind(slot) == "image"}
     assert all(v.isfinite().all() for v in run(new, batch, system).values())
 
 

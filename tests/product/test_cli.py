@@ -45,6 +45,7 @@ COMMANDS = (
     "embed",
     "search",
     "change",
+    "verify",
     "models",
     "methods",
     "show",

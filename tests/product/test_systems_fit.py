@@ -229,6 +229,23 @@ def better(score: Score, chance: Score) -> bool:
     return score.low > chance.value if score.better == "higher" else score.high < chance.value
 
 
+def translations() -> dict[str, list]:
+    """Three digits in English, and the same ones in French."""
+    french = "zéro un deux trois quatre cinq six sept huit neuf".split()
+    drawn = np.random.default_rng(0).permutation(1000)[:480]
+    digits_of = [[i // 100, i // 10 % 10, i % 10] for i in drawn]
+    told = [[" ".join(words[d] for d in ds) for ds in digits_of] for words in (WORDS, french)]
+    return {"english": told[0], "french": told[1], "split": split(480)}
+
+
+@pytest.mark.parametrize("name", [n for n, s in systems().items() if s.takes == ("text",) and "embedder" in s.roles])
+def test_learns_to_find_texts_by_texts(name, tmp_path):
+    options = dict(task="retrieve", inputs=["english", "french"], kinds={"english": "text", "french": "text"})
+    found = scores(name, translations(), tmp_path, **options, epochs=15)
+    told = [pair for pair in found if "mean average precision" in pair[0].name]
+    assert len(told) == 2 and all(better(score, chance) for score, chance in told)
+
+
 @pytest.mark.parametrize("name, epochs, wanted", [("auto", 14, 0.75), ("clip", 40, 0.6)])
 def test_learns_to_match(name, epochs, wanted, tmp_path):
     """Neither side tells anything alone: the pair does, once the two towers agree on what is the same thing."""

@@ -34,6 +34,13 @@ TARGETS = {
 }
 
 
+def named(kinds) -> dict[str, str]:
+    """{column: kind}; another one of a kind is numbered."""
+    given = list(kinds)
+    numbers = [given[:i].count(kind) for i, kind in enumerate(given)]
+    return {f"{COLUMNS[kind]}{n or ''}": kind for kind, n in zip(given, numbers)}
+
+
 def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
     """A column for each of `kinds`, the targets of all tasks, and trajectories."""
     rng = np.random.default_rng(seed)
@@ -48,7 +55,7 @@ def table(kinds, rows: int = 48, seed: int = 0) -> pa.Table:
         "series": lambda: [(i + rng.normal(0, 0.1, 9 + j % 5)).tolist() for j, i in enumerate(c)],
         "vector": lambda: np.eye(3)[c] + rng.normal(0, 0.1, (rows, 3)),
     }
-    columns = {COLUMNS[kind]: make[kind]() for kind in kinds}
+    columns = {name: make[kind]() for name, kind in named(kinds).items()}
     columns = {n: list(map(list, v)) if isinstance(v, np.ndarray) else v for n, v in columns.items()}
     truth = {"label": [WORDS[i] for i in c], "amount": (c * 1.5 + rng.normal(0, 0.1, rows)).tolist()}
     truth["things"] = [[{"label": WORDS[i], "box": [j % 5, i, j % 5 + 6, i + 9]}] * (j % 3) for j, i in enumerate(c)]

@@ -20,7 +20,7 @@ from plait.runs.prepare import prepare
 from plait.runs.settings import Settings
 from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
-from tests.runs.tables import COLUMNS, TARGETS, table
+from tests.runs.tables import COLUMNS, TARGETS, named, table
 
 SAID = ("points",)  # kinds that are never guessed from lists
 PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy", "detector")
@@ -38,7 +38,9 @@ def inputs(takes: tuple[str, ...], task: str) -> list[str]:
         return ["states", "actions", "rewards"]
     if task in ("retrieve", "match") and "image" not in takes:
         return [COLUMNS["text"], "said"]
-    return [COLUMNS[kind] for kind in (("image", "text") if task in ("retrieve", "match") else takes)]
+    if task == "restore":
+        takes = tuple(dict.fromkeys(takes))  # one column of pictures
+    return list(named(("image", "text") if task in ("retrieve", "match") else takes))
 
 
 @cache
@@ -62,7 +64,7 @@ def test_every_size_is_assembled_for_every_task_that_it_is_listed_for(system):
         for choice in tasks_of(info):
             task = TASKS[choice].by(role_for(TASKS[choice], info))
             schema = Schema.from_json(
-                fitted(system.takes, fixed.get("image"), fixed.get("length") or 256, choice == "act", fixed.get("rate"))
+                fitted(info.takes, fixed.get("image"), fixed.get("length") or 256, choice == "act", fixed.get("rate"))
             )
             assert choose(info.name, schema, task) == info
             role = role_for(task, info)
@@ -96,7 +98,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     options["kinds"] = {COLUMNS[kind]: kind for kind in takes if kind in SAID}
     options["kinds"] |= {"said": "text"} if "said" in options["inputs"] else {}
     settings = Settings(system=name, image_size=32, max_tokens=length, **options)
-    source = table((*takes, "image") if choice == "generate" else takes)
+    source = table((*dict.fromkeys(takes), "image") if choice == "generate" and "image" not in takes else takes)
     if choice == "restore":
         source = source.append_column("clear", [source[COLUMNS["image"]].to_pylist()[::-1]])
     data = prepare(source, settings, Console(quiet=True))

@@ -22,8 +22,8 @@ from plait.train.loop import METRICS
 
 QUIET = Console(quiet=True)
 FILES = ["bad_rows.parquet", "config.json", METRICS, "model.safetensors", "report.html", "report.json", "schema.json"]
-FILES += ["splits.parquet"]
-READ = ("config.json", "schema.json", "model.safetensors")
+FILES += ["splits.parquet", "misses.json"]
+READ = ("config.json", "schema.json", "model.safetensors", "misses.json")
 
 
 def rows(n: int = 40) -> dict:

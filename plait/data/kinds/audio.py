@@ -6,7 +6,7 @@ import io
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,10 @@ import soxr
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record
 from plait.core.tokens import Tokens
 from plait.data.folder import AUDIO_SUFFIXES
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.image import head_bytes, inline_files, named_files
 from plait.data.stores import Ragged
 from plait.parts.positions.sine import sinusoids
@@ -34,10 +35,13 @@ class AudioKind(Kind):
     """Channels are averaged; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
 
     name, slot, own_slot, media, suffix = "audio", "audio", True, True, ".wav"
+    learnt: ClassVar[Record] = Record({"rate": SIZE, "seconds": SPREAD, "samples": SIZE})
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
             return named_files(glance, AUDIO_SUFFIXES) or inline_files(glance, "audio", looks_like_audio)
+        if not glance.may_hold_bytes:
+            return None
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_audio(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a sound file") if hits * 2 > len(heads) else None

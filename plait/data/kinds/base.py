@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.data import moments, numerals
 from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
+
+COUNT, SIZE, SPREAD = Within(int, 0), Within(int, 1, 1 << 26), Within(float, 5e-324)  # what params are declared to be
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Glance:
     def sample(self) -> list:
         """Up to 1,000 values, evenly spread over the column."""
         at = np.unique(np.linspace(0, max(self.count - 1, 0), num=min(self.count, 1000)).astype(np.int64))
-        return [self.filled[int(i)].as_py() for i in at]
+        return self.filled.take(pa.array(at)).to_pylist()
 
     @cached_property
     def one_or_blank(self) -> bool:
@@ -86,6 +89,12 @@ class Glance:
     @cached_property
     def is_text(self) -> bool:
         return pa.types.is_string(self.column.type) or pa.types.is_large_string(self.column.type)
+
+    @cached_property
+    def may_hold_bytes(self) -> bool:
+        """Whether cells may be the bytes of files."""
+        kind = self.column.type
+        return not (pa.types.is_primitive(kind) or pa.types.is_boolean(kind))
 
     @cached_property
     def numeral(self) -> dict:
@@ -133,6 +142,15 @@ class Encoded(NamedTuple):
     bad: list[tuple[int, str]]
 
 
+class Survey(NamedTuple):
+    """What reading a column told without keeping its values: real (n,) bool, the bad cells as (row, reason), and what
+    was not counted but estimated, in a sentence."""
+
+    real: np.ndarray
+    bad: list[tuple[int, str]]
+    said: str = ""
+
+
 class Kind:
     """One kind of column: from cells to tokens, and from answers to cells. A new kind is a file with a subclass of this
     and a line in `KINDS`.
@@ -147,6 +165,9 @@ class Kind:
     changes in augmentation a target of this kind goes along with. lies_on: the kinds of inputs that answers lie on: a
     batch then says which `window` of each is seen.
 
+    learnt: what `fit` and `fit_target` give, so that what a file says instead is refused (`disagrees`: where it does
+    not go together).
+
     A target column is fitted by `fit_target`, encoded as an input is, and what is asked of a batch is `target`.
     """
 
@@ -160,6 +181,7 @@ class Kind:
     suffix: str = ""
     follows: tuple[str, ...] = ()
     lies_on: tuple[str, ...] = ()
+    learnt: ClassVar[Record] = Record({}, more=True)
     features: tuple[str, ...] = ()  # names of the features, where a cell of a shared slot becomes several
 
     def guess(self, glance: Glance) -> str | None:
@@ -169,6 +191,18 @@ class Kind:
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """What is learnt from the training rows, as a dict that JSON can hold."""
         raise NotImplementedError
+
+    def disagrees(self, params: dict) -> str:
+        """Which of params that are each as `learnt` says do not go together, in a few words; "" where all do."""
+        wide = params.get("width", params.get("channels"))
+        for name in ("mean", "std"):
+            if isinstance(params.get(name), list) and len(params[name]) != wide:
+                return f"{name} has {len(params[name])} numbers, expected {wide}"
+        for name in ("counts", "classes", "usual"):
+            if isinstance(params.get(name), list) and len(params[name]) != len(params["values"]):
+                return f"{name} has {len(params[name])} entries, and there are {len(params['values'])} values"
+        values = params.get("values", [])
+        return "a value is there twice" if len(set(values)) < len(values) else ""
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
         """One cell that is not null. Raises Bad or Missing."""
@@ -195,6 +229,10 @@ class Kind:
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """All cells of a column. Only kinds that share a slot."""
         raise NotImplementedError
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey | None:
+        """What can be read of a column, where that can be told without its values; None where it takes them."""
+        return None
 
     def write(self, value: np.ndarray, params: dict) -> Any:
         """The cell that `encode` reads as `value`, as far as encoding keeps it."""

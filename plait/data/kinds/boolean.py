@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from plait.data.kinds.base import Encoded, FitOptions, Glance, Place, counted
+from plait.core.declared import Record
+from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Place, counted
 from plait.data.kinds.category import BLANK, CategoryKind, column_text
 from plait.data.words import Labels, yes_or_no
 
@@ -15,6 +19,7 @@ class BooleanKind(CategoryKind):
     says yes and a blank no; `one` is that value."""
 
     name, slot, own_slot = "boolean", "category", False
+    learnt: ClassVar[Record] = Record({"values": list[str]}, {"one": str, "counts": tuple[COUNT, COUNT]})
 
     def guess(self, glance: Glance) -> str | None:
         if glance.one_or_blank:
@@ -43,13 +48,12 @@ class BooleanKind(CategoryKind):
 
     def encode_column(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
         """values (n, 1) int64. A cell that is neither yes nor no is bad."""
-        texts = column_text(column).to_pylist()
+        texts = pc.dictionary_encode(column_text(column)).combine_chunks()
         one = Labels([BLANK, params["one"]]) if "one" in params else None
-        known: dict[str | None, int] = {None: 0}
-        for text in set(texts) - {None}:
-            said = yes_or_no(text) if one is None else one.find(text)
-            known[text] = 0 if said is None else 1 + int(said)
-        ids = np.asarray([known[text] for text in texts], np.int64)
+        said = [yes_or_no(text) if one is None else one.find(text) for text in texts.dictionary.to_pylist()]
+        known = np.asarray([0 if v is None else 1 + int(v) for v in said] + [0], np.int64)  # the last is for null
+        at = texts.indices.fill_null(-1).to_numpy()
+        ids = known[at]
         why = "neither yes nor no" if one is None else f"neither {params['one']!r} nor blank"
-        bad = [(i, why) for i, text in enumerate(texts) if text is not None and not ids[i]]
+        bad = [(i, why) for i in np.flatnonzero((at >= 0) & (ids == 0)).tolist()]
         return Encoded(ids[:, None], ids > 0, bad)

@@ -7,14 +7,15 @@ them, or columns of lists under the same names ({"bbox": [...], "category": [...
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.core.declared import Record
+from plait.data.kinds.base import COUNT, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
 from plait.data.stores import Ragged
 
 LABELS = ("label", "category", "category_id", "class", "name", "type")
@@ -30,6 +31,10 @@ class BoxesKind(Kind):
     that missing it counts."""
 
     name, slot, own_slot = "boxes", "boxes", True
+    learnt: ClassVar[Record] = Record(
+        {"values": list, "counts": list[COUNT], "usual": list[tuple[float, float, float, float]], "cells": COUNT}
+        | {"most": COUNT}
+    )
     follows = lies_on = ("image",)
 
     def guess(self, glance: Glance) -> None:

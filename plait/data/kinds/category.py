@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.declared import Record
 from plait.data.arrow import as_text
-from plait.data.kinds.base import Encoded, FitOptions, Glance, Kind, Place
+from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Kind, Place, Survey
 from plait.data.words import Labels, labels, merged, plain_number, trimmed, yes_or_no
 from plait.parts.presence import Blank
 from plait.parts.tokenizers.features import CategoryTokens
@@ -28,11 +29,18 @@ class CategoryKind(Kind):
     type between tables. Values of a type that has them in order keep it."""
 
     name, slot, own_slot, straight, dtype = "category", "category", False, True, np.int64
+    learnt: ClassVar[Record] = Record(
+        {"values": list[str]}, {"classes": list[str | float | bool | None], "counts": list[COUNT]}
+    )
 
     def guess(self, glance: Glance) -> str | None:
         if not (glance.is_text or pa.types.is_boolean(glance.column.type)):
             return None
         return f"{glance.distinct:,} different values in {glance.count:,} cells"
+
+    def disagrees(self, params: dict) -> str:
+        types = {float if isinstance(c, float) else type(c) for c in params.get("classes", []) if c is not None}
+        return "classes are of several types" if len(types) > 1 else super().disagrees(params)
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`values`: in the order that their type has, or the most frequent first (ties by name); at most 10,000; value
@@ -63,6 +71,9 @@ class CategoryKind(Kind):
     def target(self, x: Tensor, keep: Tensor | None, present: Tensor) -> Tensor:
         """Classes from 0."""
         return super().target(x - 1, keep, present)
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
+        return Survey(*self.encode_column(column, params, place)[1:])
 
     def width(self, params: dict) -> int:
         return 1

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
 
+from plait.core.declared import Record
 from plait.data import moments
-from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
+from plait.data.kinds.base import SPREAD, Bad, Encoded, FitOptions, Glance, Kind, Place, Survey, counted
 from plait.parts.scaling import Standardise
 
 FEATURES = ("year", "month_sin", "month_cos", "weekday_sin", "weekday_cos", "hour_sin", "hour_cos", "days")
@@ -23,6 +24,9 @@ class DatetimeKind(Kind):
     Where day and month could be either, and nothing in the file tells, the day comes first."""
 
     name, slot, own_slot = "datetime", "number", False
+    learnt: ClassVar[Record] = Record(
+        {"style": moments.STYLE, "median": float, "days_std": SPREAD, "year_mean": float, "year_std": SPREAD}
+    )
     features = FEATURES
 
     def guess(self, glance: Glance) -> str | None:
@@ -75,6 +79,9 @@ class DatetimeKind(Kind):
         """values (n, 8) float32, 0 where missing."""
         seconds, real, bad = moments.read(column, params["style"])
         return Encoded(np.where(real[:, None], self.standardise(seconds, params), 0).astype(np.float32), real, bad)
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
+        return Survey(*moments.read(column, params["style"])[1:])
 
     def preprocess(self, params: dict) -> nn.Module:
         """Of the eight features (..., 8)."""

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
 from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
@@ -39,16 +40,22 @@ BRIGHT = 0.999  # the share of deep pixels that are not beyond white
 PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
 
+SIDE = Within(int, 1, 1 << 13)  # pixels
+
+
 class ImageKind(Kind):
     """Letterboxing keeps the aspect and fills the rest with gray. Transparent pictures are laid on white; EXIF
     orientation is respected."""
 
     name, slot, own_slot, media, late, suffix = "image", "image", True, True, True, ".png"
+    learnt: ClassVar[Record] = Record({"size": tuple[SIDE, SIDE]}, {"crop": dict, "range": list[float]})
     follows = ("image",)
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:
             return named_files(glance, IMAGE_SUFFIXES) or inline_files(glance, "image", looks_like_image)
+        if not glance.may_hold_bytes:
+            return None
         heads = [h for h in map(head_bytes, glance.sample) if h is not None]
         hits = sum(looks_like_image(h) for h in heads)
         return counted(hits, len(heads), "looked at start like a picture file") if hits * 2 > len(heads) else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from plait.core.declared import Record
 from plait.data.arrow import as_text
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Place, cells_of
+from plait.data.kinds.base import COUNT, Bad, FitOptions, Glance, Kind, Place, cells_of
 from plait.data.stores import Fixed
 from plait.data.words import labels
 
@@ -23,6 +24,9 @@ class LabelsKind(Kind):
     more says whether there is a label that no training row has."""
 
     name, slot, own_slot = "labels", "vector", True
+    learnt: ClassVar[Record] = Record(
+        {"values": list, "width": COUNT, "counts": list[COUNT], "cells": COUNT, "mark": str | None}, {"asked": bool}
+    )
 
     def guess(self, glance: Glance, asked: bool = False) -> str | None:
         """asked: labels may all be there once."""

@@ -4,15 +4,16 @@ deviations."""
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.data import numerals
-from plait.data.kinds.base import Bad, Encoded, FitOptions, Glance, Kind, Place, counted
+from plait.data.kinds.base import COUNT, Bad, Encoded, FitOptions, Glance, Kind, Place, Survey, counted
 from plait.data.words import NOTHING
 from plait.parts.scaling import HUGE, Standardise
 from plait.parts.tokenizers.features import NumberTokens
@@ -31,6 +32,10 @@ class NumberKind(Kind):
     bad."""
 
     name, slot, own_slot, straight = "number", "number", False, True
+    learnt: ClassVar[Record] = Record(
+        {"style": numerals.STYLE, "log": Within(float | None, 5e-324), "mean": float, "std": Within(float, 0)},
+        {"clip": float | None, "count": COUNT},
+    )
 
     def guess(self, glance: Glance) -> str | None:
         kind = glance.column.type
@@ -97,6 +102,9 @@ class NumberKind(Kind):
         values, real, bad = parse_column(column, params["style"])
         out = np.where(real, self.standardise(values, params), 0).astype(np.float32)
         return Encoded(out[:, None], real, bad)
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
+        return Survey(*parse_column(column, params["style"])[1:])
 
     def preprocess(self, params: dict) -> nn.Module:
         return Standardise(params["mean"], params["std"], params["log"], params.get("clip", 10))

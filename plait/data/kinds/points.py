@@ -7,15 +7,16 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.stores import Ragged
 from plait.errors import PlaitError
 from plait.parts.presence import Blank
@@ -41,6 +42,10 @@ class PointsKind(Kind):
     more points than nearly all of the training rows some are left out, evenly."""
 
     name, slot, own_slot, media = "points", "points", True, True
+    learnt: ClassVar[Record] = Record(
+        {"channels": Within(int, 3, 1 << 16), "points": SIZE, "centre": tuple[float, float, float], "span": SPREAD}
+        | {"mean": list[float], "std": list[SPREAD]}
+    )
 
     def guess(self, glance: Glance) -> str | None:
         if not glance.is_text:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from plait.core.declared import Record
 from plait.core.tokens import Tokens
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.stores import Ragged
 from plait.errors import PlaitError
 from plait.parts.positions.sine import sinusoids
@@ -29,6 +30,7 @@ class SeriesKind(Kind):
     missing among others is the training rows' mean. Lists that mostly are of one length are vectors."""
 
     name, slot, own_slot = "series", "series", True
+    learnt: ClassVar[Record] = Record({"channels": SIZE, "steps": SIZE, "mean": list[float], "std": list[SPREAD]})
 
     def guess(self, glance: Glance) -> str | None:
         if not (pa.types.is_list(glance.column.type) or glance.is_text):

@@ -7,15 +7,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from plait.core.declared import Record
 from plait.data.arrow import as_text
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
-from plait.data.kinds.text import TextKind
+from plait.data.kinds.base import COUNT, SIZE, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.data.kinds.text import ASKED, ID, LENGTH, NAMED, TextKind
 from plait.data.stores import Ragged
 
 MARK = "\u2581"  # stands for a space, and for the beginning of a text
@@ -31,9 +32,24 @@ class SpellingKind(TextKind):
     """Never guessed: what is written letter by letter is asked for so. Read as an input it is a text of few words."""
 
     name = "spelling"
+    learnt: ClassVar[Record] = Record(
+        {"spelling": dict, "vocab": SIZE, "max_tokens": LENGTH, "pad": COUNT, **dict.fromkeys(NAMED, ID), **ASKED}
+    )
 
     def guess(self, glance: Glance) -> None:
         return None
+
+    def disagrees(self, params: dict) -> str:
+        told = params["spelling"]
+        if not set(told) <= {"pieces", "merges"} or not all(isinstance(p, str) for p in told.get("pieces", [None])):
+            return "spelling holds no pieces"
+        try:
+            spelling = spelling_of(json.dumps(told))
+            known = (spelling.unknown, len(spelling) + 2)
+        except Exception as error:
+            return f"spelling cannot be read: {error}"
+        got = (params["unk"], params["vocab"])
+        return "" if got == known else f"unk and vocab are {got}, expected {known} of this spelling"
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`spelling`: what labels stand for; `vocab`, `max_tokens` (of the longest), and the ids that a text has;

@@ -7,17 +7,19 @@ import json
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.arrow import as_text
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of
+from plait.data.kinds.base import COUNT, SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, Survey, cells_of
 from plait.data.stores import Ragged
 from plait.data.words import length
 from plait.errors import UsageError
@@ -29,6 +31,8 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
 MOST_TOKENS = 512
 CUT = "too long, cut"
 MOST_CHARACTERS = 100_000  # far beyond any max_tokens; keeps one huge cell from stalling a run
+LEARN, LOOK = 50_000, 10_000  # the most cells that words are learnt from, and that are measured
+SPARE = 256  # tokens: what is cut within a word changes no more of those before it
 # what published tokenizers call these
 NAMES = {
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "PAD"),
@@ -39,11 +43,25 @@ NAMES = {
 }
 
 
+ID, LENGTH = Within(int | None, 0), Within(int, 1, 1 << 20)
+NAMED = [role for role in NAMES if role != "pad"]
+ASKED = {"different": COUNT, "usual": str, "share": Within(float, 0, 1)}
+
+
+def _enough(tokens: int) -> int:
+    """How many characters of a text surely have so many tokens, and some to spare, in nearly all writing."""
+    return min(MOST_CHARACTERS, 16 * tokens + 8 * SPARE)
+
+
 class TextKind(Kind):
     """Lower case (unless texts have no blanks) and NFKC, bytes as alphabet (so no character is unknown), special ids 0
     to 4 fixed."""
 
     name, slot, own_slot, media = "text", "text", True, False
+    learnt: ClassVar[Record] = Record(
+        {"tokenizer": str, "vocab": SIZE, "max_tokens": LENGTH, "pad": COUNT, **dict.fromkeys(NAMED, ID)},
+        ASKED | {"prefix": str, "query": str, "asked": bool, "width": SIZE, "mean": list[float], "std": list[SPREAD]},
+    )
 
     def guess(self, glance: Glance) -> str | None:
         if not glance.is_text or not glance.sample:
@@ -62,31 +80,46 @@ class TextKind(Kind):
             return f"{said} per cell, {glance.distinct:,} different values in {glance.count:,} cells"
         return None
 
+    def disagrees(self, params: dict) -> str:
+        if over := [role for role in NAMES if (params[role] or 0) >= params["vocab"]]:
+            return f"the id of {over[0]}, {params[over[0]]}, is beyond the vocabulary of {params['vocab']}"
+        ends = (params["cls"] is not None) + (params["sep"] is not None)
+        if params["max_tokens"] <= ends:
+            return f"max_tokens is {params['max_tokens']}, expected more than the {ends} ends of a text"
+        try:
+            count = max(tokenizer_of(params["tokenizer"]).get_vocab().values(), default=-1) + 1
+        except BaseException as error:  # a library's panic is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            return f"the tokenizer cannot be read: {error}"
+        if count > params["vocab"]:
+            return f"the tokenizer has {count} words, vocab is {params['vocab']}"
+        return super().disagrees({k: v for k, v in params.items() if k != "usual"})
+
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`tokenizer` (serialised), `vocab`, `max_tokens` (99th percentile of the lengths, capped), the ids of the
         special tokens, and `prefix`, where something is put before each text."""
         return self._fit(column, options) | ({"prefix": options.prefix} if options.prefix else {})
 
     def _fit(self, column: pa.ChunkedArray, options: FitOptions, asked: bool = False) -> dict:
-        texts = [
-            t
-            for t in (as_text(c)[:MOST_CHARACTERS] for c in cells_of(column) if not isinstance(c, (bytes, dict)))
-            if t.strip()
-        ]
+        limit = options.max_tokens or MOST_TOKENS
+        most = _enough(limit)
+        read = (as_text(c)[:most] for c in cells_of(column, LEARN) if not isinstance(c, (bytes, dict)))
+        texts = [t for t in read if t.strip()]
+        some = texts[:: -(-len(texts) // LOOK) or 1]
         if options.tokenizer_file:
             tokenizer = _published(options.tokenizer_file)
         else:
-            bare = 2 * sum(len(t.split()) < 2 for t in texts) > len(texts) and not asked
+            bare = 2 * sum(len(t.split(maxsplit=1)) < 2 for t in some) > len(some) and not asked
             known = options.tokenizer
             tokenizer = tokenizer_of(known) if known else train_bpe(texts, options.vocab, case=bare)
         ids = special_ids(tokenizer, asked)
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
-        limit = options.max_tokens or MOST_TOKENS
         if limit < ends + 1:
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
         before = "" if asked else options.prefix
-        some = [before + t for t in texts[:20_000]]
-        lengths = [len(e.ids) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+        some = [before + t for t in some]
+        lengths = [len(e) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
         most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit) if lengths else limit
         vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
         return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
@@ -132,14 +165,38 @@ class TextKind(Kind):
         texts = {i: as_text(c) for i, c in enumerate(cells) if isinstance(out[i], Missing)}
         texts = {i: t.strip() if params.get("asked") else t for i, t in texts.items() if t.strip()}
         tokenizer, before = tokenizer_of(params["tokenizer"]), params.get("prefix", "")
-        cut = [before + t[:MOST_CHARACTERS] for t in texts.values()]
+        most = _enough(params["max_tokens"])
+        cut = [before + t[:most] for t in texts.values()]
         nothing = tokenizer.encode(before, add_special_tokens=False).ids
         for (i, text), found in zip(texts.items(), tokenizer.encode_batch_fast(cut, add_special_tokens=False)):
+            if len(text) > most and len(found) < params["max_tokens"] + SPARE:
+                found = tokenizer.encode(before + text[:MOST_CHARACTERS], add_special_tokens=False)
             try:
                 out[i] = self._tokens(text, found.ids, params, place, nothing)
             except Missing as remark:
                 out[i] = remark
         return out
+
+    def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey | None:
+        """Tokenizers make no more tokens of ASCII than it has characters, and one. Of many texts that could be too long
+        some are looked at."""
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or params.get("prefix"):
+            return None
+        there = column.is_valid().to_numpy(zero_copy_only=False)
+        real = there & pc.not_equal(pc.utf8_trim_whitespace(column), "").fill_null(False).to_numpy()
+        if empty := int((there & ~real).sum()):
+            place.note("empty text", empty)
+        room = params["max_tokens"] - (params["cls"] is not None) - (params["sep"] is not None)
+        short = pc.and_(pc.string_is_ascii(column), pc.less(pc.binary_length(column), room)).fill_null(True)
+        rest = np.flatnonzero(real & ~short.to_numpy())
+        step = -(-len(rest) // LOOK) or 1
+        seen = Place(place.root, place.allow_outside)
+        self.encode_some(column.take(pa.array(rest[::step])).to_pylist(), params, seen)
+        for remark, count in seen.notes.items():
+            place.note(remark, min(count * step, len(rest)))
+        looked = len(rest[::step])
+        told = f"how many texts are too long is estimated from {looked:,} of {int(there.sum()):,}"
+        return Survey(real, [], told if step > 1 and seen.notes else "")
 
     def _tokens(self, text: str, ids: list[int], params: dict, place: Place, nothing: list[int]) -> np.ndarray:
         first = [params["cls"]] if params["cls"] is not None else []

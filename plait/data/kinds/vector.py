@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
 
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Place, cells_of, counted
+from plait.core.declared import Record
+from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Place, cells_of, counted
 from plait.data.stores import Fixed
 from plait.parts.scaling import Standardise
 from plait.parts.tokenizers.features import VectorTokens
@@ -22,6 +23,7 @@ class VectorKind(Kind):
     bad."""
 
     name, slot, own_slot, straight = "vector", "vector", True, True
+    learnt: ClassVar[Record] = Record({"width": SIZE, "mean": list[float], "std": list[SPREAD]})
 
     def guess(self, glance: Glance) -> str | None:
         if pa.types.is_list(glance.column.type):

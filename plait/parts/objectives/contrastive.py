@@ -1,4 +1,4 @@
-"""The contrastive objective of two towers."""
+"""The contrastive objective of two towers, and which rows of a batch are no negatives."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def _match(scores: Tensor, right: Tensor, there: Tensor) -> Tensor:
     log = scores.masked_fill(~there, torch.finfo(scores.dtype).min).log_softmax(1)
     loss = -(log.masked_fill(~right, 0.0).sum(1) / right.sum(1).clamp(min=1))  # (B,)
     return loss.masked_fill(~there, 0.0).sum() / there.sum().clamp(min=1)
+
+
+def same_content(x: Tensor) -> Tensor:
+    """(B, B) bool: which rows of a slot (B, ...) have the same content; these are never each other's negatives."""
+    flat = x.flatten(1)
+    if flat.is_floating_point():  # equal rows have equal sums, and few others do
+        flat = torch.stack([flat.sum(1), (flat * torch.linspace(0, 1, flat.shape[1], device=x.device)).sum(1)], 1)
+    return (flat[:, None] == flat[None]).all(-1)

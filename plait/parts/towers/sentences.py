@@ -29,9 +29,9 @@ POOLING = {"mean": mean, "cls": cls, "last": last}
 
 def bare(tower: nn.Module) -> nn.Module:
     """The tower without what only its own answers need. Raises PlaitError for one that does not read words alone."""
-    if not hasattr(tower, "beyond") or getattr(tower, "takes", ()) != ("text",):
+    beyond = getattr(tower, "beyond", None)
+    if not isinstance(beyond, tuple) or getattr(tower, "takes", ()) != ("text",):
         raise PlaitError(f"tower: got {type(tower).__name__}, expected an encoder or a writer of words alone")
-    beyond: tuple[str, ...] = tower.beyond  # type: ignore[assignment]  # a class's own, no tensor
     for name in beyond:
         setattr(tower, name, nn.Identity())
     return tower
