@@ -24,6 +24,7 @@ _HOMES = {
     "use": "plait.runs.use",
     "Reader": "plait.runs.reading",
     "change": "plait.runs.change",
+    "compare": "plait.runs.compare",
     "verify": "plait.runs.manifest",
     "Run": "plait.runs.run",
 }

@@ -60,7 +60,7 @@ def fit(
 
     $ plait fit claims.csv --target fraud --metric f1 --positive yes
 
-    $ plait fit sales.csv --target sold --time date
+    $ plait fit sales.csv --target sold --time date --quantiles 0.1,0.9
 
     $ plait fit survey.csv --target vote --sample-weight weight
 

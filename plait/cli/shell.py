@@ -20,6 +20,7 @@ import plait
 from plait.cli import INTERRUPTED
 from plait.cli.change import change
 from plait.cli.check import check
+from plait.cli.compare import compare
 from plait.cli.demo import demo
 from plait.cli.embed import embed
 from plait.cli.evaluate import evaluate
@@ -90,6 +91,7 @@ def application() -> typer.Typer:
         fit,
         use,
         evaluate,
+        compare,
         predict,
         embed,
         search,

@@ -199,6 +199,25 @@ NUMBERS: dict[str, Metric] = {
     "spearman": Metric("Spearman", _spearman, share=False),
 }
 
+
+def pinball(truth: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """(n,): the mean pinball loss of quantiles (n, Q) of truth (n,) at levels (Q,) (Koenker and Bassett 1978)."""
+    over = truth[:, None] - quantiles
+    return np.maximum(levels * over, (levels - 1) * over).mean(1)
+
+
+def _of_each(metric: Metric) -> Statistic:
+    """The metric of several numbers (n, K), NaN where one is not known: its mean over these."""
+
+    def mean(truth: np.ndarray, predicted: np.ndarray, w: np.ndarray) -> float:
+        known = np.isfinite(truth).T
+        return float(np.mean([metric.value(truth[r, k], predicted[r, k], w=w[r]) for k, r in enumerate(known)]))
+
+    return mean
+
+
+SEVERAL = {name: m._replace(title=f"mean {m.title}", value=_of_each(m)) for name, m in NUMBERS.items()}
+
 ALSO = {
     "auc": "auroc",
     "roc_auc": "auroc",

@@ -153,6 +153,8 @@ def prepare(
     )
     towers.check(schema, length)
     task = kind.learn(schema)
+    if settings.quantiles:
+        task.ask_quantiles(settings.quantiles)
     if texts and pretrained and tokenizer:
         read = [schema.shape(s.name) for s in schema.slots if s.kind == "text"]
         for words in [task.needs["words"]] if "words" in task.needs else read:  # a writer's are of one tokenizer
@@ -244,7 +246,7 @@ def prepare_again(
 
 
 def _laddered(task: Task, settings: Settings) -> bool:
-    return settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask)
+    return settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask) and task.simples
 
 
 def _sifted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +76,14 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield name.strip(), value if name.strip() else ""
 
 
+def quantiles(text: str | Iterable[float]) -> list[float]:
+    """ "0.1,0.5,90%" -> [0.1, 0.5, 0.9]: different shares between 0 and 1, in order."""
+    found = [share(one) for one in text.split(",")] if isinstance(text, str) else [float(one) for one in text]
+    if not all(0 < one < 1 for one in found) or len(set(found)) < len(found):
+        raise UsageError(f"quantiles: got {text!r}, expected different shares between 0 and 1, such as 0.1,0.5,0.9")
+    return sorted(found)
+
+
 def share(text: str) -> float:
     """ "1%" or "0.01" -> 0.01."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*(%?)\s*", text)
@@ -128,6 +136,11 @@ class Settings:
     metric: str | None = setting(
         "What counts, such as f1, auroc, log_loss, mae: it stops training, is told first, and parts two classes.",
         metavar="NAME",
+    )
+    quantiles: Any = setting(
+        "Of a number, also below what so many of the truths lie, such as 0.1,0.5,0.9.",
+        metavar="SHARES",
+        read=quantiles,
     )
     positive: str | None = setting("Of two classes, the one that f1 looks for; else the second.", metavar="CLASS")
     fractions: tuple[float, float, float] = setting(
@@ -201,6 +214,7 @@ class Settings:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
         if self.class_weight is not None:
             self.class_weight = class_weights(self.class_weight)
+        self.quantiles = quantiles(self.quantiles) if self.quantiles else None
         self.only = [self.only] if isinstance(self.only, str) else list(self.only)
         if self.only and not self.pretrained:
             raise UsageError(f"only {', '.join(self.only)} of which weights? Give them as well, or the published ones")

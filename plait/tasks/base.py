@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -222,6 +222,10 @@ class Task(ABC):
         `positive` is found. Raises UsageError for what the task has not, or what the rows `watch` do not define."""
         if metric is not None or positive is not None:
             raise UsageError(f"a metric can be chosen for classification and regression: this run does {self.name}")
+
+    def ask_quantiles(self, levels: Sequence[float]) -> None:
+        """Also answer below what a share of the truths lies, for each of the levels."""
+        raise UsageError(f"quantiles are for a target that is a number: this run does {self.name}")
 
     def row_weights(self, rows: Rows) -> np.ndarray | None:
         """(n,): what each row counts in the loss; None: all alike."""

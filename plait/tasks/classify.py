@@ -25,7 +25,7 @@ from plait.tasks.beneath.asked import Asked, Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
-from plait.tasks.deciding import best_temperature, cooled, threshold
+from plait.tasks.deciding import best_temperature, cooled, log_softmax, threshold
 from plait.tasks.details import of_classes, of_labels
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
@@ -217,8 +217,10 @@ class Classify(AnswerTask):
         real, p = self._both(truth, answers)
         kept = (real >= 0) & (real < len(self.classes))
         odds, w = np.log(np.maximum(p[kept, : len(self.classes)], 1e-30)), self._counts(truth)[kept]
-        self.temperature = best_temperature(odds, self.prior, real[kept], w)
-        answers = self.finish({"outputs": np.log(np.maximum(answers["probabilities"], 1e-30))})
+        more = best_temperature(odds, self.prior, real[kept], w)  # beside that of a run that goes on
+        self.temperature *= more
+        odds = np.log(np.maximum(answers["probabilities"], 1e-30))
+        answers = {**answers, "probabilities": np.exp(log_softmax(cooled(odds, self.prior, more)))}
         real, p = self._both(truth, answers)
         self.misses = Misses.of(1 - p[np.arange(len(real)), real][real >= 0])
         self.threshold = self._cut(truth, answers)
@@ -393,7 +395,7 @@ class ClassifyMany(AnswerTask):
         rows, labels = np.nonzero(real[:, : len(self.labels)] != -100)
         odds = (np.log(p) - np.log1p(-p) - self.prior)[rows, labels][:, None]
         w = (np.ones(len(p)) * self.shares(truth))[rows]
-        self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
+        self.temperature *= best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
         return []
 
     @property

@@ -22,7 +22,7 @@ def guess_task(schema: Schema) -> str:
     if not schema.targets:
         alone = " or ".join(f"--task {t.name}" for t in TASKS.values() if not t.needs_target)
         raise UsageError(f"no target: name the column to predict with --target, or pair two columns with {alone}")
-    number = schema.used("target")[0].kind in ("number", "datetime") and len(schema.targets) == 1
+    number = all(column.kind in ("number", "datetime") for column in schema.used("target"))
     return Regress.name if number else Classify.name
 
 

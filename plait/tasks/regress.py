@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from statistics import NormalDist
 from typing import Any, cast
 
 import numpy as np
@@ -13,12 +16,13 @@ from plait.data.kinds import KINDS
 from plait.data.kinds.number import NumberKind
 from plait.data.rows import Rows
 from plait.data.schema import Schema
+from plait.data.table import Table
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.evaluate.report import Section
 from plait.evaluate.slices import by_numbers
-from plait.tasks.base import WEIGHT, Answers, Objective, beside
+from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
 from plait.tasks.beneath.asked import Asked, Number
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
@@ -30,6 +34,13 @@ ROLES = ("fuser", "backbone", "embedder")
 
 def squared_error(outputs: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(outputs[:, 0], target.nan_to_num().to(outputs.dtype), reduction="none")
+
+
+def pinball(outputs: Tensor, target: Tensor, levels: Tensor) -> Tensor:
+    """(B,): the mean pinball loss of outputs (B, Q) at levels (Q,) (Koenker and Bassett 1978)."""
+    over = target.nan_to_num().to(outputs.dtype)[:, None] - outputs
+    levels = levels.to(outputs)
+    return torch.maximum(levels * over, (levels - 1) * over).mean(1)
 
 
 class Regress(AnswerTask):
@@ -46,13 +57,24 @@ class Regress(AnswerTask):
     centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
     floor = "mean"
     figure, costs = "MAE", "squared error, in variances of the target"
+    quantiles: tuple[float, ...] = ()  # that are answered too; the one nearest to a half is then the answer
 
     def __init__(self, target: str, params: dict):
         self.target, self.params, self.mean, self.std = target, params, params["mean"], params["std"]
 
     @classmethod
+    def variant(cls, schema: Schema, table: Table) -> type[Task]:
+        """One number, or several."""
+        return RegressMany.variant(schema, table) if len(schema.targets) > 1 else super().variant(schema, table)
+
+    @classmethod
     def learn(cls, schema: Schema) -> Regress:
         (target,) = schema.targets
+        return cls(target, cls.numbers(schema, target))
+
+    @staticmethod
+    def numbers(schema: Schema, target: str) -> dict:
+        """What the schema learnt of a target. Raises DataError where there is nothing to learn."""
         params = schema.column(target).params
         if params["count"] < 2:
             raise DataError(
@@ -62,9 +84,19 @@ class Regress(AnswerTask):
             raise DataError(
                 f"the target {target!r} is {params['mean']:g} in every training row: there is nothing to learn"
             )
-        return cls(target, params)
+        return params
+
+    def ask_quantiles(self, levels: Sequence[float]) -> None:
+        self.quantiles = tuple(levels)
+
+    @property
+    def simples(self) -> bool:
+        return not self.quantiles
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
+        if self.quantiles:
+            prior = torch.tensor([self.centre + NormalDist().inv_cdf(q) for q in self.quantiles])
+            return Answer(bound, [self.target], prior, partial(pinball, levels=torch.tensor(self.quantiles)))
         return Answer(bound, [self.target], torch.tensor([self.centre]), squared_error)
 
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
@@ -77,7 +109,14 @@ class Regress(AnswerTask):
         return Number(), (self.mean, self.std)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
-        return {"numbers": self._undo(outputs["outputs"][:, 0])}
+        if not self.quantiles:
+            return {"numbers": self._undo(outputs["outputs"][:, 0])}
+        found = np.sort(self._undo(outputs["outputs"]), 1)  # they never cross
+        return {"numbers": found[:, self._middle], "quantiles": found}
+
+    @property
+    def _middle(self) -> int:
+        return int(np.argmin(np.abs(np.asarray(self.quantiles) - 0.5)))
 
     def _undo(self, standard: np.ndarray) -> np.ndarray:
         return cast(NumberKind, KINDS[self.asks]).undo(standard, self.params)
@@ -92,6 +131,11 @@ class Regress(AnswerTask):
             found = chosen.regression(*self._known(truth, answers), truth[WEIGHT])
         else:
             found = metrics.regression(*self._known(truth, answers))
+        if self.quantiles and "quantiles" in answers:
+            real, told = self._known(truth, answers)[0], answers["quantiles"][np.isfinite(truth[self.target])]
+            off = chosen.pinball(real, told, np.asarray(self.quantiles)) * self.shares(truth)
+            found = [mean_score("pinball loss", off, "lower"), *found]
+            found += [proportion(f"below q({q:g})", real <= told[:, i]) for i, q in enumerate(self.quantiles)]
         found = self._led(found, truth, answers)
         if self.interval is None:
             return found
@@ -125,7 +169,11 @@ class Regress(AnswerTask):
         return -float(self.loss_rows(truth, answers).mean()) / self.std**2
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"numbers": np.full(len(truth[self.target]), self.mean + self.std * self.centre)})
+        flat = np.full(len(truth[self.target]), self.mean + self.std * self.centre)
+        if not self.quantiles:
+            return self.scores(truth, {"numbers": flat})
+        normal = np.asarray([NormalDist().inv_cdf(q) for q in self.quantiles]) * self.std
+        return self.scores(truth, {"numbers": flat + normal[self._middle], "quantiles": flat[:, None] + normal})
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         """Share of the variance explained, row by row (its mean is R2), so that gains are in R2. Where these rows'
@@ -134,6 +182,10 @@ class Regress(AnswerTask):
         return 1 - metrics.squared_error_rows(real, predicted) / (real.var() if np.ptp(real) > 0 else self.std**2)
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
+        if self.quantiles:
+            known = np.isfinite(truth[self.target])
+            real, told = self._undo(truth[self.target][known]), answers["quantiles"][known]
+            return chosen.pinball(real, told, np.asarray(self.quantiles)) * self.shares(truth) * self.std
         return metrics.squared_error_rows(*self._known(truth, answers)) * self.shares(truth)
 
     def cost(self, truth: Answers, answers: Answers) -> np.ndarray:
@@ -147,7 +199,8 @@ class Regress(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         numbers = answers["numbers"]
         reach = {} if self.interval is None else {"low": numbers - self._reach(), "high": numbers + self._reach()}
-        return beside({self.target: numbers}, reach)
+        told = {f"q({q:g})": answers["quantiles"][:, i] for i, q in enumerate(self.quantiles)}
+        return beside({self.target: numbers}, told | reach)
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         return "Predicted and real", pictures.residuals(*self._known(truth, answers), self.target)
@@ -156,13 +209,144 @@ class Regress(AnswerTask):
         return f"mean {self.mean:.4g}, spread {self.std:.4g}"
 
     def to_json(self) -> dict:
-        return {"task": self.name, "centre": self.centre} | ({"metric": self.metric} if self.metric else {})
+        told = {"metric": self.metric, "quantiles": list(self.quantiles)}
+        return {"task": self.name, "centre": self.centre} | {k: v for k, v in told.items() if v}
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Regress:
         task = cls.learn(schema)
         task.centre, task.metric = state.get("centre", 0.0), state.get("metric")
+        task.quantiles = tuple(state.get("quantiles", ()))
         return task
 
 
-TASKS = (Regress,)
+def squared_errors(outputs: Tensor, target: Tensor) -> Tensor:
+    """(B,): the mean over the known numbers of each row; outputs (B, K), target (B, K) with NaN = unknown."""
+    known = ~target.isnan()
+    off = F.mse_loss(outputs, target.nan_to_num().to(outputs.dtype), reduction="none")
+    return (off * known).sum(1) / known.sum(1).clamp(min=1)
+
+
+class RegressMany(AnswerTask):
+    """Several numbers per row, each standardised by the training rows' mean and spread, of which some may be missing.
+    Answers are `numbers` (n, K) in the targets' units."""
+
+    name = "regress_many"
+    choice = "regress"
+    noun = "regression"
+    roles = ROLES
+    asks = "number"
+    target: list[str]
+    weighs = spans = True
+    metrics = chosen.SEVERAL
+    simples = False
+    MOST = 12  # targets, of which scores are told
+
+    def __init__(self, target: list[str], params: list[dict]):
+        self.target, self.params = target, params
+        self.mean, self.std = (np.asarray([p[name] for p in params]) for name in ("mean", "std"))
+        self.centre = np.zeros(len(target))
+
+    @classmethod
+    def variant(cls, schema: Schema, table: Table) -> type[Task]:
+        schema.ask(cls.asks)
+        return cls
+
+    @classmethod
+    def learn(cls, schema: Schema) -> RegressMany:
+        return cls(schema.targets, [Regress.numbers(schema, target) for target in schema.targets])
+
+    def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
+        return Answer(bound, self.target, torch.from_numpy(self.centre), squared_errors)
+
+    def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        if classes is not None:
+            raise UsageError("class weights are for classification: the targets are numbers")
+        if rows.weights is not None:
+            real, w = np.stack([rows.target(train)[t].numpy() for t in self.target], 1), rows.weights[train][:, None]
+            known = np.isfinite(real)
+            self.centre = (w * np.where(known, real, 0)).sum(0) / np.maximum((w * known).sum(0), 1e-300)
+
+    def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
+        return {"numbers": outputs["outputs"].astype(np.float64) * self.std + self.mean}
+
+    def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """(n, K) twice, in the targets' units; NaN where a truth is not known."""
+        return np.stack([truth[t] for t in self.target], 1) * self.std + self.mean, answers["numbers"]
+
+    def _off(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """(n, K) how far off, in spreads."""
+        real, predicted = self._both(truth, answers)
+        return (predicted - real) / self.std
+
+    def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        """The mean R2 first, then R2 and MAE of each target."""
+        real, predicted = self._both(truth, answers)
+        w, found = truth.get(WEIGHT), [chosen.score(chosen.SEVERAL["r2"], (real, predicted), truth.get(WEIGHT))]
+        for k, target in enumerate(self.target[: self.MOST]):
+            known = np.isfinite(real[:, k])
+            for name in ("r2", "mae") if known.any() else ():
+                metric = chosen.NUMBERS[name]._replace(title=f"{chosen.NUMBERS[name].title} of {target}")
+                part = (real[known, k], predicted[known, k])
+                found.append(chosen.score(metric, part, None if w is None else w[known]))
+        told = self._led([score for score in found if score is not None], truth, answers)
+        if self.interval is None:
+            return told
+        within = self.misses.within(self.interval)  # type: ignore[union-attr]
+        inside = np.nanmax(np.abs(self._off(truth, answers)), 1) <= within
+        return [*told, proportion("coverage", inside)]
+
+    def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
+        """An interval holds where those of all known targets do."""
+        self.misses = Misses.of(np.nanmax(np.abs(self._off(truth, answers)), 1))
+        return []
+
+    def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
+        return self._both(truth, answers), {}
+
+    def _any_answers(self, truth: Answers) -> Answers:
+        rows = len(truth[self.target[0]])
+        return {"numbers": np.arange(rows, dtype=np.float64)[:, None] + np.zeros(len(self.target))}
+
+    def guide(self, truth: Answers, answers: Answers) -> float:
+        return self._metric_guide(truth, answers) if self.metric else -float(self.loss_rows(truth, answers).mean())
+
+    def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        rows = len(truth[self.target[0]])
+        return self.scores(truth, {"numbers": np.tile(self.mean + self.std * self.centre, (rows, 1))})
+
+    def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """Share of the training rows' variance that is explained, in the mean over the known targets."""
+        return 1 - np.nanmean(self._off(truth, answers) ** 2, 1)
+
+    def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
+        return np.nanmean(self._off(truth, answers) ** 2, 1) * self.shares(truth)
+
+    def columns(self, answers: Answers) -> dict[str, Any]:
+        told = {target: answers["numbers"][:, k] for k, target in enumerate(self.target)}
+        if self.interval is None:
+            return told
+        reach = self.misses.within(self.interval) * self.std  # type: ignore[union-attr]
+        ends = {"low": -reach, "high": reach}
+        return beside(
+            told, {f"{end} {t}": told[t] + by[k] for k, t in enumerate(self.target) for end, by in ends.items()}
+        )
+
+    def describe(self) -> str:
+        return f"{len(self.target)} numbers"
+
+    def title(self) -> str:
+        return f"{', '.join(self.target)}: {self.describe()}"
+
+    def to_json(self) -> dict:
+        told = {"task": self.name, "centre": self.centre.tolist()}
+        return told | ({"metric": self.metric} if self.metric else {})
+
+    @classmethod
+    def from_json(cls, state: dict, schema: Schema) -> RegressMany:
+        task = cls.learn(schema)
+        task.centre, task.metric = np.asarray(state["centre"]), state.get("metric")
+        return task
+
+
+TASKS = (Regress, RegressMany)

@@ -121,6 +121,11 @@ class AnswerTask(Task):
         """What each of its `probabilities` is of; empty where it has none."""
         return []
 
+    @property
+    def simples(self) -> bool:
+        """Whether simple models can answer it."""
+        return True
+
     def simple(self) -> tuple[Asked, tuple[float, float]]:
         """What is asked as simple models see it, and the mean and spread by which it was standardised."""
         raise NotImplementedError
