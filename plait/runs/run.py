@@ -26,6 +26,7 @@ from plait.data.schema import Schema
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
+from plait.parts.objectives.late import PLAIN, late
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, matrix, one_row, safe, unread
@@ -39,6 +40,7 @@ from plait.tasks.beneath import Ladder
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
+from plait.tasks.retrieve import late_scores
 from plait.train.loop import History
 
 
@@ -218,9 +220,10 @@ class Run:
                 "run"
             )
         there = np.abs(items).sum(1) > 0  # nothing there: never an answer
-        hits = []
+        hits, how = [], late(self.model.bound.system)
         for _, vector in asked:
-            scores = np.where(there, items @ vector, -np.inf)
+            near = items @ vector if how == PLAIN else late_scores(how, vector[None], items)[0]
+            scores = np.where(there, near, -np.inf)
             best = np.argsort(-scores, kind="stable")[: min(k, int(there.sum()))]
             hits.append([Hit(int(i), float(scores[i]), cells[i]) for i in best])
         if show is not None:
