@@ -3,7 +3,7 @@ what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,9 +106,15 @@ def _vectors(array: pa.Array, what: str) -> tuple[np.ndarray | None, np.ndarray 
     return out, there
 
 
-def nearest(blocks: Iterable[Block], queries: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (Q, E), (b, E) -> (Q, b)
+
+
+def nearest(
+    blocks: Iterable[Block], queries: np.ndarray, k: int, scored: Scores | None = None
+) -> list[list[tuple[int, float]]]:
     """For each of the queries (Q, E) the k rows of the largest products, (row, product), the largest first and of
-    equals the first; vectors of zeros, which are of nothing, never. Raises ValueError where E differs."""
+    equals the first; vectors of zeros, which are of nothing, never. scored: in place of products. Raises ValueError
+    where E differs."""
     rows = [np.zeros(0, np.int64)] * len(queries)
     scores = [np.zeros(0, np.float32)] * len(queries)
     start = 0
@@ -118,7 +124,7 @@ def nearest(blocks: Iterable[Block], queries: np.ndarray, k: int) -> list[list[t
                 raise ValueError(f"{vectors.shape[1]}")
             start += len(vectors)
             continue
-        found = vectors @ queries.T  # (b, Q)
+        found = vectors @ queries.T if scored is None else scored(queries, vectors).T  # (b, Q)
         for q, column in enumerate(np.ascontiguousarray(found.T)):
             usual = np.flatnonzero(column == 0)
             absent = usual[~vectors[usual].any(1)]

@@ -26,6 +26,7 @@ from plait.data.schema import Schema
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
+from plait.parts.objectives.late import PLAIN, late
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, one_row, safe, unread
@@ -40,6 +41,7 @@ from plait.tasks.beneath import Ladder
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
+from plait.tasks.retrieve import late_scores
 from plait.train.loop import History
 
 
@@ -227,7 +229,8 @@ class Run:
         reply, blocks, cells, rows = self._offered(source, sides.pop(), allow_outside, progress)
         vectors = np.stack([vector for _, vector in asked])
         try:
-            found = nearest(blocks, vectors, k)
+            how = late(self.model.bound.system)
+            found = nearest(blocks, vectors, k, None if how == PLAIN else partial(late_scores, how))
         except ValueError as error:
             raise DataError(
                 f"{source} holds vectors of {error} numbers, expected {vectors.shape[1]}: embed it with this run"

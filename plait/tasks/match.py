@@ -21,6 +21,7 @@ from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive, same_content
+from plait.parts.objectives.late import late
 from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
@@ -157,8 +158,8 @@ class Agreement(Answer):
 
     def agreement(self, f: Features, vectors: dict[str, Tensor]) -> Tensor:
         """(B, 1): log-odds by the vectors; 0 where one side is absent."""
-        a = torch.stack([vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
-        cosine = (a * vectors[self.last].float()[:, None]).sum(-1)
+        last, compare = vectors[self.last].float(), late(self.embedder)
+        cosine = torch.stack([compare.rows(vectors[s].float(), last) for s in self.others], 1)  # (B, S - 1)
         both = torch.stack([f.present[s] & f.present[self.last] for s in self.others], 1)
         odds = self.gain * self.scale().exp() * cosine + self.SPEED * self.offset
         return odds.masked_fill(~both, 0.0).sum(1, keepdim=True)
@@ -177,7 +178,8 @@ class Agreement(Answer):
         for s in self.others:
             true = (target == 1) & f.present[s] & f.present[self.last]
             same = same_content(batch[s]) | same_content(batch[self.last])
-            found = contrastive(vectors[s], vectors[self.last], self.embedder.logit_scale, same, true)
+            scale, compare = self.embedder.logit_scale, late(self.embedder)
+            found = contrastive(vectors[s], vectors[self.last], scale, same, true, compare)
             losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
         return losses | (f.losses or {})
 
