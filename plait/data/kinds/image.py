@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import BY_TOWER, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.crop import crop, crop_place
 from plait.data.kinds.place import inline
 from plait.data.stores import Fixed
@@ -48,7 +48,7 @@ class ImageKind(Kind):
     orientation is respected."""
 
     name, slot, own_slot, media, late, suffix = "image", "image", True, True, True, ".png"
-    learnt: ClassVar[Record] = Record({"size": tuple[SIDE, SIDE]}, {"crop": dict, "range": list[float]})
+    learnt: ClassVar[Record] = Record({"size": tuple[SIDE, SIDE]}, {"crop": dict, "range": list[float]} | BY_TOWER)
     follows = ("image",)
 
     def guess(self, glance: Glance) -> str | None:
