@@ -149,6 +149,7 @@ class Settings:
     patience: int | None = setting("Epochs without a better score before stopping.")
     ema: float | None = setting("Average the weights with this decay, such as 0.999.")
     augment: float = setting("Strength of augmentation; 0 is none, 1 the usual.", 1.0)
+    trials: int | None = setting("Try so many rates, decays and batches first, and train by the best (optuna).")
     precision: str = setting("auto (by processor and width), fp32 or bf16.", "auto")
     device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
     seed: int = setting("The seed of splits, weights and batches.", 0)
@@ -191,7 +192,17 @@ class Settings:
             raise UsageError(f"unknown task {self.task!r}. {nearest(self.task, CHOICES)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise UsageError(f"unknown precision {self.precision!r}: expected auto, fp32 or bf16")
-        for name in ("epochs", "batch_size", "lr", "minutes", "patience", "image_size", "max_tokens", "pieces"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "lr",
+            "minutes",
+            "patience",
+            "trials",
+            "image_size",
+            "max_tokens",
+            "pieces",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0, got {value}")
