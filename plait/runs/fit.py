@@ -31,7 +31,7 @@ from plait.runs.beneath import climb, relearn, rungs, watch
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
 from plait.runs.job import TableJob
 from plait.runs.lock import locked
 from plait.runs.manifest import LOCK, check, forget, seal
@@ -115,8 +115,7 @@ def _fit(
         settings = _resumed(before, options)
     elif out is not None:
         _refuse_taken(Path(out))
-    if settings.trials:
-        refuse_without()
+    refuse_without(settings.trials)
     if not dry_run:
         refuse_unwritable(out or Path("runs"))
     if before is not None:
@@ -185,12 +184,9 @@ def _fit(
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
     climb(model, data, folder, settings.seed, console)
     if settings.trials and not held:
-        found = search(job, plan, folder, settings.trials, device, console)
-        if found is None:
-            console.say("stopped", f"interrupted; what was tried is kept. To go on: plait fit --resume {folder}")
+        if (found := search(job, plan, folder, settings.trials, device, console)) is None:
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
         plan, job = found, job.again(model, found.batch_size)
-        write_json(folder / CONFIG, read_json(folder / CONFIG) | {"plan": asdict(plan)})
     run = _train(job, plan, made, settings, folder, device, cost, console, resume)
     if not data.towers or changed or run.stopped == "interrupted":
         return run

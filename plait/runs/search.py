@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ import torch
 from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.console import Console
-from plait.runs.folder import write_json
+from plait.runs.folder import CONFIG, read_json, write_json
 from plait.runs.job import TableJob
 from plait.train.loop import Plan, train
 
 JOURNAL, TRIALS = "trials.log", "trials.json"
 
 
-def refuse_without() -> None:
-    """Raises UsageError where optuna is not installed."""
-    if find_spec("optuna") is None:
+def refuse_without(trials: int | None) -> None:
+    """Raises UsageError where there are to be trials, and optuna is not installed."""
+    if trials and find_spec("optuna") is None:
         raise UsageError("trials need optuna, which is not installed: pip install 'plait[tune]'")
 
 
@@ -43,8 +43,8 @@ def search(job: TableJob, plan: Plan, folder: Path, trials: int, device: torch.d
     """The best of `trials` plans, of which the first is `plan` itself: each trains a copy of the job's model as it is
     now, and is judged by its best score on the rows that watch. Test rows are not looked at.
 
-    What was tried stands in the folder, in optuna's journal, from which a search that was ended goes on, and in
-    trials.json. None: interrupted. Raises UsageError where no plan could be trained.
+    The plan goes into the run's config. What was tried stands in the folder, in optuna's journal, from which a search
+    that was ended goes on, and in trials.json. None: interrupted. Raises UsageError where no plan could be trained.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -82,6 +82,7 @@ def search(job: TableJob, plan: Plan, folder: Path, trials: int, device: torch.d
                 shutil.rmtree(place, ignore_errors=True)
             if history.stopped == "interrupted":
                 study.tell(trial, state=TrialState.FAIL)
+                console.say("stopped", f"interrupted; what was tried is kept. To go on: plait fit --resume {folder}")
                 return None
             score = max((row["score"] for row in history.rows), default=float("-inf"))
             study.tell(trial, score)
@@ -92,6 +93,7 @@ def search(job: TableJob, plan: Plan, folder: Path, trials: int, device: torch.d
         found = drawn(optuna.trial.FixedTrial(best.params), plan, len(job.index))
         told = [{"trial": t.number, "score": t.value, **t.params} for t in study.get_trials(deepcopy=False)
                 if t.state == TrialState.COMPLETE]  # fmt: skip
+    write_json(folder / CONFIG, read_json(folder / CONFIG) | {"plan": asdict(found)})
     write_json(folder / TRIALS, {"best": best.number, "trials": told})
     console.say("trials", f"the best of {trials} scores {number(best.value)} on the rows that watch: {_told(found)}")
     return found
