@@ -60,6 +60,8 @@ def fit(
 
     $ plait fit claims.csv --target fraud --metric f1 --positive yes
 
+    $ plait fit houses.csv --target price --trials 20 --metric mae
+
     $ plait fit sales.csv --target sold --time date --quantiles 0.1,0.9
 
     $ plait fit survey.csv --target vote --sample-weight weight

@@ -43,6 +43,7 @@ from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
 from plait.runs.rungs import ABOVE, BELOW, weigh
+from plait.runs.search import refuse_without, search
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
 from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
@@ -117,6 +118,7 @@ def _fit(
         settings = _resumed(before, options)
     elif out is not None:
         _refuse_taken(Path(out))
+    refuse_without(settings.trials)
     if not dry_run:
         refuse_unwritable(out or Path("runs"))
     if before is not None:
@@ -194,6 +196,10 @@ def _fit(
             console.say("stopped", f"interrupted in {where}; saved. To go on: plait fit --resume {folder}")
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
     climb(model, data, folder, settings.seed, console)
+    if settings.trials and not held:
+        if (found := search(job, plan, folder, settings.trials, device, console)) is None:
+            return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
+        plan, job = found, job.again(model, found.batch_size)
     run = _train(job, plan, made, settings, folder, device, cost, console, resume, judged, within)
     if run.stopped == "interrupted":
         return run

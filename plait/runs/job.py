@@ -36,12 +36,18 @@ class TableJob:
     ):
         self.model, self.data, self.task = model, data, data.task
         self.batch_size, self.seed, self.strength, self.precision = batch_size, seed, strength, precision
-        self.state, self._after = model.state, after_steps(changes)
+        self.changes = list(changes)
+        self.state, self._after = model.state, after_steps(self.changes)
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
         self.beneath: Beneath | None = None  # of a model with a ladder, once it is scored
         self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
+
+    def again(self, model: TaskModel, batch_size: int) -> TableJob:
+        """The same with another model, and other batches."""
+        how = {"seed": self.seed, "strength": self.strength, "precision": self.precision, "changes": self.changes}
+        return TableJob(model, self.data, batch_size=batch_size, **how)  # type: ignore[arg-type]
 
     def batches(self, epoch: int, start: int) -> Iterator[dict]:
         """The epoch's batches from number `start` on."""

@@ -154,6 +154,7 @@ class Settings:
     patience: int | None = setting("Epochs without a better score before stopping.")
     ema: float | None = setting("Average the weights with this decay, such as 0.999.")
     augment: float = setting("Strength of augmentation; 0 is none, 1 the usual.", 1.0)
+    trials: int | None = setting("Try so many rates, decays and batches first, and train by the best (optuna).")
     precision: str = setting("auto (by processor and width), fp32 or bf16.", "auto")
     device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
     seed: int = setting("The seed of splits, weights and batches.", 0)
@@ -202,6 +203,7 @@ class Settings:
             "lr",
             "minutes",
             "patience",
+            "trials",
             "image_size",
             "max_tokens",
             "pieces",

@@ -25,7 +25,7 @@ from plait.tasks.beneath.asked import Asked, Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
-from plait.tasks.deciding import best_temperature, cooled, log_softmax, threshold
+from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted, threshold
 from plait.tasks.details import of_classes, of_labels
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
@@ -58,6 +58,7 @@ class Classify(AnswerTask):
     weighs = spans = True
     metrics = chosen.CLASSES
     temperature = 1.0  # how much surer the model sounds than it may
+    doubt = 0.0  # the share of its probabilities that is given back to the prior's
     positive = 1  # of two classes, the one that is looked for
     threshold: float | None = None  # from what probability of it on it is answered; None: the likeliest is
     class_weight: np.ndarray | None = None  # (K,), of a class that counts differently; their mean over the rows is 1
@@ -97,6 +98,7 @@ class Classify(AnswerTask):
         return Answer(bound, [self.target], torch.from_numpy(self.prior), partial(cross_entropy, weight=weight))
 
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
+        self.temperature, self.doubt, self.threshold = 1.0, 0.0, None  # a run that goes on learns them anew
         if rows.weights is not None:
             found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
             self.counts = found.tolist()
@@ -132,9 +134,7 @@ class Classify(AnswerTask):
         return np.log(np.maximum(shares, 1e-6))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
-        x = cooled(outputs["outputs"], self.prior, self.temperature)
-        z = np.exp(x - x.max(1, keepdims=True))
-        return {"probabilities": z / z.sum(1, keepdims=True)}
+        return {"probabilities": doubted(outputs["outputs"], self.prior, self.temperature, self.doubt)}
 
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Classes (n,), and a probability for each of these, which is 0 for those that were never learnt."""
@@ -217,10 +217,8 @@ class Classify(AnswerTask):
         real, p = self._both(truth, answers)
         kept = (real >= 0) & (real < len(self.classes))
         odds, w = np.log(np.maximum(p[kept, : len(self.classes)], 1e-30)), self._counts(truth)[kept]
-        more = best_temperature(odds, self.prior, real[kept], w)  # beside that of a run that goes on
-        self.temperature *= more
-        odds = np.log(np.maximum(answers["probabilities"], 1e-30))
-        answers = {**answers, "probabilities": np.exp(log_softmax(cooled(odds, self.prior, more)))}
+        self.temperature, self.doubt = best_doubt(odds, self.prior, real[kept], w)
+        answers = {**answers, **self.finish({"outputs": np.log(np.maximum(answers["probabilities"], 1e-30))})}
         real, p = self._both(truth, answers)
         self.misses = Misses.of(1 - p[np.arange(len(real)), real][real >= 0])
         self.threshold = self._cut(truth, answers)
@@ -309,7 +307,7 @@ class Classify(AnswerTask):
     def to_json(self) -> dict:
         weight = None if self.class_weight is None else self.class_weight.tolist()
         told = {"class_weight": weight, "metric": self.metric, "threshold": self.threshold, "positive": self.positive}
-        told["temperature"] = self.temperature
+        told |= {"temperature": self.temperature, "doubt": self.doubt or None}
         return {"task": self.name, "counts": list(self.counts)} | {k: v for k, v in told.items() if v is not None}
 
     @classmethod
@@ -319,6 +317,7 @@ class Classify(AnswerTask):
         task.class_weight = np.asarray(state["class_weight"]) if "class_weight" in state else None
         task.metric, task.threshold = state.get("metric"), state.get("threshold")
         task.positive, task.temperature = state.get("positive", 1), state.get("temperature", 1.0)
+        task.doubt = state.get("doubt", 0.0)
         return task
 
 
@@ -371,6 +370,7 @@ class ClassifyMany(AnswerTask):
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
         if classes is not None:
             raise UsageError("class weights are for one label a row: this target has several (leave out class_weight)")
+        self.temperature = 1.0  # a run that goes on learns it anew
         if rows.weights is not None:
             found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
@@ -395,7 +395,7 @@ class ClassifyMany(AnswerTask):
         rows, labels = np.nonzero(real[:, : len(self.labels)] != -100)
         odds = (np.log(p) - np.log1p(-p) - self.prior)[rows, labels][:, None]
         w = (np.ones(len(p)) * self.shares(truth))[rows]
-        self.temperature *= best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
+        self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
         return []
 
     @property

@@ -7,6 +7,8 @@ import numpy as np
 
 PLENTY = 200  # rows of the rarer class from which on their own labels say where to cut, beside what they make likely
 LIMITS = (-3.0, 3.0)  # of the logarithm of a temperature
+DOUBTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+MOST = 200_000  # logits that doubt is sought by
 SURE = 2.0  # nats that all rows together must gain by one: two standard errors
 
 
@@ -47,6 +49,34 @@ def best_temperature(x: np.ndarray, prior: np.ndarray, truth: np.ndarray, w: np.
             at_b = loss(b)
     found = (low + high) / 2
     return float(np.exp(found)) if loss(0.0) - loss(found) > SURE else 1.0
+
+
+def doubted(x: np.ndarray, prior: np.ndarray, temperature: float, doubt: float) -> np.ndarray:
+    """Probabilities (n, K): those of the cooled logits, of which a share `doubt` is given back to the prior's."""
+    x = cooled(x, prior, temperature)
+    z = np.exp(x - x.max(1, keepdims=True))
+    z = z / z.sum(1, keepdims=True)
+    return z if not doubt else ((1 - doubt) * z + doubt * np.exp(log_softmax(prior[None]))).astype(z.dtype)
+
+
+def best_doubt(x: np.ndarray, prior: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> tuple[float, float]:
+    """The temperature and the doubt by which truth (n,) is likeliest. Where labels are wrong at random, or what is
+    learnt should bend and does not, no temperature is right for all rows: doubt then keeps the surest ones from being
+    too sure. Both must earn their place as a temperature alone does."""
+    some = np.linspace(0, len(x) - 1, max(1, min(len(x), MOST // x.shape[1]))).astype(np.int64)
+    x, truth, w = x[some], truth[some], np.ones(len(some)) if w is None else w[some]
+
+    def loss(t: float, doubt: float) -> float:
+        p = doubted(x.astype(np.float64), prior, t, doubt)[np.arange(len(x)), truth]
+        return float(-w @ np.log(np.maximum(p, 1e-30)))
+
+    alone = best_temperature(x, prior, truth, w)
+    found, least = (alone, 0.0), loss(alone, 0.0) - SURE
+    for doubt in DOUBTS:
+        for t in np.exp(np.linspace(*LIMITS, 31)):
+            if (value := loss(float(t), doubt)) < least:
+                found, least = (float(t), doubt), value
+    return found
 
 
 def likely(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import plait
 from plait.cli import main
 from plait.errors import UsageError
+from plait.evaluate.chosen import CALIBRATION
 from plait.runs.assemble import objective, recipe
 from plait.runs.console import Console
 from plait.runs.fit import calibrate
@@ -22,7 +23,7 @@ from plait.runs.job import TableJob
 from plait.runs.prepare import prepare
 from plait.runs.settings import Settings
 from plait.tasks.conformal import MOST, Misses
-from plait.tasks.deciding import best_temperature, cooled
+from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted
 from plait.tasks.registry import TASKS
 
 QUIET = Console(quiet=True)
@@ -155,6 +156,26 @@ def test_a_row_of_which_nothing_is_known_gets_the_frequencies_whatever_the_tempe
     run = runs["kind"]
     nothing = run.predict({"x0": [None, 1.0]}).to_pylist()[0]
     assert [nothing[f"p({c})"] for c in "abc"] == pytest.approx(run.task.frequencies.tolist(), abs=1e-6)
+
+
+def test_doubt_is_found_where_labels_are_wrong_at_random() -> None:
+    """No temperature is right for a model that is sure of labels of which three in ten are anything."""
+    rng = np.random.default_rng(0)
+    x = 4 * rng.normal(size=(9000, 3))
+    truth = np.where(rng.random(9000) < 0.3, rng.integers(0, 3, 9000), (x + rng.gumbel(size=x.shape)).argmax(1))
+    cool, doubt = best_doubt(x[:1000], np.zeros(3), truth[:1000])
+    assert doubt == pytest.approx(0.3, abs=0.1) and cool == pytest.approx(1, rel=0.4)
+
+    def error(p: np.ndarray) -> float:
+        return CALIBRATION.value(truth[1000:], p, p.argmax(1), w=np.ones(8000), positive=None)
+
+    alone = best_temperature(x[:1000], np.zeros(3), truth[:1000])
+    assert error(doubted(x[1000:], np.zeros(3), cool, doubt)) < 0.03
+    assert error(doubted(x[1000:], np.zeros(3), alone, 0.0)) > 0.04
+    clean = (x + rng.gumbel(size=x.shape)).argmax(1)
+    assert best_doubt(x[:1000], np.zeros(3), clean[:1000])[1] <= 0.02
+    nothing = doubted(np.zeros((2, 3)) + [0.1, 0.5, 0.2], np.array([0.1, 0.5, 0.2]), 2.0, 0.3)
+    np.testing.assert_allclose(nothing[0], np.exp([0.1, 0.5, 0.2]) / np.exp([0.1, 0.5, 0.2]).sum())
 
 
 @settings(max_examples=20, deadline=None)
