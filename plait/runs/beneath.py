@@ -13,7 +13,7 @@ from plait.data.rows import Rows
 from plait.evaluate.intervals import Score, number
 from plait.evaluate.report import Section, Table
 from plait.runs.console import Console
-from plait.runs.folder import LADDER
+from plait.runs.folder import LADDER, MODEL
 from plait.runs.manifest import rewriting
 from plait.runs.predict import outputs
 from plait.runs.prepare import Prepared
@@ -46,7 +46,7 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     """Give `model` its ladder: that of the folder, of a run that goes on, or one that is learnt now and written."""
     if not isinstance(model, Answer) or not data.laddered:
         return
-    if (folder / LADDER).exists():
+    if (folder / LADDER).exists() and not (folder / MODEL).exists():  # else it knows the rows that watch by now
         model.ladder = Ladder.read(folder / LADDER, data.schema)
         return
     begun = time.monotonic()
@@ -60,9 +60,8 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     found = learn.climb(seen, y, kind, data.schema, seed, unit=unit, weight=weight)
     if found is None:
         return
-    with rewriting(folder / LADDER):
-        found.save(folder / LADDER)
     model.ladder = found
+    write(model, folder)
     console.say("beneath", f"{_reached(found)}, out of fold, in {time.monotonic() - begun:.0f} s")
 
 
@@ -118,16 +117,24 @@ def watch(model: Any, task: Task, rows: Rows, index: np.ndarray) -> Beneath | No
     return Beneath(model, task, rows, index) if isinstance(model, Answer) and model.ladder else None
 
 
-def relearn(model: Answer, data: Prepared, folder: Path, seed: int) -> None:
-    """Learn the rungs once more on all rows but those that the report speaks of, and write them."""
-    assert model.ladder is not None and isinstance(data.task, AnswerTask)
+def write(model: Any, folder: Path) -> None:
+    """Write the ladder, of a model that has one."""
+    if model.ladder is not None:
+        with rewriting(folder / LADDER):
+            model.ladder.save(folder / LADDER)
+
+
+def relearn(model: Any, data: Prepared, folder: Path, seed: int) -> None:
+    """Learn the rungs once more on all rows but those that the report speaks of, and write them. After this nothing is
+    weighed by the rows that watched."""
+    if not isinstance(model, Answer) or model.ladder is None or not isinstance(data.task, AnswerTask):
+        return
     if len(data.splits.get("test", ())) or data.folds:
         index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
         seen, _ = given(data.rows, index)
         weight = None if data.weights is None else data.weights[index]
         learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
-    with rewriting(folder / LADDER):
-        model.ladder.save(folder / LADDER)
+        write(model, folder)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

@@ -27,7 +27,7 @@ from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.beneath import climb, relearn, rungs, watch
+from plait.runs.beneath import climb, relearn, rungs, watch, write
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
@@ -49,7 +49,6 @@ from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
 from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
-from plait.tasks.rowwise import Answer
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, METRICS, Plan, train
 
@@ -282,10 +281,10 @@ def _train(
         console.say("", remark)
     for remark in calibrate(job):
         console.say("", remark)
-    if isinstance(job.model, Answer) and job.model.ladder:
-        relearn(job.model, data, folder, settings.seed)
     try:
+        write(job.model, folder)
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
+        relearn(job.model, data, folder, settings.seed)
     except DataError as error:
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"

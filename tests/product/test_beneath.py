@@ -13,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 import plait
 from plait.errors import DataError
+from plait.runs import fit as fitting
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
+from plait.tasks.beneath import Ladder, learn
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ana", "olo", "iri", "eku", "uvo")]
 LIKE = dict(target="y", system="auto", epochs=2, seed=0, console=Console(quiet=True), folds=1)
@@ -28,6 +30,10 @@ def table(n: int = 300, seed: int = 0) -> pd.DataFrame:
     number = rng.normal(size=n) + 0.5 * score
     return pd.DataFrame({"text": [" ".join(t) for t in texts], "number": number,
                          "y": np.where(score + 0.3 * rng.normal(size=n) > 0, "yes", "no")})  # fmt: skip
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +71,20 @@ def test_a_damaged_ladder_is_one_sentence(run, tmp_path):
 
 def test_it_goes_on_with_the_ladder_that_it_has(tmp_path, monkeypatch):
     one = plait.fit(table(120), out=tmp_path / "a", **LIKE)
-    plait.fit(table(120), out=tmp_path / "b", **(LIKE | {"epochs": 1}))
-    from plait.tasks.beneath import learn
-
-    monkeypatch.setattr(learn, "climb", None)  # it is not learnt anew
-    two = plait.fit(table(120), out=tmp_path / "b", resume=True, epochs=2, console=Console(quiet=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            plait.fit(table(120), out=tmp_path / "b", **LIKE)
+    with monkeypatch.context() as patch:
+        patch.setattr(learn, "climb", stopped)  # it is not learnt anew
+        two = plait.fit(table(120), out=tmp_path / "b", resume=True, console=Console(quiet=True))
     assert two.predict(table(40, 2)).equals(one.predict(table(40, 2)))
+    watched = []
+    monkeypatch.setattr(Ladder, "join", lambda ladder, beneath, *_: watched.append(beneath) or 0.0)
+    plait.fit(table(120), out=tmp_path / "b", resume=True, epochs=3, console=Console(quiet=True))
+    fresh = plait.fit(table(120), out=tmp_path / "c", **(LIKE | {"epochs": 3}))
+    assert fresh is not None
+    assert np.array_equal(watched[0], watched[-1])  # by a ladder that has not seen the rows that watch
 
 
 def test_without_it_nothing_is_learnt_beneath(tmp_path):
