@@ -21,7 +21,7 @@ from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Column, Schema, Slot
 from plait.data.table import Table
 from plait.data.weights import read_weights
-from plait.errors import DataError, nearest
+from plait.errors import DataError, PlaitError, nearest
 
 CHUNK, CELLS = 64, 1024  # rows per piece of work of a decoding thread, and of cells that are no files
 LATE = 100_000  # rows above which cells that can be told to be readable are read batch by batch
@@ -222,7 +222,7 @@ class Rows:
         "present"."""
         self.scan()
         if not self.keep:
-            raise ValueError("rows that keep no values make no batches: Rows(..., keep=True)")
+            raise PlaitError("rows that keep no values make no batches: Rows(..., keep=True)")
         index = np.asarray(index, dtype=np.int64)
         if index.ndim != 1 or (len(index) and (index.min() < 0 or index.max() >= len(self))):
             raise IndexError(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from plait.data.files import ARROW, local_path
-from plait.errors import DataError
+from plait.errors import DataError, PlaitError
 
 BLOCK = 1 << 14  # rows at once
 
@@ -121,7 +121,7 @@ def nearest(
     for vectors, there in blocks:
         if vectors.shape[1] != queries.shape[1]:
             if there is None or there.any():
-                raise ValueError(f"{vectors.shape[1]}")
+                raise PlaitError(f"{vectors.shape[1]}")
             start += len(vectors)
             continue
         found = vectors @ queries.T if scored is None else scored(queries, vectors).T  # (b, Q)

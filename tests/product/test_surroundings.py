@@ -26,7 +26,7 @@ for i in range(60):
     Image.fromarray(rng.integers(0, 128, (9, 9, 3)).astype(np.uint8) + np.uint8(127 * (i % 2))).save(out, "PNG")
     photos.append(out.getvalue())
 table = {"photo": photos, "text": [f"row {i}, as written" for i in range(60)], "label": ["dark", "light"] * 30}
-run = plait.fit(table, target="label", out="run", system="auto_toy", epochs=1, image_size=32, folds=1)
+run = plait.fit(table, target="label", out="run", system="auto_toy", epochs=1, image_size=32)
 assert run.predict(table).num_rows == 60
 assert not {"torchvision", "torchaudio", "transformers", "timm"} & set(sys.modules)
 try:
@@ -94,7 +94,12 @@ def may_mount() -> bool:
 @pytest.mark.parametrize(
     "size, others, said, again",
     [
-        ("8k", 8192, "cannot write disk/run/splits.parquet: the disk is full", f"fit wine.csv {OPTIONS} -o disk/run"),
+        (
+            "8k",
+            8192,
+            "cannot write disk/run/splits.parquet: the disk is full",
+            f"fit wine.csv {OPTIONS} --out disk/run",
+        ),
         ("600k", 0, "could not save a checkpoint in disk/run/checkpoints: the disk is full", "fit --resume disk/run"),
         (
             "6200k",
