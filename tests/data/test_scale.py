@@ -416,3 +416,13 @@ def test_very_large_pictures_are_made_smaller_in_parts(monkeypatch, mode, turned
         and (found == 128).all((0, 2)).tolist() == (usual == 128).all((0, 2)).tolist()
     )
     assert len(parts) > 5 and max(w * h for w, h in parts) <= 7000
+
+
+def test_rows_are_digested_in_parts_as_in_one(monkeypatch) -> None:
+    lists = [[1.0, 2.0], [1.0, None], None, [2.0], [1.0, 2.0]] * 4
+    table = read_table({"a": list("xyxzé") * 4, "n": [1, 2, 1, None, 5] * 4, "l": pa.array(lists), "s": [b"\xff"] * 20})
+    schema, names = Schema.guess(table, kinds={"s": "category"}), ["a", "n", "l", "s"]
+    whole = row_digests(table, schema, names)
+    monkeypatch.setattr("plait.data.digest.ROWS", 3)
+    parts = row_digests(read_table(table.data), schema, names)
+    assert (whole == parts).all() and len(set(whole.tolist())) == 5
