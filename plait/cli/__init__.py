@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # libgomp's threads spin at each barrier: one more busy process on the machine was seen to cost 30 times the time. A
     # bounded spin costs a few percent where the cores are free, and must be asked for before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if sys.platform == "linux":  # Arrow's other allocators hold half a table more than there is; see docs/data.md
+    if sys.platform == "linux":  # Arrow's other allocators hold half a table more than there is
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
     try:
         from plait.cli.shell import run

@@ -20,34 +20,31 @@ from plait.data.schema import Schema
 from plait.data.table import Table
 
 SIZE, CHUNK, READERS = 16, 64, 4
-FEW = 1000  # rows for which threads are not worth it
+ROWS = 1 << 16  # digested at once
 BYTES = 1  # the seed of cells that are bytes, and no text
 _known: WeakKeyDictionary[Table, dict] = WeakKeyDictionary()  # reading every file twice would double the wait
 
 
-def cell_digests(table: Table, schema: Schema, name: str, cells: pa.ChunkedArray | None = None) -> np.ndarray:
+def cell_digests(table: Table, schema: Schema, name: str) -> np.ndarray:
     """One 16-byte digest per cell of a column (n,), dtype S16; b"" where the cell is null.
 
     Media are digested by their bytes, whether they lie in the table or in files; a path that cannot be read by the path
-    itself. Other cells by what they say as texts, so that 1, 1.0 and "1" are one. cells: as the schema reads them,
-    where they are at hand.
+    itself. Other cells by what they say as texts, so that 1, 1.0 and "1" are one.
     """
     column = schema.column(name)
     kept = _known.setdefault(table, {})
     key = (name, column.kind, str(column.style), schema.allow_outside)
     if key in kept:
         return kept[key]
-    cells = schema.read(table).column(name) if cells is None else cells
+    cells = schema.read(table).column(name)
     if KINDS[column.kind].media:
         place, starts = Place(table.root, schema.allow_outside), range(0, len(cells), CHUNK)
         with ThreadPoolExecutor(READERS) as pool:  # a slow disk is waited for once
             chunks = pool.map(lambda at: [_media(c, place) for c in cells.slice(at, CHUNK).to_pylist()], starts)
             found = np.asarray([digest for chunk in chunks for digest in chunk], f"S{SIZE}")
-    else:
-        found = _hashed(cells).view(f"S{SIZE}")[:, 0]
-    if KINDS[column.kind].media:  # of others what is kept would soon outgrow the table
-        kept[key] = found
-    return found
+        kept[key] = found  # of others what is kept would soon outgrow the table
+        return found
+    return _hashed(cells, _as_bytes(cells)).view(f"S{SIZE}")[:, 0]
 
 
 def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
@@ -62,16 +59,19 @@ def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
             sums = sum(_lanes(row_digests(table, schema, some)) for some in uses.values())
         else:
             read = schema.read(table)
-
-            def one(name: str) -> np.ndarray:
-                return mixed(_lanes(cell_digests(table, schema, name, read.column(name))), name)
-
+            media = {c.name: cell_digests(table, schema, c.name) for c in told if KINDS[c.kind].media}
+            rest = [(name, read.column(name), _as_bytes(read.column(name))) for name in names if name not in media]
             sums = np.zeros((len(table), 2), np.uint64)
+
+            def some(start: int) -> None:  # what columns are turned into on the way is as large as they are
+                part = sums[start : start + ROWS]
+                for name, digests in media.items():
+                    part += mixed(_lanes(digests[start : start + ROWS]), name)
+                for name, cells, as_bytes in rest:
+                    part += mixed(_hashed(cells.slice(start, ROWS), as_bytes), name)
+
             with ThreadPoolExecutor(2) as pool:
-                each = map if len(table) < FEW else pool.map
-                for start in range(0, len(names), 2):  # no more than two columns' digests at once
-                    for part in each(one, names[start : start + 2]):
-                        sums += part
+                list(pool.map(some, range(0, len(table), ROWS)))
         kept[key] = np.ascontiguousarray(sums).view(f"S{SIZE}")[:, 0]
     return kept[key]
 
@@ -88,14 +88,16 @@ def _lanes(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
 
 
-def _hashed(cells: pa.ChunkedArray) -> np.ndarray:
+def _as_bytes(cells: pa.ChunkedArray) -> bool:
+    """Whether cells are hashed as they lie there: bytes, and lists of floats without gaps."""
     kind = cells.type
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return hash_column(cells, BYTES)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type):
-        if not any(chunk.flatten().null_count for chunk in cells.chunks):
-            return hash_column(cells, BYTES)
-    return hash_column(column_text(cells))
+        return not any(chunk.flatten().null_count for chunk in cells.chunks)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _hashed(cells: pa.ChunkedArray, as_bytes: bool) -> np.ndarray:
+    return hash_column(cells, BYTES) if as_bytes else hash_column(column_text(cells))
 
 
 def _media(cell: Any, place: Place) -> bytes:

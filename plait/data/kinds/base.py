@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record, Within
 from plait.data import moments, numerals
+from plait.data.distinct import values_of
 from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
@@ -124,11 +125,18 @@ class Glance:
 
     def matching(self, pattern: str) -> int:
         """How many text cells match a regular expression (RE2)."""
-        return (
-            int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0)
-            if self.is_text
-            else 0
-        )
+        if not self.is_text:
+            return 0
+        if self._values is None:
+            return int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0)
+        values, counts = self._values
+        return int(counts[pc.match_substring_regex(values, pattern, ignore_case=True).to_numpy(False)].sum())
+
+    @cached_property
+    def _values(self) -> tuple[pa.Array, np.ndarray] | None:
+        """The different texts and how often each is there, where they repeat."""
+        found = values_of(self.filled)
+        return None if found is None else (found[0], np.bincount(found[1], minlength=len(found[0])))
 
     def share(self, test: Callable[[Any], bool]) -> float:
         """The share of the sampled values that pass a test."""

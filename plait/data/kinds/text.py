@@ -130,8 +130,10 @@ class TextKind(Kind):
         if limit < ends + 1:
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")
         before = "" if asked else options.prefix
-        some = [before + t for t in some]
-        lengths = [len(e) + ends for e in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+        found = tokenizer.encode_batch_fast([before + t for t in some], add_special_tokens=False)
+        lengths = [
+            max(len(e) + ends, limit if len(t) == most else 0) for e, t in zip(found, some)
+        ]  # of what was cut: all
         most = min(-(-int(np.ceil(np.quantile(lengths, 0.99))) // 8) * 8, limit) if lengths else limit
         vocab = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
         return {"tokenizer": tokenizer.to_str(), "vocab": vocab, "max_tokens": int(most), **ids}
