@@ -272,3 +272,20 @@ def test_folds_of_frozen_towers_are_weighed_as_the_run_is(tmp_path):
     assert facts["splits"]["folds"]["rows"] == 40 and facts["rungs"]["answers"] in ("on_towers", "from_nothing")
     assert plait.load(tmp_path / "run").predict(cells).num_rows == 40
     assert out.getvalue().count("validation loss") == 1  # folds are quiet
+
+
+def test_a_fold_that_can_learn_nothing_is_said_and_another_fault_stops(tmp_path, monkeypatch):
+    """Without the last two rows, which are one group, there is a single number."""
+    cells = {"x": list(range(60)), "y": [1.0] * 58 + [2.0, 3.0], "g": [f"g{min(i, 58)}" for i in range(60)]}
+    out, how = io.StringIO(), {"task": "regress", "group": "g", "folds": 2}
+    run = plait.fit(cells, out=tmp_path / "run", console=Console(out), **USUAL | how)
+    assert "cannot be learnt (the target 'y' is 1 in every training row" in out.getvalue()
+    (name,) = run.assessments
+    assert name in ("val", "train") and run.assessments[name].seen
+
+    def full(*_):
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(judging, "answer_all", full)
+    with pytest.raises(DataError, match="the disk is full"):
+        fit(table(), tmp_path / "other", folds=2)
