@@ -89,6 +89,8 @@ def judge(
             own = answer_all(run.model, run.task, rows, run.schema, index, run.precision)
             simple = rung_answers(run.model, run.task, rows, index, run.precision)
         except DataError as error:
+            if (folder / FOLDS / str(i)).exists():  # it could learn, and something else went wrong
+                raise
             console.say("careful", f"{name} cannot be learnt ({error}): the table is not judged by folds")
             return None
 

@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
 import plait
@@ -254,3 +256,36 @@ def test_a_run_that_is_stopped_in_a_fold_goes_on_there(tmp_path, monkeypatch):
     assert again.assessments["folds"].scores == whole.assessments["folds"].scores
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_folds_of_frozen_towers_are_weighed_as_the_run_is(tmp_path):
+    """Each fold fits on towers and from nothing and takes the better, as the run does, which can be loaded."""
+    save_file(plait.create_model("vit_toy", seed=1, num_classes=0).state_dict(), tmp_path / "vit.safetensors")
+    cells = tables.table(("image",), 40).select(["photo", "label"])
+    how = {"target": "label", "folds": 2, "towers": {"image": f"vit_toy:{tmp_path / 'vit.safetensors'}"}}
+    out = io.StringIO()
+    usual = USUAL | {"image_size": 32} | how
+    run = plait.fit(cells, out=tmp_path / "run", console=Console(out), **usual)
+    (found,) = run.assessments.values()
+    assert sorted(found.index) == list(range(40)) and not (tmp_path / "run" / "folds").exists()
+    facts = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert facts["splits"]["folds"]["rows"] == 40 and facts["rungs"]["answers"] in ("on_towers", "from_nothing")
+    assert plait.load(tmp_path / "run").predict(cells).num_rows == 40
+    assert out.getvalue().count("validation loss") == 1  # folds are quiet
+
+
+def test_a_fold_that_can_learn_nothing_is_said_and_another_fault_stops(tmp_path, monkeypatch):
+    """Without the last two rows, which are one group, there is a single number."""
+    cells = {"x": list(range(60)), "y": [1.0] * 58 + [2.0, 3.0], "g": [f"g{min(i, 58)}" for i in range(60)]}
+    out, how = io.StringIO(), {"task": "regress", "group": "g", "folds": 2}
+    run = plait.fit(cells, out=tmp_path / "run", console=Console(out), **USUAL | how)
+    assert "cannot be learnt (the target 'y' is 1 in every training row" in out.getvalue()
+    (name,) = run.assessments
+    assert name in ("val", "train") and run.assessments[name].seen
+
+    def full(*_):
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(judging, "answer_all", full)
+    with pytest.raises(DataError, match="the disk is full"):
+        fit(table(), tmp_path / "other", folds=2)
