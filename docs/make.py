@@ -81,6 +81,9 @@ def page(system: System) -> str:
     for roles in dict.fromkeys(system.size_roles.values()):
         sizes = [f"`{info.name}`" for info in infos if info.roles == roles and info.size in system.size_roles]
         lines += [f"Of {', '.join(sizes)} only {', '.join(roles)}."]
+    for takes in dict.fromkeys(system.size_takes.values()):
+        sizes = [f"`{info.name}`" for info in infos if info.takes == takes and info.size in system.size_takes]
+        lines += [f"{', '.join(sizes)} takes {', '.join(takes)}."]
     lines += [
         f"Code: [{system.module.replace('.', '/')}.py](../../{system.module.replace('.', '/')}.py).",
         "",

@@ -18,7 +18,7 @@ frame["cultivar"] = frame.pop("target").map({0: "red", 1: "white", 2: "rose"})
 frame.loc[::7, "alcohol"] = None  # missing cells are normal
 
 new, known = frame[::10].reset_index(drop=True), frame.drop(frame.index[::10]).reset_index(drop=True)
-run = plait.fit(known, target="cultivar", epochs=20, out=out / "wine")
+run = plait.fit(known, target="cultivar", epochs=20, folds=1, out=out / "wine")  # judged below, by rows of our own
 print(*run.evaluate(new).scores[:2], sep="\n")
 
 answers = plait.load(out / "wine").predict(new.drop(columns="cultivar"))  # the same run, later

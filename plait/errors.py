@@ -19,6 +19,11 @@ class UsageError(PlaitError):
     """The user asked for something that does not exist or does not fit together (exit code 2)."""
 
 
+def panicked(error: BaseException) -> bool:
+    """Whether a library in Rust gave up: its exception is no Exception, so that it ends what would outlive errors."""
+    return type(error).__name__ == "PanicException"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that suggests the closest known name, or lists what is known: ``Did you mean 'photo'?``"""
     known = [str(k) for k in known]

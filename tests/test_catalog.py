@@ -46,6 +46,7 @@ def test_tables_are_a_line_a_row(system):
             "SIZES",
             "WEIGHTS",
             "SIZE_ROLES",
+            "SIZE_TAKES",
             "TAGS",
         ):
             table = lines[node.lineno - 1 : node.end_lineno]
@@ -248,7 +249,8 @@ def test_every_listed_name_is_known_and_gives_its_own_facts():
     for name in plait.list_models(toys=True):
         info = plait.model_info(name)
         assert isinstance(info, ModelInfo) and info.name == name == f"{info.system.name}_{info.size}"
-        assert info.takes == info.system.takes and "references" not in info.weights
+        takes = info.system.size_takes.get(info.size, info.system.takes)
+        assert info.takes == takes and set(takes) <= set(info.system.takes) and "references" not in info.weights
     info = plait.model_info("vit_tiny_patch16_224")
     assert info.parameters == 5_717_416  # as timm counts them
     assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {

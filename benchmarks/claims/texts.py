@@ -14,6 +14,7 @@ from plait.core.attend import seams
 from plait.core.catalog import build
 from plait.core.init import initialise
 from plait.parts.objectives.contrastive import contrastive
+from plait.parts.objectives.late import late
 from plait.parts.objectives.multilabel import decoupled_softmax, soft_topk_loss
 
 BEGIN, END, FIRST = 2, 3, 5  # ids; the first of a word
@@ -213,7 +214,53 @@ def labels() -> Trial:
     return Trial(how, "precision at 3", rules, run)
 
 
+def late_pairs(
+    name: str, arms: dict[str, dict], *, things: int, swapped: bool, rate: float, **how: int
+) -> Callable[[int], dict[str, float]]:
+    """Models of the size `name` whose two sides are compared late, on pairs, by recall@1 among 400. swapped: the long
+    text asks."""
+    language = Language(things)
+    slots = {side: {"kind": "text", "vocab": language.vocab} for side in ("a", "b")}
+
+    def sides(model: nn.Module, rows: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        one, two = language.pairs(rows, g, **how)
+        found = model.embed({"a": two, "b": one} if swapped else {"a": one, "b": two})
+        return found["a"], found["b"]
+
+    def loss(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+        return contrastive(*sides(model, 32, g), model.logit_scale, compare=late(model))["contrastive"]
+
+    def run(seed: int) -> dict[str, float]:
+        told = {}
+        for arm, arguments in arms.items():
+            model = learn(made(name, seed, vocab=language.vocab, slots=slots, **arguments), loss, 500, seed, rate)
+            with torch.no_grad():
+                scores = late(model)(*sides(model, 400, torch.Generator().manual_seed(999)))
+            told[arm] = float((scores.argmax(1) == torch.arange(400)).float().mean())
+        return told
+
+    return run
+
+
+def several() -> Trial:
+    """Passages of many things, of which a question asks for two, in vectors of eight numbers."""
+    arms = {"six vectors": dict(views=6, project=8), "one vector": dict(views=1, project=8)}
+    run = late_pairs("me_bert_toy", arms, things=30, swapped=False, rate=1e-3, said=6, noisy=0)
+    how = "passages of six of 30 things, kept as vectors of eight numbers, 500 steps of 32"
+    return Trial(how, "recall@1 among 400", (Rule("six vectors", "higher", "one vector"),), run)
+
+
+def codes() -> Trial:
+    """A long text looks for the short one that says two of its things."""
+    arms = {"eight codes": dict(codes=8), "one code": dict(codes=1)}
+    run = late_pairs("poly_encoder_toy", arms, things=60, swapped=True, rate=3e-3, said=9, noisy=3)
+    how = "texts of nine of 60 things and three more words look for one that says two of them, 500 steps of 32"
+    return Trial(how, "recall@1 among 400", (Rule("eight codes", "higher", "one code"),), run)
+
+
 TRIALS = {
+    "me_bert": several(),
+    "poly_encoder": codes(),
     "decoupled_softmax_dexml": labels(),
     "gtr_stages": stages(),
     "gtr_towers": larger(),

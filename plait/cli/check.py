@@ -76,7 +76,7 @@ def check(
     if not json and not quiet:
         _print(found, data.source)
         if place:
-            print(f"bad cells are listed in {place}")
+            print(clean(f"bad cells are listed in {place}"))
     return Answer({"table": str(data.source), **found, "bad_rows": str(place) if place else None})
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from plait.core.files import refuse_unwritable
 from plait.errors import PlaitError, UsageError
 from plait.runs.settings import Settings
 
@@ -143,4 +144,5 @@ def writable(path: str, suffixes: tuple[str, ...] = WRITTEN, option: str = "--ou
         raise UsageError(f"{option} got {path!r}, expected a name that ends in {', '.join(suffixes)}")
     if Path(path).is_dir():
         raise UsageError(f"{option} got {path!r}, which is a folder")
+    refuse_unwritable(Path(path).parent)
     return Path(path)

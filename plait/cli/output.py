@@ -8,6 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from plait.core.printed import clean
+
+__all__ = ["Answer", "as_json", "bad_cells", "clean", "counted", "grid", "lines"]
+
 WIDE = 160  # columns, where there is no terminal to ask
 
 
@@ -37,11 +41,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def clean(text: object) -> str:
-    """A text without control characters, which could drive the terminal: cells and names are the user's data."""
-    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-
-
 def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print a table that folds its cells to the terminal's width. right: columns set at the right."""
     from rich.console import Console
@@ -50,7 +49,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(clean(name)), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False)
@@ -61,7 +60,7 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table of one line per row, whatever the width: for long lists, and for other programs to read."""
-    cells = [list(columns), *([clean(c) for c in row] for row in rows)]
+    cells = [[clean(c) for c in row] for row in (columns, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

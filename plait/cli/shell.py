@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,9 +35,11 @@ from plait.cli.show import show
 from plait.cli.use import use
 from plait.cli.verify import verify
 from plait.cli.weights import weights
-from plait.errors import DataError, PlaitError, UsageError, nearest
+from plait.core.files import refusal
+from plait.errors import DataError, PlaitError, UsageError, nearest, panicked
 
 DEFECT, USAGE, DATA, CLOSED_PIPE = 1, 2, 3, 141
+OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # of errors that name no file
 PACKAGE = Path(plait.__file__).parent
 
 
@@ -106,7 +110,20 @@ def application() -> typer.Typer:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line. Nothing but KeyboardInterrupt during start-up gets out of here."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *_: f"plait: {clean(message)} ({category.__name__})\n"
+    try:
+        return _run(argv)
+    finally:
+        warnings.formatwarning = before
+
+
+def _run(argv: Sequence[str]) -> int:
     argv = list(argv) or ["--help"]
+    closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us: what is printed is lost, the work is not
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     wants_json = "--json" in argv and not {"--help", "-h"} & set(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -117,18 +134,32 @@ def run(argv: Sequence[str]) -> int:
                 answer = _invoke(argv)
         except BrokenPipeError:
             raise
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:
+            if isinstance(error, SystemExit | GeneratorExit):
+                raise
             code, message = _explained(error)
             answer = Answer({"error": message, "code": code}, code, message)
         if wants_json:
             print(as_json(answer.data))
         sys.stdout.flush()
+        if closed:
+            print("plait: standard output is closed: what would stand there is lost", file=sys.stderr)
         if answer.complaint:
-            print(f"plait: {answer.complaint}", file=sys.stderr)
+            print(f"plait: {clean(answer.complaint)}", file=sys.stderr)
         return answer.code
     except BrokenPipeError:  # whoever read our output has gone: end as any Unix tool does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _to_nowhere()
         return CLOSED_PIPE
+    except OSError as error:
+        _to_nowhere()
+        with suppress(OSError):
+            print(f"plait: cannot write standard output: {refusal(error)}", file=sys.stderr)
+        return DATA
+
+
+def _to_nowhere() -> None:
+    """Nothing that is still to be printed is tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _invoke(argv: list[str]) -> Answer:
@@ -153,7 +184,11 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return DATA if isinstance(error, DataError) else USAGE, clean(error)
     if isinstance(error, OSError) and error.filename is not None:
         return DATA, clean(f"{error.filename}: {error.strerror or error}")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, OSError) and error.errno in OUTPUT:
+        return DATA, f"cannot write standard output: {refusal(error)}"
+    if panicked(error):
+        return DATA, clean(f"a library gave up (a panic in Rust): {error}. Is a tokenizer.json or a cell damaged?")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _no_memory(error):
         return DATA, "out of memory: give a smaller --batch-size, --image-size or --system"
     where = next(
         (f for f in reversed(traceback.extract_tb(error.__traceback__)) if PACKAGE in Path(f.filename).parents), None
@@ -162,6 +197,12 @@ def _explained(error: BaseException) -> tuple[int, str]:
     return DEFECT, clean(
         f"this is a defect: {type(error).__name__}: {error}{place} (PLAIT_DEBUG=1 shows the traceback)"
     )
+
+
+def _no_memory(error: BaseException) -> bool:
+    """torch has no exception of its own for what it cannot have on the CPU."""
+    told = str(error) if isinstance(error, RuntimeError) else ""
+    return "can't allocate memory" in told or "not enough memory" in told
 
 
 def _usage(error: Any) -> str:

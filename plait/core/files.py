@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -24,13 +26,25 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(part)
+            with ordinary(part):
+                write(part)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise DataError(f"cannot write {path}: {refusal(error)}") from error
     return path
+
+
+@contextmanager
+def ordinary(path: Path) -> Iterator[None]:
+    """Around the writing of a new file: who may read it is up to the umask, also where a library makes its files for
+    their owner alone."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def refuse_unwritable(folder: str | Path) -> None:

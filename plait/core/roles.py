@@ -48,7 +48,7 @@ class Backbone(Model, Protocol):
 @runtime_checkable
 class Embedder(Model, Protocol):
     """Puts several modalities into one space. embed_width: E. logit_scale (1,): the logarithm of the factor of a
-    cosine."""
+    cosine. One that keeps several vectors of a text in one also has `late`, how two of these are compared."""
 
     embed_width: int
     logit_scale: Tensor

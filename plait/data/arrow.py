@@ -130,6 +130,20 @@ def as_text(cell: Any) -> str:
     return str(cell)
 
 
+def bytes_text(cell: bytes) -> str:
+    """Bytes that are no file as a label: the text that they are, or "0x" and their digits."""
+    try:
+        text = cell.decode()
+    except UnicodeDecodeError:
+        return f"0x{cell.hex()}"
+    return f"0x{cell.hex()}" if text.startswith("0x") else text
+
+
+def text_bytes(text: str) -> bytes:
+    """The bytes that `bytes_text` told."""
+    return bytes.fromhex(text[2:]) if text.startswith("0x") else text.encode()
+
+
 def declared(data: pa.Table) -> dict[str, list[str]]:
     """The columns whose type says that they are categories, and their values where these have an order."""
     found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from plait.errors import DataError
@@ -30,9 +31,11 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
     """`image` or `audio` (paths relative to it), `label` for class folders, `split` for train/val/test folders
     above."""
     files = sorted(
-        p.relative_to(folder)
-        for p in folder.rglob("*")
-        if p.is_file() and not any(s.startswith(".") for s in p.relative_to(folder).parts)
+        Path(home).relative_to(folder) / name
+        for home, _, names in os.walk(folder, onerror=_unreadable)
+        if not any(s.startswith(".") for s in Path(home).relative_to(folder).parts)
+        for name in names
+        if not name.startswith(".") and (Path(home) / name).is_file()
     )
     media = {kind: [p for p in files if p.suffix.lower() in suffixes] for kind, suffixes in MEDIA.items()}
     if media["image"] and media["audio"]:
@@ -59,6 +62,13 @@ def folder_columns(folder: Path) -> dict[str, list[str]]:
     elif depth >= 2:
         columns["label"] = [p.parts[0] for p in found]
     return columns
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename} cannot be read: {error.strerror}. Without it rows, or a class, would be missing: let "
+        "it be read, or take it out of the folder"
+    ) from error
 
 
 def file_columns(path: Path) -> dict[str, list[str]]:

@@ -24,6 +24,7 @@ from plait.data.weights import read_weights
 from plait.errors import DataError, nearest
 
 CHUNK, CELLS = 64, 1024  # rows per piece of work of a decoding thread, and of cells that are no files
+LATE = 100_000  # rows above which cells that can be told to be readable are read batch by batch
 
 Cells = Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor | None]]  # rows (B,) -> values (B, ...) and their keep
 # What makes vectors (n, F) float32 of the cells of some rows (n,), and says of how many it just did.
@@ -48,6 +49,12 @@ class BadCells:
             if (key := (int(row), column)) not in self.cells:
                 self.cells[key] = (kind, reason, shown)
                 self.reasons.setdefault(column, Counter())[reason] += 1
+
+    def take(self, other: BadCells, column: str) -> None:
+        """List the cells of a column that another lists."""
+        self.cells |= {key: cell for key, cell in other.cells.items() if key[1] == column}
+        if column in other.reasons:
+            self.reasons[column] = other.reasons[column].copy()
 
     def count(self) -> int:
         """The number of bad cells."""
@@ -99,6 +106,7 @@ class Rows:
 
     keep: whether values are kept; without them rows make no batches, and a scan only tells what can be read.
     towers: {slot: what reads its cells}: the slot then holds vectors, scaled as its column's params say.
+    share: the same table by another schema: what that has decoded is not decoded again where the params are the same.
     """
 
     def __init__(
@@ -112,13 +120,14 @@ class Rows:
         asked: bool = False,
         towers: Mapping[str, Reader] | None = None,
         keep: bool = True,
+        share: Rows | None = None,
     ):
         self.keep = keep
         self.said: list[str] = []  # after a scan: what was estimated, in sentences
         self.table, self.schema = schema.read(table), schema
         self.cache_bytes, self.workers = cache_bytes, max(1, workers)
         self.allow_outside = allow_outside or schema.allow_outside
-        self.towers = towers or {}
+        self.towers, self.share = towers or {}, share
         self.bad = BadCells()
         self.absent = [name for name in schema.inputs if not table.has(name)]
         if len(self.absent) == len(schema.inputs):
@@ -197,6 +206,16 @@ class Rows:
         """{slot: (n,) bool}: which rows have anything usable in the slot."""
         self.scan()
         return {slot.name: self._present[slot.name].copy() for slot in self.schema.slots}
+
+    def plain(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column that shares its slot: its encoded cells (n, F), and which of them are real (n, F)."""
+        self.scan()
+        slot = next(s for s in self.schema.slots if name in s.columns)
+        widths = [KINDS[c.kind].width(c.params) for c in map(self.schema.column, slot.columns)]
+        end = int(np.cumsum(widths)[slot.columns.index(name)])
+        part = slice(end - widths[slot.columns.index(name)], end)
+        values, real = self._shared[slot.name]
+        return values[:, part].numpy(), real[:, part].numpy()
 
     def batch(self, index: np.ndarray) -> dict:
         """The rows `index` (B,) as a dict of tensors (see docs/architecture.md), with "row" (B,) int64, "keep" and
@@ -290,10 +309,15 @@ class Rows:
         way."""
         column = self.schema.column(name)
         kind, place = KINDS[column.kind], self.places[name]
+        if (shared := self._shared_store(slot, column)) is not None:
+            if step:
+                step(len(self))
+            return shared
         present = np.zeros(len(self), bool)
         self._present[slot] = present
-        if not self.keep and self._surveyed(slot, name):
-            return None
+        late = column.use == "input" and len(self) > LATE
+        if (late or not self.keep) and self._surveyed(slot, name):
+            return None  # cells are read when a batch asks for them
         store = kind.store(len(self), column.params)
         keep = threading.Event()
         if self.keep and store.nbytes <= room:
@@ -341,6 +365,21 @@ class Rows:
     def _see(self, slot: str, real: np.ndarray) -> None:
         self._present[slot] = self._present.get(slot, False) | real
 
+    def _shared_store(self, slot: str, column: Column) -> Any:
+        """The store of `share`, and what it says of the column's cells, where it read them as this schema does."""
+        other = self.share
+        if other is None or slot in self.towers or slot in other.towers or other._stores.get(slot) is None:
+            return None
+        theirs = other.schema.column(column.name)
+        if (theirs.kind, theirs.use, theirs.params) != (column.kind, column.use, column.params):
+            return None
+        if (other.table.root, len(other), other.allow_outside) != (self.table.root, len(self), self.allow_outside):
+            return None
+        self._present[slot] = other._present[slot].copy()
+        self.places[column.name].notes.update(other.places[column.name].notes)
+        self.bad.take(other.bad, column.name)
+        return other._stores[slot]
+
     def _read_by_tower(self, slot: Slot, step: Callable[[int], None] | None) -> Any:
         """A store of vectors in place of the cells, zeros where there is none."""
         params, there = self.schema.column(slot.columns[0]).params, np.flatnonzero(self._present[slot.name])
@@ -359,8 +398,13 @@ class Rows:
         windows = torch.tensor([0.0, 0.0, *map(float, params["size"][::-1])]).repeat(len(self), 1)
         there = np.flatnonzero(self._present[slot.name])
         cells = self.table.column(name) if len(there) else []
-        for row in there:
-            windows[row] = torch.tensor(kind.window(cells[int(row)].as_py(), params, place))
+        for row in map(int, there):
+            cell = cells[row].as_py()
+            try:
+                windows[row] = torch.tensor(kind.window(cell, params, place))
+            except (Bad, Missing) as reason:  # it was read a moment ago
+                self.bad.add(row, name, kind.name, str(reason), cell)
+                self._present[slot.name][row] = False
         return windows
 
     def _encode(self, rows: Sequence[int], cells: list, name: str, place: Place) -> list[np.ndarray | None]:
@@ -396,15 +440,17 @@ class Rows:
         wanted = np.flatnonzero(present.numpy())
         present = present.clone()
 
-        def work(at: int) -> None:
-            row = int(index[at])
-            (encoded,) = self._encode([row], [cells[row].as_py()], name, place)
-            if encoded is None:
-                present[at] = False
-            else:
-                store.replace(at, encoded)
+        def work(start: int) -> None:
+            some = wanted[start : start + chunk]
+            rows = index[some]
+            for at, encoded in zip(some, self._encode(rows, cells.take(pa.array(rows)).to_pylist(), name, place)):
+                if encoded is None:
+                    present[at] = False
+                else:
+                    store.replace(int(at), encoded)
 
-        for _ in self._map(work, wanted.tolist(), kind.media):
+        chunk = 1 if kind.media else CELLS
+        for _ in self._map(work, range(0, len(wanted), chunk), kind.media):
             pass
         store.seal()
         values, keep = store.batch(np.arange(len(index)))

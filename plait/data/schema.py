@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from plait.data.arrow import bytes_text
 from plait.data.columns import Column, Slot
 from plait.data.guess import guess_columns, kinds_of, names_of
 from plait.data.kinds import KINDS
@@ -250,12 +251,19 @@ def _cells(table: Table, column: Column) -> pa.ChunkedArray:
     number = style.get("number", {}) if column.kind == "number" else None
     if column.name in table.written and (number is None or number.get("decimal") == ","):
         cells = table.written[column.name]
+    if _holds_bytes(cells.type) and not KINDS[column.kind].own_slot:
+        texts_of = [None if c is None else bytes_text(c) for c in cells.to_pylist()]
+        cells = pa.chunked_array([pa.array(texts_of, pa.string())])
     blanks, texts = style.get("blanks", []), pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
     if texts and (blanks or not KINDS[column.kind].own_slot):
         cells = without(cells, blanks)
     if "one" in style:
         cells = column_text(cells).cast(pa.string()).fill_null(BLANK)
     return cells
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _slots(columns: Iterable[Column]) -> list[Slot]:

@@ -116,6 +116,20 @@ def split_in_time(
     return {"train": rest} | {side: found.get(side, np.zeros(0, np.int64)) for side in NAMES[1:]}
 
 
+def folds_in_time(table: Table, schema: Schema, name: str, folds: int) -> np.ndarray:
+    """(n,) int64: the fold of each row, later ones with higher numbers, of about as many rows each; -1: the earliest
+    rows, as many again, which are only learnt from. Rows of one moment share a fold. Raises as `split_in_time`."""
+    when = _moments(table, schema, name)
+    moments, first = np.unique(np.sort(when), return_index=True)
+    if len(moments) <= folds:
+        raise DataError(f"{name!r} holds {len(moments)} different times, expected at least {folds + 1}: one more fold")
+    at = np.minimum(first * (folds + 1) // len(when), folds) - 1
+    at = np.maximum(at, np.arange(len(moments)) - len(moments) + folds)  # no fold is empty
+    for i in range(1, len(at)):
+        at[i] = min(at[i], at[i - 1] + 1)
+    return at[np.searchsorted(moments, when)].astype(np.int64)
+
+
 def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
     """(n,) float64: what the column orders rows by."""
     column, cells = schema.column(name), table.column(name)
@@ -134,8 +148,38 @@ def _moments(table: Table, schema: Schema, name: str) -> np.ndarray:
     return values
 
 
-def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> list[np.ndarray]:
-    """Rows that must stay together, in the order of their digests."""
+def split_folds(
+    table: Table,
+    schema: Schema,
+    folds: int,
+    *,
+    seed: int = 0,
+    group: str | None = None,
+    stratify: Sequence | np.ndarray | None = None,
+) -> np.ndarray:
+    """(n,) int64: the fold, from 0, that each row is held out in. Sizes differ by as little as groups allow; group and
+    stratify as in `split_rows`, and identical rows share a fold.
+
+    Raises DataError where there are fewer groups of rows than folds.
+    """
+    classes = _codes(stratify, len(table))
+    together, starts = _clusters(table, schema, group, seed)
+    clusters = np.split(together, starts[1:-1])
+    if len(clusters) < folds:
+        raise DataError(f"{len(clusters)} groups of rows are too few for {folds} folds: give --folds 1")
+    side = np.zeros(len(table), np.int64)
+    have = np.zeros((folds, classes.max(initial=0) + 1), np.int64)
+    for rows in sorted(clusters, key=len, reverse=True):  # of equal ones in the order of their digests
+        which, count = np.unique(classes[rows], return_counts=True)
+        at = min(range(folds), key=lambda i: (int(have[i, which] @ count), int(have[i].sum()), i))
+        side[rows] = at
+        have[at, which] += count
+    return side
+
+
+def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """All rows (n,), those that must stay together side by side and in the order of their digests, and where each such
+    cluster begins, and the last ends (C + 1,)."""
     n = len(table)
     content = row_digests(table, schema, sorted(schema.inputs + schema.targets))
     order = mixed(content.view(np.uint64).reshape(-1, 2), f"split {seed}")[:, 0]
@@ -151,8 +195,10 @@ def _clusters(table: Table, schema: Schema, group: str | None, seed: int) -> lis
     by = np.lexsort((np.arange(n), roots))
     starts = np.flatnonzero(np.diff(roots[by], prepend=-1))
     first = np.minimum.reduceat(order[by], starts)
-    groups = np.split(by, starts[1:])
-    return [groups[i] for i in np.lexsort((by[starts], first)).tolist()]
+    order, sizes = np.lexsort((by[starts], first)), np.diff(starts, append=n)
+    ends = np.cumsum(sizes[order])
+    rows = by[np.repeat(starts[order] - ends + sizes[order], sizes[order]) + np.arange(n)]
+    return rows, np.append(0, ends)
 
 
 def linked(keys: list[np.ndarray]) -> np.ndarray:
@@ -185,54 +231,63 @@ def _quota(counts: np.ndarray, fraction: float) -> np.ndarray:
     return quota
 
 
-def _fill(clusters: list[np.ndarray], classes: np.ndarray, counts: np.ndarray, quota: dict, totals: dict) -> np.ndarray:
-    side = np.zeros(len(classes), np.int64)  # 0 train, 1 val, 2 test
-    left = {name: quota[name].copy() for name in quota}
-    room = dict(totals)
-    training = counts.copy()
-    kept: list[np.ndarray] = []
+def _fill(
+    clusters: tuple[np.ndarray, np.ndarray], classes: np.ndarray, counts: np.ndarray, quota: dict, totals: dict
+) -> np.ndarray:
+    """The side of each row (n,): 0 train, 1 val, 2 test."""
+    rows, bounds = clusters
+    starts, of_row = bounds.tolist(), classes[rows].tolist()
+    alone = (np.diff(bounds) == 1).tolist()
+    left = {name: quota[name].tolist() for name in quota}
+    room, training = dict(totals), counts.copy()
+    given = np.zeros(len(alone), np.int64)  # the side of each cluster
 
-    def give(rows: np.ndarray, name: str) -> None:
-        side[rows] = NAMES.index(name)
-        np.subtract.at(training, classes[rows], 1)
-        room[name] -= len(rows)
+    def told(at: int) -> tuple[list[int], list[int]]:
+        """The different classes of a cluster, and how often each is there."""
+        if alone[at]:
+            return [of_row[starts[at]]], [1]
+        which, have = np.unique(of_row[starts[at] : starts[at + 1]], return_counts=True)
+        return which.tolist(), have.tolist()
 
-    for rows in clusters:
-        if not any(room.values()):
-            kept.append(rows)
-            continue
-        which, have = _tally(classes[rows])
-        # the emptier one first
-        for name in sorted(("test", "val"), key=lambda side: -room[side] / max(totals[side], 1)):
-            if (have <= left[name][which]).all() and len(rows) <= room[name]:
-                left[name][which] -= have
-                give(rows, name)
+    def give(at: int, name: str) -> None:
+        given[at] = NAMES.index(name)
+        which, have = told(at)
+        training[which] -= have
+        room[name] -= starts[at + 1] - starts[at]
+
+    for at in range(len(alone)):
+        if room["test"] <= 0 and room["val"] <= 0:
+            break
+        which, have = told(at)
+        size = starts[at + 1] - starts[at]
+        emptier = room["test"] * max(totals["val"], 1) >= room["val"] * max(totals["test"], 1)
+        for name in ("test", "val") if emptier else ("val", "test"):  # the emptier one first
+            if size <= room[name] and all(n <= left[name][k] for k, n in zip(which, have)):
+                for k, n in zip(which, have):
+                    left[name][k] -= n
+                give(at, name)
                 break
-        else:
-            kept.append(rows)
+    kept = np.flatnonzero(given == 0).tolist()
 
-    def spared(rows: np.ndarray) -> bool:
-        which, have = _tally(classes[rows])
+    def spared(at: int) -> bool:
+        which, have = told(at)
         return bool((training[which] - have >= 1).all())
 
     for name in ("test", "val"):  # second round: reach the sizes where classes and groups did not come out even
-        for at in range(len(kept) - 1, -1, -1):
+        for i in range(len(kept) - 1, -1, -1):
             if room[name] <= 0:
                 break
-            if len(kept[at]) <= room[name] and spared(kept[at]):
-                give(kept.pop(at), name)
+            if starts[kept[i] + 1] - starts[kept[i]] <= room[name] and spared(kept[i]):
+                give(kept.pop(i), name)
     for name in ("test", "val"):  # no empty split while there are groups to spare
         if totals[name] > 0 and room[name] == totals[name] and len(kept) > 1:
-            smallest = sorted(range(len(kept)), key=lambda i: len(kept[i]))
+            smallest = sorted(range(len(kept)), key=lambda i: starts[kept[i] + 1] - starts[kept[i]])
             pick = next((i for i in smallest if spared(kept[i])), None)
             if pick is not None:
                 give(kept.pop(pick), name)
+    side = np.empty(len(rows), np.int64)
+    side[rows] = np.repeat(given, np.diff(bounds))
     return side
-
-
-def _tally(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different classes and how often each is there; most groups are a single row, for which np.unique is slow."""
-    return (classes, np.ones(1, np.int64)) if len(classes) == 1 else np.unique(classes, return_counts=True)
 
 
 def _codes(stratify: Sequence | np.ndarray | None, n: int) -> np.ndarray:

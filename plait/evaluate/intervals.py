@@ -13,6 +13,7 @@ from plait.errors import PlaitError
 
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 DRAWS = 1000
+RANGES = {"R2": (-np.inf, 1.0), "Spearman": (-1.0, 1.0), "gain": (-np.inf, np.inf)}  # of scores that are no shares
 MOST_UNITS = 20_000  # rows (or groups of rows) that a bootstrap draws from
 
 
@@ -47,6 +48,16 @@ def number(value: float) -> str:
     if size < 1e-9 or 0.001 <= size < 1000:
         return f"{value if size >= 1e-9 else 0.0:.3f}"
     return f"{value:.2g}" if size < 1 else f"{value:.0f}" if size < 1e6 else f"{value:.4g}"
+
+
+def digits(score: Score) -> tuple[str, str, str]:
+    """Value and ends in as many decimals as the width of the interval gives a sense to: two digits of it."""
+    width = score.high - score.low
+    if not 0 < width < np.inf or max(map(abs, score[1:4])) >= 1e6:
+        return number(score.value), number(score.low), number(score.high)
+    places = int(np.clip(1 - np.floor(np.log10(width)), 0, 6))
+    value, low, high = (f"{v:.{places}f}" for v in (score.value, score.low, score.high))
+    return value, low, high
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
@@ -151,6 +162,48 @@ def bootstrap(
         return from_draws(
             name, statistic(columns.mean(0)), statistic(draw_sums(columns, seed) / len(columns)), len(columns), better
         )
+
+
+def over_folds(score: Score, value: float, without: np.ndarray, ratio: float) -> Score:
+    """A score of rows that several models answered, each those of its own fold, with an interval that covers what other
+    rows to learn from, and other first weights, would have made of it.
+
+    score: with the interval of the rows alone, as if one fixed model had answered them. value: of the statistic over
+    all folds; without (J,): of it without one fold each, NaN where there is none. ratio: rows held out by rows learnt
+    from.
+
+    The folds' own values are those of the jackknife, J value - (J - 1) without, which for a mean are the folds' means.
+    Their variance S^2 counts (1 / J + ratio) times, since folds learn from much the same rows (Nadeau and Bengio 2003,
+    Inference for the generalization error, Machine Learning 52), with Student's t of J - 1. The interval is never
+    narrower than that of the rows.
+    """
+    low, high = value + (score.low - score.value), value + (score.high - score.value)
+    without = without[np.isfinite(without)]
+    if (count := len(without)) > 1:
+        own = count * value - (count - 1) * without
+        half = student(count - 1) * float(np.sqrt((1 / count + ratio) * own.var(ddof=1)))
+        low, high = min(low, value - half), max(high, value + half)
+    least, most = RANGES.get(score.name, (0.0, 1.0) if score.better == "higher" else (0.0, np.inf))
+    low = max(low, least) if score.low >= least else low
+    high = min(high, most) if score.high <= most else high
+    return score._replace(value=float(value), low=float(min(low, value)), high=float(max(high, value)))
+
+
+def student(freedom: int) -> float:
+    """The 97.5% point of Student's t, by its expansion around the normal distribution's (Hill 1970); exact for 1 and
+    2."""
+    if freedom == 1:
+        return 12.706204736432095
+    if freedom == 2:
+        return 4.302652729696142
+    z, n = Z, float(freedom)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / n ** (i + 1) for i, term in enumerate(terms))
 
 
 def paired_gain(per_row_a: np.ndarray, per_row_b: np.ndarray, seed: int = 0) -> Score:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from plait.errors import PlaitError
-from plait.evaluate.intervals import Score, finite, number
+from plait.evaluate.intervals import Score, digits, finite, number
 from plait.evaluate.metrics import IGNORED, precision_influence
 from plait.evaluate.style import GREY, bare_axes, png, shorten, wrap
 
@@ -93,8 +93,8 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
     """Prediction against truth with the line of perfect answers, and truth - prediction against the prediction; (n,)
     each."""
     truth, predicted = finite(truth, "the truth"), finite(predicted, "the predictions")
-    figure = Figure(figsize=(8.4, 3.7), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(5.0, 7.2), layout="constrained")  # one above the other: letters stay legible on a phone
+    left, right = figure.subplots(2, 1)
     for axes, x, y in ((left, truth, predicted), (right, predicted, truth - predicted)):
         if len(x) > 3000:
             bins = axes.hexbin(x, y, gridsize=45, bins="log", mincnt=1, cmap=HEAT, linewidths=0)
@@ -115,10 +115,10 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
 
 
 def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
-    """Losses (left) and the score (right) per epoch. rows: dicts with "epoch" and any of the named values; absent
+    """Losses (above) and the score (below) per epoch. rows: dicts with "epoch" and any of the named values; absent
     values leave gaps."""
-    figure = Figure(figsize=(8.4, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(5.0, 5.4), layout="constrained")
+    left, right = figure.subplots(2, 1)
     for axes, names in ((left, list(losses)), (right, [score])):
         for name, (colour, style) in zip(names, LINES):
             points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None and np.isfinite(row[name])]
@@ -147,7 +147,7 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
     dotted line."""
     if not rows:
         raise PlaitError("got no scores to draw, expected at least one (label, Score)")
-    figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None)), layout="constrained")
+    figure = Figure(figsize=(5.9, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None)), layout="constrained")
     axes = figure.add_subplot()
     ends = [s.high for _, s in rows] + [s.low for _, s in rows] + [0.0] + ([baseline[1]] if baseline else [])
     spread = (max(ends) - min(ends)) or 1.0
@@ -156,7 +156,7 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
         axes.plot([score.low, score.high], [place, place], color=BLACK, linewidth=1.5, solid_capstyle="butt")
         for end in (score.low, score.high):
             axes.plot([end, end], [place - 0.14, place + 0.14], color=BLACK, linewidth=1.5)
-        text = f"{number(score.value)}  [{number(score.low)}, {number(score.high)}]"
+        text = "{}  [{}, {}]".format(*digits(score))
         axes.text(
             max(score.high, score.value, 0) + 0.02 * spread,
             place,
@@ -199,7 +199,7 @@ def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> byt
     if not drawn:
         raise PlaitError("got no positive row, expected at least one; precision and recall need something to find")
     drawn = sorted(drawn, key=lambda part: -int(part[1].sum()))[: len(LINES)]
-    figure = Figure(figsize=(6.4, 4.4 + 0.12 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(5.0, 4.2 + 0.12 * len(drawn)), layout="constrained")
     axes = figure.add_subplot()
     for (name, positive, score), (colour, style) in zip(drawn, LINES):
         order = np.argsort(-score, kind="stable")

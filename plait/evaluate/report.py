@@ -13,9 +13,11 @@ import numpy as np
 
 from plait.core.files import write_whole
 from plait.errors import PlaitError
-from plait.evaluate.intervals import Score, number
+from plait.evaluate.charts import Chart, svg
+from plait.evaluate.intervals import Score, digits, number
 
-FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline", "beside"}
+LARGE = 900  # pixels, beyond which a picture is scrolled on a narrow screen, since its letters would vanish
+FACTS = {"title", "command", "version", "date", "seed", "machine", "scores", "baseline", "beside", "how"}
 
 
 class Section(NamedTuple):
@@ -25,7 +27,8 @@ class Section(NamedTuple):
     picture   PNG or JPEG bytes, or (bytes, caption), or a list of these
     text      a str; blank lines separate paragraphs
     lines     a list of str, shown as they stand in a fixed-width face
-    examples  an `Examples`"""
+    examples  an `Examples`
+    chart     a list of `plait.evaluate.charts.Chart`"""
 
     title: str
     kind: str
@@ -33,8 +36,8 @@ class Section(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Column names and rows of cells. Numbers are set at the right with three decimals, a `Score` with its interval,
-    None as a dash. note: what stands below it."""
+    """Column names and rows of cells. Numbers are set at the right with three decimals, a `Score` with its interval
+    and as many digits as that tells, None as a dash. note: what stands below it."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -64,7 +67,7 @@ def write_report(path: str | Path, facts: dict, sections: Sequence[Section]) -> 
 
     facts: "title" and, as far as they are known, "command", "version", "date", "seed", "machine" (text or numbers),
     "scores" (list of `Score`, shown as big figures) and "baseline" ({score name: (what it is, its value)}, such as
-    {"accuracy": ("majority", 0.52)}) and "beside" (what must stand beside each score).
+    {"accuracy": ("majority", 0.52)}) "beside" (what must stand beside each score) and "how" (they came about).
     Everything is escaped. Raises ValueError for an unknown fact or kind, or picture bytes that are neither PNG nor
     JPEG."""
     unknown = sorted(set(facts) - FACTS)
@@ -102,6 +105,8 @@ def _header(facts: dict) -> str:
             + "".join(_figure(score, baseline.get(score.name), facts.get("beside", "")) for score in facts["scores"])
             + "</div>"
         )
+        if facts.get("how"):
+            out.append(f'<p class="how">{_text(facts["how"])}</p>')
     known = [
         (name, facts[key])
         for name, key in (("plait", "version"), ("date", "date"), ("seed", "seed"), ("machine", "machine"))
@@ -118,9 +123,10 @@ def _header(facts: dict) -> str:
 
 def _figure(score: Score, baseline: tuple[str, float] | None, beside: str) -> str:
     """One big figure: value, interval, baseline, and for a score between 0 and 1 a track that shows all three."""
+    value, low, high = digits(score)
     out = [
-        f'<div class="score"><div class="name">{_text(score.name)}</div><div class="value">{number(score.value)}</div>',
-        f'<div class="interval">95% interval {number(score.low)} to {number(score.high)}</div>',
+        f'<div class="score"><div class="name">{_text(score.name)}</div><div class="value">{value}</div>',
+        f'<div class="interval">95% interval {low} to {high}</div>',
     ]
     if 0 <= score.low and score.high <= 1 and score.better == "higher":
         tick = f'<i style="left:{100 * baseline[1]:.2f}%"></i>' if baseline and 0 <= baseline[1] <= 1 else ""
@@ -138,8 +144,8 @@ def _cell(value: object) -> str:
     if value is None:
         return '<td class="none">–</td>'
     if isinstance(value, Score):
-        span = f"[{number(value.low)}, {number(value.high)}]"
-        return f'<td class="num">{number(value.value)} <span class="soft">{span}</span></td>'
+        middle, low, high = digits(value)
+        return f'<td class="num">{middle} <span class="soft">[{low}, {high}]</span></td>'
     if isinstance(value, (bool, np.bool_)):
         return f"<td>{'yes' if value else 'no'}</td>"
     if isinstance(value, (int, np.integer)):
@@ -192,7 +198,8 @@ def _image(data: bytes, label: str) -> str:
     kind = "png" if data[:8] == b"\x89PNG\r\n\x1a\n" else "jpeg" if data[:3] == b"\xff\xd8\xff" else None
     if kind is None:
         raise PlaitError(f"got {len(data)} bytes that begin with {bytes(data[:8])!r}, expected a PNG or a JPEG")
-    return f'<img alt="{_text(label)}" src="data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}">'
+    wide = ' class="large"' if kind == "png" and int.from_bytes(data[16:20], "big") > LARGE else ""
+    return f'<img{wide} alt="{_text(label)}" src="data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}">'
 
 
 def _picture(body: object) -> str:
@@ -200,7 +207,11 @@ def _picture(body: object) -> str:
         return "".join(_picture(one) for one in body)
     data, caption = body if isinstance(body, tuple) else (body, "")
     below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
-    return f"<figure>{_image(data, caption)}{below}</figure>"
+    return f'<figure><div class="wide" tabindex="0">{_image(data, caption)}</div>{below}</figure>'
+
+
+def _charts(body: Sequence[Chart]) -> str:
+    return f'<div class="charts">{"".join(svg(chart) for chart in body)}</div>'
 
 
 def _paragraphs(body: str) -> str:
@@ -213,7 +224,14 @@ def _lines(body: Sequence[str]) -> str:
     return f'<pre tabindex="0">{_text(chr(10).join(map(str, body)))}</pre>'
 
 
-DRAW = {"table": _table, "picture": _picture, "text": _paragraphs, "lines": _lines, "examples": _examples}
+DRAW = {
+    "table": _table,
+    "picture": _picture,
+    "text": _paragraphs,
+    "lines": _lines,
+    "examples": _examples,
+    "chart": _charts,
+}
 
 STYLE = """
 :root{color-scheme:light
@@ -257,6 +275,16 @@ background:#fff}
 .bad{color:var(--orange);font-weight:600;white-space:nowrap}
 figure{margin:0 0 1rem;break-inside:avoid}
 figure img{display:block;max-width:100%;height:auto;background:#fff;border-radius:8px;padding:.4rem}
+figure img.large{min-width:40rem}
+.charts{display:flex;flex-wrap:wrap;gap:1rem 2rem}
+.chart{flex:1 1 17rem;max-width:26rem;height:auto;font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+.chart text{fill:var(--ink)}
+.chart path{fill:none}
+.chart .grid{stroke:var(--line)}
+.chart .guess{stroke:var(--soft);stroke-dasharray:2 4;stroke-width:1.5}
+.chart .line{stroke-width:2;stroke-linejoin:round}
+.chart .range{stroke:var(--blue);stroke-width:1.5}
+.chart circle{fill:var(--blue)}
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.3rem}
 @media (max-width:34rem){body{font-size:15px}.score .value{font-size:2rem}.scores{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light;--page:#fff;--ink:#000;--soft:#444;--line:#bbb;--box:#fff;--blue:#0067a3;

@@ -89,6 +89,8 @@ class Beneath:
         seen, anything = given(rows, index)
         self.answers = self.ladder.beneath(seen, anything)
         self.truth = truth_of(task, rows, index)
+        weight = task.row_weights(rows)
+        self.weight = None if weight is None else weight[index]
         # where simple models read all that there is, a network has to be surer of what it adds
         self.least = 2.0 if all(slot.kind in READ for slot in rows.schema.slots) else 1.0
         self.y = model.target({"target": rows.target(index)}).numpy()
@@ -96,14 +98,14 @@ class Beneath:
     def guide(self, network: np.ndarray) -> tuple[float, float]:
         """The task's guide of both together, and by how many standard errors the network lowers the loss."""
         before = self.ladder.network
-        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         whole = self.ladder.whole(self.answers, network)
         self.ladder.network = before
         return self.task.guide(self.truth, self.task.finish({"outputs": whole})), sure
 
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
-        sure = self.ladder.join(self.answers, network, self.y, self.least)
+        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         if self.ladder.network[1]:
             return f"the network answers with them: it lowers the loss on validation rows by {sure:.1f} standard errors"
         return (
@@ -119,7 +121,7 @@ def watch(model: Any, task: Task, rows: Rows, index: np.ndarray) -> Beneath | No
 def relearn(model: Answer, data: Prepared, folder: Path, seed: int) -> None:
     """Learn the rungs once more on all rows but those that the report speaks of, and write them."""
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
-    if len(data.splits.get("test", ())):
+    if len(data.splits.get("test", ())) or data.folds:
         index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
         seen, _ = given(data.rows, index)
         weight = None if data.weights is None else data.weights[index]
@@ -130,6 +132,14 @@ def relearn(model: Answer, data: Prepared, folder: Path, seed: int) -> None:
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:
     """{rung: the main score on some rows}: of each simple model, of them together, and of the network alone."""
+    found = rung_answers(model, task, rows, index, precision)
+    return {name: task.scores(*pair)[0] for name, pair in found.items()}
+
+
+def rung_answers(
+    model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str
+) -> dict[str, tuple[Answers, Answers]]:
+    """{rung: truth and its answers} to some rows."""
     if not isinstance(model, Answer) or model.ladder is None:
         return {}
     simple, truth = model.ladder, truth_of(task, rows, index)
@@ -141,7 +151,7 @@ def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str)
         found["the network"] = outputs(model, rows, index, precision=precision, call=lambda m, b: m.watched(b))[
             "outputs"
         ]
-    return {name: task.scores(truth, task.finish({"outputs": z}))[0] for name, z in found.items()}
+    return {name: (truth, task.finish({"outputs": z})) for name, z in found.items()}
 
 
 def ladder(found: dict[str, Score], whole: Score, split: str) -> list[Section]:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
-from plait.errors import DataError, UsageError
+from plait.errors import UsageError
 
 LISTS = ("vector", "labels", "series", "points", "boxes")  # kinds of which a cell may be a list
 
@@ -106,25 +105,6 @@ def renamed(table: Table, old: str, new: str) -> Table:
 def safe(name: str) -> str:
     """A column's name as a part of a file's."""
     return re.sub(r"[^\w-]+", "_", name)
-
-
-def matrix(column: pa.ChunkedArray, what: str) -> np.ndarray:
-    """A column of vectors as (n, E) float32, zeros where one is null."""
-    if not (
-        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    ):
-        raise DataError(
-            f"{what}: got {column.type}, expected lists of numbers, as plait embed writes them into .parquet and .jsonl"
-        )
-    filled = column.drop_null()
-    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in filled.chunks]
-    flat = np.concatenate(values).astype(np.float32) if values else np.zeros(0, np.float32)
-    width = len(flat) // max(len(filled), 1)
-    if width == 0 or width * len(filled) != len(flat):
-        raise DataError(f"{what}: the vectors are empty or differ in length")
-    out = np.zeros((len(column), width), np.float32)
-    out[column.is_valid().to_numpy()] = flat.reshape(-1, width)
-    return out
 
 
 def like(table: Table, name: str) -> pa.ChunkedArray:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from plait.core.printed import clean
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -20,7 +22,7 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False):
         self.stream = stream or sys.stderr
-        self.quiet = quiet
+        self.quiet = quiet or self.stream is None  # nobody listens
         self.bar: Progress | None = None
         self.task: Any = None
         self.last = 0.0
@@ -30,7 +32,7 @@ class Console:
         """One line of the page: a label, and what there is to say."""
         if self.quiet:
             return
-        line = f"{label:<9} {text}".rstrip()
+        line = clean(f"{label:<9} {text}").rstrip()
         if self.bar is not None:
             self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -61,7 +63,7 @@ class Console:
         if self.quiet:
             return
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, description=text)
+            self.bar.update(self.task, completed=done, description=clean(text))
         elif time.monotonic() - self.last > SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
             self.say(self.label, f"{done:,} of {self.total:,}  {text}")

@@ -1,10 +1,11 @@
-"""The main job: a table in, a trained and evaluated model out."""
+"""The main job: a table in, a trained and evaluated model out. Over 400 lines, as a run's life is told in one place."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plait import __version__
@@ -26,21 +26,23 @@ from plait.core.weights import load_strict
 from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
-from plait.runs.assess import assess
+from plait.runs.assess import Assessment, assess
 from plait.runs.beneath import climb, relearn, rungs, watch
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
-from plait.runs.folder import CONFIG, MODEL, SCHEMA, write_json
+from plait.runs.folder import CONFIG, MODEL, SCHEMA, read_json, write_json
+from plait.runs.folds import FOLDS, Folds, Within
 from plait.runs.job import TableJob
+from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
-from plait.runs.manifest import LOCK, check, forget, seal
+from plait.runs.manifest import LOCK, check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
-from plait.runs.rungs import BELOW, weigh
+from plait.runs.rungs import ABOVE, BELOW, weigh
 from plait.runs.search import refuse_without, search
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
 from plait.runs.stored import SPLITS, read_stored, write_splits
@@ -53,8 +55,6 @@ from plait.train.loop import CHANGEABLE, METRICS, Plan, train
 
 BAD = "bad_rows.parquet"
 
-SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
-
 
 def fit(
     source: Any = None,
@@ -63,6 +63,7 @@ def fit(
     resume: bool = False,
     dry_run: bool = False,
     console: Console | None = None,
+    within: Within | None = None,
     **options,
 ) -> Run | dict:
     """Train a model on a table and write a run folder.
@@ -74,6 +75,7 @@ def fit(
         resume: go on with the run in `out`: its settings are read there, and `source` may be left out if it was a file.
         dry_run: stop before training and return what would be done as a dict.
         console: where lines and progress go; default is standard error.
+        within: of a run that is part of another, as a fold of a small table is.
         options: the fields of `plait.runs.settings.Settings`, such as target="price", kinds={"photo": "image"},
         minutes=10.
 
@@ -81,7 +83,7 @@ def fit(
     for what cannot work; a run that is interrupted is saved and says how to go on (`Run.stopped` is "interrupted").
     """
     with ExitStack() as stack:
-        return _fit(source, out, resume, dry_run, console or Console(), options, stack)
+        return _fit(source, out, resume, dry_run, console or Console(), within, options, stack)
 
 
 def _fit(
@@ -90,6 +92,7 @@ def _fit(
     resume: bool,
     dry_run: bool,
     console: Console,
+    within: Within | None,
     options: dict,
     stack: ExitStack,
 ) -> Run | dict:
@@ -128,14 +131,14 @@ def _fit(
     held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
     if before is None:
-        data = prepare(source, settings, console)
+        data = prepare(source, settings, console, within.towers if within else None, within)
         made = data.recipe(settings)
     else:
         stored, towers = read_stored(home, before), load_towers(home, before)
         with of_file(home / CONFIG, "recipe"), no_more_modules():
             made = BoundRecipe(**before["recipe"])
             made.bind(made.build_on_meta())
-        data = prepare_again(source, settings, console, stored, towers, begun=held or changed)
+        data = prepare_again(source, settings, console, stored, towers, begun=held or changed, within=within)
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -160,13 +163,15 @@ def _fit(
         precision=plan.precision,
         changes=made.changes,
     )
-    cost = estimate(job, plan, device)
+    folds = data.folds if not changed else Folds()
+    cost = estimate(job, plan, device, folds)
     announce(console, data, made, plan, cost)
     if dry_run:
         return {
             "columns": data.schema.describe(),
             "check": data.check,
             "splits": data.sizes(),
+            "folds": len(folds),
             "model": made.title,
             "plan": asdict(plan),
             "cost": cost,
@@ -175,6 +180,7 @@ def _fit(
     if before is None:
         data.towers.save(folder)
         write_splits(folder, len(data.rows), data.drawn, data.splits)
+        folds.write(folder)
         write_json(folder / SCHEMA, data.schema.to_json())
         write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
         seal(folder)
@@ -182,20 +188,40 @@ def _fit(
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
+    judged = None
+    if folds:
+        try:
+            judged = judge(data, settings, source, folder, plan.precision, device, console, fit)
+        except Stopped as where:
+            console.say("stopped", f"interrupted in {where}; saved. To go on: plait fit --resume {folder}")
+            return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
     climb(model, data, folder, settings.seed, console)
     if settings.trials and not held:
         if (found := search(job, plan, folder, settings.trials, device, console)) is None:
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
         plan, job = found, job.again(model, found.batch_size)
-    run = _train(job, plan, made, settings, folder, device, cost, console, resume)
-    if not data.towers or changed or run.stopped == "interrupted":
+    run = _train(job, plan, made, settings, folder, device, cost, console, resume, judged, within)
+    if run.stopped == "interrupted":
         return run
-    if os.name == "nt":
-        stack.close()  # Windows renames no folder in which a file is open
-    return _weighed(run, job, source, settings, options, console)
+    if data.towers and not changed:
+        if os.name == "nt":
+            stack.close()  # Windows renames no folder in which a file is open
+        run = _weighed(run, job, source, settings, options, console, within)
+    if run.stopped != "interrupted":
+        for place in (folder, folder / ABOVE):  # the run that has them may be the one that does not answer
+            shutil.rmtree(place / FOLDS, ignore_errors=True)
+    return run
 
 
-def _weighed(run: Run, job: TableJob, source: Any, settings: Settings, options: dict, console: Console) -> Run:
+def _weighed(
+    run: Run,
+    job: TableJob,
+    source: Any,
+    settings: Settings,
+    options: dict,
+    console: Console,
+    within: Within | None,
+) -> Run:
     """The run on towers, or one from nothing where that is as good on the validation rows."""
     if not len(job.data.splits["val"]):
         console.say("rungs", "frozen towers answer; without validation rows nothing says what they gained")
@@ -206,12 +232,19 @@ def _weighed(run: Run, job: TableJob, source: Any, settings: Settings, options: 
     if resume:
         how = {k: how[k] for k in options}
     console.say("rungs", "the same from nothing, to see what the towers gain")
-    below = fit(source, out=out, resume=resume, console=Console(console.stream, quiet=True), **how)
+    within = Within(job.data.drawn, job.data.rows) if within or job.data.folds else None
+    below = fit(source, out=out, resume=resume, console=Console(console.stream, quiet=True), within=within, **how)
     assert isinstance(below, Run)
     if below.stopped == "interrupted":
         console.say("stopped", f"interrupted; saved. To go on: plait fit --resume {run.folder}")
         run.stopped = below.stopped
         return run
+    if FOLDS in run.assessments:  # which are of whichever answers
+        below.assessments.clear()
+        below.assessments.update(run.assessments)
+        told, path = read_json(run.folder / "report.json")["splits"], below.folder / "report.json"
+        with rewriting(path):
+            write_json(path, read_json(path) | {"splits": told})
     return weigh(run, below, job, console)
 
 
@@ -225,6 +258,8 @@ def _train(
     cost: dict,
     console: Console,
     resume,
+    judged: Assessment | None,
+    within: Within | None,
 ) -> Run:
     data = job.data
     sweep(folder)
@@ -256,18 +291,24 @@ def _train(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
         ) from error
     run.history = history
-    for name, index in evaluated_rows(data).items():
+    for name, index in evaluated_rows(data).items() if judged is None else ():
         run.assessments[name] = assess(
             run.model, data.task, data.rows, data.schema, index, plan.precision,
-            left_out=data.left_out.get(name, {}), seen=seen(name, data),
+            left_out=data.left_out.get(name, {}), seen=seen(name, data), parts=within is None,
         )  # fmt: skip
+    if judged is not None:
+        run.assessments[FOLDS] = judged
+    for name in run.assessments:
         tell(console, run.assessments[name], name, data.task)
     timing = slowest(job.seconds)
     if timing:
         console.say("", f"slowest part: {timing}")
     reached = {
         name: rungs(run.model, data.task, data.rows, found.index, plan.precision)
+        if found is not judged
+        else found.rungs
         for name, found in run.assessments.items()
+        if within is None
     }
     for name, each in reached.items():
         if each:
@@ -277,13 +318,14 @@ def _train(
         scores[name] |= {"rungs": {rung: s.to_json() for rung, s in each.items()}} if each else {}
     facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
     write_json(folder / "report.json", facts)
-    silent = job.model.ladder is not None and not job.model.ladder.network[1]
+    silent = job.model.silent or (job.model.ladder is not None and not job.model.ladder.network[1])
     ran = Ran(
         data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command(),
         reached, silent,
     )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
-    run.report()
+    if within is None:
+        run.report()
     seal(folder)
     console.say("saved", f"{folder} (report.html)    next: plait {data.task.verb} {folder} ...")
     return run
@@ -307,26 +349,6 @@ def calibrate(job: TableJob) -> list[str]:
     if not len(index):
         return []
     return job.task.calibrate(*answered(job.task, job.model, data.rows, index, precision=job.precision))
-
-
-def evaluated_rows(data: Prepared) -> dict[str, np.ndarray]:
-    """The rows that the report speaks of: the test rows and those of other splits never trained on; failing these, the
-    validation rows."""
-    held = {name: rows for name, rows in data.splits.items() if name not in ("train", "val") and len(rows)}
-    for name in ("val", "train"):
-        if not held:
-            held = {name: data.splits[name]} if len(data.splits[name]) else {}
-    return held
-
-
-def seen(name: str, data: Prepared) -> str:
-    """What the rows of this split had to do with the training, and which others no score can count."""
-    said = [SEEN[name]] if name in SEEN else []
-    for other, why in data.left_out.items():
-        if other not in ("train", "val") and not len(data.splits[other]) and why:
-            left = ", ".join(f"{count:,} x {what}" for what, count in why.items())
-            said.append(f"no {other} row can be scored: {left}")
-    return "; ".join(said)
 
 
 def config(source: Any, settings: Settings, data: Prepared, made: BoundRecipe, plan: Plan) -> dict:

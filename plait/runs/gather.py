@@ -59,17 +59,22 @@ def _rooted(table: Table, schema: Schema, first: Table) -> Table:
     return replace(table, data=data)
 
 
+def classes(table: Table, schema: Schema) -> list[int | None] | None:
+    """The class of each row, None where it has none; None where the target is of no classes."""
+    if len(schema.targets) != 1 or schema.used("target")[0].kind not in ("category", "boolean"):
+        return None
+    column, labels = schema.used("target")[0], KINDS["category"]
+    cells, place = table.column(column.name), Place()
+    known = labels.fit(cells, FitOptions(place, style=column.style))
+    return [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
+
+
 def split(
     table: Table, schema: Schema, settings: Settings, given: dict[str, np.ndarray] | None
 ) -> dict[str, np.ndarray]:
     if settings.time is not None:
         return _in_time(table, schema, settings, given)
-    stratify, group = None, next((c.name for c in schema.used("group")), None)
-    if len(schema.targets) == 1 and schema.used("target")[0].kind in ("category", "boolean"):
-        column, labels = schema.used("target")[0], KINDS["category"]
-        cells, place = table.column(column.name), Place()
-        known = labels.fit(cells, FitOptions(place, style=column.style))
-        stratify = [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
+    stratify, group = classes(table, schema), next((c.name for c in schema.used("group")), None)
     if given is None:
         return split_rows(
             table,

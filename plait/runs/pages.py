@@ -16,6 +16,8 @@ from plait.runs.assemble import BoundRecipe
 from plait.runs.assess import Assessment
 from plait.runs.beneath import ladder
 from plait.runs.console import clock
+from plait.runs.folds import FOLDS
+from plait.runs.importance import importance
 from plait.runs.manifest import rewriting
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
@@ -51,6 +53,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         "machine": ran.machine,
         "scores": data.task.leading(main.scores),
         "beside": main.beside,
+        "how": main.how,
         "baseline": {s.name: (data.task.floor, s.value) for s in main.baseline},
     }
     sections = [
@@ -63,6 +66,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
         *extra,
         *_learning(ran.history, ran.silent),
         *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),
+        *_importance(ran),
         _columns(data),
         _bad(data),
         _cost(ran),
@@ -90,8 +94,10 @@ def again(command: str, precision: str) -> str:
 def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     chance = {s.name: s.value for s in found.baseline}
     rows = [(s.name, s, chance.get(s.name), s.n) for s in found.scores]
-    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, found.beside)
-    out = [Section(f"Scores on {len(found.index):,} {split} rows", "table", table)]
+    note = "; ".join(part for part in (found.how, found.beside) if part)
+    table = Table(("score", "value [95% interval]", "without a model", "rows"), rows, note)
+    which = f"all {len(found.index):,} rows, in folds" if split == FOLDS else f"{len(found.index):,} {split} rows"
+    out = [Section(f"Scores on {which}", "table", table)]
     if found.alone and found.gain is not None:
         bars = [("everything", found.scores[0]), *((f"{k} only", s) for k, s in found.alone.items())]
         bars += [(f"no {k}", s) for k, s in found.absent.items()]
@@ -103,18 +109,36 @@ def _scores(found: Assessment, split: str, floor: str) -> list[Section]:
     return out
 
 
+def _importance(ran: Ran) -> list[Section]:
+    found = importance(next(iter(ran.found.values())).asked, ran.settings.seed)
+    if found is None or not found.columns:
+        return []
+    title = f"rise of {found.cost} [95% interval]"
+    left = f" No time for {', '.join(found.left)}." if found.left else ""
+    note = (
+        f"where a column's cells are those of other rows, three times for {found.rows:,} rows. What another column "
+        f"says as well is not missed.{left}"
+    )
+    return [Section("What each column is worth", "table", Table(("column", title), found.columns, note))]
+
+
 def _learning(history: History, silent: bool) -> list[Section]:
     if len(history.rows) < 2:
         return []
-    picture = pictures.curves(history.rows, ["loss"], "score")
+    picture = pictures.curves(history.rows, ["loss"], "validation score (higher is better)")
     best = f"best epoch {history.best_epoch} of {len(history.rows)}; ended: {history.stopped}"
     title = "Training of the network, which was left out: simple models answer" if silent else "Training"
     return [Section(title, "picture", (picture, best))]
 
 
 def _columns(data: Prepared) -> Section:
-    rows = [(d["name"], d["kind"], d["use"], d["why"]) for d in data.schema.describe()]
-    return Section("Columns", "table", Table(("column", "kind", "use", "why"), rows))
+    n, rows = len(data.table), []
+    for d in data.schema.describe():
+        gone = data.table.column(d["name"]).null_count if d["name"] in data.table.names else None
+        bad = sum(data.rows.bad.by_reason(d["name"]).values()) if gone is not None else 0
+        missing = None if gone is None else f"{gone + bad:,} ({(gone + bad) / max(n, 1):.1%})" if gone + bad else "0"
+        rows.append((d["name"], d["kind"], d["use"], missing, d["why"]))
+    return Section("Columns", "table", Table(("column", "kind", "use", "missing or unusable", "why"), rows))
 
 
 def _bad(data: Prepared) -> Section:

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from plait.runs.folds import Folds
 from plait.runs.job import TableJob
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
@@ -15,6 +16,8 @@ from plait.train import optim
 from plait.train.loop import Plan
 from plait.train.memory import peak_memory
 from plait.train.parallel import to_device
+
+TRIED = 8  # steps that measuring a precision takes
 
 
 def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torch.device) -> Plan:
@@ -31,20 +34,24 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         ema=pace.ema if settings.ema is None else settings.ema,
         # a network that simple models stand beneath soon shows whether it adds anything to them
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // (8 if data.laddered else 4))),
-        minutes=settings.minutes and settings.minutes / (2 if data.towers else 1),  # the rest: without towers
+        # the rest: for folds, and without towers
+        minutes=settings.minutes and settings.minutes / (2 if data.towers else 1) / (2 if data.folds else 1),
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     plan.precision = settings.precision
-    if plan.precision == "auto":
+    if plan.precision == "auto" and epochs * -(-n // batch) < TRIED:
+        plan.precision = "fp32"  # to measure which is faster would take longer than all the steps
+    elif plan.precision == "auto":
         index = data.splits["train"][:batch]
         sample = data.rows.batch(index)
         plan.precision = optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
     return plan
 
 
-def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
-    """Parameters, seconds for all steps (from at most three measured ones) and memory, before anything is trained."""
+def estimate(job: TableJob, plan: Plan, device: torch.device, folds: Folds) -> dict:
+    """Parameters, seconds for all steps (from at most three measured ones), those of the folds among them, and memory,
+    before anything is trained."""
     model = copy.deepcopy(job.model).to(device)  # and its state: a trial step must leave no trace
     batch = to_device(job.batch(job.index[: plan.batch_size]), device)
     generator = torch.Generator(device)
@@ -59,11 +66,15 @@ def estimate(job: TableJob, plan: Plan, device: torch.device) -> dict:
     seconds = min(taken[1:] or taken) * plan.epochs * job.steps_per_epoch * 1.2
     if plan.minutes:
         seconds = min(seconds, plan.minutes * 60)
+    apart = seconds * len(folds) * (1 - 1 / folds.count) if folds else 0.0
+    if plan.minutes and folds:
+        apart = min(apart, plan.minutes * 60)
     # the optimizer's two averages and the best weights are yet to come
     memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9
     return {
         "parameters": parameters,
-        "seconds": seconds,
+        "seconds": seconds + apart,
+        "folds_seconds": apart,
         "memory_gb": memory,
         "steps": plan.epochs * job.steps_per_epoch,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from plait.data.arrow import text_bytes
 from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
-from plait.tasks.base import Answers, Task, TaskModel, unlike
+from plait.tasks.base import Answers, Task, TaskModel, merge, unlike
 from plait.tasks.conformal import checked_level
 from plait.tasks.registry import nouns
 from plait.train.parallel import to_device
@@ -128,15 +128,6 @@ def answered(task: Task, model: TaskModel, rows: Rows, index: np.ndarray, **how)
     return merge([truth for truth, _ in kept]), merge([answers for _, answers in kept])
 
 
-def merge(parts: list[Answers]) -> Answers:
-    """Dicts of arrays and lists, a row each, end to end."""
-    found: Answers = {}
-    for name in parts[0] if parts else ():
-        pieces = [part[name] for part in parts]
-        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
-    return found
-
-
 def answer_table(schema: Schema, told: Answers, unread: list[str], others: Iterable[str] = ()) -> pa.Table:
     """Answers as a table: `row`, what is told of each, and `unread`.
 
@@ -159,6 +150,8 @@ def _typed(cells: Any, column: Column | None) -> pa.Array:
     if column is None or column.kind != "category" or "type" not in column.style:
         return array
     try:
+        if column.style["type"] in ("binary", "large_binary"):
+            return pa.array([None if c is None else text_bytes(c) for c in array.to_pylist()], column.style["type"])
         return array.cast(pa.type_for_alias(column.style["type"]))
     except (ValueError, pa.ArrowException):  # a type whose cells are told as texts
         return array

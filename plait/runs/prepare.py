@@ -27,6 +27,7 @@ from plait.runs.console import Console
 from plait.runs.declared import of_file
 from plait.runs.devices import pick_device
 from plait.runs.folder import CONFIG
+from plait.runs.folds import Folds, Within, draw_folds, learnt
 from plait.runs.gather import gather, parted, split
 from plait.runs.parts import Parts, read_parts
 from plait.runs.settings import Settings
@@ -42,7 +43,7 @@ from plait.tasks.rowwise import AnswerTask
 class Prepared:
     """A table ready to train on, targets included. splits: sorted row numbers with a known target; drawn: of the
     table's own rows, as they were drawn; prints: what `plait.runs.stored.fingerprints` says of the table; left_out: by
-    split, {why: how many} of its rows that no score can count."""
+    split, {why: how many} of its rows that no score can count; folds: that judge all of them."""
 
     table: Table
     schema: Schema
@@ -62,6 +63,7 @@ class Prepared:
     pretrained: bool | str = False  # what the system itself begins with
     laddered: bool = False  # simple models stand beneath the network
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    folds: Folds = field(default_factory=Folds)
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +86,7 @@ class Prepared:
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
-        said = [*unreadable(self.rows), *self.schema.said]
+        said = [*unreadable(self.rows), *self.schema.said, *self.rows.said]
         said += [leak["sentence"] for leak in self.check["leaks"] if leak["read"]]
         across = Counter((d["what"], d["column"], ", ".join(d["splits"])) for d in self.duplicates)
         for (what, column, sides), count in across.items():
@@ -94,15 +96,23 @@ class Prepared:
         return said + [f"{count:,} rows: {why}" for why, count in self.target_bad.items()]
 
 
-def prepare(source, settings: Settings, console: Console, towers: Towers | None = None) -> Prepared:
+def prepare(
+    source, settings: Settings, console: Console, towers: Towers | None = None, within: Within | None = None
+) -> Prepared:
     """Read, guess, split, learn, decode. towers: of a run that goes on; otherwise those that the settings ask for.
-    Raises DataError or UsageError for what cannot work."""
+    within: the rows are split already. Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
     table, given = gather(first, schema, settings)
-    gathered, drawn = table, split(table, schema, settings, given)
+    kind, gathered = TASKS[settings.task or guess_task(schema)], table
+    folds = draw_folds(table, schema, settings, kind, given is not None) if within is None else Folds()
+    if within is not None:
+        drawn = within.splits
+    elif folds:
+        drawn = learnt(table, schema, settings, np.arange(len(table))) | {"test": np.zeros(0, np.int64)}
+    else:
+        drawn = split(table, schema, settings, given)
     parted_by = parted(schema, settings, drawn, table)
-    kind = TASKS[settings.task or guess_task(schema)]
     if not kind.weighs and (settings.sample_weight or settings.class_weight):
         raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
     table, splits = kind.extend(table, schema, drawn, settings.seed)
@@ -151,7 +161,7 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
             check_vocabulary(info, words, tokenizer)
     made = _recipe(info, schema, task, settings, parts, pretrained)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
-    rows = _scanned(table, schema, task, settings, towers, console)
+    rows = _scanned(table, schema, task, settings, towers, console, within)
     task.derive(rows)
     known = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
@@ -178,11 +188,19 @@ def prepare(source, settings: Settings, console: Console, towers: Towers | None 
         pretrained=pretrained,
         left_out=left_out,
         laddered=_laddered(task, settings),
+        folds=folds,
     )
 
 
 def prepare_again(
-    source, settings: Settings, console: Console, stored: Stored, towers: Towers, *, begun: bool
+    source,
+    settings: Settings,
+    console: Console,
+    stored: Stored,
+    towers: Towers,
+    *,
+    begun: bool,
+    within: Within | None = None,
 ) -> Prepared:
     """The same for a run that goes on, by what it keeps: nothing is guessed, drawn or learnt anew. begun: it has
     weights, so that those it began with are not asked for. Raises DataError where the table is not the run's."""
@@ -199,7 +217,7 @@ def prepare_again(
     info = model_info(stored.config["recipe"]["name"])
     with of_file(stored.folder / CONFIG, "task"):
         task = kind.from_json(stored.config["task"], schema)
-    rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console)
+    rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console, within)
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)
     made = BoundRecipe(**stored.config["recipe"])
@@ -223,6 +241,7 @@ def prepare_again(
         pretrained=False if towers else settings.pretrained,
         left_out=left_out,
         laddered=_laddered(task, settings),
+        folds=Folds.read(stored.folder),
     )
 
 
@@ -251,7 +270,15 @@ def _weigh(task: Task, rows: Rows, splits: dict[str, np.ndarray], settings: Sett
     task.judge(settings.metric, settings.positive, rows, watch)
 
 
-def _scanned(table: Table, schema: Schema, task: Task, settings: Settings, towers: Towers, console: Console) -> Rows:
+def _scanned(
+    table: Table,
+    schema: Schema,
+    task: Task,
+    settings: Settings,
+    towers: Towers,
+    console: Console,
+    within: Within | None,
+) -> Rows:
     rows = Rows(
         table,
         schema,
@@ -259,6 +286,7 @@ def _scanned(table: Table, schema: Schema, task: Task, settings: Settings, tower
         workers=settings.workers,
         asked=task.asks is not None,
         towers=towers.readers(schema, keep=True),
+        share=within.rows if within else None,
     )
     console.start("reading", rows.work)
     try:

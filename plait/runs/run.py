@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from plait.core.catalog import model_info
-from plait.core.files import write_whole
+from plait.core.files import refuse_unwritable, write_whole
 from plait.core.init import initialise_rest
 from plait.core.weight_files import read_weights
 from plait.core.weights import assign
@@ -26,12 +26,14 @@ from plait.data.schema import Schema
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
+from plait.parts.objectives.late import PLAIN, late
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.columns import aligned, asking, like, matrix, one_row, safe, unread
+from plait.runs.columns import aligned, asking, like, one_row, safe, unread
 from plait.runs.declared import no_more_modules, of_file, read_config, read_schema
 from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
 from plait.runs.manifest import checking, rewriting, seal
+from plait.runs.nearest import Block, Columns, Stored, blocks_of, nearest, stored
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
 from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel, beside
@@ -39,6 +41,7 @@ from plait.tasks.beneath import Ladder
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
+from plait.tasks.retrieve import late_scores
 from plait.train.loop import History
 
 
@@ -72,13 +75,22 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
 
-    def rows(self, source: Any, *, allow_outside: bool = False, asked: bool = False, progress=None) -> Rows:
-        """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. Raises
-        DataError where no input column is there, or no target that is asked for."""
+    def rows(
+        self,
+        source: Any,
+        *,
+        allow_outside: bool = False,
+        asked: bool = False,
+        progress=None,
+        share: Rows | None = None,
+    ) -> Rows:
+        """The rows of any table that `fit` would read, decoded for this model. asked: with their targets. share: the
+        same rows, decoded before. Raises DataError where no input column is there, or no target that is asked for."""
         table = self._table(source)
         asked = asked and self.task.asks is not None
         towers = self.towers.readers(self.schema)
-        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked, towers=towers).scan(progress)
+        rows = Rows(table, self.schema, allow_outside=allow_outside, asked=asked, towers=towers, share=share)
+        rows.scan(progress)
         self.last_said = [*unreadable(rows), *table.said]
         return rows
 
@@ -128,6 +140,7 @@ class Run:
         """
         self._refuse_mute("predict")
         asked_how(self.task, self.model, **how)
+        _refuse_unwritable(out)
         if show and not self.task.shows:
             raise UsageError(f"to show answers is for {nouns(lambda t: t.shows)}: this run does {self.task.name}")
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
@@ -161,6 +174,7 @@ class Run:
 
         A row whose cell is missing or unreadable gets a null. Paths in the table are kept, so that hits can be shown.
         """
+        _refuse_unwritable(out)
         rows = self.rows(source, allow_outside=allow_outside, progress=progress)
         vectors, there = self.vectors(rows, progress), rows.presence()
         columns: dict[str, Any] = {"row": np.arange(len(rows))}
@@ -205,44 +219,41 @@ class Run:
         if not self.task.sides:
             able = " or ".join(t.choice for t in TASKS.values() if _searches(t))
             raise UsageError(f"this run does {self.task.name}: only a run of --task {able} can search")
+        _refuse_unwritable(show)
         asked = [self._query(q) for q in queries]
         sides = {slot for slot, _ in asked}
         if len(sides) != 1:
             raise UsageError(
                 f"ask by one input at a time, got {' and '.join(sorted(map(self._label, sides))) or 'no query'}"
             )
-        reply, items, cells, rows = self._offered(source, sides.pop(), allow_outside, progress)
-        if items.shape[1] != len(asked[0][1]):
+        reply, blocks, cells, rows = self._offered(source, sides.pop(), allow_outside, progress)
+        vectors = np.stack([vector for _, vector in asked])
+        try:
+            how = late(self.model.bound.system)
+            found = nearest(blocks, vectors, k, None if how == PLAIN else partial(late_scores, how))
+        except ValueError as error:
             raise DataError(
-                f"{source} holds vectors of {items.shape[1]} numbers, expected {len(asked[0][1])}: embed it with this "
-                "run"
-            )
-        there = np.abs(items).sum(1) > 0  # nothing there: never an answer
-        hits = []
-        for _, vector in asked:
-            scores = np.where(there, items @ vector, -np.inf)
-            best = np.argsort(-scores, kind="stable")[: min(k, int(there.sum()))]
-            hits.append([Hit(int(i), float(scores[i]), cells[i]) for i in best])
+                f"{source} holds vectors of {error} numbers, expected {vectors.shape[1]}: embed it with this run"
+            ) from error
+        hits = [[Hit(row, score, _path(cells, row)) for row, score in best] for best in found]
         if show is not None:
             self._show(Path(show), queries, hits, rows, reply)
         return hits
 
     def _offered(
         self, source: Any, asking: str, allow_outside: bool, progress=None
-    ) -> tuple[str, np.ndarray, list[str], Rows | None]:
-        """What `source` offers: the slot, its vectors (n, E) with zeros where there is none, its cells, and the rows
-        unless it was a table of vectors. The other side than the asking one answers or, where only that is there, the
-        asking one."""
+    ) -> tuple[str, Iterable[Block], pa.ChunkedArray | None, Rows | None]:
+        """What `source` offers: the slot, its vectors, its cells, and the rows unless it was a table of vectors. The
+        other side than the asking one answers or, where only that is there, the asking one."""
         order = sorted(self.task.sides, key=lambda side: side == asking)
-        table, rows = read_table(source), None
-        stored = [
-            (s, n) for s in order for n in [f"vector_{self._label(s)}"] if "row" in table.names and n in table.names
-        ]
-        if not stored and {"row", "vector"} <= set(table.names):
-            stored = [(next((s for s in order if self._label(s) in table.names), order[0]), "vector")]
-        if stored:
-            reply, name = stored[0]
-            items = matrix(table.column(name), f"{table.source}, column {name!r}")
+        table: Columns = stored(source) or read_table(source)
+        kept, rows = self._kept(table.names, order), None
+        if kept is None and isinstance(table, Stored):
+            table = read_table(source)
+        if kept is not None:
+            reply, name = kept
+            chunks = table.chunks(name) if isinstance(table, Stored) else table.column(name).chunks
+            blocks: Iterable[Block] = blocks_of(chunks, f"{table.source}, column {name!r}")
         else:
             rows = self.rows(table, allow_outside=allow_outside, progress=progress)
             found, there, table = self.vectors(rows, progress), rows.presence(), rows.table
@@ -252,10 +263,18 @@ class Run:
                     f"{table.source} has no readable {' or '.join(map(self._label, order))} to search among"
                 )
             reply = readable[0]
-            items = np.where(there[reply][:, None], found[reply], 0)
+            blocks = [(found[reply], there[reply])]
         label = self._label(reply)
-        cells = table.column(label).to_pylist() if label in table.names else [""] * len(table)
-        return reply, items, [c if isinstance(c, str) else "" for c in cells], rows
+        return reply, blocks, table.column(label) if label in table.names else None, rows
+
+    def _kept(self, names: list[str], order: list[str]) -> tuple[str, str] | None:
+        """The slot that a table of vectors offers, and the column that these lie in; None of another table."""
+        if "row" not in names:
+            return None
+        for side in order:
+            if f"vector_{self._label(side)}" in names:
+                return side, f"vector_{self._label(side)}"
+        return (next((s for s in order if self._label(s) in names), order[0]), "vector") if "vector" in names else None
 
     def _filed(self, name: str, kind: str, cells: Any, out: Path, first: int) -> Any:
         """Cells that are bytes, written as files of the rows from `first` on; their paths as seen from beside `out`."""
@@ -326,8 +345,17 @@ class Run:
                 for h in found
             ]
             sheet.append((" ".join(str(v) for v in query.values()), cells))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(retrieval_sheet(sheet))
+        write_whole(path, partial(Path.write_bytes, data=retrieval_sheet(sheet)))
+
+
+def _refuse_unwritable(out: str | Path | None) -> None:
+    if out is not None:
+        refuse_unwritable(Path(out).parent)
+
+
+def _path(cells: pa.ChunkedArray | None, row: int) -> str:
+    cell = None if cells is None else cells[row].as_py()
+    return cell if isinstance(cell, str) else ""
 
 
 def _searches(task: type[Task]) -> bool:

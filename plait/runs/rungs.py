@@ -35,6 +35,8 @@ def weigh(run: Run, below: Run, job: TableJob, console: Console) -> Run:
     lines: list[tuple] = []
     for name, ours in run.assessments.items():
         theirs = below.assessments[name]
+        if theirs is ours:  # by folds, each of which was weighed itself
+            continue
         task, won = run.task, _paired(run, below, name)
         a, b = task.headline(ours.scores)[0], task.headline(theirs.scores)[0]
         scores[name] = {"on_towers": a.to_json(), "from_nothing": b.to_json(), "gain": won.to_json()}

@@ -120,6 +120,11 @@ class Settings:
     time: str | None = setting(
         "Split in this order: the earliest rows train, the latest are for the report.", metavar="COLUMN"
     )
+    folds: int | None = setting(
+        "Judge by all rows, in so many folds with a training each; auto: 5 where there are 40 to 499; 1: by a tenth.",
+        metavar="NUMBER",
+        read=whole,
+    )
     sample_weight: str | None = setting(
         "How much each row counts in training and in scores: numbers from 0 on.", metavar="COLUMN"
     )
@@ -202,6 +207,7 @@ class Settings:
             "image_size",
             "max_tokens",
             "pieces",
+            "folds",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:

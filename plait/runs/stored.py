@@ -24,7 +24,12 @@ from plait.runs.manifest import check
 
 SPLITS = "splits.parquet"
 Splits = dict[str, np.ndarray]
-ROLES = {"split": "the split column ", "group": "the group column ", "target": "the target "}
+ROLES = {
+    "split": "the split column ",
+    "weight": "the weight column ",
+    "group": "the group column ",
+    "target": "the target ",
+}
 
 
 @dataclass

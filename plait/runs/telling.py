@@ -41,6 +41,12 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         f"{clock(cost['seconds'])} for "
         f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
     )
+    if cost["folds_seconds"]:
+        console.say(
+            "folds",
+            f"{data.folds.title()}: as many trainings, about {clock(cost['folds_seconds'])} of that, judge all rows; "
+            "the last one, of all rows, is kept. --folds 1 judges by a tenth",
+        )
 
 
 def column_lines(data: Prepared) -> list[str]:
@@ -75,6 +81,8 @@ def tell(console: Console, found: Assessment, name: str, task: Task) -> None:
         if found.gain
         else ""
     )
+    if found.how:
+        console.say(name, found.how)
     for score in task.headline(found.scores):
         beside = f"   {score.n:,} rows; {found.beside}" if found.beside else ""
         console.say(name, f"{score}{floor.get(score.name, '')}{alone}{gain}{beside}")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from plait import __version__
 from plait.core.catalog import ModelInfo, list_models, model_info, sizes_called
 from plait.core.fetch import weights_file
+from plait.core.files import refuse_unwritable
 from plait.data.kinds import KINDS
 from plait.data.kinds.base import FitOptions, Place
 from plait.data.schema import Column, Schema
@@ -69,6 +70,7 @@ def use(
     out = Path(folder) if folder is not None else Path("runs") / info.name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists: give another --out")
+    refuse_unwritable(out.parent)
     licence, count = info.weights.get("licence", "unknown"), info.parameters
     console.say("model", f"{info.name}: {info.system.title}")
     console.say("", f"{count / 1e6:.1f} M parameters, reads {' and '.join(takes)}, licence {licence}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -42,6 +43,15 @@ def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def merge(parts: list[Answers]) -> Answers:
+    """Dicts of arrays and lists, a row each, end to end."""
+    found: Answers = {}
+    for name in parts[0] if parts else ():
+        pieces = [part[name] for part in parts]
+        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
+    return found
+
+
 class Pace(NamedTuple):
     """patient: nothing may improve for a long time before it does, so that training is never stopped early. ema: the
     decay by which weights are averaged, where the settings do not say."""
@@ -76,6 +86,7 @@ class TaskModel(nn.Module):
     steps: int | None = None
     seed: int = 0
     ladder: Any = None  # of simple models beneath, of tasks that answer rows
+    silent: bool = False  # what was trained was found to add nothing, and does not answer
 
     def __init__(self, bound: Bound):
         super().__init__()
@@ -288,6 +299,13 @@ class Task(ABC):
         truth = {name: t.numpy() for name, t in batch["target"].items()}
         return truth | ({WEIGHT: batch["weight"].numpy()} if self.weighs and "weight" in batch else {}), answers
 
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """What `other`, the same task learnt from other rows, recorded of the rows `index`, as this one would have
+        recorded it: in its own classes, of its own `rows`. Of a task that answers rows."""
+        return truth, answers
+
     @abstractmethod
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         """The main one first. queries (n,) bool: the rows that ask, of a task that searches."""
@@ -356,6 +374,10 @@ class Task(ABC):
         """A title and a picture (PNG, with or without a caption) of all answers; None where these rows show nothing."""
         return None
 
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        """What the report says of the answers, between their picture and examples."""
+        return []
+
     def sections(
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
     ) -> list[Section]:
@@ -366,6 +388,7 @@ class Task(ABC):
         column = self.target if isinstance(self.target, str) else None
         return [
             *([Section(drawn[0], "picture", drawn[1])] if drawn else []),
+            *self.details(rows, index, truth, answers),
             *examples(rows, index, told, value, column),
         ]
 

@@ -19,12 +19,14 @@ from plait.data.words import Labels
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
+from plait.evaluate.report import Section
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
 from plait.tasks.beneath.asked import Asked, Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted, threshold
+from plait.tasks.details import of_classes, of_labels
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
 
@@ -48,6 +50,7 @@ class Classify(AnswerTask):
     """
 
     name = choice = "classify"
+    one_of = True
     noun = "classification"
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
@@ -115,6 +118,10 @@ class Classify(AnswerTask):
         return Classes(len(self.classes)), (0.0, 1.0)
 
     @property
+    def outcomes(self) -> list:
+        return self.classes
+
+    @property
     def frequencies(self) -> np.ndarray:
         """(K,): of the classes, in the training rows."""
         counts = np.asarray(self.counts, np.float64)
@@ -140,6 +147,23 @@ class Classify(AnswerTask):
             return p.argmax(1)
         return np.where(p[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
 
+    def _said(self, p: np.ndarray, answers: Answers) -> np.ndarray:
+        """As `answered`, of answers that may bring along what others answered (`recast`)."""
+        return answers["said"] if "said" in answers else self.answered(p)
+
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """What is answered from some probability on stays what it was: `said` (n,), of the classes."""
+        real, found = super().recast(other, truth, answers, rows, index)
+        assert isinstance(other, Classify)
+        if other.threshold is None:
+            return real, found
+        places = {name: i for i, name in enumerate(self.classes)}
+        ids = np.asarray([places.get(name, -1) for name in other.classes])
+        said = ids[other.answered(answers["probabilities"])]
+        return real, found | {"said": np.where(said >= 0, said, found["probabilities"].argmax(1))}
+
     def _look_for(self, positive: str) -> None:
         at = Labels(self.names).find(str(positive))
         if len(self.classes) != 2 or at is None:
@@ -150,7 +174,7 @@ class Classify(AnswerTask):
         real, p = self._both(truth, answers)
         kept = real != -100
         more = {"positive": self.positive if len(self.classes) == 2 else None}
-        return (real[kept], p[kept], self.answered(p)[kept]), more
+        return (real[kept], p[kept], self._said(p, answers)[kept]), more
 
     def _any_answers(self, truth: Answers) -> Answers:
         drawn = np.random.default_rng(0).random((len(truth[self.target]), len(self.classes)))
@@ -159,9 +183,9 @@ class Classify(AnswerTask):
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
         real, p = self._both(truth, answers)
         if WEIGHT in truth:
-            found = chosen.classification(real, p, truth[WEIGHT], self.answered(p))
+            found = chosen.classification(real, p, truth[WEIGHT], self._said(p, answers))
         else:
-            found = metrics.classification(real, p, self.answered(p))
+            found = metrics.classification(real, p, self._said(p, answers))
         found = self._led(found, truth, answers)
         if self.interval is None:
             return found
@@ -221,7 +245,7 @@ class Classify(AnswerTask):
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
         real, p = self._both(truth, answers)
-        return metrics.correct_rows(real, p, self.answered(p))
+        return metrics.correct_rows(real, p, self._said(p, answers))
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         """In nats, as the model was taught to count rows and classes."""
@@ -241,7 +265,7 @@ class Classify(AnswerTask):
         p = answers["probabilities"]
         order = np.argsort(-p, axis=1, kind="stable")
         ranked = [[self.classes[i] for i in row] for row in order[:, :LIKELIEST].T]
-        answer = self.answered(p)
+        answer = self._said(p, answers)
         told: dict[str, Any] = {"probability": p[np.arange(len(p)), answer]}
         if self.interval is not None:
             sets = self._sets(p)
@@ -263,10 +287,16 @@ class Classify(AnswerTask):
         taken = {str(c) for c in self.classes if c is not None}
         return [unlike("blank", taken) if c is None else str(c) for c in self.classes]
 
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        return of_classes(real, p, self.names, self.counts, self._said(p, answers)) + super().details(
+            rows, index, truth, answers
+        )
+
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
         real, p = self._both(truth, answers)
         new = ["never learnt"] if real.max(initial=0) >= len(self.classes) else []
-        answered = self.answered(p[:, : len(self.classes)])
+        answered = self._said(p[:, : len(self.classes)], answers)
         real = np.minimum(real, len(self.classes))
         return "Confusion", pictures.confusion_matrix(real, answered, [*self.names, *new])
 
@@ -303,6 +333,7 @@ class ClassifyMany(AnswerTask):
     """Several labels per row: a boolean column each, or one column of lists. Answers are `probabilities` (n, K)."""
 
     name = "classify_many"
+    figure = "exact match"
     choice = "classify"
     noun = "classification"
     roles = ROLES
@@ -367,6 +398,10 @@ class ClassifyMany(AnswerTask):
         self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
         return []
 
+    @property
+    def outcomes(self) -> list:
+        return self.labels
+
     def _both(self, truth: Answers, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
         """Truth (n, K) of 1, 0 and -100 = unknown, and probabilities (n, K)."""
         parts, p = [truth[name] for name in self.targets], answers["probabilities"]
@@ -410,6 +445,10 @@ class ClassifyMany(AnswerTask):
         known = real != -100
         loss = -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1)) * known
         return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)] * self.shares(truth)
+
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        return of_labels(real, p, self.labels, self.rates) + super().details(rows, index, truth, answers)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]

@@ -126,6 +126,19 @@ class Detect(Task):
         truth = np.concatenate([truth[..., :1], low + truth[..., 1:] * size], 2)
         return {self.target: [t[~np.isnan(t[:, 0])] for t in truth]}, answers
 
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """By the labels' names; one that was never learnt is the last."""
+        theirs = [*cast(Detect, other).boxes["values"], None]
+        places = {name: float(i) for i, name in enumerate(self.boxes["values"])}
+        ids = np.asarray([places.get(name, float(len(places))) for name in theirs])
+
+        def named(things: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.column_stack([ids[t[:, 0].astype(int)], t[:, 1:]]) for t in things]
+
+        return {self.target: named(truth[self.target])}, {"guesses": named(answers["guesses"])}
+
     def aside(
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, queries: np.ndarray | None = None
     ) -> dict[str, int]:

@@ -57,4 +57,4 @@ def _cell(rows: Rows, column: str, row: int) -> object:
     if value is None or isinstance(value, (bytes, dict)):
         kind = rows.schema.column(column).kind
         return None if value is None else "(sound)" if kind == "audio" else f"({kind})"
-    return style.shorten(value, 120)
+    return f"{value:.6g}" if isinstance(value, float) else style.shorten(value, 120)

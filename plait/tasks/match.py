@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 from plait.core.roles import Embedder
 from plait.data.digest import cell_digests
+from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
 from plait.errors import DataError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
+from plait.evaluate.report import Section
 from plait.parts.heads.parts import Features
 from plait.parts.objectives.contrastive import contrastive, same_content
+from plait.parts.objectives.late import late
 from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
 from plait.tasks.classify import binary_cross_entropy
+from plait.tasks.details import of_classes
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.rowwise import Answer, AnswerTask, Loss
 
@@ -96,6 +100,15 @@ class Match(AnswerTask):
         real, p = self._both(truth, answers)
         return -np.log(np.where(real == 1, p, 1 - p).clip(1e-7, 1))[real != -100]
 
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, p = self._both(truth, answers)
+        both = np.stack([1 - p, p], 1)
+        counts = [int((real == k).sum()) for k in (0, 1)]
+        told = of_classes(real, both, ["false", "true"], counts, both.argmax(1))[
+            1:
+        ]  # how many were learnt from is not kept
+        return told + super().details(rows, index, truth, answers)
+
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probability"]
         return beside({self.target: p >= 0.5}, {"probability": p})
@@ -145,8 +158,8 @@ class Agreement(Answer):
 
     def agreement(self, f: Features, vectors: dict[str, Tensor]) -> Tensor:
         """(B, 1): log-odds by the vectors; 0 where one side is absent."""
-        a = torch.stack([vectors[s] for s in self.others], 1).float()  # (B, S - 1, E)
-        cosine = (a * vectors[self.last].float()[:, None]).sum(-1)
+        last, compare = vectors[self.last].float(), late(self.embedder)
+        cosine = torch.stack([compare.rows(vectors[s].float(), last) for s in self.others], 1)  # (B, S - 1)
         both = torch.stack([f.present[s] & f.present[self.last] for s in self.others], 1)
         odds = self.gain * self.scale().exp() * cosine + self.SPEED * self.offset
         return odds.masked_fill(~both, 0.0).sum(1, keepdim=True)
@@ -165,7 +178,8 @@ class Agreement(Answer):
         for s in self.others:
             true = (target == 1) & f.present[s] & f.present[self.last]
             same = same_content(batch[s]) | same_content(batch[self.last])
-            found = contrastive(vectors[s], vectors[self.last], self.embedder.logit_scale, same, true)
+            scale, compare = self.embedder.logit_scale, late(self.embedder)
+            found = contrastive(vectors[s], vectors[self.last], scale, same, true, compare)
             losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
         return losses | (f.losses or {})
 

@@ -20,10 +20,13 @@ from plait.data.table import Table
 from plait.errors import DataError, UsageError
 from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
+from plait.evaluate.report import Section
+from plait.evaluate.slices import by_numbers
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
 from plait.tasks.beneath.asked import Asked, Number
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
+from plait.tasks.details import slices_of, worse
 from plait.tasks.rowwise import Answer, AnswerTask
 
 ROLES = ("fuser", "backbone", "embedder")
@@ -52,6 +55,8 @@ class Regress(AnswerTask):
     weighs = spans = True
     metrics = chosen.NUMBERS
     centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
+    floor = "mean"
+    figure, costs = "MAE", "squared error, in variances of the target"
     quantiles: tuple[float, ...] = ()  # that are answered too; the one nearest to a half is then the answer
 
     def __init__(self, target: str, params: dict):
@@ -183,6 +188,14 @@ class Regress(AnswerTask):
             return chosen.pinball(real, told, np.asarray(self.quantiles)) * self.shares(truth) * self.std
         return metrics.squared_error_rows(*self._known(truth, answers)) * self.shares(truth)
 
+    def cost(self, truth: Answers, answers: Answers) -> np.ndarray:
+        return self.loss_rows(truth, answers) / self.std**2
+
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        real, predicted = self._known(truth, answers)
+        slices = [*slices_of(rows, index), *by_numbers("(prediction)", predicted)]
+        return worse(slices, abs(real - predicted), self.figure, "lower", real - predicted)
+
     def columns(self, answers: Answers) -> dict[str, Any]:
         numbers = answers["numbers"]
         reach = {} if self.interval is None else {"low": numbers - self._reach(), "high": numbers + self._reach()}
@@ -190,7 +203,7 @@ class Regress(AnswerTask):
         return beside({self.target: numbers}, told | reach)
 
     def picture(self, truth: Answers, answers: Answers) -> tuple[str, bytes]:
-        return "Predicted and real", pictures.residuals(*self._known(truth, answers))
+        return "Predicted and real", pictures.residuals(*self._known(truth, answers), self.target)
 
     def describe(self) -> str:
         return f"mean {self.mean:.4g}, spread {self.std:.4g}"

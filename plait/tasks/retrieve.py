@@ -20,6 +20,7 @@ from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.evaluate.report import Section
 from plait.parts.objectives.contrastive import contrastive
+from plait.parts.objectives.late import PLAIN, Late, late
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, EmbedderBound
 from plait.tasks.examples import picture_of
@@ -27,6 +28,7 @@ from plait.tasks.examples import picture_of
 ROLES = ("embedder",)
 
 PAIR = "pair"  # the name of what is asked, which stands in no column
+PAIRS = 8_000_000  # pairs of vectors that are compared at a time
 HALF = "pair of which a side cannot be read"
 
 
@@ -57,10 +59,14 @@ class Pairs(TaskModel):
             self.objective.after_step(self.bound.system, self.state)
 
     def answer(self, batch: dict) -> dict[str, Tensor]:
-        """`vectors` (B, 2, E), unit ones of both sides; zeros where a side is absent."""
+        """`vectors` (B, 2, E), unit ones of both sides; zeros where a side is absent. Of a system that compares several
+        vectors in one, `late` (B, 2) too: how, the same in all rows."""
         vectors = self.bound.vectors(batch)
         # bfloat16 ones are not quite unit
-        return {"vectors": torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)}
+        found = {"vectors": torch.stack([F.normalize(vectors[s].float(), dim=-1) for s in self.sides], 1)}
+        if (how := late(self.bound.system)) != PLAIN:
+            found["late"] = found["vectors"].new_tensor(how).expand(len(found["vectors"]), -1)
+        return found
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         whole = batch["present"][self.sides[0]] & batch["present"][self.sides[1]]
@@ -73,7 +79,8 @@ class Pairs(TaskModel):
         vectors = self.bound.vectors(batch)
         a, b = (vectors[s][whole] for s in self.sides)
         group = ids[whole, 0]
-        return contrastive(a, b, self.bound.system.logit_scale, group[:, None] == group)
+        system = self.bound.system
+        return contrastive(a, b, system.logit_scale, group[:, None] == group, compare=late(system))
 
 
 class Retrieve(Task):
@@ -151,7 +158,7 @@ class Retrieve(Task):
         from."""
         out = []
         for (ask, reply), rows, items, ids in self._directions(truth, answers, queries):
-            found = retrieval((answers["vectors"][rows, ask], answers["vectors"][items, reply]), ids)
+            found = retrieval(_compared(answers, rows, ask, items, reply), ids)
             out += [s._replace(name=f"{self.names[ask]} to {self.names[reply]}, {s.name}") for s in found]
         return out
 
@@ -187,7 +194,8 @@ class Retrieve(Task):
         return np.asarray((truth[PAIR][:, 1:] >= 0) & (np.abs(answers["vectors"]).sum(2) > 0))
 
     def columns(self, answers: Answers) -> dict[str, Any]:
-        return {"similarity": answers["vectors"].prod(1).sum(1)}
+        a, b = torch.from_numpy(answers["vectors"]).unbind(1)
+        return {"similarity": _late(answers).rows(a, b).numpy()}
 
     def describe(self) -> str:
         return f"{self.names[0]} with {self.names[1]}"
@@ -205,12 +213,13 @@ class Retrieve(Task):
         self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers, again: Callable[[np.ndarray], Answers]
     ) -> list[Section]:
         """For some of the asking texts, the first answers."""
-        pairs, vectors = truth[PAIR], answers["vectors"]
+        pairs = truth[PAIR]
         (ask, reply), asking, items, _ = next(iter(self._directions(truth, answers, None)))
         some = asking[np.unique(np.linspace(0, len(asking) - 1, min(8, len(asking))).astype(int))]
         sheet = []
         for q in some:
-            best = items[np.argsort(-(vectors[items, reply] @ vectors[q, ask]), kind="stable")[:8]]
+            near = all_scores(_compared(answers, np.array([q]), ask, items, reply))[0]
+            best = items[np.argsort(-near, kind="stable")[:8]]
             cells = [
                 (picture_of(rows, self.names[reply], int(index[i])), "", bool(pairs[i, 0] == pairs[q, 0])) for i in best
             ]
@@ -225,6 +234,32 @@ class Retrieve(Task):
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Retrieve:
         return cls(tuple(state["sides"]), tuple(state["names"]))
+
+
+def _late(answers: Answers) -> Late:
+    """How the vectors of answers are compared."""
+    if "late" not in answers:
+        return PLAIN
+    views, sharpness = answers["late"][0].tolist()
+    return Late(int(views), sharpness)
+
+
+def _compared(answers: Answers, rows: np.ndarray, ask: int, items: np.ndarray, reply: int) -> Any:
+    """What `retrieval` reads: the vectors of both sides where their product compares them, or their scores (Q, M)."""
+    a, b = answers["vectors"][rows, ask], answers["vectors"][items, reply]
+    return (a, b) if "late" not in answers else late_scores(_late(answers), a, b)
+
+
+def all_scores(found: Any) -> np.ndarray:
+    """(Q, M) of what `_compared` gives."""
+    return found[0] @ found[1].T if isinstance(found, tuple) else found
+
+
+def late_scores(how: Late, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a (A, V E), b (B, V E) -> (A, B), some rows at a time."""
+    some = max(1, PAIRS // (len(b) * how.views**2))
+    right = torch.from_numpy(b)
+    return np.concatenate([how(torch.from_numpy(a[i : i + some]), right).numpy() for i in range(0, len(a), some)])
 
 
 def _one_each(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:

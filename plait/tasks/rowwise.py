@@ -4,7 +4,7 @@ part, and a linear model beneath."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from plait.data.schema import Schema
 from plait.errors import UsageError
 from plait.evaluate.chosen import named, score
 from plait.evaluate.intervals import Score
+from plait.evaluate.report import Section
 from plait.parts.heads.parts import SumOfParts
-from plait.tasks.base import WEIGHT, Answers, Task, TaskModel
+from plait.tasks.base import WEIGHT, Answers, Task, TaskModel, merge
 from plait.tasks.beneath import Ladder
 from plait.tasks.beneath.asked import Asked
 from plait.tasks.bind import Bound, drop_modalities
+from plait.tasks.details import slices_of, worse
 from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
 
@@ -90,6 +92,34 @@ class AnswerTask(Task):
     """A task whose model is an `Answer`."""
 
     on_towers = True
+    figure: ClassVar[str] = "accuracy"  # what `per_row` is called
+    costs: ClassVar[str] = "log loss"  # what `cost` is called
+    one_of: ClassVar[bool] = False  # its `probabilities` sum to 1
+
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """The truth is read anew, and what was never learnt has a probability of 0."""
+        parts = [self.record(rows.batch(index[at : at + 64]), {})[0] for at in range(0, len(index), 64)]
+        mine, theirs = self.outcomes, cast(AnswerTask, other).outcomes
+        if mine == theirs:
+            return merge(parts), answers
+        given, places = answers["probabilities"], {name: i for i, name in enumerate(theirs)}
+        none = np.zeros(len(given))
+        p = np.stack([given[:, places[name]] if name in places else none for name in mine], 1)
+        return merge(parts), answers | {"probabilities": p / p.sum(1, keepdims=True) if self.one_of else p}
+
+    def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
+        return worse(slices_of(rows, index), self.per_row(truth, answers), self.figure, "higher")
+
+    def cost(self, truth: Answers, answers: Answers) -> np.ndarray:
+        """(n,): what is told to rise where a column says nothing."""
+        return self.loss_rows(truth, answers)
+
+    @property
+    def outcomes(self) -> list:
+        """What each of its `probabilities` is of; empty where it has none."""
+        return []
 
     @property
     def simples(self) -> bool:
@@ -166,4 +196,5 @@ class AnswerTask(Task):
             return ""
         with torch.no_grad():
             model.head.quiet()
+        model.silent = True
         return "the linear part alone is as good on the validation rows: it answers"

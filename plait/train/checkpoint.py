@@ -21,7 +21,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plait.core.files import refusal
+from plait.core.files import ordinary, refusal
 from plait.errors import DataError, PlaitError
 
 HOME = "checkpoints"
@@ -53,7 +53,8 @@ def save(folder: str | Path, tensors: dict[str, dict[str, Tensor]], state: dict)
         _sweep(home, before[-KEPT:])  # what an earlier kill left half written or half removed
         new.mkdir()
         for name, content in tensors.items():
-            save_file(_alone(content), new / f"{name}.safetensors")
+            with ordinary(path := new / f"{name}.safetensors"):
+                save_file(_alone(content), path)
         (new / "state.json").write_text(json.dumps(state), encoding="utf-8")
         seal = {p.name: _flush(p) for p in sorted(new.iterdir())}
         (new / SEAL).write_text(json.dumps(dict(files=seal, crc32=_checksum(seal))), encoding="utf-8")

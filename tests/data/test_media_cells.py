@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import tempfile
 from pathlib import Path
 
 import datasets
@@ -18,11 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plait.data.check import unreadable
+from plait.data.folder import folder_columns
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
+from plait.errors import DataError
 
 N = 8
 LABELS = ["a", "b"] * (N // 2)
@@ -216,3 +220,46 @@ def test_nested_cells_are_read_by_their_parts() -> None:
     assert read_table(made).column("month").to_pylist()[1] == periods[1].start_time
     assert read_table(made).column("wait").to_pylist()[2] == 120.0
     assert read_table({"c": [Path("a/b.png")]}).column("c").to_pylist() == ["a/b.png"]
+
+
+def test_a_picture_that_goes_between_reading_and_looking_where_it_lies_is_a_bad_cell(tmp_path):
+    for i in range(6):
+        Image.new("RGB", (20, 12), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    boxes = [f'[{{"label": "x", "box": [1, {i}, 9, 10]}}]' for i in range(6)]
+    data = pa.table({"photo": [f"{i}.png" for i in range(6)], "things": boxes})
+    table = read_table(data, root=tmp_path)
+    schema = Schema.guess(table, target="things", kinds={"photo": "image", "things": "boxes"})
+    schema.fit(table, np.arange(6), image_size=16)
+    rows = Rows(table, schema, asked=True)
+    rows.scan(lambda done, total: (tmp_path / "3.png").unlink(missing_ok=True) if done == total else None)
+    batch = rows.batch(np.arange(6))
+    assert batch["present"]["image_0"].tolist() == [True] * 3 + [False] + [True] * 2
+    assert rows.bad.by_reason() == {"no such file": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps permissions otherwise")
+def test_a_class_folder_that_cannot_be_read_is_refused_by_name():
+    """By a process that is not root, who reads everything."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        for label in ("cat", "dog"):
+            (home / label).mkdir()
+            Image.new("RGB", (8, 8)).save(home / label / "1.png")
+        home.chmod(0o755)
+        (home / "dog").chmod(0)
+        reads, says = os.pipe()
+        if (child := os.fork()) == 0:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            try:
+                told = str(folder_columns(home))
+            except DataError as error:
+                told = str(error)
+            os.write(says, told.encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(says)
+        told = os.read(reads, 10_000).decode()
+        (home / "dog").chmod(0o755)
+        assert told.startswith(f"{home}/dog cannot be read: Permission denied. Without it rows, or a class")
+        assert folder_columns(home)["label"] == ["cat", "dog"]

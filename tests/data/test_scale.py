@@ -312,3 +312,70 @@ def test_python_is_not_called_for_each_cell(tmp_path) -> None:
         pa.csv.write_csv(pa.table(columns), path)
         found.append(calls(path, "y"))
     assert found[2] < 1.2 * found[1], found
+
+
+def test_texts_of_large_tables_are_read_with_their_batches(monkeypatch) -> None:
+    table = read_table(
+        {
+            "t": ["a red door", None, " ", "small", "a blue house by the river " * 9] * 6,
+            "n": [0.5 * (i % 7) for i in range(30)],
+        }
+    )
+    schema = Schema.guess(table, kinds={"t": "text"}).fit(table, np.arange(30), max_tokens=16)
+    kept = Rows(table, schema).scan()
+    monkeypatch.setattr("plait.data.rows.LATE", 10)
+    late = Rows(table, schema).scan()
+    assert late.notes == kept.notes and late._stores == {"text_0": None} != kept._stores
+    for index in (np.arange(30), np.asarray([4, 4, 1, 2, 29])):
+        a, b = kept.batch(index), late.batch(index)
+        assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in ("text_0", "number", "row"))
+        assert all((a[k]["text_0"] == b[k]["text_0"]).all() for k in ("keep", "present"))
+    monkeypatch.setattr("plait.data.rows.CELLS", 7)
+    assert (late.batch(np.arange(30))["text_0"] == kept.batch(np.arange(30))["text_0"]).all()
+
+
+def test_long_texts_are_cut_before_they_are_read() -> None:
+    """What is beyond the words that are read changes nothing: only so much of a text goes to the tokenizer, and all of
+    it where that were too few."""
+    kind, words = KINDS["text"], "the river by the house is blue and the door of it red, said 17 people. "
+    params = kind.fit(pa.chunked_array([[words, words[::-1]] * 20]), FitOptions(Place(), max_tokens=32))
+    place = Place()
+    for text in (
+        words * 1400,
+        "é" * 90_000,
+        " " * 50_000 + words * 100,
+        "x" * 99_999,
+        words * 200 + "\U0001f600" * 9000,
+    ):
+        (found,) = kind.encode_some([text], params, place)
+        whole = kind._tokens(text, _tokenizer(params).encode(text, add_special_tokens=False).ids, params, Place(), [])
+        np.testing.assert_array_equal(found, whole)
+    assert place.notes["too long"] == 5
+
+
+def _tokenizer(params: dict):
+    from plait.data.kinds.text import tokenizer_of
+
+    return tokenizer_of(params["tokenizer"])
+
+
+def test_a_tokenizer_gets_no_more_than_it_needs(monkeypatch) -> None:
+    seen: list[int] = []
+
+    class Watched:
+        def __init__(self, inner) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def encode_batch_fast(self, texts, **how):
+            seen.extend(map(len, texts))
+            return self.inner.encode_batch_fast(texts, **how)
+
+    kind, long = KINDS["text"], "the river by the house is blue " * 3000
+    params = kind.fit(pa.chunked_array([[long] * 4]), FitOptions(Place(), max_tokens=32))
+    inner = _tokenizer(params)
+    monkeypatch.setattr("plait.data.kinds.text.tokenizer_of", lambda text: Watched(inner))
+    kind.encode_some([long], params, Place())
+    assert len(seen) == 1 and max(seen) < 4000

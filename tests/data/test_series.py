@@ -132,7 +132,7 @@ def test_auto_tells_series_apart(tmp_path) -> None:
         lines.append(f'"{cell}",{"fast" if fast else "slow"}')
     path = tmp_path / "waves.csv"
     path.write_text("\n".join(lines))
-    how = dict(target="label", epochs=12, lr=3e-3, precision="fp32", console=Console(quiet=True))
+    how = dict(target="label", folds=1, epochs=12, lr=3e-3, precision="fp32", console=Console(quiet=True))
     run = plait.fit(path, out=tmp_path / "run", system="auto_toy", **how)
     assert run.schema.slots[0].kind == "series" and run.task.name == "classify"
     answers = plait.load(tmp_path / "run").predict(path)

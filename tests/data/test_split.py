@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plait.data.schema import Schema
-from plait.data.split import duplicates_across, split_rows
+from plait.data.split import duplicates_across, split_folds, split_rows
 from plait.data.table import read_table
 from plait.errors import DataError, UsageError
 
@@ -78,6 +78,34 @@ def test_classes_are_spread_and_always_trained_on(counts: list[int], seed: int, 
             assert abs(there["test"] - 0.1 * count) <= 2
     if not heavy and min(counts) >= 3:
         assert len(split["test"]) == round(0.1 * len(labels))
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(12, 120), folds=st.integers(2, 10), seed=st.integers(0, 50))
+def test_folds_are_even_in_size_and_in_classes(n: int, folds: int, seed: int) -> None:
+    table, schema = table_of(n, seed)
+    labels = table.column("y").to_pylist()
+    side = split_folds(table, schema, folds, seed=seed, stratify=labels)
+    assert np.ptp(np.bincount(side, minlength=folds)) <= len(set(labels))
+    for label in set(labels):
+        assert np.ptp(np.bincount(side[np.array(labels) == label], minlength=folds)) <= 1
+    plain = split_folds(table, schema, folds, seed=seed)
+    assert np.ptp(np.bincount(plain, minlength=folds)) <= 1
+    turned = np.random.default_rng(seed).permutation(n)
+    assert (split_folds(table.take(turned), schema, folds, seed=seed) == plain[turned]).all()
+    assert (split_folds(table, schema, folds, seed=seed + 1) != plain).any()
+
+
+def test_folds_leave_groups_and_identical_rows_together() -> None:
+    words = [f"text number {i // 2} of many" for i in range(60)]
+    table = read_table({"t": words, "g": [i // 6 if i < 48 else None for i in range(60)]})
+    schema = Schema.guess(table, inputs=["t"], kinds={"t": "text"}, group="g")
+    side = split_folds(table, schema, 4, group="g")
+    for key in (words, [i // 6 if i < 48 else 8 + i // 2 for i in range(60)]):
+        assert all(len(set(side[[k == value for k in key]])) == 1 for value in set(key))
+    assert np.ptp(np.bincount(side)) <= 6
+    with pytest.raises(DataError, match="groups of rows are too few for 15 folds"):
+        split_folds(table, schema, 15, group="g")
 
 
 def test_the_order_of_rows_does_not_matter_but_the_seed_does() -> None:

@@ -122,6 +122,49 @@ def test_perfect_answers_do_not_get_a_point_interval():
             assert score.value == score.high == 1 and 0.6 < score.low < 0.9, score
 
 
+def without_each(folds: list[np.ndarray]) -> np.ndarray:
+    return np.array([np.concatenate(folds[:j] + folds[j + 1 :]).mean() for j in range(len(folds))])
+
+
+def test_folds_have_the_interval_of_nadeau_and_bengio():
+    rng = np.random.default_rng(0)
+    folds = [rng.normal(3, 1, 20) + shift for shift in (0, 2, 4, 1, 5)]
+    rows = np.concatenate(folds)
+    found = I.over_folds(I.mean_score("MAE", rows, "lower"), rows.mean(), without_each(folds), 1 / 4)
+    means = np.array([f.mean() for f in folds])
+    half = 2.7764451051977987 * np.sqrt((1 / 5 + 1 / 4) * means.var(ddof=1))  # scipy.stats.t.ppf(0.975, 4)
+    assert found.value == pytest.approx(rows.mean()) and found.high == pytest.approx(rows.mean() + half, rel=1e-3)
+    assert found.low == pytest.approx(rows.mean() - half, rel=1e-3)
+
+
+def test_folds_never_have_a_narrower_interval_than_their_rows_and_keep_to_its_range():
+    rows = np.ones(50)
+    perfect = I.proportion("accuracy", rows == 1)
+    assert I.over_folds(perfect, 1.0, np.ones(5), 1 / 4) == perfect
+    wide = I.over_folds(perfect._replace(value=0.9, low=0.8), 0.9, np.array([0.8, 0.9, 0.99, 0.95, 0.9]), 1 / 4)
+    assert wide.high == 1.0 and wide.low < 0.8
+    r2 = I.Score("R2", 0.5, 0.3, 0.7, 50, "higher")
+    assert I.over_folds(r2, 0.5, np.array([0.1, 0.9, 0.5, 0.7, 0.3]), 1 / 4).low < 0
+    gain = I.Score("gain", 0.1, 0.05, 0.2, 50, "higher")
+    assert I.over_folds(gain, 0.1, np.array([0.0, 0.2, 0.1, 0.3, -0.1]), 1 / 4).low < 0
+    one = r2._replace(low=0.25, high=0.75)  # of a single fold nothing is known
+    assert I.over_folds(one, 0.625, np.array([np.nan, 0.5]), 1.0) == one._replace(value=0.625, low=0.375, high=0.875)
+
+
+def test_intervals_over_folds_cover_the_luck_of_training():
+    """A learner is right in 0.9 or in 0.6 of the rows, as it happens: what it scores in the mean lies in the interval,
+    which that of the rows, as if one model had answered all of them, often misses."""
+    rng, rows, k, runs = np.random.default_rng(0), 20, 5, 400
+    held = alone = 0
+    for _ in range(runs):
+        folds = [rng.random(rows) < share for share in rng.choice([0.9, 0.6], k)]
+        score = I.proportion("accuracy", np.concatenate(folds))
+        found = I.over_folds(score, score.value, without_each([f.astype(float) for f in folds]), 1 / (k - 1))
+        held += found.low <= 0.75 <= found.high
+        alone += score.low <= 0.75 <= score.high
+    assert held / runs > 0.94 and alone / runs < 0.8, (held / runs, alone / runs)
+
+
 def test_paired_gain_uses_the_pairing():
     rng = np.random.default_rng(0)
     b = rng.normal(size=500) * 10
@@ -147,6 +190,22 @@ def test_paired_inputs_must_fit():
         I.paired_gain(np.ones(3), np.ones(4))
     with pytest.raises(ValueError, match="got 1 NaN"):
         I.paired_gain(np.array([1.0, np.nan]), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    "score, told",
+    [
+        ((0.87123, 0.7934, 0.9301), ("0.87", "0.79", "0.93")),
+        ((0.87123, 0.8693, 0.8731), ("0.8712", "0.8693", "0.8731")),
+        ((0.5, 0.02, 0.98), ("0.50", "0.02", "0.98")),
+        ((12345.6, 11020.2, 13000.0), ("12346", "11020", "13000")),
+        ((12.3456, 10.1, 14.2), ("12.3", "10.1", "14.2")),
+        ((1.0, 1.0, 1.0), ("1.000", "1.000", "1.000")),
+        ((3e7, 2e7, 4e7), ("3e+07", "2e+07", "4e+07")),
+    ],
+)
+def test_a_score_has_the_digits_that_its_interval_gives_a_sense_to(score, told):
+    assert I.digits(I.Score("s", *score, 9, "higher")) == told
 
 
 def test_scores_print_and_serialise():

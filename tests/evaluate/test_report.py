@@ -119,7 +119,7 @@ def test_user_text_is_escaped_and_readable(tmp_path):
         "0.871",
         "95% interval 0.842 to 0.897",
         "0.520",
-        "0.500 [0.400, 0.600]",
+        "0.50 [0.40, 0.60]",
         "12,345",
         "0.610",
         "missing",

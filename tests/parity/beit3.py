@@ -2,8 +2,8 @@
 github.com/microsoft/torchscale).
 
 Both towers alone, both streams fused, the answers to questions and the scores of words, with padded texts; of every
-published size what its head gives, in its own width and two layers deep. The mask token and the two rows of each table
-of positions that ours leaves out are in none of its counts.
+published size what its head gives, of pairs of pictures what goes into it too, in its own width and two layers deep.
+The mask token and the two rows of each table of positions that ours leaves out are in none of its counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.parity.recorded import expand, noise, values, weights
 
 SYSTEM = "beit3"
 CASES = {f"{SYSTEM}_{size}": "official" for size in ("toy", *systems()[SYSTEM].weights)}
-EVERY = dict(image=11, text=11, answer=61, words=2003, asked=2003)  # of which numbers were kept
+EVERY = dict(pair=1, fused=17, image=11, text=11, answer=61, words=2003, asked=2003)  # of which numbers were kept
 NUMBERS = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 HEADS = {
     "retrieval": dict(answers=0, captions=False),
@@ -65,10 +65,13 @@ def published(name: str, facts: dict) -> Row:
     ours = plait.create_model(name, depth=facts["depth"]).eval()
     public = {k: noise(k, tuple(v.shape)) for k, v in plait.save_weights(ours, "official").items()}
     plait.load_weights(ours, public | {k: torch.tensor(2.0) for k in ("logit_scale",) if k in public}, "official")
-    image, text, keep = asked(ours.blanks["image"][0][1])
+    image, text, keep = asked(ours.blanks[ours.eyes[0]][0][1])
     batch = {"image": image, "text": text, "keep": {"text": keep}}
     if ours.project is not None:
         found = ours.embed(batch)
+    elif len(ours.eyes) > 1:
+        both = ours({"image_0": batch.pop("image"), "image_1": image.flip(0) * 0.7 + 0.1, **batch})
+        found = {"fused": both["fused"], "pair": both["answer"]}
     elif ours.answer is not None:
         found = {"answer": ours(batch)["answer"]}
     else:

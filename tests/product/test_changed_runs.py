@@ -51,7 +51,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def train(home: Path, out: str | Path, **options):
-    usual = dict(target="digit", inputs=["photo"], system="vit_toy", epochs=2, batch_size=32, precision="fp32")
+    usual = dict(target="digit", inputs=["photo"], system="vit_toy", folds=1, epochs=2, batch_size=32, precision="fp32")
     made = usual | dict(checkpoint_seconds=0.0, console=Console(quiet=True)) | options
     return plait.fit(home / "digits.parquet", out=home / out, **{k: v for k, v in made.items() if v is not None})
 
@@ -148,6 +148,7 @@ def test_retrieval_searches_with_a_changed_model(home):
 def test_the_command_line_takes_several_and_says_so(home, capsys, monkeypatch):
     monkeypatch.chdir(home)
     usual = ["fit", "digits.parquet", "-t", "digit", "--inputs", "photo", "--system", "vit_toy", "--epochs", "1"]
+    usual += ["--folds", "1"]
     words = [*usual, "--method", "sinkformer:steps=5", "--method", "unified_norm:window=2,warmup=3"]
     said = "vit_toy + sinkformer:steps=5 + unified_norm:window=2,warmup=3"
     assert main([*words, "--dry-run", "--json"]) == 0

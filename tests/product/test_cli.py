@@ -132,6 +132,8 @@ def wine(home) -> Result:
             "32",
             "--precision",
             "fp32",
+            "--folds",
+            "1",
         )
         return plait("fit", "wine.csv", "--target", "cultivar", *words)
     finally:
@@ -292,6 +294,8 @@ def test_interrupted_then_resumed(home, tmp_path):
         "100",
         "--batch-size",
         "142",
+        "--folds",
+        "1",
     ]
     process = subprocess.Popen(
         [*COMMAND, *words, "--json"],

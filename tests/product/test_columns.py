@@ -34,7 +34,7 @@ def one_thread():
 
 
 def fit(source, out: Path, **options) -> plait.Run:
-    usual = dict(system="auto_toy", epochs=1, precision="fp32", console=Console(quiet=True))
+    usual = dict(system="auto_toy", epochs=1, precision="fp32", folds=1, console=Console(quiet=True))
     return plait.fit(source, out=out / "run", **usual | options)
 
 
@@ -175,7 +175,20 @@ def test_columns_of_any_name_from_the_command_line(tmp_path, monkeypatch) -> Non
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({"size, m2": X, 'say "x"': X[::-1], "price, EUR": 3 * X + 1, "n": np.arange(N) % 7})
     frame.to_csv("t.csv", index=False)
-    usual = ("fit", "t.csv", "--system", "auto_toy", "--epochs", "1", "--precision", "fp32", "--target", "price, EUR")
+    usual = (
+        "fit",
+        "t.csv",
+        "--system",
+        "auto_toy",
+        "--epochs",
+        "1",
+        "--folds",
+        "1",
+        "--precision",
+        "fp32",
+        "--target",
+        "price, EUR",
+    )
     code, said = words(*usual, "--inputs", "size, m2", "--inputs", 'say "x"', "--kind", "size, m2=number", "-o", "run")
     assert code == 0, said
     assert plait.load("run").schema.inputs == ["size, m2", 'say "x"'] and plait.load("run").task.target == "price, EUR"
@@ -193,7 +206,20 @@ def test_what_cannot_be_read_or_scored_is_said(tmp_path, monkeypatch) -> None:
     frame = pd.DataFrame({"x": X, "photo": [f"gone/{i}.png" for i in range(N)], "y": answers})
     frame.to_csv("t.csv", index=False)
     code, said = words(
-        "fit", "t.csv", "--target", "y", "--system", "auto_toy", "--epochs", "1", "--image-size", "32", "-o", "run"
+        "fit",
+        "t.csv",
+        "--target",
+        "y",
+        "--system",
+        "auto_toy",
+        "--epochs",
+        "1",
+        "--folds",
+        "1",
+        "--image-size",
+        "32",
+        "-o",
+        "run",
     )
     assert code == 0 and "NO CELL of 'photo' can be read: 80 x no such file" in said and str(tmp_path) in said
     frame.assign(y=[a if i % 4 else None for i, a in enumerate(answers)]).to_csv("e.csv", index=False)

@@ -40,7 +40,8 @@ def test_trains_or_refuses(seed: int, tmp_path):
     case = damaged(seed, tmp_path / "in")
     before = sorted(tmp_path.rglob("*"))
     page = io.StringIO()
-    options = {"system": "auto_toy", "image_size": 32, "epochs": 1, "precision": "fp32", "workers": 1, **case.arguments}
+    options = {"system": "auto_toy", "image_size": 32, "epochs": 1, "precision": "fp32", "workers": 1, "folds": 1}
+    options |= case.arguments
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
@@ -88,9 +89,8 @@ def test_trains_on_the_command_line(tmp_path):
     case = damaged(4, tmp_path / "in")
     wrong = command("fit", str(case.source), "--target", "lable", "--epochs", "1")
     assert wrong.returncode == 2 and "Did you mean 'label'?" in wrong.stderr and "Traceback" not in wrong.stderr
-    done = command(
-        "fit", str(case.source), "--target", "label", "--epochs", "1", "--system", "auto_toy", "--image-size", "32"
-    )
+    words = ["--epochs", "1", "--system", "auto_toy", "--image-size", "32", "--folds", "1"]
+    done = command("fit", str(case.source), "--target", "label", *words)
     assert done.returncode == 0 and done.stderr == "" and "bad (bad_rows.parquet)" in done.stdout
 
 

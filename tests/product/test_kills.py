@@ -24,7 +24,7 @@ FIT = """
 import sys, plait
 from plait.runs.console import Console
 plait.fit("digits.parquet", out=sys.argv[1], target="digit", system="auto_toy", image_size=16, epochs=3, batch_size=16,
-          precision="fp32",
+          precision="fp32", folds=1,
     ema=float(sys.argv[2]) or None, checkpoint_seconds=0.0, console=Console(quiet=True))
 """  # checkpoint_seconds is no option of the command line: 0 means after every step
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

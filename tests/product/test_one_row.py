@@ -36,7 +36,7 @@ def runs(tmp_path_factory) -> Path:
         side = (i % 2) * 200 + rng.integers(0, 40)
         Image.fromarray(np.full((32, 32, 3), side, np.uint8)).save(place / f"p{i}.png")
         soundfile.write(place / f"s{i}.wav", np.sin(np.arange(1600) * (0.05 + 0.4 * (i % 2))), 16_000)
-    how = dict(system="auto_toy", epochs=1, precision="fp32", console=QUIET, target="y")
+    how = dict(system="auto_toy", folds=1, epochs=1, precision="fp32", console=QUIET, target="y")
     y = ["dark", "light"] * 12
     (place / "p.csv").write_text("photo,y\n" + "".join(f"p{i}.png,{c}\n" for i, c in enumerate(y)))
     (place / "s.csv").write_text("sound,y\n" + "".join(f"s{i}.wav,{c}\n" for i, c in enumerate(y)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import plait
-from plait.core.catalog import model_info, slots_of
+from plait.core.catalog import build, model_info, slots_of, systems
 from plait.errors import UsageError
 from plait.runs.console import Console
 from tests.product.test_caption import COLOURS, png
@@ -41,6 +41,15 @@ def table(n: int, seed: int = 0) -> dict[str, list]:
     return rows
 
 
+@pytest.fixture
+def beit3_pocket(monkeypatch):
+    """BEiT-3's toy, of pairs."""
+    found, kept = systems()["beit3"], {k: v for k, v in systems()["beit3"].sizes["toy"].items() if k != "captions"}
+    monkeypatch.setitem(found.sizes, "pocket", kept | dict(embed=False, pair=True, answers=2))
+    monkeypatch.setitem(found.size_takes, "pocket", found.size_takes["nano_nlvr2"])
+    monkeypatch.setitem(found.size_roles, "pocket", found.size_roles["nano_nlvr2"])
+
+
 def fit(rows: dict, system: str, out, **options):
     kinds = {"asked": "text"}
     return plait.fit(
@@ -48,8 +57,8 @@ def fit(rows: dict, system: str, out, **options):
     )
 
 
-@pytest.mark.parametrize("system", ["albef_nlvr_toy"])
-def test_which_picture_is_which_is_learnt(system, tmp_path):
+@pytest.mark.parametrize("system", ["albef_nlvr_toy", "beit3_pocket"])
+def test_which_picture_is_which_is_learnt(system, beit3_pocket, tmp_path):
     rows = table(600)
     run = fit(rows, system, tmp_path / "run", epochs=15, lr=2e-3)
     found = run.assessments["test"].scores[0]
@@ -85,5 +94,5 @@ def test_more_pictures_than_it_reads_are_refused(tmp_path):
 def test_slots_are_called_by_their_kinds_and_numbered_where_there_are_several():
     assert slots_of(("image", "text")) == {"image": "image", "text": "text"}
     assert slots_of(("image", "text", "image")) == {"image_0": "image", "text": "text", "image_1": "image"}
-    for name in ("albef_nlvr_toy", "vilt_toy"):
-        assert tuple(model_info(name).slots) == plait.create_model(name).takes
+    for name in ("albef_nlvr_toy", "vilt_toy", "beit3_nano", "beit3_nano_nlvr2", "beit3_base_patch16_224_nlvr2"):
+        assert tuple(model_info(name).slots) == build(name).takes

@@ -65,7 +65,9 @@ def published(tmp_path_factory) -> Path:
 
 
 def fit(folder: Path, tmp_path: Path, **more):
-    options = dict(system=BERT, target="label", pretrained=str(folder / "model.safetensors"), batch_size=32, epochs=1)
+    options = dict(
+        system=BERT, target="label", folds=1, pretrained=str(folder / "model.safetensors"), batch_size=32, epochs=1
+    )
     return plait.fit(table(), out=tmp_path / "run", kinds={"text": "text"}, **options | more)
 
 

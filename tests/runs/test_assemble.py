@@ -97,7 +97,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     length = 16 if "text" in takes else None
     options["kinds"] = {COLUMNS[kind]: kind for kind in takes if kind in SAID}
     options["kinds"] |= {"said": "text"} if "said" in options["inputs"] else {}
-    settings = Settings(system=name, image_size=32, max_tokens=length, **options)
+    settings = Settings(system=name, image_size=32, max_tokens=length, folds=1, **options)
     source = table((*dict.fromkeys(takes), "image") if choice == "generate" and "image" not in takes else takes)
     if choice == "restore":
         source = source.append_column("clear", [source[COLUMNS["image"]].to_pylist()[::-1]])

@@ -21,7 +21,13 @@ from tests.runs.tables import COLUMNS, table
 
 def made(kinds, source=None, **options) -> tuple[Prepared, torch.nn.Module]:
     """A table and a model whose head answers at random: each modality says something else."""
-    settings = {"system": "auto_toy", "image_size": 32, "max_tokens": 16, "inputs": [COLUMNS[k] for k in kinds]}
+    settings = {
+        "system": "auto_toy",
+        "folds": 1,
+        "image_size": 32,
+        "max_tokens": 16,
+        "inputs": [COLUMNS[k] for k in kinds],
+    }
     source = table(kinds, 60) if source is None else source
     data = prepare(source, Settings(**settings | options), Console(quiet=True))
     own = recipe(data.info, data.schema, type(data.task), **data.task.needs)

@@ -49,7 +49,7 @@ def table(n: int, seed: int) -> dict:
 
 def fit(source, out, target: str, **how) -> plait.Run:
     inputs = [f"x{i}" for i in range(6)]
-    usual = dict(target=target, inputs=inputs, system="auto_toy", precision="fp32", out=out, console=QUIET)
+    usual = dict(target=target, inputs=inputs, folds=1, system="auto_toy", precision="fp32", out=out, console=QUIET)
     return plait.fit(source, **usual | how)
 
 
@@ -77,7 +77,7 @@ def test_probabilities_are_calibrated_on_tables_of_more_than_a_thousand_rows(run
 
 @pytest.mark.parametrize("too_sure", [0.4, 3.0])
 def test_a_model_that_is_too_sure_or_too_modest_is_put_right(too_sure: float, tmp_path) -> None:
-    how = dict(system="auto_toy", target="kind", inputs=[f"x{i}" for i in range(6)], precision="fp32")
+    how = dict(system="auto_toy", folds=1, target="kind", inputs=[f"x{i}" for i in range(6)], precision="fp32")
     data = prepare(table(4000, 2), Settings(**how), QUIET)
     made = recipe(data.info, data.schema, type(data.task), **data.task.needs)
     model = data.task.model(made.bind(made.build()), objective(data.info))

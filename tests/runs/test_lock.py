@@ -21,7 +21,7 @@ from plait.runs.manifest import verify
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 QUIET = Console(quiet=True)
-HOW = dict(target="y", system="auto_toy", epochs=2, batch_size=16, precision="fp32")
+HOW = dict(target="y", system="auto_toy", folds=1, epochs=2, batch_size=16, precision="fp32")
 
 
 def rows(n: int = 48) -> dict:

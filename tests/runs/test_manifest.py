@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def rows(n: int = 40) -> dict:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("manifest") / "run"
-    plait.fit(rows(), target="y", system="auto_toy", epochs=1, batch_size=20, out=folder, console=QUIET)
+    plait.fit(rows(), target="y", system="auto_toy", folds=1, epochs=1, batch_size=20, out=folder, console=QUIET)
     return folder
 
 
@@ -163,3 +164,12 @@ def test_a_part_or_a_resumed_run_begins_with_no_damaged_weights(copy, tmp_path):
     flip(copy / "splits.parquet", 4_000)
     with pytest.raises(DataError, match="splits.parquet is damaged"):
         plait.fit(rows(), out=copy, resume=True, console=QUIET)
+
+
+def test_classes_that_are_bytes_come_back_as_bytes(tmp_path):
+    a = np.random.default_rng(0).normal(size=48)
+    cells = [b"\xff\xfe" if x > 0 else b"p\0" for x in a]
+    table = pa.table({"a": a, "y": pa.array(cells)})
+    plait.fit(table, target="y", system="auto_toy", epochs=1, out=tmp_path / "run", console=QUIET)
+    answers = plait.load(tmp_path / "run").predict(table)
+    assert answers.column("y").type == pa.binary() and set(answers.column("y").to_pylist()) <= set(cells)

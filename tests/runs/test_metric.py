@@ -39,7 +39,7 @@ def rare(n: int, seed: int = 0) -> dict:
 
 
 def fit(source: dict, out, **how) -> plait.Run:
-    usual = dict(target="y", system="auto_toy", epochs=2, precision="fp32", lr=1e-4, out=out, console=QUIET)
+    usual = dict(target="y", system="auto_toy", folds=1, epochs=2, precision="fp32", lr=1e-4, out=out, console=QUIET)
     return plait.fit(source, **usual | how)
 
 
@@ -172,7 +172,7 @@ def test_the_command_line_takes_it(tmp_path) -> None:
     with redirect_stdout(out), redirect_stderr(out):
         code = main(
             ["fit", str(tmp_path / "t.csv"), "--target", "y", "--metric", "f1", "--positive", "fraud",
-             "--system", "auto_toy", "--epochs", "1", "-o", str(tmp_path / "r")]
+             "--system", "auto_toy", "--folds", "1", "--epochs", "1", "-o", str(tmp_path / "r")]
         )  # fmt: skip
     assert code == 0, out.getvalue()
     assert "fraud is answered from a probability of" in out.getvalue()

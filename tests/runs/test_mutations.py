@@ -64,7 +64,7 @@ def rows(n: int) -> dict:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mutations") / "run"
-    plait.fit(rows(40), target="y", system="auto_toy", epochs=1, batch_size=20, out=folder, console=QUIET)
+    plait.fit(rows(40), target="y", system="auto_toy", folds=1, epochs=1, batch_size=20, out=folder, console=QUIET)
     shutil.rmtree(folder / "checkpoints")
     return folder
 

@@ -23,7 +23,7 @@ from tests.runs.tables import table
 
 N = 60
 QUIET = Console(quiet=True)
-HOW = dict(target="y", system="auto_toy", epochs=2, batch_size=16, precision="fp32", checkpoint_seconds=0.0)
+HOW = dict(target="y", system="auto_toy", folds=1, epochs=2, batch_size=16, precision="fp32", checkpoint_seconds=0.0)
 
 
 def frame(seed: int = 0, rows: int = N) -> pd.DataFrame:

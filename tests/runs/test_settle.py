@@ -18,7 +18,7 @@ from tests.runs.tables import COLUMNS, table
 
 def job(kinds=("number", "category"), target: str = "label", rows: int = 200) -> TableJob:
     """A run whose head was given random weights, as if it had been trained badly."""
-    settings = Settings(system="auto_toy", target=target, image_size=32, inputs=None)
+    settings = Settings(system="auto_toy", target=target, image_size=32, inputs=None, folds=1)
     source = table(kinds, rows).select([*(COLUMNS[kind] for kind in kinds), target])
     data = prepare(source, settings, Console(quiet=True))
     made = recipe(data.info, data.schema, type(data.task), **data.task.needs)

@@ -144,7 +144,8 @@ def test_what_cannot_be_a_weight_is_a_bad_cell_and_its_row_is_left_out(tmp_path)
     source["w"] = [str(w) for w in source["w"]]
     source["w"][2:6] = ["-1", "heavy", "", "inf"]
     run = plait.fit(
-        source, target="y", sample_weight="w", inputs=["a", "b"], system="auto_toy", epochs=1, out=tmp_path / "r",
+        source, target="y", sample_weight="w", inputs=["a", "b"], folds=1, system="auto_toy", epochs=1,
+        out=tmp_path / "r",
         console=QUIET,
     )  # fmt: skip
     bad = pq.read_table(tmp_path / "r" / "bad_rows.parquet").to_pylist()
@@ -199,7 +200,7 @@ def test_the_command_line_takes_both(tmp_path) -> None:
     with redirect_stdout(out), redirect_stderr(out):
         code = main(
             ["fit", str(tmp_path / "t.csv"), "--target", "c", "--sample-weight", "w", "--class-weight", "yes=3,no=1",
-             "--system", "auto_toy", "--epochs", "1", "-o", str(tmp_path / "r")]
+             "--system", "auto_toy", "--folds", "1", "--epochs", "1", "-o", str(tmp_path / "r")]
         )  # fmt: skip
     assert code == 0, out.getvalue()
     run = plait.load(tmp_path / "r")

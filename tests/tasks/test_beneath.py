@@ -77,7 +77,7 @@ def test_what_simple_models_are_given_is_what_the_table_says():
 
 def test_a_linear_rung_is_what_scikit_learn_solves(climbed):
     _, _, given, y, ladder = climbed
-    x = ladder.design.linear(given, ladder.bins)
+    x = ladder.design.linear(given, ladder.bins, ladder.terms)
     strength = ladder.how["strength"]
     w, b = Classes(2).solve(x.toarray(), y, strength, None)
     peer = LogisticRegression(C=strength, max_iter=2000, tol=1e-8).fit(x.toarray(), y)
@@ -271,3 +271,24 @@ def test_series_are_read_by_what_is_there():
     keep = torch.tensor([[False, True, True, True, False]])
     assert torch.allclose(seen.series(x, keep), torch.tensor([[3.0, (14 / 3) ** 0.5, 1.0, 6.0, 1.0, 6.0]]))
     assert not seen.series(x, keep & False).any()
+
+
+def test_labels_never_learnt_have_a_column_that_nothing_is_learnt_of():
+    """Of a column of lists the last column is of labels that no training row has."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    real = (x[:, :2] > 0).astype(np.int64)
+    asked, more = Labels(2), np.concatenate([real, rng.integers(0, 2, (60, 1))], 1)
+    for one, other in zip(asked.solve(x, real, 1.0, None), asked.solve(x, more, 1.0, None)):
+        assert np.array_equal(one, other)
+    answers = rng.normal(size=(60, 2))
+    assert np.array_equal(asked.losses(answers, real), asked.losses(answers, more))
+    assert np.array_equal(asked.prior(real), asked.prior(more))
+    assert np.array_equal(asked.mix([answers, -answers], real), asked.mix([answers, -answers], more))
+
+
+def test_trees_grow_beside_a_feature_without_any_number():
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    x[:, 1] = np.nan
+    model = grow(x, (x[:, 0] > 0).astype(float), None, classes=0, rounds=20, rate=0.3, seed=0)
+    assert np.abs(model.predict(x) - (x[:, 0] > 0)).mean() < 0.1

@@ -86,7 +86,8 @@ class NumberKind(Kind):
         """Plain mean and spread, no logarithm and no limit: errors are measured in the column's own unit."""
         params = self.fit(column, options)
         values, real, _ = parse_column(column, params["style"])
-        seen = np.clip(values[real], -HUGE, HUGE) if real.any() else np.zeros(1)
+        real &= np.abs(values) <= HUGE
+        seen = values[real] if real.any() else np.zeros(1)
         params |= {"log": None, "clip": None, "mean": float(seen.mean()), "std": float(seen.std())}
         return params | {"count": int(real.sum())}
 
@@ -105,6 +106,14 @@ class NumberKind(Kind):
 
     def survey(self, column: pa.ChunkedArray, params: dict, place: Place) -> Survey:
         return Survey(*parse_column(column, params["style"])[1:])
+
+    def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:
+        """A number that is too large to be answered in its own unit is none."""
+        found = self.encode_column(column, params, place)
+        values, real, _ = parse_column(column, params["style"])
+        over = real & (np.abs(values) > HUGE)
+        beyond = [(int(i), f"a number beyond {HUGE:g}") for i in np.flatnonzero(over)]
+        return Encoded(np.where(over[:, None], 0, found.values), found.real & ~over, [*found.bad, *beyond])
 
     def preprocess(self, params: dict) -> nn.Module:
         return Standardise(params["mean"], params["std"], params["log"], params.get("clip", 10))

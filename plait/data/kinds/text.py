@@ -22,7 +22,7 @@ from plait.data.arrow import as_text
 from plait.data.kinds.base import COUNT, SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, Survey, cells_of
 from plait.data.stores import Ragged
 from plait.data.words import length
-from plait.errors import UsageError
+from plait.errors import UsageError, panicked
 from plait.parts.positions.sine import sinusoids
 from plait.parts.presence import Blank
 from plait.parts.tokenizers.words import WordTokens
@@ -88,8 +88,8 @@ class TextKind(Kind):
             return f"max_tokens is {params['max_tokens']}, expected more than the {ends} ends of a text"
         try:
             count = max(tokenizer_of(params["tokenizer"]).get_vocab().values(), default=-1) + 1
-        except BaseException as error:  # a library's panic is no Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        except BaseException as error:
+            if not (isinstance(error, Exception) or panicked(error)):
                 raise
             return f"the tokenizer cannot be read: {error}"
         if count > params["vocab"]:
@@ -311,7 +311,9 @@ def _published(path: str | Path) -> Tokenizer:
         text = Path(path).read_text(encoding="utf-8")
         json.loads(text)
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
+    except BaseException as error:  # the tokenizers library raises bare Exceptions, and panics
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
         raise UsageError(f"{path} is not a readable tokenizer.json: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

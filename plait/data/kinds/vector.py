@@ -14,7 +14,7 @@ from torch import nn
 from plait.core.declared import Record
 from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Place, cells_of, counted
 from plait.data.stores import Fixed
-from plait.parts.scaling import Standardise
+from plait.parts.scaling import HUGE, Standardise
 from plait.parts.tokenizers.features import VectorTokens
 
 
@@ -39,7 +39,7 @@ class VectorKind(Kind):
         if not cells:
             return {"width": 1, "mean": [0.0], "std": [1.0]}
         width = Counter(len(v) for v in cells).most_common(1)[0][0]
-        stack = np.stack([v for v in cells if len(v) == width])
+        stack = np.clip(np.stack([v for v in cells if len(v) == width]), -HUGE, HUGE)
         std = stack.std(0)
         return {"width": int(width), "mean": stack.mean(0).tolist(), "std": np.where(std > 1e-12, std, 1.0).tolist()}
 

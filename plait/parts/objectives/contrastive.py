@@ -7,9 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+from plait.parts.objectives.late import PLAIN, Late
+
 
 def contrastive(
-    a: Tensor, b: Tensor, logit_scale: Tensor, same: Tensor | None = None, present: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    logit_scale: Tensor,
+    same: Tensor | None = None,
+    present: Tensor | None = None,
+    compare: Late = PLAIN,
 ) -> dict[str, Tensor]:
     """Symmetric InfoNCE (arXiv:2103.00020): each row of `a` must find its own row of `b` in the batch, and the other
     way round.
@@ -17,7 +24,7 @@ def contrastive(
     a, b: (B, E) unit vectors, row i of one belongs to row i of the other. logit_scale: (1,), the logarithm of the
     scores' factor, clamped at log 100. same: (B, B) bool, pairs (i, j) where b_j is as right for a_i as its own:
     duplicates in a batch are no negatives, and a row's target is shared evenly among all that are right. present: (B,)
-    bool, rows with both sides; the others neither ask nor answer.
+    bool, rows with both sides; the others neither ask nor answer. compare(a, b) -> (B, B), the product unless given.
 
     Returns {"contrastive": the mean of both directions}; 0 where no row is present. Scores are float32 whatever the
     inputs' type.
@@ -28,7 +35,7 @@ def contrastive(
         right = right | same
     there = torch.ones(n, dtype=torch.bool, device=a.device) if present is None else present
     with torch.autocast(a.device.type, enabled=False):
-        scores = logit_scale.float().clamp(max=math.log(100)).exp() * (a.float() @ b.float().mT)  # (B, B)
+        scores = logit_scale.float().clamp(max=math.log(100)).exp() * compare(a.float(), b.float())  # (B, B)
         loss = (_match(scores, right, there) + _match(scores.mT, right.mT, there)) / 2
     return {"contrastive": loss}
 

@@ -6,17 +6,18 @@ own (norms, projections, feed-forward) and meet in one attention. So one network
 two towers for retrieval, or a reader of both, by which tokens are put in: a picture alone never touches the experts of
 words. Each layer norms twice more than usual.
 
-Differs: of the heads, those of retrieval, question answering and captions are here; pairs of pictures are left out. A
-caption is written as the official code does, by asking a masked word at the next place what stands there; such words
-are remembered by nobody. The picture's mask token and the targets of pre-training are not here, nor the first two
-positions of the public layout, which nothing reads: coming back they are zeros. The paper's third kind of experts, of
-pictures with words in the last layers, is in no public weights and not here. Other picture sizes than `image` are read.
-An absent text or picture is a blank that nothing attends to.
+Differs: two pictures beside one text are read one by one, each with the text. A caption is written as the official code
+does, by asking a masked word at the next place what stands there; such words are remembered by nobody. The picture's
+mask token and the targets of pre-training are not here, nor the first two positions of the public layout, which nothing
+reads: coming back they are zeros. The paper's third kind of experts, of pictures with words in the last layers, is in
+no public weights and not here. Other picture sizes than `image` are read. An absent text or picture is a blank that
+nothing attends to.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from plait.core.weights import Drop, Join, Lift, Rename, Rule
 from plait.errors import PlaitError
 from plait.parts.heads.answers import answer_head
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.presence import fill_absent, masked
+from plait.parts.presence import Blank, fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
@@ -77,13 +78,20 @@ def words(module: nn.Embedding) -> None:
     nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
 
+def pair_head(width: int, answers: int) -> nn.Module:
+    """What was read of both pictures, (B, 4 D) -> logits (B, K); named as published."""
+    layers = dict(norm1=nn.LayerNorm(4 * width), dense1=nn.Linear(4 * width, 2 * width), norm2=nn.LayerNorm(2 * width))
+    return nn.Sequential(OrderedDict(layers | dict(act=nn.GELU(), dense2=nn.Linear(2 * width, answers))))
+
+
 class BEiT3(nn.Module):
     """A batch of pictures and texts -> a vector of each alone, one that has read both, and what the heads that were
     built say of it.
 
     image: the (H, W) that positions are learned for. length: most tokens of a text. embed: with heads for retrieval.
     answers: how many, 0 for no such head. captions: with scores of words. normed: the last layer's tokens are normed.
-    begin, end: the ids that a caption starts and ends with; mask: of a masked word.
+    pair: two pictures are read beside a text, image_0 and image_1; what is fused is (B, 4 D), of each picture the class
+    token and the text's first. begin, end: the ids that a caption starts and ends with; mask: of a masked word.
     """
 
     takes = ("image", "text")
@@ -92,24 +100,28 @@ class BEiT3(nn.Module):
 
     def __init__(
         self, *, image=(224, 224), patch=16, vocab=64010, length=1022, width, depth, heads, drop_path=0.0,
-        embed=True, answers=0, captions=False, normed=True, begin=0, end=2, mask=64001,
+        embed=True, answers=0, captions=False, normed=True, pair=False, begin=0, end=2, mask=64001,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.part_widths, self.embed_width = width, {}, width
+        self.eyes = ("image_0", "image_1") if pair else ("image",)
+        self.takes, kinds = (*self.eyes, "text"), ("image", "text")
+        self.width, self.part_widths, self.embed_width = 4 * width if pair else width, {}, width
         self.begin, self.end, self.mask, self.length = begin, end, mask, length - 1  # the last place asks for a word
-        self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
+        self.blanks: dict[str, Blank] = {eye: ((3, *image), torch.float32) for eye in self.eyes}
+        self.blanks["text"] = ((1,), torch.int64)
         self.patch_embed = PatchEmbed(PatchTokens(width, patch), (image[0] // patch, image[1] // patch), width)
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
         drops = drop_rates(drop_path, depth)
         self.layers = Stack(
-            *(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in self.takes}, captions) for d in drops)
+            *(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in kinds}, captions) for d in drops)
         )
-        self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in self.takes})
-        projections = {slot: nn.Linear(width, width, bias=False) for slot in self.takes}
+        self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in kinds})
+        projections = {slot: nn.Linear(width, width, bias=False) for slot in kinds}
         self.project = nn.ModuleDict(projections) if embed else None
         self.logit_scale = nn.Parameter(torch.empty(1)) if embed else None
-        self.pooler = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) if answers else None
-        self.answer = answer_head(width, answers) if answers else None
+        pools = answers > 0 and not pair
+        self.pooler = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Tanh()) if pools else None
+        self.answer = (pair_head if pair else answer_head)(width, answers) if answers else None
         self.caption = nn.Linear(width, vocab) if captions else None
 
     def reset(self) -> None:
@@ -118,11 +130,16 @@ class BEiT3(nn.Module):
 
     def inputs(self, batch: dict) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
         """{"image": Tokens (B, 1 + M, D), "text": Tokens (B, N, D)} before the first layer, masked; and {slot: (B,)}
-        what is present."""
+        what is present. Of pairs 2 B rows: those of the first pictures, then those of the second."""
         s = fill_absent(batch, self.blanks)
-        image, text = self.patch_embed(s.values["image"]), self.places(self.words(s.values["text"]))
-        image, keep = image.replace(keep=masked(None, s.present["image"], image.x.shape[1])), s.mask("text")
-        return {"image": image, "text": text.replace(x=text.x * keep[..., None], keep=keep)}, s.present
+        text, keep = self.places(self.words(s.values["text"])), s.mask("text")
+        text = text.replace(x=text.x * keep[..., None], keep=keep)
+        pixels, present = [s.values[eye] for eye in self.eyes], [s.present[eye] for eye in self.eyes]
+        if len(pixels) > 1:
+            text = text.replace(x=torch.cat([text.x, text.x]), keep=torch.cat([keep, keep]))
+            pixels, present = [torch.cat(pixels)], [torch.cat(present)]
+        image = self.patch_embed(pixels[0])
+        return {"image": image.replace(keep=masked(None, present[0], image.x.shape[1])), "text": text}, s.present
 
     def read(self, streams: dict[str, Tokens], ahead: Tensor | None = None) -> dict[str, Tokens]:
         """The streams after all layers, each with the losses of all, each token having read all that are there. ahead:
@@ -141,10 +158,14 @@ class BEiT3(nn.Module):
 
     def fuse(self, batch: dict) -> dict:
         """{"fused": (B, D), "parts": {}, "losses": {name: ()}}: the picture's class token, which has read patches and
-        words."""
-        t = self.read(self.inputs(batch)[0])["image"]
-        first = t.x[:, 0]
-        return {"fused": first if self.pooler is None else self.pooler(first), "parts": {}, "losses": t.losses or {}}
+        words; (B, 4 D) of a pair."""
+        found = self.read(self.inputs(batch)[0])
+        first = found["image"].x[:, 0]
+        if len(self.eyes) > 1:
+            both = torch.cat([first, found["text"].x[:, 0]], -1).unflatten(0, (2, -1))  # (2, B, 2 D)
+            first = both.transpose(0, 1).flatten(1)
+        fused = first if self.pooler is None else self.pooler(first)
+        return {"fused": fused, "parts": {}, "losses": found["image"].losses or {}}
 
     def next_words(self, batch: dict) -> tuple[Tensor, Tensor]:
         """(B, N, V) scores of the word after each place of the text, which has read the picture and the words up to
@@ -208,6 +229,9 @@ I384 = dict(image=(384, 384))
 I480 = dict(image=(480, 480))
 VQA = dict(embed=False, answers=3129, normed=False)
 WORDS = dict(embed=False, captions=True)
+PAIR = dict(embed=False, pair=True)
+NLVR2 = PAIR | dict(answers=2)
+NANO = dict(image=(64, 64), patch=8, vocab=8192, length=128, width=128, depth=6, heads=4, drop_path=0.1)
 
 MODEL = BEiT3
 TAKES = ("image", "text")
@@ -216,7 +240,8 @@ DEFAULT = "nano"
 TOY = dict(image=(32, 32), patch=8, vocab=64, length=32, begin=2, end=3, mask=4)
 SIZES = {
     "toy": TOY | dict(width=32, depth=2, heads=2, answers=7, captions=True),
-    "nano": dict(image=(64, 64), patch=8, vocab=8192, length=128, width=128, depth=6, heads=4, drop_path=0.1),
+    "nano": NANO,
+    "nano_nlvr2": NANO | PAIR,
     "base_patch16_224_retrieval": BASE,
     "base_patch16_384_retrieval": BASE | I384,
     "large_patch16_384_retrieval": LARGE | I384,
@@ -228,12 +253,21 @@ SIZES = {
     "base_patch16_224_captioning": BASE | WORDS,
     "base_patch16_480_captioning": BASE | I480 | WORDS,
     "large_patch16_480_captioning": LARGE | I480 | WORDS,
+    "base_patch16_224_nlvr2": BASE | NLVR2,
+    "large_patch16_224_nlvr2": LARGE | NLVR2,
 }
 PAIRS = ("fuser", "embedder")
 FUSER = ("fuser",)
 WRITER = ("fuser", "generator")
+TWO = ("image", "image", "text")
+SIZE_TAKES = {
+    "nano_nlvr2": TWO,
+    "base_patch16_224_nlvr2": TWO,
+    "large_patch16_224_nlvr2": TWO,
+}
 SIZE_ROLES = {
     "nano": PAIRS,
+    "nano_nlvr2": FUSER,
     "base_patch16_224_retrieval": PAIRS,
     "base_patch16_384_retrieval": PAIRS,
     "large_patch16_384_retrieval": PAIRS,
@@ -245,6 +279,8 @@ SIZE_ROLES = {
     "base_patch16_224_captioning": WRITER,
     "base_patch16_480_captioning": WRITER,
     "large_patch16_480_captioning": WRITER,
+    "base_patch16_224_nlvr2": FUSER,
+    "large_patch16_224_nlvr2": FUSER,
 }
 URL = "https://github.com/addf400/files/releases/download/beit3/"
 TOKENS = dict(tokenizer="https://github.com/addf400/files/releases/download/beit3/beit3.spm", begin=0, end=2)
@@ -262,6 +298,8 @@ WEIGHTS = {
     "base_patch16_224_captioning": OFFICIAL | dict(github="microsoft/unilm beit3_base_patch16_224_captioning"),
     "base_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_base_patch16_480_coco_captioning.pth"),
     "large_patch16_480_captioning": OFFICIAL | dict(url=URL + "beit3_large_patch16_480_coco_captioning.pth"),
+    "base_patch16_224_nlvr2": OFFICIAL | dict(url=URL + "beit3_base_patch16_224_nlvr2.pth"),
+    "large_patch16_224_nlvr2": OFFICIAL | dict(url=URL + "beit3_large_patch16_224_nlvr2.pth"),
 }
 
 

@@ -71,16 +71,16 @@ class Classes:
         full[:, there] = np.concatenate([-raw / 2, raw / 2], 1) if len(there) == 2 else raw
         return log_softmax(full, axis=1)
 
-    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
-        """Weights (R,) from 0 on of several answers' log-probabilities, by the likelihood of y."""
-        stack = np.stack(answers)  # (R, n, K)
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        """Weights (R,) from 0 on of several answers' log-probabilities, by the likelihood of y. weight (n,): what each
+        row counts."""
+        stack, share = np.stack(answers), _shares(y, weight)[:, None]  # (R, n, K), (n, 1)
         real = np.eye(self.count)[y]
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
             z = np.tensordot(w, stack, 1)
-            lp = log_softmax(z, axis=1)
-            slope = ((softmax(z, axis=1) - real)[None] * stack).sum((1, 2)) / len(y)
-            return -float((lp * real).sum() / len(y)), slope
+            slope = ((softmax(z, axis=1) - real)[None] * share * stack).sum((1, 2))
+            return -float((log_softmax(z, axis=1) * real * share).sum()), slope
 
         return _weights(loss, len(answers))
 
@@ -89,7 +89,7 @@ class Classes:
 
 
 class Labels:
-    """y (n, K) of 1, 0 and -100 = unknown. Answers are logits (n, K)."""
+    """y (n, K) of 1, 0 and -100 = unknown, or (n, K + 1) with labels never learnt. Answers are logits (n, K)."""
 
     name = "labels"
 
@@ -105,9 +105,13 @@ class Labels:
         return self.count <= MOST_LABELS
 
     def known(self, y: np.ndarray) -> np.ndarray:
-        return (y[:, : self.count] != -100).any(1)
+        return (self._learnt(y) != -100).any(1)
+
+    def _learnt(self, y: np.ndarray) -> np.ndarray:
+        return y[:, : self.count]
 
     def prior(self, y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        y = self._learnt(y)
         w = np.ones((len(y), 1)) if weight is None else weight[:, None]
         yes, known = (w * (y == 1)).sum(0) + 1.0, (w * (y != -100)).sum(0) + 2.0
         return np.log(yes / (known - yes))
@@ -116,6 +120,7 @@ class Labels:
         return np.clip(z, -30, 30)
 
     def losses(self, answers: np.ndarray, y: np.ndarray) -> np.ndarray:
+        y = self._learnt(y)
         known = y != -100
         loss = np.logaddexp(0, np.where(y == 1, -answers, answers)) * known
         return loss.sum(1) / np.maximum(known.sum(1), 1)
@@ -129,9 +134,11 @@ class Labels:
                 w[k], b[k] = model.coef_[0], model.intercept_[0]
         return w, b
 
-    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
-        stack, known, real = np.stack(answers), y != -100, y == 1
-        count = max(known.sum(), 1)
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        y = self._learnt(y)
+        stack, real = np.stack(answers), y == 1
+        known = (y != -100) * _shares(y, weight)[:, None]
+        count = max(known.sum(), 1e-12)
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
             z = np.tensordot(w, stack, 1)
@@ -172,14 +179,21 @@ class Number:
             model.fit(dense, y, sample_weight=weight)
         return model.coef_.reshape(1, -1), np.atleast_1d(model.intercept_)
 
-    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray) -> np.ndarray:
-        return np.minimum(nnls(np.stack([a[:, 0] for a in answers], 1), y)[0], MOST_WEIGHT)
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        root = np.sqrt(_shares(y, weight))
+        return np.minimum(nnls(np.stack([a[:, 0] for a in answers], 1) * root[:, None], y * root)[0], MOST_WEIGHT)
 
     def mixed(self, weights: np.ndarray, answers: Sequence[np.ndarray]) -> np.ndarray:
         return np.tensordot(weights, np.stack(answers), 1)
 
 
 Asked = Classes | Labels | Number
+
+
+def _shares(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """(n,) what each row counts, in all 1."""
+    w = np.ones(len(y)) if weight is None else weight
+    return w / max(w.sum(), 1e-12)
 
 
 def _weights(loss, count: int) -> np.ndarray:

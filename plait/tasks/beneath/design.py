@@ -7,7 +7,7 @@ read in place of many levels; these are drawn out of fold (`sklearn.preprocessin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from plait.tasks.beneath import seen
 FEW = 10  # levels of a category that trees read one by one; of more they read the target's means
 BINS = 10  # of a number, where linear models are to bend
 WIDE = 48  # columns of a block; of more, trees read so many directions of it
+TERMS = ("words", "pairs", "characters")
 MOST_TERMS = 30_000  # of each sort, the most frequent
 MOST_CHARACTERS = 4_000_000  # that are cut into n-grams; of more text, only the beginnings of each
 READERS: dict[str, Callable[[torch.Tensor, torch.Tensor, dict], torch.Tensor]] = {
@@ -103,16 +104,19 @@ class Design:
 
     # -- linear models
 
-    def linear(self, given: Parts, bins: bool) -> sp.csr_matrix:
-        """(n, F) float64. bins: numbers also stand in bins, so that a straight line can bend."""
+    def linear(self, given: Parts, bins: bool, terms: Sequence[str]) -> sp.csr_matrix:
+        """(n, F) float64. bins: numbers also stand in bins, so that a straight line can bend. terms: of texts, some of
+        TERMS."""
         blocks: list[sp.spmatrix] = []
         for name, one in self.told.items():
-            blocks += self._linear(given[name], name, one, bins)
+            blocks += self._linear(given[name], name, one, bins, terms)
         return sp.hstack(blocks, format="csr", dtype=np.float64)
 
-    def _linear(self, x: Any, name: str, one: dict, bins: bool) -> Iterator[sp.spmatrix]:
+    def _linear(self, x: Any, name: str, one: dict, bins: bool, terms: Sequence[str]) -> Iterator[sp.spmatrix]:
         if one["kind"] == "text":
-            yield from (reader.transform(text) for reader, text in zip(self._terms(name), _cut(x, one)))
+            for how, reader in self._terms(name).items():
+                if how in terms:
+                    yield reader.transform(_cut(x, one) if how == "characters" else x)
         elif one["kind"] == "category":
             yield one_hot(x, one["levels"])
         elif one["kind"] == "number":
@@ -136,13 +140,14 @@ class Design:
         mean, std = self.arrays[f"{name}.mean"], self.arrays[f"{name}.std"]
         return np.nan_to_num((x - mean) / std)
 
-    def _terms(self, name: str) -> list:
-        """The vectorizers of words and of characters."""
+    def _terms(self, name: str) -> dict[str, Any]:
+        """The vectorizers of words, pairs of them, and characters."""
         if name not in self._readers:
-            self._readers[name] = [
-                _vectorizer(how, list(terms), self.arrays[f"{name}.idf.{i}"])
-                for i, (how, terms) in enumerate(self.told[name]["terms"])
-            ]
+            one = self.told[name]
+            self._readers[name] = {
+                how: _vectorizer(how, one["foreign"], list(terms), self.arrays[f"{name}.idf.{how}"])
+                for how, terms in one["terms"].items()
+            }
         return self._readers[name]
 
     # -- trees
@@ -153,7 +158,7 @@ class Design:
         for name, one in self.told.items():
             x = given[name]
             if one["kind"] == "text":
-                terms = self._terms(name)[0].transform(_cut(x, one)[0])
+                terms = next(iter(self._terms(name).values())).transform(x)
                 length = np.asarray([[len(t), t.count(" ")] for t in x], np.float64)
                 blocks += [terms @ self.arrays[f"{name}.directions"].T.astype(np.float64), length]
             elif one["kind"] == "category":
@@ -222,31 +227,33 @@ class Design:
         total = sum(map(len, texts))
         characters = max(MOST_CHARACTERS // max(len(texts), 1), 20) if total > MOST_CHARACTERS else 0
         foreign = sum(ord(c) > 0x2E80 for t in texts[:1000] for c in t) > 0.3 * sum(map(len, texts[:1000]))
-        one: dict = {"kind": "text", "cut": characters, "terms": []}
-        for how in ("words", "alphabet" if foreign else "characters"):
-            reader = _vectorizer(how)
+        one: dict = {"kind": "text", "cut": characters, "foreign": foreign, "terms": {}}
+        for how in TERMS:
+            reader = _vectorizer(how, foreign)
             try:
-                rows = reader.fit_transform(_cut(texts, one)[how != "words"])
+                rows = reader.fit_transform(_cut(texts, one) if how == "characters" else texts)
             except ValueError:  # not a single term
                 continue
             if not one["terms"]:
                 self.arrays[f"{name}.directions"] = _directions(rows, seed)
-            terms = reader.get_feature_names_out().tolist()
-            self.arrays[f"{name}.idf.{len(one['terms'])}"] = reader.idf_.astype(np.float32)
-            one["terms"].append([how, terms])
+            self.arrays[f"{name}.idf.{how}"] = reader.idf_.astype(np.float32)
+            one["terms"][how] = reader.get_feature_names_out().tolist()
         if one["terms"]:
             self.told[name] = one
 
 
-def _vectorizer(how: str, terms: list[str] | None = None, idf: np.ndarray | None = None):
-    """Of words and pairs of them, of what stands in words (2 to 5 characters), or of signs that are words. terms and
-    idf: what it has learnt."""
+def _vectorizer(how: str, foreign: bool, terms: list[str] | None = None, idf: np.ndarray | None = None):
+    """Of words, of pairs of them, or of 2 to 5 characters within words; where texts are foreign, of signs that are
+    words, and of up to three. terms and idf: what it has learnt."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    token = r"(?u)\w" if foreign else r"(?u)\w+|[^\w\s]"
     ways = {
-        "words": dict(analyzer="word", token_pattern=r"(?u)\w+|[^\w\s]", ngram_range=(1, 2), min_df=1),
-        "characters": dict(analyzer="char_wb", ngram_range=(2, 5), min_df=2),
-        "alphabet": dict(analyzer="char", ngram_range=(1, 3), min_df=2),
+        "words": dict(analyzer="word", token_pattern=token, min_df=1),
+        "pairs": dict(analyzer="word", token_pattern=token, ngram_range=(2, 2), min_df=1),
+        "characters": dict(analyzer="char", ngram_range=(3, 3), min_df=2)
+        if foreign
+        else dict(analyzer="char_wb", ngram_range=(2, 5), min_df=2),
     }
     limit = dict(vocabulary=terms) if terms is not None else dict(max_features=MOST_TERMS)
     made = TfidfVectorizer(lowercase=False, sublinear_tf=True, dtype=np.float64, **ways[how], **limit)
@@ -255,9 +262,9 @@ def _vectorizer(how: str, terms: list[str] | None = None, idf: np.ndarray | None
     return made
 
 
-def _cut(texts: list[str], one: dict) -> tuple[list[str], list[str]]:
-    """Texts for words and for characters."""
-    return texts, [t[: one["cut"]] for t in texts] if one["cut"] else texts
+def _cut(texts: list[str], one: dict) -> list[str]:
+    """Texts whose characters are counted."""
+    return [t[: one["cut"]] for t in texts] if one["cut"] else texts
 
 
 def _directions(x: Any, seed: int) -> np.ndarray:

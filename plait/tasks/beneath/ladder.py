@@ -69,7 +69,8 @@ class Ladder:
     trees: list[Trees] = field(default_factory=list)  # one, or one a label
     classes: list[int] = field(default_factory=list)  # that the trees tell apart
     encoded: list[np.ndarray] = field(default_factory=list)  # of each category of many levels (levels, means)
-    bins: bool = False
+    bins: bool = False  # the linear model reads numbers in bins too
+    terms: list[str] = field(default_factory=list)  # and these of texts
     scales: dict[str, Scale] = field(default_factory=dict)
     how: dict[str, float] = field(default_factory=dict)  # strength of the linear model, rounds of the trees
     rungs: dict[str, float] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Ladder:
         """(n, K) of `linear` or `trees` alone."""
         if name == "linear":
             assert self.linear is not None
-            return self._found(name, self.linear(self.design.linear(given, self.bins)))
+            return self._found(name, self.linear(self.design.linear(given, self.bins, self.terms)))
         x = with_means(self.design.dense(given), self.design.many(given), self.encoded)
         raw = np.concatenate([one(x) for one in self.trees], 1)
         if isinstance(self.asked, Classes):
@@ -122,15 +123,18 @@ class Ladder:
             return beneath
         return self._floored(self.asked.mixed(np.asarray([a, b]), [beneath, self.asked.normal(network.astype(float))]))
 
-    def join(self, beneath: np.ndarray, network: np.ndarray, y: np.ndarray, least: float) -> float:
+    def join(
+        self, beneath: np.ndarray, network: np.ndarray, y: np.ndarray, least: float, weight: np.ndarray | None = None
+    ) -> float:
         """Find on rows that neither was trained on how much each says: `network` is set. Returns how many standard
         errors the loss is lower than the ladder's alone; below `least`, the network is left out."""
         known = self.asked.known(y)
         beneath, network, y = beneath[known], self.asked.normal(network[known].astype(np.float64)), y[known]
-        weights, alone = self.asked.mix([beneath, network], y), self.asked.mix([beneath], y)
+        w = None if weight is None else weight[known]
+        weights, alone = self.asked.mix([beneath, network], y, w), self.asked.mix([beneath], y, w)
         without = self.asked.losses(self.asked.mixed(alone, [beneath]), y)  # at its own best temperature
         gain = without - self.asked.losses(self.asked.mixed(weights, [beneath, network]), y)
-        sure = float(gain.mean() / max(gain.std() / max(len(y) - 1, 1) ** 0.5, 1e-12)) if len(y) else 0.0
+        sure = standard_errors(gain, w) if len(y) else 0.0
         self.network = (float(weights[0]), float(weights[1])) if sure >= least and weights[1] > 0 else (1.0, 0.0)
         return sure
 
@@ -147,9 +151,9 @@ class Ladder:
             arrays |= {f"encoded.{i}": means for i, means in enumerate(self.encoded)}
         told: dict[str, Any] = {
             "format": FORMAT, "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
-            "lowest": self.lowest, "classes": self.classes, "bins": self.bins, "how": self.how, "rungs": self.rungs,
-            "network": self.network,
-            "told": self.told, "scales": {k: vars(v) for k, v in self.scales.items()}, "design": self.design.told,
+            "lowest": self.lowest, "classes": self.classes, "bins": self.bins, "terms": self.terms, "how": self.how,
+            "rungs": self.rungs, "network": self.network, "told": self.told,
+            "scales": {k: vars(v) for k, v in self.scales.items()}, "design": self.design.told,
         }  # fmt: skip
         arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
         write_whole(path, lambda part: save_file(arrays, part, {"ladder": json.dumps(told)}))
@@ -170,8 +174,8 @@ class Ladder:
             design = Design(told["design"], {k[7:]: v for k, v in arrays.items() if k.startswith("design.")})
             out = cls(
                 schema, known[name], design, arrays["prior"], tuple(told["unit"]),
-                told["lowest"], classes=told["classes"], bins=told["bins"], how=told["how"], rungs=told["rungs"],
-                network=tuple(told["network"]), told=told["told"],
+                told["lowest"], classes=told["classes"], bins=told["bins"], terms=told["terms"], how=told["how"],
+                rungs=told["rungs"], network=tuple(told["network"]), told=told["told"],
                 scales={k: Scale(**v) for k, v in told["scales"].items()},
             )  # fmt: skip
             if "linear.weight" in arrays:
@@ -184,6 +188,14 @@ class Ladder:
             raise
         except Exception as error:  # whatever a changed file can lead to
             raise DataError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def standard_errors(gain: np.ndarray, weight: np.ndarray | None) -> float:
+    """By how many of them the mean of gains (n,) is above 0."""
+    w = np.ones(len(gain)) if weight is None else weight
+    share = w / max(w.sum(), 1e-12)
+    mean = float(share @ gain)
+    return mean / max(float(np.sqrt((share**2) @ (gain - mean) ** 2)), 1e-12)
 
 
 def anything_in(batch: dict) -> np.ndarray:

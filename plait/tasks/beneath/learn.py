@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from plait.data.schema import Schema
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
-from plait.tasks.beneath.design import Design, Parts
-from plait.tasks.beneath.ladder import Ladder, Scale, Straight, with_means
+from plait.tasks.beneath.design import TERMS, Design, Parts
+from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors, with_means
 from plait.tasks.beneath.trees import grow, kept
 
 LEAST = 24  # rows of which anything can be learnt out of fold
@@ -20,6 +21,7 @@ WORK = (
 )
 MANY = 20_000  # rows: of more, trees are tried on one fold
 STRENGTHS = (1e-3, 1e5)  # 1 / penalty
+BETTER = 0.998  # of a loss, from where another strength is better than one nearer to the usual
 STEPS = 10  # numbers of rounds that are compared
 HOPELESS = (
     0.98  # of a loss: where one fold of trees beside the linear model does not lower it so far, they are left out
@@ -58,7 +60,7 @@ def climb(
             ladder.told[name] = found.loss
     if not oof:
         return None
-    _choose(ladder, oof, y)
+    _choose(ladder, oof, y, weight)
     learner.fit()
     return ladder
 
@@ -88,21 +90,21 @@ class Tried(NamedTuple):
     scale: Scale
 
 
-def _choose(ladder: Ladder, oof: dict[str, np.ndarray], y: np.ndarray) -> None:
+def _choose(ladder: Ladder, oof: dict[str, np.ndarray], y: np.ndarray, weight: np.ndarray | None) -> None:
     """What the rungs say together, or one alone where that is as good."""
     asked, names = ladder.asked, sorted(oof, key=lambda name: ladder.told[name])
     there = ~np.isnan(np.concatenate(list(oof.values()), 1)).any(1)
-    found, y = [oof[name][there] for name in names], y[there]
-    alone = asked.mix(found[:1], y)
+    found, y, w = [oof[name][there] for name in names], y[there], None if weight is None else weight[there]
+    alone = asked.mix(found[:1], y, w)
     ladder.rungs = {names[0]: float(alone[0])}
     if len(names) == 1:
         return
-    weights = asked.mix(found, y)
+    weights = asked.mix(found, y, w)
     both = asked.losses(asked.mixed(weights, found), y)
     gain = asked.losses(asked.mixed(alone, found[:1]), y) - both
-    ladder.told["both"] = float(both.mean())
-    if gain.mean() > 0.5 * gain.std() / max(len(y) - 1, 1) ** 0.5:
-        ladder.rungs = {name: float(w) for name, w in zip(names, weights) if w > 1e-3}
+    ladder.told["both"] = float(np.average(both, weights=w))
+    if standard_errors(gain, w) > 0.5:
+        ladder.rungs = {name: float(share) for name, share in zip(names, weights) if share > 1e-3}
 
 
 class Learner:
@@ -118,7 +120,10 @@ class Learner:
         """Learn those of the ladder's rungs from all rows, as was chosen."""
         if "linear" in self.ladder.rungs:
             n = ROWS["linear"]
-            x, weight = self.design.linear(taken(self.given, slice(n)), self.ladder.bins), self._weight(slice(n))
+            x, weight = (
+                self.design.linear(taken(self.given, slice(n)), self.ladder.bins, self.ladder.terms),
+                self._weight(slice(n)),
+            )
             target, strength = self._target(self.y[:n], self.ladder.scales["linear"]), self.ladder.how["strength"]
             w, b = self.asked.solve(x, target, strength, weight)
             self.ladder.linear = Straight(w.astype(np.float32), b.astype(np.float32))
@@ -140,31 +145,42 @@ class Learner:
         """Find the strength, whether numbers stand in bins too, and the scale; None where that would take too long."""
         n, best = ROWS["linear"], None
         given, y, folds = taken(self.given, slice(n)), self.y[:n], self.folds[:n]
-        bent = self.design.bends
-        for bins in (True,) if bent and self.design.words else (False, True)[: 1 + bent]:
-            x = self.design.linear(given, bins)
+        start = 10.0 if self.design.words else 1.0
+        found: list[tuple[bool, tuple[str, ...], Callable[[float], Tried], Tried]] = []
+        for bins, terms in self._readings():
+            x = self.design.linear(given, bins, terms)
             work = 2.0 * x.nnz * self.asked.count * 100 * (folds.max() + 1) * 4
             if x.shape[1] == 0 or work > 20 * WORK:
                 continue
             for scale in self._scales():
-
-                def score(strength: float, x=x, scale=scale, single=work > WORK) -> Tried:
-                    z, target = np.full((len(y), self.asked.count), np.nan), self._target(y, scale)
-                    for train, test in _splits(folds, single):
-                        z[test] = Straight(*self.asked.solve(x[train], target[train], strength, self._weight(train)))(
-                            x[test]
-                        )
-                    return self._tried(z, y, scale)
-
-                strength, tried = _climb(score, 10.0 if self.design.words else 1.0)
-                if best is None or tried.loss < best.loss:
-                    best, self.ladder.bins, self.ladder.scales["linear"] = tried, bins, tried.scale
-                    self.ladder.how["strength"] = strength
+                score: Callable[[float], Tried] = partial(self._straight, x, y, folds, scale, work > WORK)
+                found.append((bins, terms, score, score(start)))
+        found.sort(key=lambda one: one[3].loss)
+        for bins, terms, at, first in found:
+            if terms != found[0][1]:
+                continue  # how texts are read is decided at one strength
+            strength, tried = _climb(at, start, first)
+            if best is None or tried.loss < best.loss:
+                best, self.ladder.bins, self.ladder.terms = tried, bins, [*terms]
+                self.ladder.scales["linear"], self.ladder.how["strength"] = tried.scale, strength
         if best is None:
             return None
         self.beside = np.full((len(self.y), self.asked.count), np.nan)
         self.beside[: len(y)] = best.answers
         return best._replace(answers=self.beside)
+
+    def _straight(self, x: Any, y: np.ndarray, folds: np.ndarray, scale: Scale, single: bool, strength: float) -> Tried:
+        z, target = np.full((len(y), self.asked.count), np.nan), self._target(y, scale)
+        for train, test in _splits(folds, single):
+            z[test] = Straight(*self.asked.solve(x[train], target[train], strength, self._weight(train)))(x[test])
+        return self._tried(z, y, scale)
+
+    def _readings(self) -> list[tuple[bool, tuple[str, ...]]]:
+        """Whether numbers stand in bins too, and what of texts is read: what is tried."""
+        bent = self.design.bends
+        if not self.design.words:
+            return [(bins, ()) for bins in (False, True)[: 1 + bent]]
+        return [(bent, terms) for terms in (TERMS[:1], TERMS[:2], TERMS, (TERMS[0], TERMS[2]))]
 
     # -- boosted trees
 
@@ -188,10 +204,12 @@ class Learner:
                 found.append((test, self._staged(models, held, rounds)))
                 if len(found) == 1 and self._hopeless(*found[0], scale):
                     return None
+            rows = np.concatenate([test for test, _ in found])
             losses = [
-                np.concatenate(
-                    [self.asked.losses(self.ladder.on(z[i], scale), self.y[test]) for test, z in found]
-                ).mean()
+                np.average(
+                    np.concatenate([self.asked.losses(self.ladder.on(z[i], scale), self.y[test]) for test, z in found]),
+                    weights=self._weight(rows),
+                )
                 for i in range(STEPS)
             ]
             step = int(np.argmin(losses))
@@ -245,11 +263,12 @@ class Learner:
         y, linear = self.y[test][here], self.beside[test][here]
         if not len(y):
             return False
-        base = self.asked.losses(linear, y).mean()
+        w = self._weight(test[here])
+        base = np.average(self.asked.losses(linear, y), weights=w)
         for z in staged:
             trees = self.ladder.on(z[here], scale)
-            mixed = self.asked.mixed(self.asked.mix([linear, trees], y), [linear, trees])
-            if self.asked.losses(mixed, y).mean() <= HOPELESS * base:
+            mixed = self.asked.mixed(self.asked.mix([linear, trees], y, w), [linear, trees])
+            if np.average(self.asked.losses(mixed, y), weights=w) <= HOPELESS * base:
                 return False
         return True
 
@@ -271,15 +290,18 @@ class Learner:
     def _tried(self, z: np.ndarray, y: np.ndarray, scale: Scale) -> Tried:
         """Outputs out of fold as answers, at their best temperature or factor."""
         there = ~np.isnan(z).any(1)
+        w = self._weight(slice(len(y)))
+        w = None if w is None else w[there]
         if scale.name != "own":
             guess = np.exp(np.clip(z[there, 0], -60, 60))
-            factor = float((self.ladder.own(y[there]) + scale.shift) @ guess / max(guess @ guess, 1e-300))
+            counted = guess if w is None else guess * w
+            factor = float((self.ladder.own(y[there]) + scale.shift) @ counted / max(guess @ counted, 1e-300))
             scale = Scale(scale.name, scale.shift, float(np.clip(factor, 0.25, 4.0)))
         answers = np.full(z.shape, np.nan)
         found = self.ladder.on(z[there], scale)
         answers[there] = found
-        best = self.asked.mixed(self.asked.mix([found], y[there]), [found])
-        return Tried(float(self.asked.losses(best, y[there]).mean()), answers, scale)
+        best = self.asked.mixed(self.asked.mix([found], y[there], w), [found])
+        return Tried(float(np.average(self.asked.losses(best, y[there]), weights=w)), answers, scale)
 
 
 def _folds(y: np.ndarray, asked: Asked) -> np.ndarray:
@@ -296,19 +318,21 @@ def _splits(folds: np.ndarray, single: bool) -> Iterator[tuple[np.ndarray, np.nd
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
-def _climb(score: Callable[[float], Tried], start: float) -> tuple[float, Tried]:
-    """The strength with the lowest loss, and what `score` gave for it: by tens from `start`, while it gets better."""
-    tried = {start: score(start)}
+def _climb(score: Callable[[float], Tried], start: float, first: Tried) -> tuple[float, Tried]:
+    """The strength with the lowest loss, and what `score` gave for it: by tens from `start` (which gave `first`), while
+    it gets better."""
+    tried = {start: first}
     for step in (10.0, 0.1):
         at = start
         while STRENGTHS[0] <= at * step <= STRENGTHS[1]:
             before, at = tried[at].loss, at * step
             tried[at] = score(at)
-            if tried[at].loss >= before:
+            if tried[at].loss >= BETTER * before:
                 break
         if at not in (start, start * step):
             break  # it got better this way
-    best = min(tried, key=lambda strength: tried[strength].loss)
+    least = min(one.loss for one in tried.values())
+    best = min((s for s in tried if tried[s].loss <= least / BETTER), key=lambda s: abs(np.log(s / start)))
     return best, tried[best]
 
 

@@ -60,6 +60,7 @@ def grow(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classes: in
         early_stopping=False,
         random_state=seed,
     )
+    x = np.where(np.isnan(x).all(0), 0.0, x)  # of a feature without any number no bins can be made
     model = HistGradientBoostingClassifier(**how) if classes else HistGradientBoostingRegressor(**how)
     return model.fit(x, y, sample_weight=weight)
 
