@@ -28,7 +28,7 @@ from plait.tasks.examples import picture_of
 ROLES = ("embedder",)
 
 PAIR = "pair"  # the name of what is asked, which stands in no column
-PAIRS = 8_000_000  # pairs of vectors that are compared at a time
+PAIRS = 8_000_000  # of vectors that are compared at a time
 HALF = "pair of which a side cannot be read"
 
 
@@ -257,7 +257,7 @@ def all_scores(found: Any) -> np.ndarray:
 
 def late_scores(how: Late, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a (A, V E), b (B, V E) -> (A, B), some rows at a time."""
-    some = max(1, PAIRS // (len(b) * how.views**2))
+    some = max(1, PAIRS // (len(b) * how.views))
     right = torch.from_numpy(b)
     return np.concatenate([how(torch.from_numpy(a[i : i + some]), right).numpy() for i in range(0, len(a), some)])
 

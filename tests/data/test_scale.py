@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import defaultdict
 from datetime import datetime
@@ -13,6 +14,7 @@ import pyarrow.csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from plait.cli import main
 from plait.data import moments, numerals
@@ -379,3 +381,38 @@ def test_a_tokenizer_gets_no_more_than_it_needs(monkeypatch) -> None:
     monkeypatch.setattr("plait.data.kinds.text.tokenizer_of", lambda text: Watched(inner))
     kind.encode_some([long], params, Place())
     assert len(seen) == 1 and max(seen) < 4000
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "L", "I;16", "F", "CMYK"])
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("learnt", [True, False])
+def test_very_large_pictures_are_made_smaller_in_parts(monkeypatch, mode, turned, learnt) -> None:
+    """And look as others do, on their side or not."""
+    across, down = np.meshgrid(np.linspace(0, 6, 613), np.linspace(0, 4, 389))
+    waves = np.stack([np.sin(across + k) * np.cos(down - k) for k in range(4)], 2)
+    pixels = (127 + 120 * waves).astype(np.uint8)
+    if mode in ("I;16", "F"):
+        deep = pixels[..., 0].astype(np.float32) * 16
+        picture = Image.fromarray(deep.astype(np.uint16) if mode == "I;16" else deep)
+    else:
+        picture = Image.fromarray(pixels, "RGBA").convert("RGB" if mode != "RGBA" else mode).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    out = io.BytesIO()
+    kept = {} if mode in ("F", "CMYK") else {"exif": exif}
+    picture.save(out, "TIFF" if mode in ("F", "CMYK") else "PNG", **kept)
+    params = {"size": [40, 56]} | ({"range": [0.0, 4000.0]} if learnt else {})
+    usual = KINDS["image"].encode(out.getvalue(), params, Place())
+    monkeypatch.setattr("plait.data.kinds.image.LARGE", 10_000)
+    monkeypatch.setattr("plait.data.kinds.image.STRIP", 7000)
+    parts: list[tuple[int, int]] = []
+    reduce = Image.Image.reduce
+    monkeypatch.setattr(Image.Image, "reduce", lambda self, by: parts.append(self.size) or reduce(self, by))
+    place = Place()
+    found = KINDS["image"].encode(out.getvalue(), params, place)
+    assert found.shape == usual.shape == (3, 40, 56) and not place.large.locked()
+    assert (
+        np.abs(found.astype(int) - usual).mean() < 2
+        and (found == 128).all((0, 2)).tolist() == (usual == 128).all((0, 2)).tolist()
+    )
+    assert len(parts) > 5 and max(w * h for w, h in parts) <= 7000

@@ -16,29 +16,36 @@ def drawn(rows: int, views: int, width: int, seed: int):
     return F.normalize(torch.randn(rows, views, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
+SHARP = st.sampled_from([float("inf"), 0.0, 3.0, 50.0])
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from([float("inf"), 0.0, 3.0, 50.0]))
-def test_every_pair_is_looked_at(views, a, b, sharp):
-    one, other = drawn(a, views, 6, 0), drawn(b, views, 6, 1)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), SHARP)
+def test_every_vector_is_compared_with_the_one_of_the_other_side(views, a, b, sharp):
+    many, one = drawn(a, views, 6, 0), drawn(b, 1, 6, 1)
     how = Late(views, sharp)
-    got = how(kept(one, views), kept(other, views))
+    x, y = kept(many, views), kept(one, views)
+    got = how(x, y)
     for i in range(a):
         for j in range(b):
-            s = (one[i] @ other[j].T).flatten()
+            s = many[i] @ one[j, 0]
             want = s.max() if sharp == float("inf") or views == 1 else (sharp * s).softmax(0) @ s
             torch.testing.assert_close(got[i, j], want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(how(y, x), got.T, rtol=1e-5, atol=1e-6)
     n = min(a, b)
-    torch.testing.assert_close(how.rows(kept(one, views)[:n], kept(other, views)[:n]), got.diagonal()[:n])
+    torch.testing.assert_close(how.rows(x[:n], y[:n]), got.diagonal()[:n], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(y.norm(dim=1), torch.ones(b))
 
 
-@pytest.mark.parametrize("sharp", [float("inf"), 7.0])
-def test_who_has_one_vector_repeats_it_and_nothing_changes(sharp):
-    many, one = drawn(3, 4, 6, 0), drawn(5, 1, 6, 1)
-    got = Late(4, sharp)(kept(many, 4), kept(one, 4))
-    s = torch.einsum("ave,be->abv", many, one[:, 0])
-    want = s.amax(-1) if sharp == float("inf") else ((sharp * s).softmax(-1) * s).sum(-1)
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(kept(one, 4).norm(dim=1), torch.ones(5))
+def test_gradients_are_those_of_the_side_that_has_several():
+    many, one = drawn(3, 4, 6, 0).requires_grad_(), drawn(5, 1, 6, 1).requires_grad_()
+    weights = torch.randn(3, 5, generator=torch.Generator().manual_seed(2))
+    how = Late(4, 7.0)
+    got = torch.autograd.grad((how(kept(many, 4), kept(one, 4)) * weights).sum(), (many, one))
+    s = torch.einsum("ave,be->abv", F.normalize(many, dim=-1), F.normalize(one[:, 0], dim=-1))
+    want = torch.autograd.grad(((((7 * s).softmax(-1) * s).sum(-1)) * weights).sum(), (many, one))
+    for x, y in zip(got, want):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_with_one_view_it_is_the_product_and_the_usual_loss():

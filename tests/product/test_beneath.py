@@ -17,7 +17,7 @@ from plait.runs.console import Console
 from plait.runs.folder import LADDER
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ana", "olo", "iri", "eku", "uvo")]
-LIKE = dict(target="y", system="auto", epochs=2, seed=0, console=Console(quiet=True))
+LIKE = dict(target="y", system="auto", epochs=2, seed=0, console=Console(quiet=True), folds=1)
 
 
 def table(n: int = 300, seed: int = 0) -> pd.DataFrame:

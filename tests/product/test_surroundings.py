@@ -94,7 +94,7 @@ def may_mount() -> bool:
 @pytest.mark.parametrize(
     "size, others, said, again",
     [
-        ("8k", 8192, "cannot write disk/run/config.json: the disk is full", f"fit wine.csv {OPTIONS} --out disk/run"),
+        ("8k", 8192, "cannot write disk/run/splits.parquet: the disk is full", f"fit wine.csv {OPTIONS} -o disk/run"),
         ("600k", 0, "could not save a checkpoint in disk/run/checkpoints: the disk is full", "fit --resume disk/run"),
         (
             "6200k",

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
@@ -227,3 +230,27 @@ def test_a_threshold_of_each_fold_and_weights_of_rows_count_in_the_scores(tmp_pa
     )
     accuracy = {s.name: s.value for s in found.scores}["accuracy"]
     assert accuracy == pytest.approx(np.average(truth == answer, weights=cells["w"][found.index]))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+def test_a_run_that_is_stopped_in_a_fold_goes_on_there(tmp_path, monkeypatch):
+    cells, how = table(), {"folds": 3, "epochs": 2, "batch_size": 8, "checkpoint_seconds": 0.0}
+    whole, steps = fit(cells, tmp_path / "whole", **how), []
+    update = judging.Part.update
+
+    def impatient(self, info):
+        steps.append((self.name, info["step"]))
+        if steps[-1] == ("fold 2/3", 3):
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, info)
+
+    monkeypatch.setattr(judging.Part, "update", impatient)
+    stopped = fit(cells, tmp_path / "run", **how)
+    assert stopped.stopped == "interrupted" and steps[-1][0] == "fold 2/3"
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    steps.clear()
+    again = plait.fit(cells, out=tmp_path / "run", resume=True, console=Console(quiet=True))
+    assert steps[0][0] == "fold 2/3" and steps[0][1] > 3 and steps[-1][0] == "fold 3/3"
+    assert again.assessments["folds"].scores == whole.assessments["folds"].scores
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])

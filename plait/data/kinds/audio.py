@@ -18,7 +18,19 @@ from torch import Tensor, nn
 from plait.core.declared import Record
 from plait.core.tokens import Tokens
 from plait.data.folder import AUDIO_SUFFIXES
-from plait.data.kinds.base import SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import (
+    BY_TOWER,
+    SIZE,
+    SPREAD,
+    Bad,
+    FitOptions,
+    Glance,
+    Kind,
+    Missing,
+    Place,
+    cells_of,
+    counted,
+)
 from plait.data.kinds.image import head_bytes, inline_files, named_files
 from plait.data.stores import Ragged
 from plait.parts.positions.sine import sinusoids
@@ -35,7 +47,7 @@ class AudioKind(Kind):
     """Channels are averaged; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
 
     name, slot, own_slot, media, suffix = "audio", "audio", True, True, ".wav"
-    learnt: ClassVar[Record] = Record({"rate": SIZE, "seconds": SPREAD, "samples": SIZE})
+    learnt: ClassVar[Record] = Record({"rate": SIZE, "seconds": SPREAD, "samples": SIZE}, BY_TOWER)
 
     def guess(self, glance: Glance) -> str | None:
         if glance.is_text:

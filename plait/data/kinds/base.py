@@ -20,6 +20,7 @@ from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
 
 COUNT, SIZE, SPREAD = Within(int, 0), Within(int, 1, 1 << 26), Within(float, 5e-324)  # what params are declared to be
+BY_TOWER = {"width": SIZE, "mean": list[float], "std": list[SPREAD]}  # those of a column that a published tower reads
 
 
 @dataclass

@@ -40,7 +40,11 @@ class CategoryKind(Kind):
 
     def disagrees(self, params: dict) -> str:
         types = {float if isinstance(c, float) else type(c) for c in params.get("classes", []) if c is not None}
-        return "classes are of several types" if len(types) > 1 else super().disagrees(params)
+        if len(types) > 1:
+            return "classes are of several types"
+        if params.get("classes") and not any(params.get("counts", [])):
+            return "no class has a row"
+        return super().disagrees(params)
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:
         """`values`: in the order that their type has, or the most frequent first (ties by name); at most 10,000; value

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.folder import IMAGE_SUFFIXES
-from plait.data.kinds.base import Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
+from plait.data.kinds.base import BY_TOWER, Bad, FitOptions, Glance, Kind, Missing, Place, cells_of, counted
 from plait.data.kinds.crop import crop, crop_place
 from plait.data.kinds.place import inline
 from plait.data.stores import Fixed
@@ -36,6 +36,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000"
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 PNG_END = b"IEND\xaeB`\x82"
 GRAY = 128
+LARGE, STRIP = 1 << 24, 1 << 22  # pixels of a picture that is decoded alone and made smaller in parts, and of a part
 BRIGHT = 0.999  # the share of deep pixels that are not beyond white
 PHOTO = 64  # pictures with both sides above this may be mirrored; glyphs and diagrams mean something else in the mirror
 
@@ -48,7 +49,7 @@ class ImageKind(Kind):
     orientation is respected."""
 
     name, slot, own_slot, media, late, suffix = "image", "image", True, True, True, ".png"
-    learnt: ClassVar[Record] = Record({"size": tuple[SIDE, SIDE]}, {"crop": dict, "range": list[float]})
+    learnt: ClassVar[Record] = Record({"size": tuple[SIDE, SIDE]}, {"crop": dict, "range": list[float]} | BY_TOWER)
     follows = ("image",)
 
     def guess(self, glance: Glance) -> str | None:
@@ -92,23 +93,32 @@ class ImageKind(Kind):
         return 3 * params["size"][0] * params["size"][1]
 
     def encode(self, cell: Any, params: dict, place: Place) -> np.ndarray:
-        high, wide = params["size"]
         with _open(cell, place) as picture:
-            try:
-                if picture.format == "PNG" and not _ends(picture.fp):
-                    raise Bad("broken picture (cut off)")
-                if "crop" not in params:
-                    picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
-                picture.load()
-                picture = ImageOps.exif_transpose(picture)
-                picture = to_rgb(picture, params.get("range"))
-                return (
-                    crop(picture, high, wide, **params["crop"]) if "crop" in params else letterbox(picture, high, wide)
-                )
-            except Bad:
-                raise
-            except Exception as error:  # Pillow raises a dozen types on broken files; the reason goes into the report
-                raise Bad(f"broken picture ({type(error).__name__})") from error
+            if picture.width * picture.height <= LARGE:
+                return self._pixels(picture, params)
+            with place.large:  # so many bytes for each thread are more than a machine may have
+                return self._pixels(picture, params)
+
+    def _pixels(self, picture: Image.Image, params: dict) -> np.ndarray:
+        """uint8 (3, H, W) of an opened picture."""
+        high, wide = params["size"]
+        try:
+            if picture.format == "PNG" and not _ends(picture.fp):
+                raise Bad("broken picture (cut off)")
+            if "crop" not in params:
+                picture.draft(None, (2 * max(high, wide),) * 2)  # lets JPEG decode at a fraction of its size
+            picture.load()
+            ends, size = params.get("range"), picture.size[::-1] if _lies(picture) else picture.size
+            if "crop" not in params and picture.width * picture.height > LARGE:
+                picture = _reduced(picture, max(high, wide), ends)
+            picture = to_rgb(ImageOps.exif_transpose(picture), ends)
+            if "crop" in params:
+                return crop(picture, high, wide, **params["crop"])
+            return letterbox(picture, high, wide, size[::-1])
+        except Bad:
+            raise
+        except Exception as error:  # Pillow raises a dozen types on broken files; the reason goes into the report
+            raise Bad(f"broken picture ({type(error).__name__})") from error
 
     def window(self, cell: Any, params: dict, place: Place) -> list[float]:
         high, wide = params["size"]
@@ -220,6 +230,23 @@ def _lies(picture: Image.Image) -> bool:
         return False
 
 
+def _reduced(picture: Image.Image, side: int, ends: Sequence[float] | None) -> Image.Image:
+    """A picture in RGB, by a whole number of times smaller, its long side no shorter than twice `side`: made of strips,
+    since a large picture's other forms together take many times its own room."""
+    by = max(picture.size) // (2 * side)
+    if by < 2:
+        return picture
+    if picture.mode.startswith(("I", "F")) and ends is None:
+        ends = _own_ends(np.asarray(picture).ravel()[:: picture.width * picture.height // LARGE + 1].astype(np.float64))
+    wide, high = -(-picture.width // by), -(-picture.height // by)
+    small, step = Image.new("RGB", (wide, high)), by * max(1, STRIP // (picture.width * by))
+    for top in range(0, picture.height, step):
+        strip = picture.crop((0, top, picture.width, min(top + step, picture.height)))
+        small.paste(to_rgb(strip, ends).reduce(by), (0, top // by))
+    small.getexif()[0x0112] = picture.getexif().get(0x0112, 1)
+    return small
+
+
 def to_rgb(picture: Image.Image, ends: Sequence[float] | None = None) -> Image.Image:
     """Any mode to RGB: gray of more than 8 bits is scaled, transparency laid on white, palettes and CMYK converted.
     ends: what is black and what is white in deep gray."""
@@ -260,7 +287,8 @@ def _range(cells: list, place: Place) -> list[float] | None:
                 with _open(cell, place) as picture:
                     if not picture.mode.startswith(("I", "F")):
                         continue
-                    pixels = np.asarray(picture, np.float64).ravel()
+                    pixels = np.asarray(picture).ravel()
+                    pixels = pixels[:: max(1, len(pixels) // LARGE)].astype(np.float64)
             except Exception:  # unreadable ones are listed when they are decoded
                 continue
             pixels = pixels[np.isfinite(pixels)]
@@ -270,9 +298,10 @@ def _range(cells: list, place: Place) -> list[float] | None:
     return [float(low), float(high)] if high > low else None
 
 
-def letterbox(picture: Image.Image, high: int, wide: int) -> np.ndarray:
-    """The picture resized with its aspect kept, centred on gray: uint8 (3, high, wide)."""
-    h, w, top, left = letterbox_place(picture.height, picture.width, high, wide)
+def letterbox(picture: Image.Image, high: int, wide: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The picture resized with its aspect kept, centred on gray: uint8 (3, high, wide). size: its height and width,
+    where it was made smaller already."""
+    h, w, top, left = letterbox_place(*(size or (picture.height, picture.width)), high, wide)
     scale = min(high / picture.height, wide / picture.width)
     if (w, h) != picture.size:
         picture = picture.resize((w, h), Image.Resampling.BILINEAR, reducing_gap=2.0 if scale < 0.5 else None)

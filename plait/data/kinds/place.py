@@ -31,6 +31,7 @@ class Place:
     max_pixels: int = 100_000_000
     notes: Counter = field(default_factory=Counter)
     lock: Any = field(default_factory=threading.Lock, repr=False)
+    large: Any = field(default_factory=threading.Lock, repr=False)  # held while a very large picture is decoded
     folders: dict = field(default_factory=dict, repr=False)  # what lies in those that were looked through
 
     def note(self, remark: str, times: int = 1) -> None:

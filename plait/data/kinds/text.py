@@ -19,7 +19,19 @@ from torch import Tensor, nn
 from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
 from plait.data.arrow import as_text
-from plait.data.kinds.base import COUNT, SIZE, SPREAD, Bad, FitOptions, Glance, Kind, Missing, Place, Survey, cells_of
+from plait.data.kinds.base import (
+    BY_TOWER,
+    COUNT,
+    SIZE,
+    Bad,
+    FitOptions,
+    Glance,
+    Kind,
+    Missing,
+    Place,
+    Survey,
+    cells_of,
+)
 from plait.data.stores import Ragged
 from plait.data.words import length
 from plait.errors import UsageError, panicked
@@ -60,7 +72,7 @@ class TextKind(Kind):
     name, slot, own_slot, media = "text", "text", True, False
     learnt: ClassVar[Record] = Record(
         {"tokenizer": str, "vocab": SIZE, "max_tokens": LENGTH, "pad": COUNT, **dict.fromkeys(NAMED, ID)},
-        ASKED | {"prefix": str, "query": str, "asked": bool, "width": SIZE, "mean": list[float], "std": list[SPREAD]},
+        ASKED | {"prefix": str, "query": str, "asked": bool} | BY_TOWER,
     )
 
     def guess(self, glance: Glance) -> str | None:
