@@ -108,6 +108,6 @@ def _kept(runs: list[Run]) -> tuple[str, np.ndarray]:
     if not len(both):
         raise UsageError(
             "there is no row that both runs kept for the report: give a table that neither was trained on (or train "
-            "both with the same --seed or --split)"
+            "both with the same --seed or --split, and without folds)"
         )
     return sources[0], both

@@ -32,7 +32,7 @@ def place(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("compare")
     table(300, 0).to_csv(place / "t.csv", index=False)
-    how = dict(system="auto_toy", epochs=1, precision="fp32", no_ladder=True, console=QUIET)
+    how = dict(system="auto_toy", epochs=1, precision="fp32", no_ladder=True, folds=1, console=QUIET)
     for name, target, inputs in [
         ("poor", "y", ["z"]),
         ("good", "y", ["x", "z"]),

@@ -39,7 +39,7 @@ def table(n: int, seed: int) -> dict:
 
 
 def fit(source, out, **how) -> plait.Run:
-    usual = dict(inputs=["x", "z"], system="auto_toy", precision="fp32", epochs=2, out=out, console=QUIET)
+    usual = dict(inputs=["x", "z"], system="auto_toy", precision="fp32", epochs=2, folds=1, out=out, console=QUIET)
     return plait.load(plait.fit(source, **usual | how).folder)
 
 
@@ -144,7 +144,19 @@ def test_the_command_line_takes_both(tmp_path) -> None:
     for more in (["--target", "a,b"], ["--target", "c", "--quantiles", "0.1,50%,0.9"]):
         out = io.StringIO()
         with redirect_stdout(out), redirect_stderr(out):
-            args = ["fit", str(tmp_path / "t.csv"), *more, "--inputs", "x,z", "--system", "auto_toy", "--epochs", "1"]
+            args = [
+                "fit",
+                str(tmp_path / "t.csv"),
+                *more,
+                "--inputs",
+                "x,z",
+                "--system",
+                "auto_toy",
+                "--epochs",
+                "1",
+                "--folds",
+                "1",
+            ]
             code = main([*args, "-o", str(tmp_path / more[1])])
         assert code == 0, out.getvalue()
     assert plait.load(tmp_path / "c").task.quantiles == (0.1, 0.5, 0.9)
