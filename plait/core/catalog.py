@@ -251,7 +251,7 @@ def construct(name: str, *, in_chans: int | None = None, **arguments) -> nn.Modu
     if in_chans is not None:
         from plait.core.channels import see
 
-        if "codec" in info.roles and in_chans != 3:
+        if {"codec", "masked"} & set(info.roles) and in_chans != 3:
             raise PlaitError(f"in_chans={in_chans}: {name} also makes pictures, which have three channels")
         see(model, in_chans)
     model.origin = (info.name, chosen if in_chans is None else chosen | {"in_chans": in_chans})

@@ -301,7 +301,7 @@ def reset_classifier(model: nn.Module, num_classes: int, *, seed: int = 0) -> nn
     name, arguments = getattr(model, "origin", (None, {}))
     known = inspect.signature(type(model)).parameters
     key = next((k for k in ("num_classes", "labels") if k in known), None)
-    if name is None or key is None:
+    if name is None or key is None or not getattr(model, "classifier", ()):
         raise PlaitError(
             f"{type(model).__name__} has no classifier to reset: expected a model that `create_model` made with "
             "num_classes or labels"

@@ -115,6 +115,21 @@ class Detector(Model, Protocol):
 
 
 @runtime_checkable
+class Masked(Model, Protocol):
+    """Guesses what is hidden of what it reads."""
+
+    def places(self, batch: dict, /) -> dict[str, int]:
+        """{slot: N}: how many places of each slot may be hidden."""
+        ...
+
+    def guess(self, batch: dict, luck: dict[str, Tensor], /) -> dict[str, dict[str, Tensor]]:
+        """luck {slot: (B, N)}, numbers from 0 to 1 that decide what is hidden -> {"costs": {name: (B,)}}, what each
+        row's guesses cost, NaN where it has nothing of that, and {"blind": {name: (B,)}}, what guesses of the simplest
+        kind would."""
+        ...
+
+
+@runtime_checkable
 class Generator(Model, Protocol):
     """Writes a text, word by word. begin, end: ids; length: the most words. A cache is a pytree of tensors, B first.
 
@@ -194,6 +209,7 @@ ROLES: dict[str, type] = {
     "transcriber": Transcriber,
     "detector": Detector,
     "generator": Generator,
+    "masked": Masked,
     "codec": Codec,
     "diffuser": Diffuser,
     "policy": Policy,

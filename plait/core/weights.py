@@ -215,7 +215,7 @@ def refitted(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
 # What wrappers put into keys: DataParallel and DDP; torch.compile; FSDP; recomputation.
 WRAPPING = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Under which a model of others may keep the one that is looked for.
-HOLDERS = ("model.", "backbone.", "encoder.", "net.", "network.", "student.", "teacher.")
+HOLDERS = ("model.", "backbone.", "encoder.", "net.", "network.", "student.", "teacher.", "bound.system.")
 
 
 def unwrapped(keys: Iterable[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ CHOICES = (
     "generate",
     "act",
     "detect",
+    "pretrain",
 )
 
 

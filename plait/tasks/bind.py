@@ -16,6 +16,7 @@ from plait.core.roles import (
     Embedder,
     Fuser,
     Generator,
+    Masked,
     Model,
     Policy,
     Transcriber,
@@ -184,6 +185,12 @@ class GeneratorBound(Bound):
     system: Generator
 
 
+class MaskedBound(Bound):
+    """A system that guesses what is hidden."""
+
+    system: Masked
+
+
 class CodecBound(Bound):
     """A system that turns pictures into latents and back."""
 
@@ -209,6 +216,7 @@ BINDERS: dict[str, type[Bound]] = {
     "transcriber": TranscriberBound,
     "detector": DetectorBound,
     "generator": GeneratorBound,
+    "masked": MaskedBound,
     "codec": CodecBound,
     "diffuser": DiffuserBound,
     "policy": PolicyBound,

@@ -94,6 +94,9 @@ def use(model: torch.nn.Module, role: str, b: dict) -> list[tuple[int, ...]]:
         case "generator":
             logits, _ = model.step(torch.zeros(2, 3, dtype=torch.int64), model.prefill(b))
             return [logits.shape[:2]]
+        case "masked":
+            luck = {slot: torch.rand(2, n) for slot, n in model.places(b).items()}
+            return [cost[:, None].shape for cost in model.guess(b, luck)["costs"].values()]
         case "codec":
             mean, _ = model.encode(x)
             return [mean.flatten(1).shape, model.decode(mean).flatten(1).shape]

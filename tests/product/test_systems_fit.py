@@ -177,6 +177,7 @@ SAMPLES = [
 ALONE = [  # for systems that none of those is for
     Sample({"audio"}, False, "transcribe", speech, dict(task="transcribe", target="label", epochs=14, lr=4e-3)),
     Sample({"category"}, False, "generate", digits, dict(task="generate", target="photo", epochs=6)),
+    Sample({"image"}, True, "pretrain", digits, dict(task="pretrain", inputs=["photo"], epochs=12)),
     Sample({"image"}, True, "restore", noisy, dict(task="restore", target="clear", epochs=12)),
 ]
 

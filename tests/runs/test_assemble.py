@@ -23,7 +23,7 @@ from plait.tasks.registry import TASKS
 from tests.runs.tables import COLUMNS, TARGETS, named, table
 
 SAID = ("points",)  # kinds that are never guessed from lists
-PAINTERS = ("generator", "transcriber", "codec", "diffuser", "policy", "detector")
+PAINTERS = ("masked", "generator", "transcriber", "codec", "diffuser", "policy", "detector")
 SYSTEMS = [pytest.param(s, id=s.name) for s in systems().values()]
 PAIRS = [(f"{s.name}_toy", task) for s in systems().values() for task in tasks_of(model_info(f"{s.name}_toy"))]
 

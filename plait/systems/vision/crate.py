@@ -5,7 +5,7 @@ one and the same projection onto a few subspaces, so that tokens move towards th
 feed-forward stands one step of ISTA towards a sparse, non-negative code in a learned dictionary, without residual.
 
 Differs: written with one matrix product less, D^T (x - D x) for D^T x - D^T D x, which is the same number. Other
-picture sizes than `image` are read. The masked autoencoder of a later paper is not here.
+picture sizes than `image` are read. The masked autoencoder of a later paper is `crate_mae`.
 """
 
 from __future__ import annotations
