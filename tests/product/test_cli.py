@@ -41,6 +41,7 @@ COMMANDS = (
     "fit",
     "use",
     "evaluate",
+    "compare",
     "predict",
     "embed",
     "search",
