@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import plait
 from plait.core.init import initialise
 from plait.core.tokens import Tokens
 from plait.parts.maps import to_map, to_tokens
@@ -33,3 +34,12 @@ def test_an_order_more_is_a_factor_more():
         for layer in (f.proj, f.look.f, f.out, *f.widen):
             layer.bias.zero_()
         torch.testing.assert_close(f(t.replace(x=2 * t.x)).x, 2.0 ** (order + 1) * f(t).x, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_detector_reads_its_maps():
+    model = plait.create_model("detr_toy", backbone="hornet_toy", labels=3, seed=0).eval()
+    x = torch.rand(2, 3, 64, 64)
+    found, other = model.detect(x), model.detect(x.flip(3))
+    assert found["logits"].shape[3] == 4 and found["boxes"].shape[:3] == found["logits"].shape[:3]
+    assert not torch.allclose(found["boxes"], other["boxes"], atol=1e-4)

@@ -7,8 +7,8 @@ again. Hidden patches are not left out: a learned token stands in their place th
 
 Differs: positions are computed for every grid, not resampled from that of 224 pixels. The published layout has a layer
 between the halves and a second table of positions, which nothing reads: both are dropped. `undo=0` (`*_encoder`) is the
-encoder alone, for classes: it begins with a run's `model.safetensors` (`plait fit --pretrained`, or `--weights`) of
-which it takes `--only cls --only 'stem.*' --only 'stack.*' --only 'norm.*'`.
+encoder alone, for classes: it begins with a run of `--task pretrain` by `--weights RUN/model.safetensors`, of which it
+takes `--only cls --only 'stem.*' --only 'stack.*' --only 'norm.*'`.
 """
 
 from __future__ import annotations

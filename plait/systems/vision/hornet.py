@@ -6,7 +6,8 @@ depthwise convolution says of its neighbours, projected to the width of the next
 n products of n gates, each twice as wide as the one before, at about the cost of the one convolution. The GF variants
 see the whole map through a learned filter of frequencies.
 
-Differs: the same gates in the neck of a detector (HorFPN) are not here.
+Differs: the same gates in the neck of a detector (HorFPN) are not here. A detector reads its maps as those of any
+backbone: `create_model("detr_nano", backbone="hornet_nano")`.
 """
 
 from __future__ import annotations
