@@ -253,8 +253,7 @@ class Trainer:
         self.read_at, self.rows_read = time.monotonic(), 0
 
     def _for_scoring(self) -> nn.Module:
-        """A model in eval mode whose every method works: a sharded one only has its forward, so the untouched copy
-        stands in."""
+        """A model in eval mode that each process can call by itself: of a sharded one the untouched copy stands in."""
         if self.team.sharded:
             load_strict(self.untouched.to(self.team.device), optim.whole_state(self.job.model.state_dict()))
         return self.untouched.eval()

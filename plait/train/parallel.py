@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from inspect import isfunction
+from types import MethodType
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from plait.core.block import Layer
+from plait.core.roles import ROLES
 from plait.errors import PlaitError
+
+# What is asked of models beside their forward: the methods of all roles, and of those who hand on to them.
+METHODS = sorted(
+    {name for role in ROLES.values() for name, f in vars(role).items() if isfunction(f) and not name.startswith("_")}
+    - {"forward", "frames"} | {"features", "maps", "vectors", "answer", "watched"}
+)  # fmt: skip
 
 
 class Team:
@@ -43,10 +55,7 @@ class Team:
             gpu = [self.device.index] if self.device.type == "cuda" else None
             # A task need not use every part of a system, and which it uses may differ by batch.
             return nn.parallel.DistributedDataParallel(model, device_ids=gpu, find_unused_parameters=True)
-        for block in reversed([m for m in model.modules() if isinstance(m, Layer)]):  # inner layers before outer ones
-            fully_shard(block)
-        fully_shard(model)  # in place
-        return model
+        return shard(model)
 
     def share(self, batch: dict) -> tuple[dict, int, float]:
         """This process's rows of `batch` on its device, how many rows the whole batch has, and the weight of this
@@ -87,6 +96,63 @@ class Team:
         box = [value]
         dist.broadcast_object_list(box, 0, group=self.side)
         return box[0]
+
+
+def shard(model: nn.Module, mesh: DeviceMesh | None = None) -> nn.Module:
+    """`model`, a system or what holds some, sharded in place by torch's FSDP2, a `Layer` at a time. Returns it.
+
+    Not only calls of it gather the weights: so do the methods of the roles of each system in it (`embed`, `step`,
+    `decode`, ...), `features` and `maps`, and those that hand on to them. mesh: of the processes; None: all of them.
+    All processes must make the same calls.
+    """
+    for block in reversed([m for m in model.modules() if isinstance(m, Layer)]):  # inner layers before outer ones
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    _open(model)
+    return model
+
+
+def _open(model: nn.Module) -> None:
+    """Let methods of systems in a sharded model gather what lies outside its layers, as its forward does; within such
+    a call others do not, since its end would take the weights away."""
+    depth = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal depth
+        depth += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def through(_: nn.Module, method: Callable, *args: Any, **how: Any) -> Any:
+        return method(*args, **how)
+
+    def opened(method: Callable) -> Callable:
+        @functools.wraps(method)
+        def call(*args: Any, **how: Any) -> Any:
+            if depth:
+                return method(*args, **how)
+            enter()
+            try:
+                return gathered(method, *args, **how)
+            finally:
+                leave()
+
+        return call
+
+    model.through = MethodType(through, model)  # type: ignore[assignment]
+    register_fsdp_forward_method(model, "through")
+    gathered = cast(Callable, model.through)
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+    systems = [m for m in model.modules() if any(isinstance(m, role) for role in ROLES.values())]
+    inside = {id(system) for system in systems}
+    for module in model.modules():
+        if any(id(m) in inside for m in module.modules()):
+            for name in METHODS:
+                if callable(method := getattr(module, name, None)) and not isinstance(method, nn.Module):
+                    setattr(module, name, opened(method))
 
 
 def count_rows(batch: dict) -> int:

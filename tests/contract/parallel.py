@@ -16,10 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
-from plait.core.block import Layer
 from plait.core.catalog import System, systems
+from plait.train.parallel import shard
 from tests.contract.examples import example, flatten, toy
 
 RATE = 1e-3
@@ -78,9 +77,7 @@ def main(rank: int, store: str, *chosen: str) -> None:
         step(ddp, loss(ddp, both[rank], system))
         row["ddp"] = everywhere(loss(ddp, known, system))
 
-        for block in reversed([m for m in fsdp.modules() if isinstance(m, Layer)]):
-            fully_shard(block, mesh=mesh)
-        step(fully_shard(fsdp, mesh=mesh), loss(fsdp, both[rank], system))
+        step(shard(fsdp, mesh), loss(fsdp, both[rank], system))
         row["fsdp"] = everywhere(loss(fsdp, known, system))
         rows[system.name] = row
     if rank == 0:

@@ -1,0 +1,72 @@
+"""A model that is sharded over processes answers, and learns, through every method of its roles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from inspect import isfunction
+from pathlib import Path
+
+import pytest
+
+from plait.core.catalog import model_info
+from plait.core.roles import ROLES
+
+# A system of each role, and what is asked of it.
+ASKED = {
+    "vit_toy": ("tokens", "pool", "features", "answer"),
+    "swin_toy": ("features",),
+    "clip_toy": ("embed",),
+    "vilt_toy": ("fuse",),
+    "zipformer_toy": ("transcribe",),
+    "deformable_detr_toy": ("detect",),
+    "git_toy": ("prefill", "step"),
+    "llava_toy": ("step",),
+    "autoencoder_kl_toy": ("encode", "decode"),
+    "dit_toy": ("condition", "denoise"),
+    "decision_transformer_toy": ("act",),
+}
+CASES = [f"{name}.{method}" for name, methods in ASKED.items() for method in methods]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> dict[str, dict]:
+    """What `sharding.py` measured: one pair of processes for all."""
+    folder = tmp_path_factory.mktemp("sharding")
+    where = dict(cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
+    command = [sys.executable, "-m", "tests.train.sharding"]
+    logs = [(folder / f"rank{rank}.log").open("w+") for rank in range(2)]
+    pair = [
+        subprocess.Popen(
+            [*command, str(r), str(folder / "store"), *CASES], stdout=subprocess.PIPE, stderr=logs[r], **where
+        )
+        for r in range(2)
+    ]
+    try:
+        said, _ = pair[0].communicate(timeout=300)
+        pair[1].wait(timeout=60)
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+    for process, log in zip(pair, logs):
+        log.seek(0)
+        assert process.returncode == 0, log.read()[-2000:]
+    return json.loads(said)
+
+
+def test_every_role_and_every_method_is_asked():
+    asked = {role for name in ASKED for role in model_info(name).roles}
+    assert asked == set(ROLES)
+    methods = {n for role in ROLES.values() for n, f in vars(role).items() if isfunction(f) and n[0] != "_"}
+    assert methods - {"forward", "frames"} <= {method for methods in ASKED.values() for method in methods}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sharded_model_answers_through_the_methods_of_its_roles(rows, case):
+    row = rows[case]
+    assert "error" not in row, row["error"]
+    assert row["sharded"] and row["size"] > 0
+    assert row["apart"] <= 1e-4 * row["size"] and row["weights"] <= 1e-5
