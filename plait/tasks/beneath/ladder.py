@@ -191,11 +191,11 @@ class Ladder:
 
 
 def standard_errors(gain: np.ndarray, weight: np.ndarray | None) -> float:
-    """By how many of them the mean of gains (n,) is above 0."""
+    """By how many of them the mean of gains (n,) is above 0; at most 100, as a few rows may all gain alike."""
     w = np.ones(len(gain)) if weight is None else weight
     share = w / max(w.sum(), 1e-12)
     mean = float(share @ gain)
-    return mean / max(float(np.sqrt((share**2) @ (gain - mean) ** 2)), 1e-12)
+    return float(np.clip(mean / max(float(np.sqrt((share**2) @ (gain - mean) ** 2)), 1e-12), -100, 100))
 
 
 def anything_in(batch: dict) -> np.ndarray:
