@@ -119,9 +119,7 @@ def _facts(folder: Path) -> dict:
 
 def _latest() -> str:
     """The newest unfinished run under runs/."""
-    from plait.runs.folder import unfinished
-
-    found = [p.parent for p in Path("runs").glob("*/config.json") if unfinished(p.parent)]
-    if not found:
+    unfinished = [p.parent for p in Path("runs").glob("*/config.json") if not (p.parent / "model.safetensors").exists()]
+    if not unfinished:
         raise UsageError("no unfinished run under runs/: name the run's folder, as in plait fit --resume runs/pets")
-    return str(max(found, key=lambda p: (p / "config.json").stat().st_mtime))
+    return str(max(unfinished, key=lambda p: (p / "config.json").stat().st_mtime))

@@ -47,7 +47,7 @@ from plait.runs.search import refuse_without, search
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
 from plait.runs.stored import SPLITS, read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.towers import CACHE, HOME, load_towers
+from plait.runs.towers import HOME, load_towers
 from plait.tasks.base import Answers
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, METRICS, Plan, train
@@ -130,8 +130,7 @@ def _fit(
     held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
     if before is None:
-        folder = None if dry_run or within else Path(out) if out else free_folder(source)
-        data = prepare(source, settings, console, within.towers if within else None, within, folder)
+        data = prepare(source, settings, console, within.towers if within else None, within)
         made = data.recipe(settings)
     else:
         stored, towers = read_stored(home, before), load_towers(home, before)
@@ -225,11 +224,7 @@ def _weighed(
 ) -> Run:
     """The run on towers, or one from nothing where that is as good on the validation rows."""
     if not len(job.data.splits["val"]):
-        said = "frozen towers answer; without validation rows nothing says what they gained"
-        console.say("rungs", said)
-        path = run.folder / "report.json"
-        with rewriting(path):
-            write_json(path, read_json(path) | {"rungs": {"answers": ABOVE, "why": said}})
+        console.say("rungs", "frozen towers answer; without validation rows nothing says what they gained")
         return run
     out, resume = run.folder / BELOW, (run.folder / BELOW / CONFIG).exists()
     how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"pretrained": False, "towers": {}}
@@ -394,8 +389,8 @@ def free_folder(source: Any) -> Path:
     stem = re.sub(r"[^\w.-]+", "_", stem) or "run"
     for i in range(1, 10_000):
         folder = Path("runs") / (stem if i == 1 else f"{stem}-{i}")
-        if not folder.exists() or folder.is_dir() and {p.name for p in folder.iterdir() if not is_scrap(p)} == {CACHE}:
-            return folder  # which is new, or was left by a kill while its towers read
+        if not folder.exists():
+            return folder
     raise UsageError("runs/ is full of runs: give --out")
 
 
@@ -416,7 +411,7 @@ def _claimed(out: str | Path | None, source: Any, stack: ExitStack) -> Path:
 def _refuse_taken(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    begun = {HOME, CACHE, SPLITS, SCHEMA, LOCK}  # what a run that was killed before it was one leaves
+    begun = {HOME, SPLITS, SCHEMA, LOCK}  # what a run that was killed before it was one leaves
     if folder.exists():
         if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
             raise UsageError(f"{folder} already exists and is no run folder: give another --out")

@@ -32,20 +32,6 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether the run in `folder` has more to do: it has no model yet, or its towers were never weighed against none.
-    One whose files are damaged cannot go on."""
-    if not (folder / MODEL).is_file():
-        return True
-    try:
-        config = read_json(folder / CONFIG)
-        return bool(config.get("towers")) and not (
-            "changed_from" in config or "rungs" in read_json(folder / "report.json")
-        )
-    except DataError:
-        return False
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON whole or not at all."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=plain)

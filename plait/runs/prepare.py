@@ -98,12 +98,10 @@ class Prepared:
 
 
 def prepare(
-    source, settings: Settings, console: Console, towers: Towers | None = None, within: Within | None = None,
-    folder: Path | None = None,
-) -> Prepared:  # fmt: skip
+    source, settings: Settings, console: Console, towers: Towers | None = None, within: Within | None = None
+) -> Prepared:
     """Read, guess, split, learn, decode. towers: of a run that goes on; otherwise those that the settings ask for.
-    within: the rows are split already. folder: where what towers read is written as it is read, if anywhere. Raises
-    DataError or UsageError for what cannot work."""
+    within: the rows are split already. Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
     table, given = gather(first, schema, settings)
@@ -125,7 +123,6 @@ def prepare(
     kind = kind.variant(schema, table)
     could = offered(settings, schema, kind)
     towers = choose_towers(settings, schema, kind) if towers is None else towers
-    towers.folder = folder or towers.folder
     pretrained = settings.pretrained if not towers else False
     towers.on(pick_device(settings.device)).take(schema)
     info = choose(system_name(settings, schema, kind), schema, kind)
