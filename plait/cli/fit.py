@@ -64,6 +64,8 @@ def fit(
 
     $ plait fit survey.csv --target vote --sample-weight weight
 
+    $ plait fit photos/ --system deit_tiny_patch16_224 --scheme paper
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:

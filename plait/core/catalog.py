@@ -60,6 +60,7 @@ class System:
     sizes: dict[str, dict]
     weights: dict[str, dict] = field(repr=False)
     tags: dict[str, dict] = field(repr=False)  # "size.tag": as the rows of `weights`
+    paper: bool = False  # whether it says how its paper begins from nothing
 
     @property
     def title(self) -> str:
@@ -343,6 +344,7 @@ def _read(path: Path) -> System:
             key: _complete(tagged(names["WEIGHTS"], key) | row, names["TAKES"])
             for key, row in names.get("TAGS", {}).items()
         },
+        paper=any(isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "PAPER" for n in tree.body),
     )
 
 

@@ -20,6 +20,7 @@ from plait.core.channels import seen
 from plait.core.fetch import hub_file, url_file
 from plait.core.init import initialise, initialise_new, initialise_rest
 from plait.core.methods import apply_methods, read_change
+from plait.core.schemes import begin, drop_path_of, paper_of
 from plait.core.weight_files import INDEX, Weights, read_shards, read_weights
 from plait.core.weights import HOLDERS, Rule, State, assign, convert, converted, known, load_strict, unwrapped
 from plait.errors import PlaitError
@@ -57,6 +58,7 @@ def create_model(
     mmap: bool = True,
     changes: Iterable[str | tuple[str, dict]] = (),
     parts: Mapping[str, Source] | None = None,
+    scheme: str | None = None,
     say: Say = aloud,
     **arguments,
 ) -> nn.Module:
@@ -81,6 +83,8 @@ def create_model(
         of a name and a dict of options; see `list_methods`.
     parts: of a system made of others, which of these begin with weights of their own: {"vision": a path or URL, as for
         `pretrained`, True, or a state dict in our layout}.
+    scheme: "paper" begins as the paper's authors did, with their rate of stochastic depth for this size; for training
+        from nothing.
     say: told in a sentence what was taken of a file and what starts anew, where that is not all or nothing.
     arguments: constructor arguments that override the size's own, such as num_classes=10; and in_chans, the channels of
         the pictures that are read, for which weights that were learned for three are changed as timm does it.
@@ -94,6 +98,10 @@ def create_model(
         raise PlaitError(f"dtype: got {dtype}, expected a floating one such as torch.bfloat16")
     if only and not pretrained:
         raise PlaitError(f"only={', '.join(only)} is of weights: give pretrained= as well")
+    if scheme is not None and pretrained:
+        raise PlaitError(f"scheme={scheme!r} is for training from nothing: leave pretrained out, or the scheme")
+    paper = None if scheme is None else paper_of(info, scheme)
+    arguments = arguments if paper is None else drop_path_of(info, paper) | arguments
     try:
         model = build(name, **arguments)
     except TypeError as error:
@@ -105,6 +113,8 @@ def create_model(
     anew = getattr(model, "classifier", ()) if {"num_classes", "labels"} & arguments.keys() else ()
     how, eyes = Filling(seed, device, dtype, mmap, only, say), getattr(model, "of_channels", {})
     _fill(info, model, arguments, pretrained, how, anew=anew, sources=parts or {}, eyes=eyes)
+    if paper is not None:
+        begin(model, paper, seed=seed)
     model = apply_methods(model, wanted)
     return model if dtype is None else model.to(dtype)
 

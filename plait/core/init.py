@@ -71,7 +71,7 @@ def initialise(model: nn.Module, *, seed: int = 0, device: str | torch.device = 
     The global random state is left as it was.
     """
     model.to_empty(device=device)
-    with _seeded(seed, device):
+    with seeded(seed, device):
         for name, module in reversed(list(model.named_modules())):
             _fill(name, module, getattr(model, "scheme", {}))
     return model
@@ -92,7 +92,7 @@ def initialise_rest(model: nn.Module, *, seed: int = 0, device: str | torch.devi
         for i, (name, module) in enumerate(modules)
         if i <= for_nothing or any(t.is_meta for t in _tensors(module))
     ]
-    with _seeded(seed, device):
+    with seeded(seed, device):
         for name, module in wanted:
             aside = [
                 (table, key, t)
@@ -123,14 +123,14 @@ def initialise_new(
     fresh = [(name, m) for name, m in model.named_modules() if (own := _tensors(m)) and all(t.is_meta for t in own)]
     for _, module in fresh:
         module.to_empty(device=device, recurse=False)
-    with _seeded(seed, device):
+    with seeded(seed, device):
         for name, module in reversed(fresh):
             _fill(name, module, scheme)
     return model
 
 
 @contextmanager
-def _seeded(seed: int, device: str | torch.device) -> Iterator[None]:
+def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
         yield

@@ -141,8 +141,9 @@ def _fit(
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
         start = {"pretrained": data.pretrained, "only": settings.only, "parts": data.parts.sources}
+        begin: dict[str, Any] = start | {"scheme": settings.scheme}
         tell_weights = partial(console.say, "weights")
-        system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else start))
+        system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else begin))
     with torch.random.fork_rng([]):
         torch.manual_seed(settings.seed)  # of what a task puts around the system
         model = data.task.model(made.bind(system), objective(data.info))

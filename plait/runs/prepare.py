@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
+from plait.core.schemes import drop_path_of, paper_of
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
 from plait.data.guess import kinds_of
@@ -21,7 +22,7 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across
 from plait.data.table import Table, read_table
 from plait.data.weights import levelled
-from plait.errors import DataError, UsageError
+from plait.errors import DataError, PlaitError, UsageError
 from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.declared import of_file
@@ -304,7 +305,19 @@ def _recipe(
             raise UsageError(f"--method {name} is not for `plait fit`: {why}. Apply it from Python")
     given = bool(pretrained or parts.tokenizer)
     made = recipe(info, schema, type(task), pretrained=given, changes=settings.methods, **task.needs)
-    return replace(made, arguments=made.arguments | parts.arguments, **parts.scale)
+    return replace(made, arguments=_depth(info, settings) | made.arguments | parts.arguments, **parts.scale)
+
+
+def _depth(info: ModelInfo, settings: Settings) -> dict[str, float]:
+    """The argument that the scheme of a paper sets. Raises UsageError where there is none."""
+    if settings.scheme is None:
+        return {}
+    if settings.pretrained:
+        raise UsageError(f"--scheme {settings.scheme} is for training from nothing: leave out published weights, or it")
+    try:
+        return drop_path_of(info, paper_of(info, settings.scheme))
+    except PlaitError as error:
+        raise UsageError(f"--scheme {settings.scheme}: {error}") from error
 
 
 def _prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[str, str]:

@@ -167,6 +167,10 @@ class Settings:
     pretrained: bool | str = setting(
         "Start from the published weights (the hub is asked), or a path or URL.", False, hidden=True
     )
+    scheme: str | None = setting(
+        "Begin as the system's paper does, weights and stochastic depth: paper; by default as suits small tables.",
+        metavar="paper",
+    )
     only: list[str] = setting(
         "Of these weights take only those whose names match, such as 'stem.*'.", list, metavar="PATTERN"
     )

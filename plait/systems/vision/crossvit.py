@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, CrossAttention, DropPath, FeedForward, Layer, Stack, stage_rates
+from plait.core.schemes import VIT, Paper, trunc
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Join, Rename
 from plait.parts.maps import flat, to_map, to_tokens
@@ -165,6 +166,8 @@ FIFTEEN = dict(widths=(192, 384), depths=((1, 5), (1, 5), (1, 5)), heads=6, rati
 EIGHTEEN = dict(widths=(224, 448), depths=((1, 6), (1, 6), (1, 6)), heads=7, ratio=3)
 DAGGER = dict(stems=(((7, 4, 3), (3, 3, 0), (3, 1, 1)), ((7, 4, 3), (3, 2, 1), (3, 2, 1))))
 BIG = dict(image=(408, 408), coarse=(384, 384))
+
+PAPER = Paper((("*cls", trunc(0.02)), *VIT), {"*": 0.1})
 
 MODEL = CrossViT
 TAKES = ("image",)

@@ -24,6 +24,7 @@ from plait.core.block import (
     split_heads,
     stage_rates,
 )  # fmt: skip
+from plait.core.schemes import VIT, Paper
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, Rule
 from plait.parts.convs import ChannelsLast, LayerNorm2d
@@ -117,6 +118,8 @@ LARGE = dict(widths=(192, 384, 768, 1536), heads=(6, 12, 24, 48))
 HUGE = dict(widths=(256, 512, 1024, 2048), heads=(8, 16, 32, 64))
 GIANT = dict(widths=(384, 768, 1536, 3072), heads=(12, 24, 48, 96))
 FLORENCE = dict(window=12, halving=3, florence=True, num_classes=0)
+
+PAPER = Paper(VIT)
 
 MODEL = DaViT
 TAKES = ("image",)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
+from plait.core.schemes import FAINT, VIT, Paper, trunc
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.positions.learned import GridPositions
@@ -81,6 +82,8 @@ SMALL = dict(width=384, depth=12, heads=6)
 BASE = dict(width=768, depth=12, heads=12)
 BIG = dict(image=(384, 384))
 PLAIN = dict(votes=1)
+
+PAPER = Paper((("votes.0.token", FAINT), ("Vote.token", trunc(0.02)), *VIT), {"*": 0.1})
 
 MODEL = DeiT
 TAKES = ("image",)

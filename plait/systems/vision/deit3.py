@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Stack
+from plait.core.schemes import VIT, Paper, constant
 from plait.core.tokens import Tokens, prepend
 from plait.parts.positions.learned import GridPositions
 from plait.parts.tokenizers.patches import PatchTokens
@@ -53,6 +54,8 @@ BASE = dict(width=768, depth=12, heads=12)
 LARGE = dict(width=1024, depth=24, heads=16)
 HUGE = dict(width=1280, depth=32, heads=16, patch=14)
 BIG = dict(image=(384, 384))
+
+PAPER = Paper((("LayerScale.gamma", constant(1e-6)), *VIT))
 
 MODEL = DeiT3
 TAKES = ("image",)

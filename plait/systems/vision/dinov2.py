@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Stack
+from plait.core.schemes import VIT, Paper, constant
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Rename
 from plait.parts.mixers.gated import GatedFeedForward
@@ -68,6 +69,8 @@ BASE = dict(width=768, depth=12, heads=12)
 LARGE = dict(width=1024, depth=24, heads=16)
 GIANT = dict(width=1536, depth=40, heads=24, gated=4096)
 REG4 = dict(registers=4)
+
+PAPER = Paper((("LayerScale.gamma", constant(1e-5)), *VIT))
 
 MODEL = DINOv2
 TAKES = ("image",)

@@ -20,6 +20,7 @@ from torch import nn
 
 from plait.core.attend import Attend
 from plait.core.block import FeedForward, Layer, Pre, stage_rates
+from plait.core.schemes import ONE, ZERO, Paper, clipped, constant
 from plait.core.tokens import Tokens, refuse
 from plait.core.weights import Rename, View
 from plait.parts.convs import ChannelsLast, LayerNorm2d
@@ -127,6 +128,16 @@ class EdgeNeXt(Pyramid):
 
     pool = norm_of_mean
 
+
+PAPER = Paper(
+    (
+        ("LayerScale.gamma", constant(1e-6)),
+        ("*.temperature", ONE),
+        ("Linear.weight", clipped(0.02)),
+        ("Conv2d.weight", clipped(0.02)),
+        ("*.bias", ZERO),
+    )
+)
 
 MODEL = EdgeNeXt
 TAKES = ("image",)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, check_heads
+from plait.core.schemes import VIT, ZERO, Paper
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu, Skip, SqueezeExcite, beside
@@ -87,6 +88,17 @@ class EfficientViTM(Pyramid):
 
 FIVES = dict(kernels=(5, 5, 5, 5))
 I224 = dict(sides=(7, 7, 4))
+
+PAPER = Paper(
+    (
+        ("DistanceBias.table", ZERO),
+        *(
+            (f"stages.*.{end}.norm.weight", ZERO)
+            for end in ("mix.0.f", "feed.0.f", "mix.?.f.1", "f.out.1", "feed.?.f.1", "?.f.1")
+        ),
+        *VIT,
+    )
+)
 
 MODEL = EfficientViTM
 TAKES = ("image",)

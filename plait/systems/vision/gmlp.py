@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, Pre, Stack, merge_heads, split_heads
+from plait.core.schemes import FAINT, ONE, ZERO, Paper, lecun, xavier
 from plait.core.tokens import Tokens, mean, refuse
 from plait.core.weights import Rename
 from plait.parts.positions.resample import bound
@@ -107,6 +108,19 @@ class GMLP(Backbone):
         """(B, D): the mean of the tokens."""
         return mean(t)
 
+
+PAPER = Paper(
+    (
+        ("*.gate.weight", FAINT),
+        ("*.gate.bias", ONE),
+        ("head.*", ZERO),
+        ("Linear.weight", xavier),
+        ("Linear.bias", FAINT),
+        ("Conv2d.weight", lecun),
+        ("Conv2d.bias", ZERO),
+    ),
+    {"ti16*": 0.0, "s16*": 0.05, "b16*": 0.2},
+)
 
 MODEL = GMLP
 TAKES = ("image",)

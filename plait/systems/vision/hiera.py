@@ -30,6 +30,7 @@ from plait.core.block import (
     merge_heads,
     split_heads,
 )
+from plait.core.schemes import VIT, ZERO, Paper, constant, trunc
 from plait.core.tokens import Tokens, sides, whole_grid
 from plait.core.weights import Rename
 from plait.parts.maps import to_map, to_tokens
@@ -185,6 +186,12 @@ class Hiera(Backbone):
     seen = Pyramid.seen
 
 
+def deeper(t: Tensor, _module: nn.Module, name: str) -> None:
+    """What a branch ends in begins the smaller, the deeper it lies: 0.02 over the root of twice the layer's number."""
+    number = int(name.split(".")[2]) + 1
+    nn.init.trunc_normal_(t, std=0.02).div_((2.0 * number) ** 0.5)
+
+
 def layer(
     width: int, out: int, heads: int, unit: int | None, pool: bool, rate: float, scale: float | None, project: bool
 ) -> Block:
@@ -199,6 +206,17 @@ def layer(
 
 NARROW = dict(width=96, heads=1)
 ABSWIN = NARROW | dict(image=(256, 256), scale=1e-5)
+
+PAPER = Paper(
+    (
+        ("head.*", ZERO),
+        ("*.mix.f.out.weight", deeper),
+        ("*.feed.f.down.weight", deeper),
+        ("Conv2d.weight", trunc(0.02)),
+        ("Linear.bias", constant(0.02)),
+        *VIT,
+    )
+)
 
 MODEL = Hiera
 TAKES = ("image",)

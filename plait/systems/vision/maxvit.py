@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Block, DropPath, FeedForward, Stack, stage_rates
+from plait.core.schemes import FAINT, FAN_OUT, TABLES, ZERO, Paper, evenly, xavier
 from plait.core.tokens import Tokens, mean, whole_grid
 from plait.core.weights import Drop, Rename, Rule
 from plait.parts.convs import ChannelsLast, ConvNorm, Pointwise, SqueezeExcite
@@ -117,6 +118,19 @@ XLARGE = dict(stem=192, widths=(192, 384, 768, 1536), depths=(2, 6, 14, 2))
 W12 = dict(window=12)
 W16 = dict(window=16)
 IN21K = dict(num_classes=21843)
+
+PAPER = Paper(
+    (
+        *TABLES,
+        *FAN_OUT,
+        ("head.*", evenly),
+        ("hidden.*", evenly),
+        ("*.feed.f.*.bias", FAINT),
+        ("Linear.weight", xavier),
+        ("Linear.bias", ZERO),
+    ),
+    {"tiny*": 0.2, "small*": 0.3, "base*": 0.4, "large*": 0.6},
+)
 
 MODEL = MaxViT
 TAKES = ("image",)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, merge_heads, split_heads, stage_rates
 from plait.core.init import trunc_normal
+from plait.core.schemes import LINEAR, Paper, trunc
 from plait.core.surgery import fold_before
 from plait.core.tokens import Tokens
 from plait.core.weights import Join, Rename
@@ -149,6 +150,8 @@ ALL = dict(widths=(96, 192, 384, 768), ends=(256, 512, 1024))
 SMALL = ALL | dict(depths=(3, 4, 10, 3), drop_path=0.1)
 BASE = ALL | dict(depths=(3, 4, 20, 3), drop_path=0.2)
 LARGE = ALL | dict(depths=(3, 4, 30, 3), drop_path=0.2)
+
+PAPER = Paper((("Conv2d.weight", trunc(0.02)), *LINEAR))
 
 MODEL = NextViT
 TAKES = ("image",)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.core.schemes import FAN_OUT, ZERO, Paper, Rule, evenly
 from plait.core.weights import Rename
 from plait.parts.convs import ChannelsLast, ConvNorm, Relu
 from plait.parts.towers.pyramid import Pyramid
@@ -75,7 +76,15 @@ class ResNet(Pyramid):
         super().__init__(first, stages, nn.Identity(), before, num_classes)
 
 
+def still(model: ResNet) -> tuple[Rule, ...]:
+    """Each layer begins as its short cut: what is added ends in a norm of factor nought."""
+    last = len(model.stages[0][0].f) - 1
+    return ((f"stages.*.f.{last}.norm.weight", ZERO), *FAN_OUT, ("Linear.*", evenly))
+
+
 DEEP = dict(deep=True)
+
+PAPER = Paper(still)
 
 MODEL = ResNet
 TAKES = ("image",)

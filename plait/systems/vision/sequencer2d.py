@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Stack, stage_rates
+from plait.core.schemes import FAINT, ZERO, Paper, lecun, xavier
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Rename
 from plait.parts.maps import OnTokens
@@ -86,6 +87,17 @@ class Sequencer2D(Pyramid):
         stem = nn.Conv2d(3, widths[0], patches[0], patches[0])
         super().__init__(stem, stages, Norm(widths[-1]), widths[-1], num_classes)
 
+
+PAPER = Paper(
+    (
+        ("head.*", ZERO),
+        ("*.feed.f.*.bias", FAINT),
+        ("Linear.weight", xavier),
+        ("Linear.bias", ZERO),
+        ("Conv2d.weight", lecun),
+        ("Conv2d.bias", ZERO),
+    ),  # without its rates of stochastic depth, 0.1 to 0.4, which are the same in all layers there
+)
 
 MODEL = Sequencer2D
 TAKES = ("image",)

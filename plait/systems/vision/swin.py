@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Block, FeedForward, Stack, stage_rates
+from plait.core.schemes import VIT, Paper
 from plait.core.sizes import least
 from plait.core.tokens import Tokens, whole_grid
 from plait.core.weights import Drop, Join, Rename
@@ -99,6 +100,8 @@ TINY = dict(width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24))
 SMALL = dict(width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24))
 BASE = dict(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
 LARGE = dict(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))
+
+PAPER = Paper(VIT, {"tiny*": 0.2, "small*": 0.3, "base*": 0.5})
 
 MODEL = Swin
 TAKES = ("image",)

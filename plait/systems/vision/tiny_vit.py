@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plait.core.attend import Attend
 from plait.core.block import Block, DropPath, FeedForward, Pre, Stack, check_heads, merge_heads, stage_rates
+from plait.core.schemes import VIT, ZERO, Paper
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename
 from plait.parts.convs import ChannelsLast, ConvNorm
@@ -104,6 +105,8 @@ I224 = dict(sides=(7, 14, 7))
 I384 = dict(sides=(12, 24, 12), drop_path=0.1)
 I512 = dict(sides=(16, 32, 16), drop_path=0.1)
 IN22K = dict(num_classes=21841)
+
+PAPER = Paper((("DistanceBias.table", ZERO), ("*.down.norm.weight", ZERO), *VIT))
 
 MODEL = TinyViT
 TAKES = ("image",)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, FeedForward, Layer, Stack, drop_rates
+from plait.core.schemes import VIT, Paper, trunc
 from plait.core.tokens import Tokens, prepend, refuse
 from plait.core.weights import Join, Rename, Rule, under
 from plait.parts.maps import to_tokens
@@ -130,6 +131,8 @@ class TNT(Backbone):
         t = self.positions(prepend(self.cls, Tokens(self.first(words, x.shape[0]), grid=grid)))
         return self.stack(t.reading(words=Tokens(words))).replace(context=None)
 
+
+PAPER = Paper((("*cls", trunc(0.02)), ("Words.positions", trunc(0.02)), *VIT), {"*": 0.1})
 
 MODEL = TNT
 TAKES = ("image",)

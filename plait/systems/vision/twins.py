@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from plait.core.block import Attention, FeedForward, Stack, stage_rates
+from plait.core.schemes import FAN_OUT, VIT, Paper
 from plait.core.weights import Rename, Rule
 from plait.parts.maps import OnTokens
 from plait.parts.mixers.windows import InWindows
@@ -60,6 +61,8 @@ class Twins(Pyramid):
 
 PCPVT = dict(widths=(64, 128, 320, 512), heads=(1, 2, 5, 8), hidden=(8, 8, 4, 4))
 TOY = dict(patches=(2, 2, 2, 2), heads=(1, 2, 4, 8), ratios=(4, 2, 2, 1), window=2)
+
+PAPER = Paper((*FAN_OUT, *VIT), {"svt_small": 0.2, "pcpvt_small": 0.2, "*_base": 0.3, "*_large": 0.5})
 
 MODEL = Twins
 TAKES = ("image",)

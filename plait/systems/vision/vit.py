@@ -16,6 +16,7 @@ from functools import partial
 from torch import nn
 
 from plait.core.block import Stack
+from plait.core.schemes import VIT, Paper
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.towers.backbone import Backbone
@@ -52,6 +53,8 @@ P16 = dict(patch=16)
 P32 = dict(patch=32)
 BIG = dict(image=(384, 384))
 BARE = dict(num_classes=0)
+
+PAPER = Paper(VIT)
 
 MODEL = ViT
 TAKES = ("image",)

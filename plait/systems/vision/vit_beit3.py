@@ -15,6 +15,7 @@ from functools import partial
 from torch import nn
 
 from plait.core.block import Attention, FeedForward, Stack, merge_heads
+from plait.core.schemes import VIT, Paper
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -69,6 +70,8 @@ class ViTBEiT3(Backbone):
 
 
 GIANT = dict(patch=14, width=1408, depth=40, heads=16, hidden=6144)
+
+PAPER = Paper(VIT)
 
 MODEL = ViTBEiT3
 TAKES = ("image",)

@@ -12,6 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, QuickGELU, Stack
+from plait.core.schemes import VIT, Paper
 from plait.core.tokens import Tokens
 from plait.core.weights import Rename
 from plait.parts.tokenizers.patch_embed import PatchEmbed
@@ -59,6 +60,8 @@ S384 = dict(image=(384, 384))
 S448 = dict(image=(448, 448))
 OPENAI = dict(quick=True, num_classes=512)
 OPENAI_L = L14 | dict(quick=True, num_classes=768)
+
+PAPER = Paper(VIT)
 
 MODEL = ViTCLIP
 TAKES = ("image",)

@@ -15,6 +15,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from plait.core.block import CrossAttention, FeedForward, Stack
+from plait.core.schemes import VIT, Paper, clipped
 from plait.core.tokens import Tokens, mean
 from plait.core.weights import Rename, View
 from plait.parts.positions.learned import GridPositions, Learned, OwnGridPositions
@@ -103,6 +104,8 @@ S256 = dict(image=(256, 256))
 S378 = dict(image=(378, 378))
 S384 = dict(image=(384, 384))
 S512 = dict(image=(512, 512))
+
+PAPER = Paper((("Learned.table", clipped()), *VIT))
 
 MODEL = ViTSigLIP
 TAKES = ("image",)

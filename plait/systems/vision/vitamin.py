@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Stack
+from plait.core.schemes import FAN_OUT, VIT, Paper, evenly
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Rename, Rule, under
 from plait.errors import PlaitError
@@ -114,6 +115,8 @@ XLARGE = dict(channels=(192, 384), width=1152, depth=32, heads=16, positions=Fal
 I256 = dict(image=(256, 256))
 I336 = dict(image=(336, 336))
 I384 = dict(image=(384, 384))
+
+PAPER = Paper((("stem.proj.*", evenly), *FAN_OUT, *VIT))
 
 MODEL = ViTamin
 TAKES = ("image",)
