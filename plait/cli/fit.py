@@ -117,7 +117,9 @@ def _facts(folder: Path) -> dict:
 
 def _latest() -> str:
     """The newest unfinished run under runs/."""
-    unfinished = [p.parent for p in Path("runs").glob("*/config.json") if not (p.parent / "model.safetensors").exists()]
-    if not unfinished:
+    from plait.runs.folder import unfinished
+
+    found = [p.parent for p in Path("runs").glob("*/config.json") if unfinished(p.parent)]
+    if not found:
         raise UsageError("no unfinished run under runs/: name the run's folder, as in plait fit --resume runs/pets")
-    return str(max(unfinished, key=lambda p: (p / "config.json").stat().st_mtime))
+    return str(max(found, key=lambda p: (p / "config.json").stat().st_mtime))

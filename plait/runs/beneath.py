@@ -48,6 +48,9 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
         return
     if (folder / LADDER).exists():
         model.ladder = Ladder.read(folder / LADDER, data.schema)
+        if model.ladder.relearnt:  # from the rows that are about to judge it
+            _again(model, data, data.splits["train"], seed)
+            model.ladder.relearnt = False
         return
     begun = time.monotonic()
     task = data.task
@@ -123,11 +126,17 @@ def relearn(model: Answer, data: Prepared, folder: Path, seed: int) -> None:
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
     if len(data.splits.get("test", ())) or data.folds:
         index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
-        seen, _ = given(data.rows, index)
-        weight = None if data.weights is None else data.weights[index]
-        learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
+        _again(model, data, index, seed)
+        model.ladder.relearnt = True
     with rewriting(folder / LADDER):
         model.ladder.save(folder / LADDER)
+
+
+def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
+    assert model.ladder is not None and isinstance(data.task, AnswerTask)
+    seen, _ = given(data.rows, index)
+    weight = None if data.weights is None else data.weights[index]
+    learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -12,14 +11,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plait import __version__
-from plait.core.files import is_scrap, refuse_unwritable, sweep
+from plait.core.files import refuse_unwritable, sweep
 from plait.core.init import initialise
 from plait.core.weight_files import read_weights
 from plait.core.weights import load_strict
@@ -28,6 +27,7 @@ from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.beneath import climb, relearn, rungs, watch
+from plait.runs.claim import claim, refuse_taken
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
@@ -36,7 +36,7 @@ from plait.runs.folds import FOLDS, Folds, Within
 from plait.runs.job import TableJob
 from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
-from plait.runs.manifest import LOCK, check, forget, rewriting, seal
+from plait.runs.manifest import check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
 from plait.runs.planning import estimate, make_plan
 from plait.runs.predict import answered, outputs
@@ -44,9 +44,9 @@ from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run, save_run
 from plait.runs.rungs import ABOVE, BELOW, weigh
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
-from plait.runs.stored import SPLITS, read_stored, write_splits
+from plait.runs.stored import read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.towers import HOME, load_towers
+from plait.runs.towers import load_towers
 from plait.tasks.base import Answers
 from plait.tasks.rowwise import Answer
 from plait.train import checkpoint
@@ -116,7 +116,7 @@ def _fit(
             )
         settings = _resumed(before, options)
     elif out is not None:
-        _refuse_taken(Path(out))
+        refuse_taken(Path(out))
     if not dry_run:
         refuse_unwritable(out or Path("runs"))
     if before is not None:
@@ -126,17 +126,20 @@ def _fit(
     if source is None:
         raise UsageError("no table: give a file, a folder or a data frame")
     home = Path(out or "")
+    claimed = cache(partial(claim, out, source, stack))
     held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
     if before is None:
-        data = prepare(source, settings, console, within.towers if within else None, within)
+        around = within.towers if within else None
+        data = prepare(source, settings, console, around, within, None if dry_run else claimed)
         made = data.recipe(settings)
     else:
         stored, towers = read_stored(home, before), load_towers(home, before)
         with of_file(home / CONFIG, "recipe"), no_more_modules():
             made = BoundRecipe(**before["recipe"])
             made.bind(made.build_on_meta())
-        data = prepare_again(source, settings, console, stored, towers, begun=held or changed, within=within)
+        how: dict[str, Any] = dict(begun=held or changed, keep=not dry_run, within=within)
+        data = prepare_again(source, settings, console, stored, towers, **how)
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -175,7 +178,7 @@ def _fit(
             "plan": asdict(plan),
             "cost": cost,
         }
-    folder = Path(out or "") if before else _claimed(out, source, stack)
+    folder = home if before else claimed()
     if before is None:
         data.towers.save(folder)
         write_splits(folder, len(data.rows), data.drawn, data.splits)
@@ -183,7 +186,6 @@ def _fit(
         write_json(folder / SCHEMA, data.schema.to_json())
         write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
         seal(folder)
-    data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
@@ -219,7 +221,10 @@ def _weighed(
 ) -> Run:
     """The run on towers, or one from nothing where that is as good on the validation rows."""
     if not len(job.data.splits["val"]):
-        console.say("rungs", "frozen towers answer; without validation rows nothing says what they gained")
+        said = "frozen towers answer; without validation rows nothing says what they gained"
+        console.say("rungs", said)
+        path = run.folder / "report.json"
+        write_json(path, read_json(path) | {"rungs": {"answers": ABOVE, "why": said}})
         return run
     out, resume = run.folder / BELOW, (run.folder / BELOW / CONFIG).exists()
     how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"pretrained": False, "towers": {}}
@@ -277,7 +282,9 @@ def _train(
         console.say("", remark)
     for remark in calibrate(job):
         console.say("", remark)
+    losses = None
     if isinstance(job.model, Answer) and job.model.ladder:
+        losses = data.task.loss_rows(*answered(data.task, job.model, data.rows, job.watch, precision=plan.precision))
         relearn(job.model, data, folder, settings.seed)
     try:
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
@@ -285,7 +292,7 @@ def _train(
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
         ) from error
-    run.history = history
+    run.history, run.losses = history, losses
     for name, index in evaluated_rows(data).items() if judged is None else ():
         run.assessments[name] = assess(
             run.model, data.task, data.rows, data.schema, index, plan.precision,
@@ -376,40 +383,6 @@ def _resumed(before: dict, options: dict) -> Settings:
 
 def _resumed_plan(before: dict, options: dict) -> Plan:
     return Plan(**before["plan"] | {k: v for k, v in options.items() if k in CHANGEABLE})
-
-
-def free_folder(source: Any) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    stem = Path(source).stem if isinstance(source, (str, Path)) else "table"
-    stem = re.sub(r"[^\w.-]+", "_", stem) or "run"
-    for i in range(1, 10_000):
-        folder = Path("runs") / (stem if i == 1 else f"{stem}-{i}")
-        if not folder.exists():
-            return folder
-    raise UsageError("runs/ is full of runs: give --out")
-
-
-def _claimed(out: str | Path | None, source: Any, stack: ExitStack) -> Path:
-    """The folder of a new run, locked; what another process made of it in the meantime is not touched."""
-    while True:
-        folder = Path(out) if out else free_folder(source)
-        try:
-            stack.enter_context(locked(folder))
-        except UsageError:
-            if out:
-                raise
-            continue  # the name was free a moment ago
-        _refuse_taken(folder)
-        return folder
-
-
-def _refuse_taken(folder: Path) -> None:
-    if (folder / CONFIG).exists():
-        raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    begun = {HOME, SPLITS, SCHEMA, LOCK}  # what a run that was killed before it was one leaves
-    if folder.exists():
-        if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
-            raise UsageError(f"{folder} already exists and is no run folder: give another --out")
 
 
 def command() -> str:

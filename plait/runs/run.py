@@ -70,6 +70,7 @@ class Run:
         self.last_said: list[str] = []  # what a careful reader would want to know of the rows that were read last
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
         self.history: History | None = None
+        self.losses: np.ndarray | None = None  # of a run just trained: of the rows that watched, before it learnt them
         self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
 
     def __repr__(self) -> str:

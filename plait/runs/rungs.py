@@ -56,6 +56,8 @@ def weigh(run: Run, below: Run, job: TableJob, console: Console) -> Run:
 
 def _losses(run: Run, job: TableJob) -> np.ndarray:
     """(n,): of the rows that watched the training."""
+    if run.losses is not None:
+        return run.losses
     data = job.data
     rows = data.rows
     if run.schema is not data.schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -36,6 +37,7 @@ from plait.train.parallel import to_device
 DEFAULTS = {"text": "sentence_encoder_minilm_l6", "image": "vit_small_patch16_224"}
 ROLES = ("embedder", "backbone")  # of which features can be had without training
 BATCH = 32
+EVERY = 10.0  # seconds of reading that a kill may cost
 HOME, CACHE, TOKENIZER = "towers", "features", "tokenizer.json"
 
 
@@ -82,7 +84,6 @@ class Towers:
 
     def __init__(self, towers: dict[str, Tower], folder: Path | None = None):
         self.towers, self.folder = towers, folder
-        self.made: dict[str, np.ndarray] = {}  # key -> features (n, width), yet to be kept
 
     def __bool__(self) -> bool:
         return bool(self.towers)
@@ -125,7 +126,7 @@ class Towers:
                 check_vocabulary(tower.info, params, tower.tokenizer)
 
     def readers(self, schema: Schema, *, keep: bool = False) -> dict[str, Reader]:
-        """{slot: what makes vectors of its cells}, as `Rows` takes them. keep: until `keep` writes them."""
+        """{slot: what makes vectors of its cells}, as `Rows` takes them. keep: in the folder, as they are made."""
 
         def reader(tower: Tower) -> Reader:
             return lambda cells, rows, step: self._read(tower, cells, rows, step, keep)
@@ -157,14 +158,6 @@ class Towers:
                 text = tower.tokenizer.read_bytes()
                 write_whole(folder / HOME / TOKENIZER, lambda path: path.write_bytes(text))
 
-    def keep(self, folder: Path) -> None:
-        """Write features that were made into the run's folder, so that a run that goes on need not."""
-        self.folder = folder
-        for key, found in self.made.items():
-            features = {"features": torch.from_numpy(found), "mark": _mark(found)}
-            write_whole(folder / CACHE / f"{key}.safetensors", lambda path: save_file(features, path))
-        self.made.clear()
-
     def _of(self, schema: Schema) -> dict[str, Tower]:
         kinds = {s.name: schema.column(s.columns[0]).kind for s in schema.slots if s.kind == "vector"}
         return {name: self.towers[kind] for name, kind in kinds.items() if kind in self.towers}
@@ -183,23 +176,46 @@ class Towers:
                 sizes.append(real.size)
         told = json.dumps(tower.to_json(), sort_keys=True).encode()
         key = blake2b(told + b"".join(marks), digest_size=16).hexdigest()
-        found = self.made.get(key)
-        found = self._kept(key, (len(rows), tower.width)) if found is None else found
-        if found is None:
-            first = np.array(sorted({mark: i for i, mark in reversed(list(enumerate(marks)))}.values()), np.int64)
-            first = first[np.argsort(np.array(sizes)[first], kind="stable")]
-            vectors: dict[bytes, np.ndarray] = {}
-            for start in range(0, len(first), BATCH):
-                some = first[start : start + BATCH]
-                vectors |= zip((marks[i] for i in some), tower.features(*cells(rows[some])))
-                step(len(some))
-            found = np.stack([vectors[mark] for mark in marks]) if marks else np.zeros((0, tower.width), np.float32)
-            if keep:
-                self.made[key] = found
+        kept = self._kept(key, tower.width)
+        if kept is not None and len(kept) == len(rows):
+            return kept
+        first = np.array(sorted({mark: i for i, mark in reversed(list(enumerate(marks)))}.values()), np.int64)
+        first = first[np.argsort(np.array(sizes)[first], kind="stable")]
+        read = self._begun(key, tower.width)  # of the first of these, in this order
+        done = written = sum(map(len, read))
+        step(done)
+        begun = time.monotonic()
+        for start in range(done, len(first), BATCH):
+            some = first[start : start + BATCH]
+            read.append(tower.features(*cells(rows[some])))
+            done += len(some)
+            step(len(some))
+            if keep and time.monotonic() - begun >= EVERY and done < len(first):
+                self._write(f"{key}-{written}", np.concatenate(read)[written:])
+                written, begun = done, time.monotonic()
+        vectors = np.concatenate(read) if read else np.zeros((0, tower.width), np.float32)
+        place = {marks[i]: at for at, i in enumerate(first)}
+        found = vectors[[place[mark] for mark in marks]]
+        if keep and self.folder:
+            self._write(key, found)
+            for path in (self.folder / CACHE).glob(f"{key}-*.safetensors"):
+                path.unlink()
         return found
 
-    def _kept(self, key: str, shape: tuple[int, int]) -> np.ndarray | None:
-        path = self.folder and self.folder / CACHE / f"{key}.safetensors"
+    def _write(self, name: str, found: np.ndarray) -> None:
+        if self.folder:
+            tensors = {"features": torch.from_numpy(found), "mark": _mark(found)}
+            write_whole(self.folder / CACHE / f"{name}.safetensors", lambda path: save_file(tensors, path))
+
+    def _begun(self, key: str, width: int) -> list[np.ndarray]:
+        """What was read before a kill: pieces, each named by where it begins."""
+        found: list[np.ndarray] = []
+        while (piece := self._kept(f"{key}-{sum(map(len, found))}", width)) is not None and len(piece):
+            found.append(piece)
+        return found
+
+    def _kept(self, name: str, width: int) -> np.ndarray | None:
+        path = self.folder and self.folder / CACHE / f"{name}.safetensors"
         if not path or not path.is_file():
             return None
         try:
@@ -208,7 +224,7 @@ class Towers:
             whole = torch.equal(kept["mark"], _mark(found))
         except (OSError, SafetensorError, KeyError):  # damaged: it is made again
             return None
-        return found if whole and found.shape == shape else None
+        return found if whole and found.ndim == 2 and found.shape[1] == width else None
 
 
 def _mark(features: np.ndarray) -> torch.Tensor:
