@@ -66,6 +66,8 @@ def fit(
 
     $ plait fit photos/ --system deit_tiny_patch16_224 --scheme paper
 
+    $ plait fit signs.csv --target is --tower text=sentence_encoder_minilm_l6:minilm --rungs 2
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:

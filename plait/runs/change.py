@@ -70,6 +70,7 @@ def change(
     config["recipe"]["changes"] = [list(c) for c in made.changes]
     config["settings"]["methods"] = config["recipe"]["changes"]
     config["changed_from"] = str(old.resolve())
+    config.pop("rung", None)  # what towers learnt is theirs from now on
     run.task.misses = None  # those of another model
     with locked(new):
         if any(p.name != LOCK for p in new.iterdir()):
@@ -78,7 +79,8 @@ def change(
         for name in ("bad_rows.parquet", SPLITS, LADDER):
             if (old / name).exists():
                 shutil.copy(old / name, new)
-        run.towers.save(new)
+        if run.towers:
+            run.towers.copy(new)
         return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 
 

@@ -68,7 +68,11 @@ def judge(
     that was begun goes on. fit: what makes a run. None where a fold leaves nothing to learn from, which is said.
     Raises Stopped where a run is interrupted."""
     folds, task, table = data.folds, data.task, read_table(source)
-    how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"folds": 1, "precision": precision}
+    how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {
+        "folds": 1,
+        "precision": precision,
+        "rungs": 1,
+    }
     how["minutes"] = settings.minutes and settings.minutes / 2 / len(folds)
     found: list[tuple[np.ndarray, Answered, Score]] = []
     reached: list[dict[str, Pair]] = []

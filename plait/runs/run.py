@@ -72,6 +72,8 @@ class Run:
         self.history: History | None = None
         self.losses: np.ndarray | None = None  # of a run just trained: of the rows that watched, before it learnt them
         self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
+        self.rows_read: Rows | None = None  # of a run just trained whose towers learnt: its table, as they read it
+        self.learns: dict[str, Any] = {}  # how many parameters of the towers have learnt, and their share
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"

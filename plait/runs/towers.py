@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from plait.core.catalog import ModelInfo, build, model_class, model_info
 from plait.core.files import write_whole
@@ -23,6 +26,9 @@ from plait.core.weights import assign
 from plait.data.rows import Cells, Reader
 from plait.data.schema import Schema
 from plait.errors import DataError, PlaitError, UsageError
+from plait.methods.adaptation.lora import merge
+from plait.parts.adapters import CONFIG as ADAPTER
+from plait.parts.adapters import WEIGHTS, read_adapter
 from plait.runs.assemble import CROP, BoundRecipe, reads
 from plait.runs.declared import no_more_modules, of_file
 from plait.runs.folder import CONFIG
@@ -43,14 +49,15 @@ HOME, CACHE, TOKENIZER = "towers", "features", "tokenizer.json"
 
 @dataclass
 class Tower:
-    """A frozen system that reads cells of one kind. tokenizer: the file of its words; digest: of its weights; device:
-    where it runs."""
+    """A frozen system that reads cells of one kind. tokenizer: the file of its words; digest: of its weights as they
+    were published; adapter: of what was learnt beside them, and is merged into them; device: where it runs."""
 
     kind: str
     recipe: BoundRecipe
     bound: Bound
     tokenizer: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         self.bound.eval().requires_grad_(False)
@@ -74,8 +81,22 @@ class Tower:
         found = self.bound.to(self.device).features(to_device(batch, self.device))
         return found.fused.float().cpu().numpy()
 
+    def adapt(self, folder: Path) -> None:
+        """Merge the adapters in `folder` into the weights."""
+        read_adapter(cast(nn.Module, self.bound.system), folder)
+        merge(cast(nn.Module, self.bound.system))
+        self.bound.requires_grad_(False)
+        self.adapter = adapter_of(folder)
+
     def to_json(self) -> dict:
-        return {"recipe": asdict(self.recipe), "digest": self.digest}
+        told = {"recipe": asdict(self.recipe), "digest": self.digest}
+        return told | ({"adapter": self.adapter} if self.adapter else {})
+
+
+def adapter_of(folder: Path) -> str:
+    """The digest of the adapters in `folder`."""
+    parts = [(folder / name).read_bytes() for name in (WEIGHTS, ADAPTER)]
+    return blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
 class Towers:
@@ -118,7 +139,7 @@ class Towers:
     def check(self, schema: Schema, max_tokens: int) -> None:
         """Say in the schema, when it is fitted, how long the vectors are, and that texts are read as far as the tower
         can. Raises UsageError where the words are not the tower's."""
-        for name, tower in self._of(schema).items():
+        for name, tower in self.of(schema).items():
             params = schema.column(schema.slot(name).columns[0]).params
             params["width"] = tower.width
             if tower.tokenizer:
@@ -131,7 +152,7 @@ class Towers:
         def reader(tower: Tower) -> Reader:
             return lambda cells, rows, step: self._read(tower, cells, rows, step, keep)
 
-        return {name: reader(tower) for name, tower in self._of(schema).items()}
+        return {name: reader(tower) for name, tower in self.of(schema).items()}
 
     def title(self, schema: Schema) -> str:
         """ "sentence_encoder_minilm_l6 (22.6 M parameters, apache-2.0) reads note, frozen"."""
@@ -158,7 +179,19 @@ class Towers:
                 text = tower.tokenizer.read_bytes()
                 write_whole(folder / HOME / TOKENIZER, lambda path: path.write_bytes(text))
 
-    def _of(self, schema: Schema) -> dict[str, Tower]:
+    def copy(self, folder: Path) -> None:
+        """The files that they lie in, into another run's folder: by a link where that can be."""
+        assert self.folder is not None
+        shutil.copytree(self.folder / HOME, folder / HOME, copy_function=_linked, dirs_exist_ok=True)
+
+    def moved(self, folder: Path) -> None:
+        """Their run's folder stands elsewhere now."""
+        self.folder = folder
+        for tower in self.towers.values():
+            tower.tokenizer = tower.tokenizer and folder / HOME / TOKENIZER
+
+    def of(self, schema: Schema) -> dict[str, Tower]:
+        """{slot: the tower that reads its cells}."""
         kinds = {s.name: schema.column(s.columns[0]).kind for s in schema.slots if s.kind == "vector"}
         return {name: self.towers[kind] for name, kind in kinds.items() if kind in self.towers}
 
@@ -232,6 +265,14 @@ def _mark(features: np.ndarray) -> torch.Tensor:
     return torch.tensor(list(blake2b(features.tobytes(), digest_size=16).digest()), dtype=torch.uint8)
 
 
+def _linked(source: str, target: str) -> None:
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # files of runs are replaced and never written into
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def offered(settings: Settings, schema: Schema, task: type[Task]) -> dict[str, str]:
     """{kind: the tower that `--pretrained` would bring}, of a run of plait's own system without one."""
     able = _own(settings, task) and task.on_towers
@@ -300,8 +341,9 @@ def _tower(kind: str, value: str, settings: Settings) -> Tower:
     return Tower(kind, recipe, recipe.bind(system), words)
 
 
-def load_towers(folder: Path, config: dict) -> Towers:
-    """Those of a run, from its folder. Raises DataError where their files are not what the run was trained on."""
+def load_towers(folder: Path, config: dict, *, adapted: bool = True, strict: bool = True) -> Towers:
+    """Those of a run, from its folder. adapted: with the adapters that were trained for them. strict: raise DataError
+    where their files are not what the run was trained on."""
     found = {}
     for kind, told in config.get("towers", {}).items():
         path = folder / HOME / f"{kind}.safetensors"
@@ -318,6 +360,16 @@ def load_towers(folder: Path, config: dict) -> Towers:
         words = folder / HOME / TOKENIZER
         check(words)
         found[kind] = Tower(kind, recipe, bound, words if kind == "text" and words.is_file() else None)
-        if found[kind].digest != told["digest"]:
+        if strict and found[kind].digest != told["digest"]:
             raise DataError(f"{path} holds other weights than those that the run was trained on")
+        if adapted and "adapter" in told:
+            place = folder / HOME / f"{kind}_adapter"
+            for name in (WEIGHTS, ADAPTER):
+                check(place / name)
+            try:
+                found[kind].adapt(place)
+            except (OSError, ValueError, KeyError) as error:
+                raise DataError(f"{place} is damaged or missing: {error}") from error
+            if strict and found[kind].adapter != told["adapter"]:
+                raise DataError(f"{place} holds other adapters than those that the run was trained with")
     return Towers(found, folder)

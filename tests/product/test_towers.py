@@ -53,7 +53,7 @@ def signs(count: int = 400) -> pa.Table:
 
 
 def fit(table, out, console=None, **options):
-    usual = dict(target="is", split="split", precision="fp32", batch_size=32, epochs=2)
+    usual = dict(target="is", split="split", precision="fp32", batch_size=32, epochs=2, rungs=1)
     return plait.fit(table, out=out, console=console or Console(quiet=True), **usual | options)
 
 
