@@ -20,7 +20,7 @@ _HOMES = {
     "method_info": "plait.core.methods",
     "apply_method": "plait.core.methods",
     "fit": "plait.runs.fit",
-    "load": "plait.runs.run",
+    "load": "plait.runs.saved",
     "use": "plait.runs.use",
     "Reader": "plait.runs.reading",
     "change": "plait.runs.change",

@@ -33,7 +33,7 @@ def embed(
 
     from plait.runs.console import Console
     from plait.runs.devices import pick_device
-    from plait.runs.run import load
+    from plait.runs.saved import load
 
     model, console = load(run, device=pick_device(device)), Console(sys.stdout, quiet=quiet)
     with console.progress("rows") as progress:

@@ -58,7 +58,7 @@ def evaluate(
     from plait.evaluate.intervals import number
     from plait.runs.console import Console
     from plait.runs.devices import pick_device
-    from plait.runs.run import load
+    from plait.runs.saved import load
     from plait.runs.settings import share
     from plait.runs.telling import tell
 

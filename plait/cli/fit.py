@@ -68,6 +68,8 @@ def fit(
 
     $ plait fit photos/ --system deit_tiny_patch16_224 --scheme paper
 
+    $ plait fit signs.csv --target is --tower text=sentence_encoder_minilm_l6:minilm --rungs 2
+
     $ plait fit --resume runs/pets
     """
     if pretrained and weights:
@@ -119,7 +121,9 @@ def _facts(folder: Path) -> dict:
 
 def _latest() -> str:
     """The newest unfinished run under runs/."""
-    unfinished = [p.parent for p in Path("runs").glob("*/config.json") if not (p.parent / "model.safetensors").exists()]
-    if not unfinished:
+    from plait.runs.folder import unfinished
+
+    found = [p.parent for p in Path("runs").glob("*/config.json") if unfinished(p.parent)]
+    if not found:
         raise UsageError("no unfinished run under runs/: name the run's folder, as in plait fit --resume runs/pets")
-    return str(max(unfinished, key=lambda p: (p / "config.json").stat().st_mtime))
+    return str(max(found, key=lambda p: (p / "config.json").stat().st_mtime))

@@ -72,7 +72,7 @@ def predict(
     from plait.evaluate.intervals import number
     from plait.runs.console import Console
     from plait.runs.devices import pick_device
-    from plait.runs.run import load
+    from plait.runs.saved import load
     from plait.runs.settings import share
 
     drawn: dict[str, Any] = {"guidance": guidance, "steps": steps, "seed": seed}

@@ -89,7 +89,7 @@ def show(
 
 def _run(folder: str, json: bool) -> Answer:
     from plait.runs.declared import read_config
-    from plait.runs.run import load
+    from plait.runs.saved import load
     from plait.runs.telling import usable
 
     run, config = load(folder), read_config(folder)

@@ -13,9 +13,11 @@ from plait.core.catalog import CROP, ModelInfo, model_class, model_info, slots_o
 from plait.core.methods import Change
 from plait.core.recipe import Recipe
 from plait.core.roles import ROLES, Model
+from plait.core.schemes import drop_path_of, paper_of
 from plait.data.kinds import KINDS
 from plait.data.schema import Schema
-from plait.errors import UsageError
+from plait.errors import PlaitError, UsageError
+from plait.runs.settings import Settings
 from plait.tasks.base import Objective, Task
 from plait.tasks.bind import HALF, Bound, bind
 
@@ -169,3 +171,24 @@ def objective(info: ModelInfo) -> Objective | None:
     if not hasattr(module, "objective"):
         return None
     return Objective(module.objective, getattr(module, "make_state", None), getattr(module, "after_step", None))
+
+
+def depth(info: ModelInfo, settings: Settings) -> dict[str, float]:
+    """The argument that the scheme of a paper sets. Raises UsageError where there is none."""
+    if settings.scheme is None:
+        return {}
+    if settings.pretrained:
+        raise UsageError(f"--scheme {settings.scheme} is for training from nothing: leave out published weights, or it")
+    try:
+        return drop_path_of(info, paper_of(info, settings.scheme))
+    except PlaitError as error:
+        raise UsageError(f"--scheme {settings.scheme}: {error}") from error
+
+
+def prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[str, str]:
+    """{column: what is put before its texts}, of what a weights row tells: where texts search among texts, the first
+    column asks."""
+    names = [c.name for c in schema.used("input") if c.kind == "text"]
+    if task.verb == "search" and len(names) > 1:
+        return {name: told.get("passage" if i else "query", "") for i, name in enumerate(names)}
+    return dict.fromkeys(names, told.get("text", ""))

@@ -13,7 +13,7 @@ from plait.data.rows import Rows
 from plait.evaluate.intervals import Score, number
 from plait.evaluate.report import Section, Table
 from plait.runs.console import Console
-from plait.runs.folder import LADDER, MODEL
+from plait.runs.folder import LADDER
 from plait.runs.manifest import rewriting
 from plait.runs.predict import outputs
 from plait.runs.prepare import Prepared
@@ -46,8 +46,11 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     """Give `model` its ladder: that of the folder, of a run that goes on, or one that is learnt now and written."""
     if not isinstance(model, Answer) or not data.laddered:
         return
-    if (folder / LADDER).exists() and not (folder / MODEL).exists():  # else it knows the rows that watch by now
+    if (folder / LADDER).exists():
         model.ladder = Ladder.read(folder / LADDER, data.schema)
+        if model.ladder.relearnt:  # from the rows that are about to judge it
+            _again(model, data, data.splits["train"], seed)
+            model.ladder.relearnt = False
         return
     begun = time.monotonic()
     task = data.task
@@ -131,10 +134,16 @@ def relearn(model: Any, data: Prepared, folder: Path, seed: int) -> None:
         return
     if len(data.splits.get("test", ())) or data.folds:
         index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
-        seen, _ = given(data.rows, index)
-        weight = None if data.weights is None else data.weights[index]
-        learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
+        _again(model, data, index, seed)
+        model.ladder.relearnt = True
         write(model, folder)
+
+
+def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
+    assert model.ladder is not None and isinstance(data.task, AnswerTask)
+    seen, _ = given(data.rows, index)
+    weight = None if data.weights is None else data.weights[index]
+    learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

@@ -20,7 +20,8 @@ from plait.runs.declared import read_config
 from plait.runs.folder import CONFIG, LADDER, write_json
 from plait.runs.lock import locked, still
 from plait.runs.manifest import LOCK
-from plait.runs.run import Run, load, save_run
+from plait.runs.run import Run
+from plait.runs.saved import load, save_run
 from plait.runs.stored import SPLITS
 from plait.train.parallel import to_device
 
@@ -70,6 +71,7 @@ def change(
     config["recipe"]["changes"] = [list(c) for c in made.changes]
     config["settings"]["methods"] = config["recipe"]["changes"]
     config["changed_from"] = str(old.resolve())
+    config.pop("rung", None)  # what towers learnt is theirs from now on
     run.task.misses = None  # those of another model
     with locked(new):
         if any(p.name != LOCK for p in new.iterdir()):
@@ -78,7 +80,8 @@ def change(
         for name in ("bad_rows.parquet", SPLITS, LADDER):
             if (old / name).exists():
                 shutil.copy(old / name, new)
-        run.towers.save(new)
+        if run.towers:
+            run.towers.copy(new)
         return save_run(new, run.schema, run.task, run.model, run.precision, run.towers)
 
 

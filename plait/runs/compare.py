@@ -15,7 +15,8 @@ from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain, paired_permutation_p
 from plait.runs.assess import Assessment, assess
 from plait.runs.folder import CONFIG, read_json
-from plait.runs.run import Run, load
+from plait.runs.run import Run
+from plait.runs.saved import load
 from plait.runs.stored import read_stored
 
 

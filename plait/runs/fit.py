@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -12,14 +11,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plait import __version__
-from plait.core.files import is_scrap, refuse_unwritable, sweep
+from plait.core.files import refuse_unwritable, sweep
 from plait.core.init import initialise
 from plait.core.weight_files import read_weights
 from plait.core.weights import load_strict
@@ -28,6 +27,8 @@ from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.beneath import climb, relearn, rungs, watch, write
+from plait.runs.claim import claim, refuse_taken
+from plait.runs.climb import CLIMBS, Climb
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT, no_more_modules, of_file, read_config
 from plait.runs.devices import machine, pick_device
@@ -36,21 +37,22 @@ from plait.runs.folds import FOLDS, Folds, Within
 from plait.runs.job import TableJob
 from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
-from plait.runs.manifest import LOCK, check, forget, rewriting, seal
+from plait.runs.manifest import check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
-from plait.runs.planning import estimate, make_plan
+from plait.runs.planning import estimate, make_plan, minutes_each
 from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared, prepare, prepare_again
-from plait.runs.run import Run, save_run
-from plait.runs.rungs import ABOVE, BELOW, weigh
+from plait.runs.run import Run
+from plait.runs.rungs import ABOVE, BELOW, Rungs
+from plait.runs.saved import save_run
 from plait.runs.search import refuse_without, search
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
-from plait.runs.stored import SPLITS, read_stored, write_splits
+from plait.runs.stored import read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
-from plait.runs.towers import HOME, load_towers
+from plait.runs.towers import load_towers
 from plait.tasks.base import Answers
 from plait.train import checkpoint
-from plait.train.loop import CHANGEABLE, METRICS, Plan, train
+from plait.train.loop import CHANGEABLE, METRICS, History, Plan, train
 
 BAD = "bad_rows.parquet"
 
@@ -107,7 +109,9 @@ def _fit(
         raise UsageError(str(error).replace("Settings.__init__()", "fit()")) from error
     before = None
     if resume:
-        before = read_config(out)
+        before, home = read_config(out), Path(out or "")
+        if "rung" in before and not (home / MODEL).exists() and (home.parent / CONFIG).exists():
+            raise UsageError(f"{out} is a rung of the run {home.parent}: plait fit --resume {home.parent}")
         stack.enter_context(locked(Path(out or ""), "resumed"))
         if used := before.get("used"):
             raise UsageError(
@@ -116,7 +120,7 @@ def _fit(
             )
         settings = _resumed(before, options)
     elif out is not None:
-        _refuse_taken(Path(out))
+        refuse_taken(Path(out))
     refuse_without(settings.trials)
     if not dry_run:
         refuse_unwritable(out or Path("runs"))
@@ -127,17 +131,23 @@ def _fit(
     if source is None:
         raise UsageError("no table: give a file, a folder or a data frame")
     home = Path(out or "")
+    claimed = cache(partial(claim, out, source, stack))
     held = before is not None and checkpoint.exists(home)  # what a checkpoint holds is neither read nor learnt
     changed = before is not None and "changed_from" in before  # begins with the weights that `change` left there
     if before is None:
-        data = prepare(source, settings, console, within.towers if within else None, within)
+        around = within.towers if within else None
+        data = prepare(source, settings, console, around, within, None if dry_run else claimed)
         made = data.recipe(settings)
     else:
-        stored, towers = read_stored(home, before), load_towers(home, before)
+        finished = "rung" not in before or (home / MODEL).exists()  # all that towers learnt was written
+        stored, towers = read_stored(home, before), load_towers(home, before, strict=finished)
         with of_file(home / CONFIG, "recipe"), no_more_modules():
             made = BoundRecipe(**before["recipe"])
             made.bind(made.build_on_meta())
-        data = prepare_again(source, settings, console, stored, towers, begun=held or changed, within=within)
+        how: dict[str, Any] = dict(begun=held or changed, keep=not dry_run, within=within)
+        data = prepare_again(source, settings, console, stored, towers, **how)
+        if "rung" in before and not dry_run:
+            return _climbed_on(home, before, data, options, settings, console)
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
@@ -153,7 +163,8 @@ def _fit(
         check(home / MODEL)
         load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))
     device = pick_device(settings.device)
-    plan = _resumed_plan(before, options) if before else make_plan(settings, data, model, device)
+    anew = _anew(options, settings, data)
+    plan = Plan(**before["plan"] | anew) if before else make_plan(settings, data, model, device)
     job = TableJob(
         model,
         data,
@@ -176,7 +187,7 @@ def _fit(
             "plan": asdict(plan),
             "cost": cost,
         }
-    folder = Path(out or "") if before else _claimed(out, source, stack)
+    folder = home if before else claimed()
     if before is None:
         data.towers.save(folder)
         write_splits(folder, len(data.rows), data.drawn, data.splits)
@@ -184,7 +195,6 @@ def _fit(
         write_json(folder / SCHEMA, data.schema.to_json())
         write_json(folder / CONFIG, config(source, settings, data, made, plan))  # the last: now it is a run
         seal(folder)
-    data.towers.keep(folder)
     if model.first and not held and not changed:
         console.say("first", model.first)
         model.to(device).learn_first(data.rows, data.splits["train"], settings.seed)
@@ -224,28 +234,64 @@ def _weighed(
 ) -> Run:
     """The run on towers, or one from nothing where that is as good on the validation rows."""
     if not len(job.data.splits["val"]):
-        console.say("rungs", "frozen towers answer; without validation rows nothing says what they gained")
+        said = "frozen towers answer; without validation rows nothing says what they gained"
+        console.say("rungs", said)
+        path = run.folder / "report.json"
+        write_json(path, read_json(path) | {"rungs": {"answers": ABOVE, "why": said}})
         return run
     out, resume = run.folder / BELOW, (run.folder / BELOW / CONFIG).exists()
     how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"pretrained": False, "towers": {}}
-    how |= {"minutes": settings.minutes and settings.minutes / 2}
+    how |= {"minutes": minutes_each(settings, True, bool(job.data.folds))}
     if resume:
         how = {k: how[k] for k in options}
     console.say("rungs", "the same from nothing, to see what the towers gain")
     within = Within(job.data.drawn, job.data.rows) if within or job.data.folds else None
     below = fit(source, out=out, resume=resume, console=Console(console.stream, quiet=True), within=within, **how)
     assert isinstance(below, Run)
-    if below.stopped == "interrupted":
-        console.say("stopped", f"interrupted; saved. To go on: plait fit --resume {run.folder}")
-        run.stopped = below.stopped
-        return run
-    if FOLDS in run.assessments:  # which are of whichever answers
+    climbed, stopped = Rungs(job.data, console), below.stopped == "interrupted"
+    if not stopped and FOLDS in run.assessments:  # which are of whichever answers
         below.assessments.clear()
         below.assessments.update(run.assessments)
         told, path = read_json(run.folder / "report.json")["splits"], below.folder / "report.json"
         with rewriting(path):
             write_json(path, read_json(path) | {"splits": told})
-    return weigh(run, below, job, console)
+    if not stopped:
+        climbed.add(BELOW, below)
+        climbed.add(ABOVE, run)
+    spent = sum(found.history.seconds for found in (run, below) if found.history)
+    for rung in () if stopped else tuple(CLIMBS)[: settings.rungs - 1]:
+        if job.data.folds:
+            climbed.skip(rung, "folds judge this table, each by frozen towers: with --test or --split they would learn")
+            continue
+        device, anew = next(run.model.parameters()).device, _anew(options, settings, job.data)
+        start, folder = climbed.start, run.folder / rung
+        step = Climb(rung, start.model, start.towers, job.data, settings, folder, console, device, finish)
+        found = step.begin(start.folder, spent, anew)
+        if isinstance(found, str):
+            climbed.skip(rung, found)
+        elif stopped := found.stopped == "interrupted":
+            break
+        else:
+            climbed.add(rung, found)
+    if stopped:
+        console.say("stopped", f"interrupted; saved. To go on: plait fit --resume {run.folder}")
+        run.stopped = "interrupted"
+        return run
+    return climbed.settle(run)
+
+
+def _climbed_on(home: Path, before: dict, data: Prepared, options: dict, settings: Settings, console: Console) -> Run:
+    """A run whose towers learnt, trained on."""
+    if not checkpoint.exists(home):
+        raise DataError(f"{home} cannot go on: its towers learnt, and it has no checkpoint to train them on from")
+    made = BoundRecipe(**before["recipe"])
+    model = data.task.model(made.bind(initialise(made.build_on_meta())), objective(data.info))
+    plan, device = Plan(**before["plan"] | _anew(options, settings, None)), pick_device(settings.device)
+    towers = load_towers(home, before, adapted=False, strict=(home / MODEL).exists())
+    run = Climb(before["rung"], model, towers, data, settings, home, console, device, finish).go_on(plan)
+    if run.stopped == "interrupted":
+        console.say("stopped", f"interrupted; saved. To go on: plait fit --resume {home}")
+    return run
 
 
 def _train(
@@ -282,6 +328,9 @@ def _train(
         console.say("", remark)
     for remark in calibrate(job):
         console.say("", remark)
+    losses = None
+    if job.model.ladder is not None:
+        losses = data.task.loss_rows(*answered(data.task, job.model, data.rows, job.watch, precision=plan.precision))
     try:
         write(job.model, folder)
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
@@ -290,6 +339,16 @@ def _train(
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
         ) from error
+    run.losses = losses
+    return finish(run, history, job.seconds, data, made, plan, settings, cost, device, console, judged, within)
+
+
+def finish(
+    run: Run, history: History, seconds: dict, data: Prepared, made: BoundRecipe, plan: Plan, settings: Settings,
+    cost: dict, device: Any, console: Console, judged: Assessment | None = None, within: Within | None = None,
+) -> Run:  # fmt: skip
+    """A run that was just trained and saved: assessed, and reported on."""
+    folder = run.folder
     run.history = history
     for name, index in evaluated_rows(data).items() if judged is None else ():
         run.assessments[name] = assess(
@@ -300,7 +359,7 @@ def _train(
         run.assessments[FOLDS] = judged
     for name in run.assessments:
         tell(console, run.assessments[name], name, data.task)
-    timing = slowest(job.seconds)
+    timing = slowest(seconds)
     if timing:
         console.say("", f"slowest part: {timing}")
     reached = {
@@ -316,11 +375,12 @@ def _train(
     scores = {name: found.to_json() for name, found in run.assessments.items()}
     for name, each in reached.items():
         scores[name] |= {"rungs": {rung: s.to_json() for rung, s in each.items()}} if each else {}
-    facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(job.seconds)}
+    facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(seconds)}
     write_json(folder / "report.json", facts)
-    silent = job.model.silent or (job.model.ladder is not None and not job.model.ladder.network[1])
+    ladder = getattr(run.model, "ladder", None)
+    silent = run.model.silent or (ladder is not None and not ladder.network[1])
     ran = Ran(
-        data, made, plan, settings, history, run.assessments, cost, dict(job.seconds), machine(device), command(),
+        data, made, plan, settings, history, run.assessments, cost, dict(seconds), machine(device), command(),
         reached, silent,
     )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
@@ -379,42 +439,12 @@ def _resumed(before: dict, options: dict) -> Settings:
     return Settings.from_json(before["settings"] | options)
 
 
-def _resumed_plan(before: dict, options: dict) -> Plan:
-    return Plan(**before["plan"] | {k: v for k, v in options.items() if k in CHANGEABLE})
-
-
-def free_folder(source: Any) -> Path:
-    """runs/NAME, or runs/NAME-2 and so on where that is taken."""
-    stem = Path(source).stem if isinstance(source, (str, Path)) else "table"
-    stem = re.sub(r"[^\w.-]+", "_", stem) or "run"
-    for i in range(1, 10_000):
-        folder = Path("runs") / (stem if i == 1 else f"{stem}-{i}")
-        if not folder.exists():
-            return folder
-    raise UsageError("runs/ is full of runs: give --out")
-
-
-def _claimed(out: str | Path | None, source: Any, stack: ExitStack) -> Path:
-    """The folder of a new run, locked; what another process made of it in the meantime is not touched."""
-    while True:
-        folder = Path(out) if out else free_folder(source)
-        try:
-            stack.enter_context(locked(folder))
-        except UsageError:
-            if out:
-                raise
-            continue  # the name was free a moment ago
-        _refuse_taken(folder)
-        return folder
-
-
-def _refuse_taken(folder: Path) -> None:
-    if (folder / CONFIG).exists():
-        raise UsageError(f"{folder} already exists: give another --out, or --resume {folder} to go on with it")
-    begun = {HOME, SPLITS, SCHEMA, LOCK}  # what a run that was killed before it was one leaves
-    if folder.exists():
-        if not folder.is_dir() or any(not is_scrap(p) and p.name not in begun for p in folder.iterdir()):
-            raise UsageError(f"{folder} already exists and is no run folder: give another --out")
+def _anew(options: dict, settings: Settings, data: Prepared | None) -> dict[str, Any]:
+    """What of its plan a resumed run has anew; its minutes may be for several fits of `data`."""
+    found = {k: v for k, v in options.items() if k in CHANGEABLE}
+    if "minutes" in found and data is not None:
+        found["minutes"] = minutes_each(settings, bool(data.towers), bool(data.folds))
+    return found
 
 
 def command() -> str:

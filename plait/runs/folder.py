@@ -32,6 +32,19 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether the run in `folder` has more to do: it has no model yet, or its towers were never weighed against none.
+    One whose files are damaged cannot go on."""
+    if not (folder / MODEL).is_file():
+        return True
+    try:
+        config = read_json(folder / CONFIG)
+        climbs = config.get("towers") and not {"rung", "changed_from"} & config.keys()
+        return bool(climbs) and "rungs" not in read_json(folder / "report.json")
+    except DataError:
+        return False
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON whole or not at all."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=plain)

@@ -24,7 +24,8 @@ from plait.runs.folder import CONFIG, write_json
 from plait.runs.folds import FOLDS, Within
 from plait.runs.predict import stream
 from plait.runs.prepare import Prepared
-from plait.runs.run import Run, load
+from plait.runs.run import Run
+from plait.runs.saved import load
 from plait.runs.settings import Settings
 from plait.runs.towers import Towers
 from plait.tasks.base import Answers, merge
@@ -68,7 +69,11 @@ def judge(
     that was begun goes on. fit: what makes a run. None where a fold leaves nothing to learn from, which is said.
     Raises Stopped where a run is interrupted."""
     folds, task, table = data.folds, data.task, read_table(source)
-    how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {"folds": 1, "precision": precision}
+    how = {f.name: getattr(settings, f.name) for f in fields(Settings)} | {
+        "folds": 1,
+        "precision": precision,
+        "rungs": 1,
+    }
     how["minutes"] = settings.minutes and settings.minutes / 2 / len(folds)
     found: list[tuple[np.ndarray, Answered, Score]] = []
     reached: list[dict[str, Pair]] = []

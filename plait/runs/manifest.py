@@ -157,8 +157,8 @@ def _line(path: Path) -> dict[str, int]:
 
 
 def _known(path: Path) -> dict[str, int] | None:
-    """The line of a file, which may lie in a folder of the run."""
-    home = next((p for p in path.parents[:2] if (p / MANIFEST).is_file() and (p / CONFIG).is_file()), None)
+    """The line of a file, which may lie in a folder of the run, or in one of that."""
+    home = next((p for p in path.parents[:3] if (p / MANIFEST).is_file() and (p / CONFIG).is_file()), None)
     return None if home is None else _read(home).get(path.relative_to(home).as_posix())
 
 

@@ -34,19 +34,30 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         ema=pace.ema if settings.ema is None else settings.ema,
         # a network that simple models stand beneath soon shows whether it adds anything to them
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // (8 if data.laddered else 4))),
-        # the rest: for folds, and without towers
-        minutes=settings.minutes and settings.minutes / (2 if data.towers else 1) / (2 if data.folds else 1),
+        minutes=minutes_each(settings, bool(data.towers), bool(data.folds)),
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
-    plan.precision = settings.precision
-    if plan.precision == "auto" and epochs * -(-n // batch) < TRIED:
-        plan.precision = "fp32"  # to measure which is faster would take longer than all the steps
-    elif plan.precision == "auto":
-        index = data.splits["train"][:batch]
-        sample = data.rows.batch(index)
-        plan.precision = optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
+    plan.precision = precision_for(settings, data, model, plan, device)
     return plan
+
+
+def minutes_each(settings: Settings, towers: bool, folds: bool) -> float | None:
+    """Of the time budget, what one fit has: with towers several share it, of which one is without, and folds take a
+    half; where there are folds, towers do not learn."""
+    fits = 1 + (1 if folds else settings.rungs) if towers else 1
+    return settings.minutes and settings.minutes / fits / (2 if folds else 1)
+
+
+def precision_for(settings: Settings, data: Prepared, model: TaskModel, plan: Plan, device: torch.device) -> str:
+    """The one that the settings name, or that steps on training rows are faster in."""
+    if settings.precision != "auto":
+        return settings.precision
+    index = data.splits["train"]
+    if plan.epochs * -(-len(index) // plan.batch_size) < TRIED:
+        return "fp32"  # to measure which is faster would take longer than all the steps
+    sample = data.rows.batch(index[: plan.batch_size])
+    return optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
 
 
 def estimate(job: TableJob, plan: Plan, device: torch.device, folds: Folds) -> dict:

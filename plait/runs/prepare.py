@@ -4,6 +4,7 @@ training."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pyarrow as pa
 
 from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
-from plait.core.schemes import drop_path_of, paper_of
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
 from plait.data.guess import kinds_of
@@ -22,8 +22,8 @@ from plait.data.schema import Schema
 from plait.data.split import duplicates_across
 from plait.data.table import Table, read_table
 from plait.data.weights import levelled
-from plait.errors import DataError, PlaitError, UsageError
-from plait.runs.assemble import BoundRecipe, choose, cropped, one_reader, reads, recipe, role_for
+from plait.errors import DataError, UsageError
+from plait.runs.assemble import BoundRecipe, choose, cropped, depth, one_reader, prefixes, reads, recipe, role_for
 from plait.runs.console import Console
 from plait.runs.declared import of_file
 from plait.runs.devices import pick_device
@@ -98,10 +98,16 @@ class Prepared:
 
 
 def prepare(
-    source, settings: Settings, console: Console, towers: Towers | None = None, within: Within | None = None
+    source,
+    settings: Settings,
+    console: Console,
+    towers: Towers | None = None,
+    within: Within | None = None,
+    folder: Callable[[], Path] | None = None,
 ) -> Prepared:
-    """Read, guess, split, learn, decode. towers: of a run that goes on; otherwise those that the settings ask for.
-    within: the rows are split already. Raises DataError or UsageError for what cannot work."""
+    """Read, guess, split, learn, decode. towers: of a run around this one; otherwise those that the settings ask for.
+    within: the rows are split already. folder: gives that in which what towers read is written as it is read, if
+    anywhere. Raises DataError or UsageError for what cannot work."""
     first = read_table(source)
     schema = guess(first, settings)
     table, given = gather(first, schema, settings)
@@ -150,7 +156,7 @@ def prepare(
         pieces=settings.pieces,
         one_vocabulary=kind.one_vocabulary or one_reader(info),
         rate=fixed.get("rate"),
-        prefixes=_prefixes(published.get("prefixes", {}), schema, kind),
+        prefixes=prefixes(published.get("prefixes", {}), schema, kind),
     )
     towers.check(schema, length)
     task = kind.learn(schema)
@@ -162,7 +168,9 @@ def prepare(
             check_vocabulary(info, words, tokenizer)
     made = _recipe(info, schema, task, settings, parts, pretrained)
     made.bind(made.build_on_meta())  # what cannot be built is said before the rows are read
-    rows = _scanned(table, schema, task, settings, towers, console, within)
+    if towers and folder and not towers.folder:
+        towers.folder = folder()
+    rows = _scanned(table, schema, task, settings, towers, console, within, keep=folder is not None)
     task.derive(rows)
     known = _known(splits, task.known(rows), task)
     _refuse_too_bad(rows, len(table), settings.max_bad)
@@ -201,10 +209,12 @@ def prepare_again(
     towers: Towers,
     *,
     begun: bool,
+    keep: bool,
     within: Within | None = None,
 ) -> Prepared:
     """The same for a run that goes on, by what it keeps: nothing is guessed, drawn or learnt anew. begun: it has
-    weights, so that those it began with are not asked for. Raises DataError where the table is not the run's."""
+    weights, so that those it began with are not asked for. keep: write what towers read. Raises DataError where the
+    table is not the run's."""
     first, schema = read_table(source), stored.schema
     schema.allow_outside = settings.allow_outside
     if lacking := [name for name in stored.prints["columns"] if name not in first.names]:
@@ -218,7 +228,8 @@ def prepare_again(
     info = model_info(stored.config["recipe"]["name"])
     with of_file(stored.folder / CONFIG, "task"):
         task = kind.from_json(stored.config["task"], schema)
-    rows = _scanned(table, schema, task, settings, towers.on(pick_device(settings.device)), console, within)
+    towers.on(pick_device(settings.device))
+    rows = _scanned(table, schema, task, settings, towers, console, within, keep=keep)
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)
     made = BoundRecipe(**stored.config["recipe"])
@@ -279,6 +290,8 @@ def _scanned(
     towers: Towers,
     console: Console,
     within: Within | None,
+    *,
+    keep: bool,
 ) -> Rows:
     rows = Rows(
         table,
@@ -286,7 +299,7 @@ def _scanned(
         allow_outside=settings.allow_outside,
         workers=settings.workers,
         asked=task.asks is not None,
-        towers=towers.readers(schema, keep=True),
+        towers=towers.readers(schema, keep=keep),
         share=within.rows if within else None,
     )
     console.start("reading", rows.work)
@@ -305,28 +318,7 @@ def _recipe(
             raise UsageError(f"--method {name} is not for `plait fit`: {why}. Apply it from Python")
     given = bool(pretrained or parts.tokenizer)
     made = recipe(info, schema, type(task), pretrained=given, changes=settings.methods, **task.needs)
-    return replace(made, arguments=_depth(info, settings) | made.arguments | parts.arguments, **parts.scale)
-
-
-def _depth(info: ModelInfo, settings: Settings) -> dict[str, float]:
-    """The argument that the scheme of a paper sets. Raises UsageError where there is none."""
-    if settings.scheme is None:
-        return {}
-    if settings.pretrained:
-        raise UsageError(f"--scheme {settings.scheme} is for training from nothing: leave out published weights, or it")
-    try:
-        return drop_path_of(info, paper_of(info, settings.scheme))
-    except PlaitError as error:
-        raise UsageError(f"--scheme {settings.scheme}: {error}") from error
-
-
-def _prefixes(told: dict[str, str], schema: Schema, task: type[Task]) -> dict[str, str]:
-    """{column: what is put before its texts}, of what a weights row tells: where texts search among texts, the first
-    column asks."""
-    names = [c.name for c in schema.used("input") if c.kind == "text"]
-    if task.verb == "search" and len(names) > 1:
-        return {name: told.get("passage" if i else "query", "") for i, name in enumerate(names)}
-    return dict.fromkeys(names, told.get("text", ""))
+    return replace(made, arguments=depth(info, settings) | made.arguments | parts.arguments, **parts.scale)
 
 
 def guess(table: Table, settings: Settings) -> Schema:

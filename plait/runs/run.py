@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from plait.core.catalog import model_info
 from plait.core.files import refuse_unwritable, write_whole
-from plait.core.init import initialise_rest
-from plait.core.weight_files import read_weights
-from plait.core.weights import assign
 from plait.data.check import unreadable
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
@@ -27,19 +22,13 @@ from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
 from plait.errors import DataError, UsageError
 from plait.parts.objectives.late import PLAIN, late
-from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
 from plait.runs.columns import aligned, asking, like, one_row, safe, unread
-from plait.runs.declared import no_more_modules, of_file, read_config, read_schema
-from plait.runs.folder import CONFIG, LADDER, MISSES, MODEL, SCHEMA, read_json, write_json, write_table
-from plait.runs.manifest import checking, rewriting, seal
+from plait.runs.folder import write_table
 from plait.runs.nearest import Block, Columns, Stored, blocks_of, nearest, stored
 from plait.runs.predict import answer_table, asked_how, merge, outputs, stream
-from plait.runs.towers import Towers, load_towers
+from plait.runs.towers import Towers
 from plait.tasks.base import Task, TaskModel, beside
-from plait.tasks.beneath import Ladder
-from plait.tasks.conformal import Misses
-from plait.tasks.published import USED
 from plait.tasks.registry import TASKS, nouns
 from plait.tasks.retrieve import late_scores
 from plait.train.loop import History
@@ -70,7 +59,10 @@ class Run:
         self.last_said: list[str] = []  # what a careful reader would want to know of the rows that were read last
         self.assessments: dict[str, Assessment] = {}  # of a run just trained: by split
         self.history: History | None = None
+        self.losses: np.ndarray | None = None  # of a run just trained: of the rows that watched, before it learnt them
         self.report: Callable | None = None  # of a run just trained: writes report.html anew, with more sections
+        self.rows_read: Rows | None = None  # of a run just trained whose towers learnt: its table, as they read it
+        self.learns: dict[str, Any] = {}  # how many parameters of the towers have learnt, and their share
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.task.name}, inputs: {', '.join(self.schema.inputs)})"
@@ -370,52 +362,3 @@ def _embed(model: TaskModel, batch: dict, gone: set[str]) -> dict[str, torch.Ten
 
 def _fused(model: TaskModel, batch: dict) -> dict[str, torch.Tensor]:
     return {"": nn.functional.normalize(model.bound.features(batch).fused.float(), dim=-1)}
-
-
-def save_run(
-    folder: Path, schema: Schema, task: Task, model: TaskModel, precision: str, towers: Towers | None = None
-) -> Run:
-    """Write the model's weights (and its schema) into `folder`; the rest is there already."""
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with rewriting(folder / MODEL):
-        write_whole(folder / MODEL, lambda path: save_file(state, path))
-    write_json(folder / SCHEMA, schema.to_json())
-    if task.misses is not None:
-        write_json(folder / MISSES, task.misses._asdict())
-    if (folder / CONFIG).exists():  # what the task learnt of the trained model
-        write_json(folder / CONFIG, read_json(folder / CONFIG) | {"task": task.to_json()})
-    seal(folder)
-    return Run(folder, schema, task, model.eval(), precision, towers=towers)
-
-
-def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
-    """The run in `folder`. Runs no code from it. Raises UsageError where there is none, DataError where a file is
-    damaged."""
-    folder = Path(folder)
-    config = read_config(folder)
-    if not (folder / MODEL).is_file():
-        raise UsageError(f"{folder} holds no finished model; to go on with it: plait fit --resume {folder}")
-    schema = read_schema(folder)
-    with checking([folder / MODEL, folder / LADDER]):
-        try:
-            weights = read_weights(folder / MODEL)
-        except ValueError as error:
-            raise DataError(f"{folder / MODEL} is damaged: {error}") from error
-        with of_file(folder / CONFIG, "task"):
-            task = (TASKS | USED)[config["task"]["task"]].from_json(config["task"], schema)
-        if (folder / MISSES).is_file():
-            with of_file(folder / MISSES, "it"):
-                task.misses = Misses(**read_json(folder / MISSES))
-        with of_file(folder / CONFIG, "recipe"), no_more_modules(10_000 + 100 * len(weights)):
-            made = BoundRecipe(**config["recipe"])
-            system = made.build_on_meta()
-            model = task.model(made.bind(system), objective(model_info(made.name)))
-        with of_file(folder / MODEL, "recipe, as config.json has it, does not fit: it"):
-            assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
-        with of_file(folder / CONFIG, "recipe"):
-            initialise_rest(system)
-        if (folder / LADDER).is_file():
-            with of_file(folder / LADDER, "it"):
-                model.ladder = Ladder.read(folder / LADDER, schema)
-        used, towers = config.get("used"), load_towers(folder, config).on(device)
-    return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

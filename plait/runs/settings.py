@@ -189,6 +189,9 @@ class Settings:
         metavar="KIND=NAME:FOLDER",
         read=tower,
     )
+    rungs: int = setting(
+        "How far towers may learn: 1 not at all, 2 by adapters in their last layers, 3 also in all their weights.", 3
+    )
     no_ladder: bool = setting(
         "Leave out the simple models (linear, boosted trees) that stand beneath plait's own.", False
     )
@@ -216,6 +219,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be above 0, got {value}")
+        if self.rungs not in (1, 2, 3):
+            raise UsageError(f"rungs: got {self.rungs}, expected 1, 2 or 3")
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"max_bad is a share of the rows from 0 to 1 (or 0% to 100%), got {self.max_bad}")
         if self.class_weight is not None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from plait.core.catalog import ModelInfo, build, model_class, model_info
 from plait.core.files import write_whole
@@ -22,6 +26,9 @@ from plait.core.weights import assign
 from plait.data.rows import Cells, Reader
 from plait.data.schema import Schema
 from plait.errors import DataError, PlaitError, UsageError
+from plait.methods.adaptation.lora import merge
+from plait.parts.adapters import CONFIG as ADAPTER
+from plait.parts.adapters import WEIGHTS, read_adapter
 from plait.runs.assemble import CROP, BoundRecipe, reads
 from plait.runs.declared import no_more_modules, of_file
 from plait.runs.folder import CONFIG
@@ -36,19 +43,21 @@ from plait.train.parallel import to_device
 DEFAULTS = {"text": "sentence_encoder_minilm_l6", "image": "vit_small_patch16_224"}
 ROLES = ("embedder", "backbone")  # of which features can be had without training
 BATCH = 32
+EVERY = 10.0  # seconds of reading that a kill may cost
 HOME, CACHE, TOKENIZER = "towers", "features", "tokenizer.json"
 
 
 @dataclass
 class Tower:
-    """A frozen system that reads cells of one kind. tokenizer: the file of its words; digest: of its weights; device:
-    where it runs."""
+    """A frozen system that reads cells of one kind. tokenizer: the file of its words; digest: of its weights as they
+    were published; adapter: of what was learnt beside them, and is merged into them; device: where it runs."""
 
     kind: str
     recipe: BoundRecipe
     bound: Bound
     tokenizer: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         self.bound.eval().requires_grad_(False)
@@ -72,8 +81,22 @@ class Tower:
         found = self.bound.to(self.device).features(to_device(batch, self.device))
         return found.fused.float().cpu().numpy()
 
+    def adapt(self, folder: Path) -> None:
+        """Merge the adapters in `folder` into the weights."""
+        read_adapter(cast(nn.Module, self.bound.system), folder)
+        merge(cast(nn.Module, self.bound.system))
+        self.bound.requires_grad_(False)
+        self.adapter = adapter_of(folder)
+
     def to_json(self) -> dict:
-        return {"recipe": asdict(self.recipe), "digest": self.digest}
+        told = {"recipe": asdict(self.recipe), "digest": self.digest}
+        return told | ({"adapter": self.adapter} if self.adapter else {})
+
+
+def adapter_of(folder: Path) -> str:
+    """The digest of the adapters in `folder`."""
+    parts = [(folder / name).read_bytes() for name in (WEIGHTS, ADAPTER)]
+    return blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
 class Towers:
@@ -82,7 +105,6 @@ class Towers:
 
     def __init__(self, towers: dict[str, Tower], folder: Path | None = None):
         self.towers, self.folder = towers, folder
-        self.made: dict[str, np.ndarray] = {}  # key -> features (n, width), yet to be kept
 
     def __bool__(self) -> bool:
         return bool(self.towers)
@@ -117,7 +139,7 @@ class Towers:
     def check(self, schema: Schema, max_tokens: int) -> None:
         """Say in the schema, when it is fitted, how long the vectors are, and that texts are read as far as the tower
         can. Raises UsageError where the words are not the tower's."""
-        for name, tower in self._of(schema).items():
+        for name, tower in self.of(schema).items():
             params = schema.column(schema.slot(name).columns[0]).params
             params["width"] = tower.width
             if tower.tokenizer:
@@ -125,12 +147,12 @@ class Towers:
                 check_vocabulary(tower.info, params, tower.tokenizer)
 
     def readers(self, schema: Schema, *, keep: bool = False) -> dict[str, Reader]:
-        """{slot: what makes vectors of its cells}, as `Rows` takes them. keep: until `keep` writes them."""
+        """{slot: what makes vectors of its cells}, as `Rows` takes them. keep: in the folder, as they are made."""
 
         def reader(tower: Tower) -> Reader:
             return lambda cells, rows, step: self._read(tower, cells, rows, step, keep)
 
-        return {name: reader(tower) for name, tower in self._of(schema).items()}
+        return {name: reader(tower) for name, tower in self.of(schema).items()}
 
     def title(self, schema: Schema) -> str:
         """ "sentence_encoder_minilm_l6 (22.6 M parameters, apache-2.0) reads note, frozen"."""
@@ -157,15 +179,19 @@ class Towers:
                 text = tower.tokenizer.read_bytes()
                 write_whole(folder / HOME / TOKENIZER, lambda path: path.write_bytes(text))
 
-    def keep(self, folder: Path) -> None:
-        """Write features that were made into the run's folder, so that a run that goes on need not."""
-        self.folder = folder
-        for key, found in self.made.items():
-            features = {"features": torch.from_numpy(found), "mark": _mark(found)}
-            write_whole(folder / CACHE / f"{key}.safetensors", lambda path: save_file(features, path))
-        self.made.clear()
+    def copy(self, folder: Path) -> None:
+        """The files that they lie in, into another run's folder: by a link where that can be."""
+        assert self.folder is not None
+        shutil.copytree(self.folder / HOME, folder / HOME, copy_function=_linked, dirs_exist_ok=True)
 
-    def _of(self, schema: Schema) -> dict[str, Tower]:
+    def moved(self, folder: Path) -> None:
+        """Their run's folder stands elsewhere now."""
+        self.folder = folder
+        for tower in self.towers.values():
+            tower.tokenizer = tower.tokenizer and folder / HOME / TOKENIZER
+
+    def of(self, schema: Schema) -> dict[str, Tower]:
+        """{slot: the tower that reads its cells}."""
         kinds = {s.name: schema.column(s.columns[0]).kind for s in schema.slots if s.kind == "vector"}
         return {name: self.towers[kind] for name, kind in kinds.items() if kind in self.towers}
 
@@ -183,23 +209,46 @@ class Towers:
                 sizes.append(real.size)
         told = json.dumps(tower.to_json(), sort_keys=True).encode()
         key = blake2b(told + b"".join(marks), digest_size=16).hexdigest()
-        found = self.made.get(key)
-        found = self._kept(key, (len(rows), tower.width)) if found is None else found
-        if found is None:
-            first = np.array(sorted({mark: i for i, mark in reversed(list(enumerate(marks)))}.values()), np.int64)
-            first = first[np.argsort(np.array(sizes)[first], kind="stable")]
-            vectors: dict[bytes, np.ndarray] = {}
-            for start in range(0, len(first), BATCH):
-                some = first[start : start + BATCH]
-                vectors |= zip((marks[i] for i in some), tower.features(*cells(rows[some])))
-                step(len(some))
-            found = np.stack([vectors[mark] for mark in marks]) if marks else np.zeros((0, tower.width), np.float32)
-            if keep:
-                self.made[key] = found
+        kept = self._kept(key, tower.width)
+        if kept is not None and len(kept) == len(rows):
+            return kept
+        first = np.array(sorted({mark: i for i, mark in reversed(list(enumerate(marks)))}.values()), np.int64)
+        first = first[np.argsort(np.array(sizes)[first], kind="stable")]
+        read = self._begun(key, tower.width)  # of the first of these, in this order
+        done = written = sum(map(len, read))
+        step(done)
+        begun = time.monotonic()
+        for start in range(done, len(first), BATCH):
+            some = first[start : start + BATCH]
+            read.append(tower.features(*cells(rows[some])))
+            done += len(some)
+            step(len(some))
+            if keep and time.monotonic() - begun >= EVERY and done < len(first):
+                self._write(f"{key}-{written}", np.concatenate(read)[written:])
+                written, begun = done, time.monotonic()
+        vectors = np.concatenate(read) if read else np.zeros((0, tower.width), np.float32)
+        place = {marks[i]: at for at, i in enumerate(first)}
+        found = vectors[[place[mark] for mark in marks]]
+        if keep and self.folder:
+            self._write(key, found)
+            for path in (self.folder / CACHE).glob(f"{key}-*.safetensors"):
+                path.unlink()
         return found
 
-    def _kept(self, key: str, shape: tuple[int, int]) -> np.ndarray | None:
-        path = self.folder and self.folder / CACHE / f"{key}.safetensors"
+    def _write(self, name: str, found: np.ndarray) -> None:
+        if self.folder:
+            tensors = {"features": torch.from_numpy(found), "mark": _mark(found)}
+            write_whole(self.folder / CACHE / f"{name}.safetensors", lambda path: save_file(tensors, path))
+
+    def _begun(self, key: str, width: int) -> list[np.ndarray]:
+        """What was read before a kill: pieces, each named by where it begins."""
+        found: list[np.ndarray] = []
+        while (piece := self._kept(f"{key}-{sum(map(len, found))}", width)) is not None and len(piece):
+            found.append(piece)
+        return found
+
+    def _kept(self, name: str, width: int) -> np.ndarray | None:
+        path = self.folder and self.folder / CACHE / f"{name}.safetensors"
         if not path or not path.is_file():
             return None
         try:
@@ -208,12 +257,20 @@ class Towers:
             whole = torch.equal(kept["mark"], _mark(found))
         except (OSError, SafetensorError, KeyError):  # damaged: it is made again
             return None
-        return found if whole and found.shape == shape else None
+        return found if whole and found.ndim == 2 and found.shape[1] == width else None
 
 
 def _mark(features: np.ndarray) -> torch.Tensor:
     """Of what features were when they were made."""
     return torch.tensor(list(blake2b(features.tobytes(), digest_size=16).digest()), dtype=torch.uint8)
+
+
+def _linked(source: str, target: str) -> None:
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # files of runs are replaced and never written into
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def offered(settings: Settings, schema: Schema, task: type[Task]) -> dict[str, str]:
@@ -284,8 +341,9 @@ def _tower(kind: str, value: str, settings: Settings) -> Tower:
     return Tower(kind, recipe, recipe.bind(system), words)
 
 
-def load_towers(folder: Path, config: dict) -> Towers:
-    """Those of a run, from its folder. Raises DataError where their files are not what the run was trained on."""
+def load_towers(folder: Path, config: dict, *, adapted: bool = True, strict: bool = True) -> Towers:
+    """Those of a run, from its folder. adapted: with the adapters that were trained for them. strict: raise DataError
+    where their files are not what the run was trained on."""
     found = {}
     for kind, told in config.get("towers", {}).items():
         path = folder / HOME / f"{kind}.safetensors"
@@ -302,6 +360,16 @@ def load_towers(folder: Path, config: dict) -> Towers:
         words = folder / HOME / TOKENIZER
         check(words)
         found[kind] = Tower(kind, recipe, bound, words if kind == "text" and words.is_file() else None)
-        if found[kind].digest != told["digest"]:
+        if strict and found[kind].digest != told["digest"]:
             raise DataError(f"{path} holds other weights than those that the run was trained on")
+        if adapted and "adapter" in told:
+            place = folder / HOME / f"{kind}_adapter"
+            for name in (WEIGHTS, ADAPTER):
+                check(place / name)
+            try:
+                found[kind].adapt(place)
+            except (OSError, ValueError, KeyError) as error:
+                raise DataError(f"{place} is damaged or missing: {error}") from error
+            if strict and found[kind].adapter != told["adapter"]:
+                raise DataError(f"{place} holds other adapters than those that the run was trained with")
     return Towers(found, folder)

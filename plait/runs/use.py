@@ -25,7 +25,8 @@ from plait.runs.assemble import BoundRecipe, argument, cropped, reads, recipe
 from plait.runs.console import Console
 from plait.runs.declared import FORMAT
 from plait.runs.folder import CONFIG, write_json
-from plait.runs.run import Run, load, save_run
+from plait.runs.run import Run
+from plait.runs.saved import load, save_run
 from plait.runs.settings import Settings
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.answer import AnswerQuestion

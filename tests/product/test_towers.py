@@ -53,7 +53,7 @@ def signs(count: int = 400) -> pa.Table:
 
 
 def fit(table, out, console=None, **options):
-    usual = dict(target="is", split="split", precision="fp32", batch_size=32, epochs=2)
+    usual = dict(target="is", split="split", precision="fp32", batch_size=32, epochs=2, rungs=1)
     return plait.fit(table, out=out, console=console or Console(quiet=True), **usual | options)
 
 
@@ -154,6 +154,60 @@ def test_a_run_goes_on_from_its_own_folder_and_reads_nothing_twice(run, tmp_path
     shutil.copy(out / "model.safetensors", out / "towers" / "text.safetensors")
     with pytest.raises(DataError, match="text.safetensors"):
         plait.load(out)
+
+
+def test_a_kill_while_a_tower_reads_loses_little_and_the_same_command_goes_on(eye, tmp_path, monkeypatch):
+    calls, features = [], Tower.features
+
+    def killed(self, *cells):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(len(cells[0]))
+        return features(self, *cells)
+
+    table, usual = pictures(1).drop(["other"]), dict(towers=eye, system="auto_toy", epochs=1)
+    monkeypatch.setattr("plait.runs.towers.EVERY", 0.0)
+    monkeypatch.setattr(Tower, "features", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(table, tmp_path / "run", **usual)
+    (piece,) = (tmp_path / "run" / "features").iterdir()
+    assert piece.stem.endswith("-0") and calls == [32]
+    calls.append(0)
+    run = fit(table, tmp_path / "run", **usual)
+    assert calls[2:] == [58 - 32] and run.folder == tmp_path / "run"  # two of the sixty cells are none
+    monkeypatch.setattr(Tower, "features", features)
+    whole = fit(table, tmp_path / "whole", **usual)
+    homes = [next(p for p in (r.folder, r.folder / "on_towers") if (p / "towers").exists()) for r in (run, whole)]
+    (ours,), (theirs,) = (list((p / "features").iterdir()) for p in homes)
+    assert ours.read_bytes() == theirs.read_bytes() and ours.name == theirs.name
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thing").touch()
+    with pytest.raises(UsageError, match="is no run folder"):
+        fit(table, tmp_path / "other", **usual)
+
+
+def test_the_newest_unfinished_run_may_have_a_model_and_no_rung_yet(eye, tmp_path, monkeypatch):
+    from plait.cli.fit import _latest
+    from plait.runs import fit as module
+
+    monkeypatch.chdir(tmp_path)
+    usual = dict(towers=eye, system="auto_toy", epochs=1)
+    train, told = module.train, []
+
+    def stopped(job, plan, folder, **how):  # in the half that begins from nothing
+        told.append(folder.name)
+        found = train(job, plan, folder, **how)
+        found.stopped = "interrupted" if folder.name == "from_nothing" else found.stopped
+        return found
+
+    monkeypatch.setattr(module, "train", stopped)
+    run = fit(pictures(1), tmp_path / "runs" / "one", **usual)
+    assert run.stopped == "interrupted" and (run.folder / "model.safetensors").exists()
+    assert told == ["one", "from_nothing"] and _latest() == "runs/one"
+    monkeypatch.setattr(module, "train", train)
+    plait.fit(pictures(1), out="runs/one", resume=True, console=Console(quiet=True))
+    with pytest.raises(UsageError, match="no unfinished run"):
+        _latest()
 
 
 def pictures(seed: int, labels=None) -> pa.Table:

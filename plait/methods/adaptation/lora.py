@@ -12,28 +12,41 @@ Differs: A starts evenly spread, as in peft, where the paper draws it from a nor
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from plait.core.attend import Attend
+from plait.core.block import Layer
 from plait.core.surgery import Undo, freeze, swap, together
 from plait.errors import PlaitError
 from plait.parts.adapters import LoRALinear, merged
 
 
 def lora(
-    model: nn.Module, rank: int = 8, alpha: float = 16.0, targets: tuple[str, ...] | str = (), dropout: float = 0.0
+    model: nn.Module,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: tuple[str, ...] | str = (),
+    dropout: float = 0.0,
+    last: float = 1.0,
 ) -> Undo:
     """Linear layers of `model` learn by a product of rank `rank`, and nothing else of it learns.
 
     targets: the last parts of their names, such as ("qkv", "up"), or "all"; () takes the projections of all attention,
     before the scores and behind. alpha: over the rank, what the product is multiplied by. dropout: of its input.
+    last: the share of the model's layers, from the end, in which they are looked for; 1: everywhere.
     Raises ValueError for a model in which there is none of the targets, or which has adapters already.
     """
     if rank < 1:
         raise PlaitError(f"rank: got {rank}, expected 1 or more")
+    if not 0 < last <= 1:
+        raise PlaitError(f"last: got {last}, expected a share above 0 and up to 1")
     if any(isinstance(m, LoRALinear) for m in model.modules()):
         raise PlaitError(f"{type(model).__name__} has adapters already: merge them before adding others")
     found = wanted(model, (targets,) if isinstance(targets, str) else targets)
+    if last < 1:
+        found &= within(model, last)
 
     def make(old: nn.Linear) -> nn.Module | None:
         return LoRALinear(old, rank, alpha, dropout) if id(old) in found else None
@@ -68,6 +81,22 @@ def wanted(model: nn.Module, targets: tuple[str, ...]) -> set[int]:
             f"{', '.join(sorted(set(last.values())))}"
         )
     return {id(linear[name]) for name, end in last.items() if end in targets}
+
+
+def within(model: nn.Module, last: float) -> set[int]:
+    """The ids of the modules inside the last of the model's layers, rounded up. Raises ValueError for a model without
+    layers."""
+    layers = outermost(model)
+    if not layers:
+        raise PlaitError(f"{type(model).__name__} has no layers of which some could be the last: leave last= out")
+    return {id(m) for layer in layers[-math.ceil(last * len(layers) - 1e-9) :] for m in layer.modules()}
+
+
+def outermost(model: nn.Module) -> list[Layer]:
+    """The layers of `model` that stand in no other layer, in its order."""
+    found = [m for m in model.modules() if isinstance(m, Layer)]
+    inside = {id(m) for layer in found for m in layer.modules() if m is not layer}
+    return [layer for layer in found if id(layer) not in inside]
 
 
 def parts(module: nn.Module) -> list[nn.Module]:

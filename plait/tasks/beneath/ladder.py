@@ -76,6 +76,7 @@ class Ladder:
     rungs: dict[str, float] = field(default_factory=dict)
     network: tuple[float, float] = (1.0, 0.0)
     told: dict[str, float] = field(default_factory=dict)
+    relearnt: bool = False  # on the validation rows too
 
     # -- answers
 
@@ -153,6 +154,7 @@ class Ladder:
             "format": FORMAT, "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
             "lowest": self.lowest, "classes": self.classes, "bins": self.bins, "terms": self.terms, "how": self.how,
             "rungs": self.rungs, "network": self.network, "told": self.told,
+            "relearnt": self.relearnt,
             "scales": {k: vars(v) for k, v in self.scales.items()}, "design": self.design.told,
         }  # fmt: skip
         arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
@@ -176,6 +178,7 @@ class Ladder:
                 schema, known[name], design, arrays["prior"], tuple(told["unit"]),
                 told["lowest"], classes=told["classes"], bins=told["bins"], terms=told["terms"], how=told["how"],
                 rungs=told["rungs"], network=tuple(told["network"]), told=told["told"],
+                relearnt=told.get("relearnt", False),
                 scales={k: Scale(**v) for k, v in told["scales"].items()},
             )  # fmt: skip
             if "linear.weight" in arrays:
