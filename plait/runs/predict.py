@@ -68,7 +68,7 @@ def asked_how(
         model.guidance, model.steps, model.seed = guidance, steps, seed
 
 
-OF_TRUTH = "loss"  # an output that says something of the truth, which may not be there
+OF_TRUTH = ("loss", "error", "usual")  # outputs that say something of the truth, which may not be there
 Call = Callable[[Any, dict], dict[str, Tensor]]
 
 
@@ -109,7 +109,7 @@ def stream(
 def _refuse_nan(out: dict[str, np.ndarray]) -> None:
     """No input makes a trained model's outputs NaN, but weights do."""
     for name, values in out.items():
-        if name != OF_TRUTH and values.dtype.kind == "f" and np.isnan(values).any():
+        if name not in OF_TRUTH and values.dtype.kind == "f" and np.isnan(values).any():
             rows = int(np.isnan(values).reshape(len(values), -1).any(1).sum())
             raise DataError(
                 f"the model gives no numbers ({name} is NaN in {rows:,} of {len(values):,} rows): its weights are "

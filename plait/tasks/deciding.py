@@ -9,6 +9,7 @@ PLENTY = 200  # rows of the rarer class from which on their own labels say where
 LIMITS = (-3.0, 3.0)  # of the logarithm of a temperature
 DOUBTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 MOST = 200_000  # logits that doubt is sought by
+DOUBTFUL = 100  # rows: of fewer, doubt is not told from luck
 SURE = 2.0  # nats that all rows together must gain by one: two standard errors
 
 
@@ -62,16 +63,19 @@ def doubted(x: np.ndarray, prior: np.ndarray, temperature: float, doubt: float) 
 def best_doubt(x: np.ndarray, prior: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> tuple[float, float]:
     """The temperature and the doubt by which truth (n,) is likeliest. Where labels are wrong at random, or what is
     learnt should bend and does not, no temperature is right for all rows: doubt then keeps the surest ones from being
-    too sure. Both must earn their place as a temperature alone does."""
+    too sure. Both must earn their place as a temperature alone does; of few rows there is none, since with it hardly
+    any sureness would be too much for rows that are nearly all right."""
     some = np.linspace(0, len(x) - 1, max(1, min(len(x), MOST // x.shape[1]))).astype(np.int64)
     x, truth, w = x[some], truth[some], np.ones(len(some)) if w is None else w[some]
 
     def loss(t: float, doubt: float) -> float:
         p = doubted(x.astype(np.float64), prior, t, doubt)[np.arange(len(x)), truth]
-        return float(-w @ np.log(np.maximum(p, 1e-30)))
+        return float(-w @ np.log(np.maximum(p, 1e-30))) + 2 * np.log(t) ** 2
 
     alone = best_temperature(x, prior, truth, w)
     found, least = (alone, 0.0), loss(alone, 0.0) - SURE
+    if len(truth) < DOUBTFUL:
+        return found
     for doubt in DOUBTS:
         for t in np.exp(np.linspace(*LIMITS, 31)):
             if (value := loss(float(t), doubt)) < least:

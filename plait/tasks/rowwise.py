@@ -55,7 +55,9 @@ class Answer(TaskModel):
             return self.watched(batch)
         beneath, device = self.ladder(batch), self.head.prior.device
         network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
-        return {"outputs": torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)}
+        found = torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)
+        anything = torch.stack([p.to(device) for p in batch["present"].values()]).any(0)[:, None]
+        return {"outputs": torch.where(anything, found, self.head.prior)}
 
     def watched(self, batch: dict) -> dict[str, Tensor]:
         """`outputs` (B, K) of the network alone."""

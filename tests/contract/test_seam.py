@@ -294,12 +294,19 @@ def test_sinkformer_changes_every_system_that_holds_the_seam_and_is_not_causal()
             refused[system.name] = str(error)
             continue
         with torch.no_grad():
-            after = run(model, batch, system)
+            try:
+                after = run(model, batch, system)
+            except plait.errors.PlaitError as error:  # causal by what its tokens' context says, when it writes
+                assert "memory" in str(error)
+                refused[system.name] = f"causal when run: {error}"
             undo()
             back = run(model, batch, system)
+        if system.name in refused:
+            assert all(torch.equal(before[k], back[k]) for k in before)
+            continue
         assert any(not torch.equal(before[k], after[k]) for k in before), system.name
         assert all(v.isfinite().all() for v in after.values())
         assert all(torch.equal(before[k], back[k]) for k in before)
         changed.append(system.name)
     assert len(changed) >= 45, (len(changed), refused)
-    assert {name for name, why in refused.items() if "causal" not in why} == {"tic"}, refused
+    assert {name for name, why in refused.items() if "causal" not in why} == {"gemma_encoder", "tic"}, refused
