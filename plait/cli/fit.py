@@ -68,7 +68,7 @@ def fit(
 
     $ plait fit photos/ --system deit_tiny_patch16_224 --scheme paper
 
-    $ plait fit signs.csv --target is --tower text=sentence_encoder_minilm_l6:minilm --rungs 2
+    $ plait fit signs.csv -t is --tower text=gtr_base:folder --rungs 2
 
     $ plait fit --resume runs/pets
     """

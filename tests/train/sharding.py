@@ -70,6 +70,7 @@ ASK: dict[str, Callable] = {
     "denoise": painted,
     "act": lambda m, b: m.act(b),
     "answer": lambda m, b: m.answer(b),
+    "guess": lambda m, b: m.guess(b, {s: drawn(len(b[s]), n).sigmoid() for s, n in m.places(b).items()}),
 }
 
 

@@ -27,6 +27,7 @@ ASKED = {
     "autoencoder_kl_toy": ("encode", "decode"),
     "dit_toy": ("condition", "denoise"),
     "decision_transformer_toy": ("act",),
+    "crate_mae_toy": ("guess",),
 }
 CASES = [f"{name}.{method}" for name, methods in ASKED.items() for method in methods]
 
@@ -61,7 +62,7 @@ def test_every_role_and_every_method_is_asked():
     asked = {role for name in ASKED for role in model_info(name).roles}
     assert asked == set(ROLES)
     methods = {n for role in ROLES.values() for n, f in vars(role).items() if isfunction(f) and n[0] != "_"}
-    assert methods - {"forward", "frames"} <= {method for methods in ASKED.values() for method in methods}
+    assert methods - {"forward", "frames", "places"} <= {method for methods in ASKED.values() for method in methods}
 
 
 @pytest.mark.parametrize("case", CASES)
