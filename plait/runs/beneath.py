@@ -37,7 +37,7 @@ def given(rows: Rows, index: np.ndarray) -> tuple[Parts, np.ndarray]:
     return joined(found), np.concatenate(anything) if anything else np.zeros(0, bool)
 
 
-def asked(task: AnswerTask, model: Answer, rows: Rows, index: np.ndarray) -> np.ndarray:
+def asked(model: Answer, rows: Rows, index: np.ndarray) -> np.ndarray:
     """What is asked of some rows, as simple models see it."""
     return model.target({"target": rows.target(index)}).numpy()
 
@@ -58,7 +58,7 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     index = data.splits["train"]
     kind, unit = task.simple()
     seen, _ = given(data.rows, index)
-    y, weight = asked(task, model, data.rows, index), data.weights
+    y, weight = asked(model, data.rows, index), data.weights
     weight = None if weight is None else weight[index]
     found = learn.climb(seen, y, kind, data.schema, seed, unit=unit, weight=weight)
     if found is None:
@@ -87,7 +87,7 @@ class Beneath:
 
     def __init__(self, model: Answer, task: Task, rows: Rows, index: np.ndarray):
         assert model.ladder is not None
-        self.model, self.task, self.rows, self.index, self.ladder = model, task, rows, index, model.ladder
+        self.task, self.ladder = task, model.ladder
         seen, anything = given(rows, index)
         self.answers = self.ladder.beneath(seen, anything)
         self.truth = truth_of(task, rows, index)
@@ -95,15 +95,15 @@ class Beneath:
         self.weight = None if weight is None else weight[index]
         # where simple models read all that there is, a network has to be surer of what it adds
         self.least = 2.0 if all(slot.kind in READ for slot in rows.schema.slots) else 1.0
-        self.y = model.target({"target": rows.target(index)}).numpy()
+        self.y = asked(model, rows, index)
 
-    def guide(self, network: np.ndarray) -> tuple[float, float]:
-        """The task's guide of both together, and by how many standard errors the network lowers the loss."""
+    def guide(self, network: np.ndarray) -> float:
+        """The task's guide of both together."""
         before = self.ladder.network
-        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
+        self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         whole = self.ladder.whole(self.answers, network)
         self.ladder.network = before
-        return self.task.guide(self.truth, self.task.finish({"outputs": whole})), sure
+        return self.task.guide(self.truth, self.task.finish({"outputs": whole}))
 
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
@@ -143,7 +143,7 @@ def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
     seen, _ = given(data.rows, index)
     weight = None if data.weights is None else data.weights[index]
-    learn.again(model.ladder, seen, asked(data.task, model, data.rows, index), seed, weight)
+    learn.again(model.ladder, seen, asked(model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

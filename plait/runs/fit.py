@@ -26,7 +26,7 @@ from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.beneath import climb, relearn, rungs, watch, write
+from plait.runs.beneath import climb, relearn, rungs, write
 from plait.runs.claim import claim, refuse_taken
 from plait.runs.climb import CLIMBS, Climb
 from plait.runs.console import Console
@@ -393,7 +393,7 @@ def finish(
 
 def settle(job: TableJob) -> str:
     """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
-    if beneath := watch(job.model, job.task, job.data.rows, job.watch):
+    if beneath := job.watched_beneath():
         how = dict(precision=job.precision, call=lambda m, batch: m.watched(batch))
         return beneath.settle(outputs(job.model, job.data.rows, job.watch, **how)["outputs"])
 

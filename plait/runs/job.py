@@ -41,7 +41,7 @@ class TableJob:
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
-        self.beneath: Beneath | None = None  # of a model with a ladder, once it is scored
+        self._beneath: Beneath | None = None
         self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
 
     def again(self, model: TaskModel, batch_size: int) -> TableJob:
@@ -72,17 +72,21 @@ class TableJob:
         for advance in self._after:
             advance(cast(nn.Module, self.model.bound.system))
 
+    def watched_beneath(self) -> Beneath | None:
+        """What simple models answer for the rows that watch, read once; None of a model without them."""
+        if self._beneath is None:
+            self._beneath = watch(self.model, self.task, self.data.rows, self.watch)
+        return self._beneath
+
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
         how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch), strict=False)
         model, rows = cast(TaskModel, model), self.data.rows
-        if self.beneath is None:
-            self.beneath = watch(self.model, self.task, rows, self.watch)
-        if self.beneath is None:
-            guide = self.task.guide(*answered(self.task, model, rows, self.watch, **how))
+        if beneath := self.watched_beneath():
+            guide = beneath.guide(outputs(model, rows, self.watch, **how)["outputs"])
         else:
-            guide, _ = self.beneath.guide(outputs(model, rows, self.watch, **how)["outputs"])
+            guide = self.task.guide(*answered(self.task, model, rows, self.watch, **how))
         self.seconds["validation"] += time.perf_counter() - begun
         return guide, {"guide": guide}
 
