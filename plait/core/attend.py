@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from plait.core.packing import check, each
 from plait.core.precision import as_asked, as_given
-from plait.core.products import Recomputed, hidden, maps
+from plait.core.products import Recomputed, hidden, lone, maps, widened
 from plait.core.tokens import Tokens, check_mask, unpacked
 from plait.errors import PlaitError
 
@@ -302,6 +302,8 @@ def _attend(
         add = _added(q, mask, bias, gone if learns else None)
         if again:
             y = Recomputed.apply(q, k, v, add, causal, scale)
+        elif not dropout and lone(q):
+            y = widened(q, k, v, add, scale)
         else:
             y = F.scaled_dot_product_attention(q, k, v, add, dropout, causal, scale=scale)
     # Of a query with nothing to attend to kernels give NaN, a mean, or, on the CPU, the zeros that are promised.

@@ -1,21 +1,59 @@
 """Linear layers whose weights lie as the CPU's kernels want them, for writing word by word.
 
 A step of writing multiplies a few rows by every weight there is: its time is that of reading the weights. Kernels that
-find them packed for just so many rows take two thirds of the time (`benchmarks/writing.py`); only a single row of
-float32, which waits for memory alone, gains nothing.
+find them packed for just so many rows take half to two thirds of the time (`benchmarks/writing.py`). Which kernel reads
+fastest depends on who made the processor: MKL's is best at home, and oneDNN's elsewhere, where MKL gives a single row
+of float32 half of what the memory can, unless the weights lie the other way round. At home such a row gains nothing.
 """
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from plait.core.attend import twin
 from plait.errors import PlaitError
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@cache
+def at_home() -> bool:
+    """Whether the processor is of the make that MKL is written for."""
+    told = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (told.read_text() if told.exists() else platform.processor())
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def mkl(x: Tensor, weight: Tensor, bias: Tensor | None, plain: Tensor, rows: int) -> Tensor:
+    return torch.ops.mkl._mkl_linear(x, weight, plain, bias, rows)
+
+
+def turned(x: Tensor, weight: Tensor, bias: Tensor | None, plain: Tensor) -> Tensor:
+    if x.numel() > x.shape[-1]:  # many rows, such as a prompt's
+        return F.linear(x, plain, bias)
+    return x @ weight if bias is None else x @ weight + bias
+
+
+def pack(weight: Tensor, rows: int) -> tuple[Tensor, Callable[..., Tensor]]:
+    """weight (O, I) -> it as a kernel reads it fastest for so many rows, and that kernel: (x, packed, bias) -> y."""
+    if weight.dtype == torch.bfloat16 or rows > 1 and not at_home():
+        return torch.ops.mkldnn._reorder_linear_weight(weight.clone(), rows), onednn
+    if at_home():
+        return torch.ops.mkl._mkl_reorder_linear_weight(weight.clone(), rows), partial(mkl, plain=weight, rows=rows)
+    if weight.shape[0] >= weight.shape[1]:
+        return weight.t().contiguous(), partial(turned, plain=weight)
+    return weight, onednn
 
 
 class PackedLinear(nn.Module):
@@ -26,17 +64,13 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias, self.rows = linear.weight, linear.bias, rows
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.brain = linear.weight.dtype == torch.bfloat16
-        pack = torch.ops.mkldnn._reorder_linear_weight if self.brain else torch.ops.mkl._mkl_reorder_linear_weight
         with torch.inference_mode(False), torch.no_grad():
-            self.packed = pack(linear.weight.detach().clone(), rows)  # neither parameter nor buffer: it is not saved
+            self.packed, self.kernel = pack(linear.weight.detach(), rows)  # no parameter, no buffer: not saved
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             raise PlaitError("packed weights have no gradients: write under torch.no_grad(), train the model itself")
-        if self.brain:
-            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
+        return self.kernel(x, self.packed, self.bias)
 
 
 def packed(model: M, rows: int = 1) -> M:

@@ -60,6 +60,8 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, causal: bool, scale: float | None) -> Tensor:
         add = None if add is None else add.detach()  # else no fused kernel takes it
+        if lone(q):
+            return widened(q, k, v, add, scale)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=add, is_causal=causal, scale=scale)
 
     @staticmethod
@@ -98,3 +100,25 @@ def _backward(
         said = ds.sum_to_size(add.shape).to(add.dtype) if learnt and add is not None else None
         ds = (ds * scale).to(q.dtype)
         return ds @ k, ds.mT @ q, half.mT @ g, said
+
+
+WIDE = 2**19  # numbers that the caches hold
+
+
+def lone(q: Tensor) -> bool:
+    """Whether it is one query in half precision on a CPU, whose kernel takes two to five times what it takes in float32.
+    A trace would keep the number of its pieces."""
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return half and q.device.type == "cpu" and q.shape[-2] == 1 and not traced
+
+
+def widened(q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, scale: float | None) -> Tensor:
+    """torch's fused attention in float32, as many rows at once as the caches hold. add: a mask, or a bias."""
+    rows = max(1, WIDE // max(1, k[0].numel()))
+    add = add if add is None or add.dtype == torch.bool else add.float()
+    each = add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
+    adds = add.split(rows) if each else repeat(add)
+    parts = zip(*(x.split(rows) for x in (q, k, v)), adds)
+    asked = F.scaled_dot_product_attention
+    return torch.cat([asked(q.float(), k.float(), v.float(), a, scale=scale) for q, k, v, a in parts]).to(q.dtype)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -153,6 +154,24 @@ def with_gradients(how, tensors, f):
     y = f(*leaves[:3], **how)
     total = (y.double() * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).sum()
     return [t.detach().double() for t in (y, *torch.autograd.grad(total, leaves))]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("most", [1, 700, 2**19], ids=["row by row", "rows by rows", "at once"])
+@given(problem=problems())
+@quick
+@torch.no_grad()
+def test_one_query_in_half_precision_is_the_definition(kind, most, problem):
+    (q, k, v), how = problem
+    q, k, v = (x.to(kind) for x in (q[:, :, -1:], k, k * 0.5))
+    how |= {name: x[..., -1:, :] for name in ("bias",) if (x := how[name]) is not None}
+    if how["keep"] is not None and how["keep"].dim() == 3:
+        how["keep"] = how["keep"][:, -1:]
+    expected = by_hand(q, k, v, **how).float()
+    with mock.patch("plait.core.products.WIDE", most):
+        found = attend(q, k, v, **how)
+    assert found.dtype == kind
+    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-9)  # but for the answer's own rounding
 
 
 @quick

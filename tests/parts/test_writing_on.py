@@ -10,7 +10,7 @@ import torch
 
 import plait
 from plait.core.memory import LaidOut
-from plait.core.packed import packed
+from plait.core.packed import PackedLinear, packed
 from plait.errors import UsageError
 from plait.parts.chat import ChatTemplate
 from plait.parts.generation import asking, generate, pieces, roomy, stream
@@ -116,6 +116,24 @@ def test_packed_weights_write_the_same(both, kind):
         packed(model, 0)
     with pytest.raises(ValueError, match="float64"):
         packed(plait.create_model("llama_toy", dtype=torch.float64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("home", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("shape", [(24, 72), (72, 24)], ids=["wider", "narrower"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_kernel_of_packed_weights_multiplies(home, rows, shape, bias, monkeypatch):
+    monkeypatch.setattr("plait.core.packed.at_home", lambda: home)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(*shape, bias=bias)
+    swift = PackedLinear(linear, rows)
+    for size in [(rows, 1), (rows, 5), (2, 1)]:
+        x = torch.randn(*size, shape[0])
+        torch.testing.assert_close(swift(x), linear(x), rtol=1e-5, atol=1e-5)
+    expected = linear(x)
+    half = PackedLinear(linear.bfloat16(), rows)(x.bfloat16())
+    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_what_makes_no_sense_is_refused(both):
