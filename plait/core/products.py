@@ -106,7 +106,7 @@ WIDE = 2**19  # numbers that the caches hold
 
 
 def lone(q: Tensor) -> bool:
-    """Whether it is one query in half precision on a CPU, whose kernel takes two to five times what it takes in float32.
+    """Whether it is one query in half precision on a CPU, whose kernel takes two to five times as long as in float32.
     A trace would keep the number of its pieces."""
     half = q.dtype in (torch.bfloat16, torch.float16)
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
