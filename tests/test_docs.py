@@ -47,6 +47,13 @@ def test_no_file_holds_the_marks_of_a_merge():
             assert not [line for line in lines if line.startswith(marks)], name
 
 
+def test_the_readme_names_every_system_and_every_method():
+    said = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in [*systems(), *plait.list_methods()] if f"`{name}`" not in said]
+    for extra in re.findall(r"pip install '\.\[(\w+)\]'", said):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(), extra
+
+
 def test_the_readme_counts_what_was_measured():
     """Every size that somebody published, or that was compared with what was published, by what was run of it."""
     ran: Counter[str] = Counter()

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plait.errors import UsageError
 from plait.parts.heads.boxes import corners, middles
 
 NOTHING = 0.1  # what a guess of nothing weighs beside one of something
@@ -31,14 +30,9 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
 @torch.no_grad()
 def matched(logits: Tensor, boxes: Tensor, truth: Tensor, exclusive: bool) -> tuple[Tensor, ...]:
     """logits (B, L, Q, K), boxes (B, L, Q, 4), truth (B, M, 5) -> which row, layer, guess and thing belong together,
-    (P,) each.
+    (P,) each."""
+    from scipy.optimize import linear_sum_assignment  # here: it takes a while to import
 
-    Raises UsageError where scipy, which finds the cheapest matching, is not installed.
-    """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise UsageError("learning boxes needs scipy, which is not installed: pip install 'plait[detect]'") from error
     real = ~truth[..., 0].isnan()  # (B, M)
     truth = truth.nan_to_num(0.0)
     label, edges = truth[..., 0].long(), truth[..., 1:]
