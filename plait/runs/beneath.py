@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Beneath:
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
         sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
-        if self.ladder.network[1]:
+        if self.ladder.heard:
             return f"the network answers with them: it lowers the loss on validation rows by {sure:.1f} standard errors"
         return (
             "the simple models answer alone: the network added nothing on the validation rows that is more than noise"
@@ -127,16 +128,36 @@ def write(model: Any, folder: Path) -> None:
             model.ladder.save(folder / LADDER)
 
 
-def relearn(model: Any, data: Prepared, folder: Path, seed: int) -> None:
+def relearn(
+    model: Any, data: Prepared, folder: Path, seed: int, precision: str
+) -> Callable[[], tuple[Answers, Answers]] | None:
     """Learn the rungs once more on all rows but those that the report speaks of, and write them. After this nothing is
-    weighed by the rows that watched."""
+    weighed by the rows that watched.
+
+    Returns what gives truth and answers, out of fold, of rows that the task can learn from how sure it may be: all of
+    these, or those that watched where the network answers too, which has seen the others. None where there are none.
+    """
     if not isinstance(model, Answer) or model.ladder is None or not isinstance(data.task, AnswerTask):
-        return
-    if len(data.splits.get("test", ())) or data.folds:
-        index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
-        _again(model, data, index, seed)
-        model.ladder.relearnt = True
-        write(model, folder)
+        return None
+    if not len(data.splits.get("test", ())) and not data.folds:
+        return None
+    task, rows, ladder = data.task, data.rows, model.ladder
+    index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
+    seen, anything = given(rows, index)
+    y, weight = asked(model, rows, index), None if data.weights is None else data.weights[index]
+    held = learn.out_of_fold(ladder, seen, y, seed, weight)
+    learn.again(ladder, seen, y, seed, weight)
+    ladder.relearnt = True
+    write(model, folder)
+    if held is None:
+        return None
+    kept = np.isin(index, data.splits["val"]) if ladder.heard else np.ones(len(index), bool)
+    held, anything, index, network = held[kept], anything[kept], index[kept], None
+    if ladder.heard:
+        call = lambda m, b: m.watched(b)  # noqa: E731
+        network = outputs(model, rows, index, precision=precision, call=call)["outputs"]
+    whole = np.where(anything[:, None], ladder.whole(held, network), model.head.prior.cpu().numpy())
+    return lambda: (truth_of(task, rows, index), task.finish({"outputs": whole}))
 
 
 def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
@@ -163,7 +184,7 @@ def rung_answers(
     found = {NAMES[name]: np.where(anything[:, None], simple.rung(name, seen), simple.prior) for name in simple.rungs}
     if len(found) > 1:
         found[NAMES["both"]] = simple.beneath(seen, anything)
-    if simple.network[1]:
+    if simple.heard:
         found["the network"] = outputs(model, rows, index, precision=precision, call=lambda m, b: m.watched(b))[
             "outputs"
         ]

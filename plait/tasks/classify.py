@@ -98,7 +98,7 @@ class Classify(AnswerTask):
         return Answer(bound, [self.target], torch.from_numpy(self.prior), partial(cross_entropy, weight=weight))
 
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
-        self.temperature, self.doubt, self.threshold = 1.0, 0.0, None  # a run that goes on learns them anew
+        self.uncalibrate()  # a run that goes on learns it anew
         if rows.weights is not None:
             found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
             self.counts = found.tolist()
@@ -212,6 +212,9 @@ class Classify(AnswerTask):
         return threshold(
             self.metric, p[kept, self.positive], real[kept] == self.positive, None if w is None else w[kept]
         )
+
+    def uncalibrate(self) -> None:
+        self.temperature, self.doubt, self.threshold, self.misses = 1.0, 0.0, None, None
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         real, p = self._both(truth, answers)
@@ -370,7 +373,7 @@ class ClassifyMany(AnswerTask):
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
         if classes is not None:
             raise UsageError("class weights are for one label a row: this target has several (leave out class_weight)")
-        self.temperature = 1.0  # a run that goes on learns it anew
+        self.uncalibrate()  # a run that goes on learns it anew
         if rows.weights is not None:
             found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
@@ -388,6 +391,9 @@ class ClassifyMany(AnswerTask):
         """(K,) log-odds of a row of which nothing is known."""
         rates = np.asarray(self.rates)
         return np.log(rates / (1 - rates))
+
+    def uncalibrate(self) -> None:
+        self.temperature = 1.0
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         real, p = self._both(truth, answers)

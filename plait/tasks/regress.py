@@ -139,22 +139,29 @@ class Regress(AnswerTask):
         found = self._led(found, truth, answers)
         if self.interval is None:
             return found
-        real, predicted = self._known(truth, answers)
-        inside = np.abs(real - predicted) <= self._reach()
-        return [
-            *found,
-            proportion("coverage", inside),
-            mean_score("width", np.full(len(real), 2 * self._reach()), "lower"),
-        ]
+        known = np.isfinite(truth[self.target])
+        real, (low, high) = self._undo(truth[self.target][known]), (end[known] for end in self._ends(answers))
+        inside = (low <= real) & (real <= high)
+        return [*found, proportion("coverage", inside), mean_score("width", high - low, "lower")]
 
-    def _reach(self) -> float:
-        """How far the truth lies from an answer at most, at the level that is asked for, in the target's unit."""
+    def _inner(self, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) twice: from where to where a truth is no miss: the answer, or the outermost quantiles."""
+        if len(self.quantiles) < 2:
+            return answers["numbers"], answers["numbers"]
+        return answers["quantiles"].min(1), answers["quantiles"].max(1)
+
+    def _ends(self, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) twice: between what the truth lies, at the level that is asked for, in the target's unit."""
         assert self.misses is not None and self.interval is not None
-        return self.misses.within(self.interval) * self.std
+        (low, high), reach = self._inner(answers), self.misses.within(self.interval) * self.std
+        middle = (low + high) / 2  # quantiles that are further apart than need be are drawn in, at most so far
+        return np.minimum(low - reach, middle), np.maximum(high + reach, middle)
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
-        real, predicted = self._known(truth, answers)
-        self.misses = Misses.of(np.abs(real - predicted) / self.std)
+        """Of quantiles, misses are those of Romano, Patterson and Candes (2019)."""
+        known = np.isfinite(truth[self.target])
+        real, (low, high) = self._undo(truth[self.target][known]), (end[known] for end in self._inner(answers))
+        self.misses = Misses.of(np.maximum(low - real, real - high) / self.std)
         return []
 
     def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
@@ -198,7 +205,7 @@ class Regress(AnswerTask):
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         numbers = answers["numbers"]
-        reach = {} if self.interval is None else {"low": numbers - self._reach(), "high": numbers + self._reach()}
+        reach = {} if self.interval is None else dict(zip(("low", "high"), self._ends(answers)))
         told = {f"q({q:g})": answers["quantiles"][:, i] for i, q in enumerate(self.quantiles)}
         return beside({self.target: numbers}, told | reach)
 

@@ -54,7 +54,7 @@ class Answer(TaskModel):
         if self.ladder is None:
             return self.watched(batch)
         beneath, device = self.ladder(batch), self.head.prior.device
-        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
+        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.heard else None
         found = torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)
         anything = torch.stack([p.to(device) for p in batch["present"].values()]).any(0)[:, None]
         return {"outputs": torch.where(anything, found, self.head.prior)}

@@ -78,6 +78,11 @@ class Ladder:
     told: dict[str, float] = field(default_factory=dict)
     relearnt: bool = False  # on the validation rows too
 
+    @property
+    def heard(self) -> bool:
+        """Whether the network has a say."""
+        return bool(self.network[1])
+
     # -- answers
 
     def rung(self, name: str, given: Parts) -> np.ndarray:

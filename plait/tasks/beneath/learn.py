@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -71,6 +72,22 @@ def again(ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.nda
     y, weight = y[rows], None if weight is None else weight[rows]
     ladder.prior = ladder.asked.prior(y, weight)
     Learner(ladder, taken(given, rows), y, weight, seed).fit()
+
+
+def out_of_fold(
+    ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None
+) -> np.ndarray | None:
+    """(n, K): what rungs as they were chosen answer to each row when they learn from the others; NaN where y is not
+    known. None where there are so many rows that it would take long, and a few more of them change little."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))
+    if len(rows) > MANY or ladder.how.get("single"):
+        return None
+    answers = np.full((len(y), ladder.asked.count), np.nan)
+    for train, test in _splits(_folds(y[rows], ladder.asked), False):
+        one, some, held = replace(ladder), rows[train], rows[test]
+        again(one, taken(given, some), y[some], seed, None if weight is None else weight[some])
+        answers[held] = one.beneath(taken(given, held), np.ones(len(held), bool))
+    return answers
 
 
 def taken(given: Parts, rows: Any) -> Parts:
@@ -155,6 +172,7 @@ class Learner:
             for scale in self._scales():
                 score: Callable[[float], Tried] = partial(self._straight, x, y, folds, scale, work > WORK)
                 found.append((bins, terms, score, score(start)))
+                self.ladder.how["single"] = max(self.ladder.how.get("single", 0.0), float(work > WORK))
         found.sort(key=lambda one: one[3].loss)
         for bins, terms, at, first in found:
             if terms != found[0][1]:
