@@ -26,7 +26,7 @@ from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.beneath import climb, relearn, rungs, write
+from plait.runs.beneath import climb, of_targets, relearn, rungs, write
 from plait.runs.claim import claim, refuse_taken
 from plait.runs.climb import CLIMBS, Climb
 from plait.runs.console import Console
@@ -383,7 +383,7 @@ def finish(
     silent = run.model.silent or (ladder is not None and not ladder.heard)
     ran = Ran(
         data, made, plan, settings, history, run.assessments, cost, dict(seconds), machine(device), command(),
-        reached, silent,
+        reached, silent, of_targets(run.model),
     )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
     if within is None:

@@ -21,8 +21,9 @@ from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.evaluate.report import Section
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
-from plait.tasks.beneath.asked import Asked, Classes
+from plait.tasks.beneath.asked import Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
+from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted, threshold
@@ -114,8 +115,8 @@ class Classify(AnswerTask):
             1.0 if rows.weights is None else rows.weights
         )
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return Classes(len(self.classes)), (0.0, 1.0)
+    def simple(self) -> Asks:
+        return [(Classes(len(self.classes)), (0.0, 1.0))]
 
     @property
     def outcomes(self) -> list:
@@ -379,8 +380,8 @@ class ClassifyMany(AnswerTask):
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
             self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return ManyLabels(len(self.labels)), (0.0, 1.0)
+    def simple(self) -> Asks:
+        return [(ManyLabels(len(self.labels)), (0.0, 1.0))]
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = cooled(outputs["outputs"], self.prior, self.temperature)

@@ -23,7 +23,9 @@ from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.evaluate.report import Section
 from plait.evaluate.slices import by_numbers
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
-from plait.tasks.beneath.asked import Asked, Number
+from plait.tasks.beneath.asked import Number
+from plait.tasks.beneath.quantiles import Quantiles
+from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.details import slices_of, worse
@@ -89,10 +91,6 @@ class Regress(AnswerTask):
     def ask_quantiles(self, levels: Sequence[float]) -> None:
         self.quantiles = tuple(levels)
 
-    @property
-    def simples(self) -> bool:
-        return not self.quantiles
-
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         if self.quantiles:
             prior = torch.tensor([self.centre + NormalDist().inv_cdf(q) for q in self.quantiles])
@@ -105,8 +103,8 @@ class Regress(AnswerTask):
         if rows.weights is not None:
             self.centre = float(np.average(rows.target(train)[self.target].numpy(), weights=rows.weights[train]))
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return Number(), (self.mean, self.std)
+    def simple(self) -> Asks:
+        return [(Quantiles(self.quantiles) if self.quantiles else Number(), (self.mean, self.std))]
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         if not self.quantiles:
@@ -246,7 +244,6 @@ class RegressMany(AnswerTask):
     target: list[str]
     weighs = spans = True
     metrics = chosen.SEVERAL
-    simples = False
     MOST = 12  # targets, of which scores are told
 
     def __init__(self, target: list[str], params: list[dict]):
@@ -262,6 +259,9 @@ class RegressMany(AnswerTask):
     @classmethod
     def learn(cls, schema: Schema) -> RegressMany:
         return cls(schema.targets, [Regress.numbers(schema, target) for target in schema.targets])
+
+    def simple(self) -> Asks:
+        return [(Number(), (float(mean), float(std))) for mean, std in zip(self.mean, self.std)]
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, self.target, torch.from_numpy(self.centre), squared_errors)
