@@ -125,30 +125,31 @@ CLASSES: dict[str, Metric] = {
 }
 CALIBRATION = Metric("calibration error", _calibration, "lower", share=False)
 
-# ---- several labels: truth (n, K) of 0, 1 and -100, probs (n, K) ----
+# ---- several labels: truth (n, K) of 0, 1 and -100, probs (n, K), said (n, K) bool: what is answered, else from 0.5 on --
 
 
-def _macro_precision(truth: np.ndarray, probs: np.ndarray, w: np.ndarray) -> float:
+def _macro_precision(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None, *, w: np.ndarray) -> float:
     known = truth != IGNORED
     found = [average_precision(truth[r, k] == 1, probs[r, k], w[r]) for k, r in enumerate(known.T)]
     found = [value for value in found if np.isfinite(value)]
     return float(np.mean(found)) if found else np.nan
 
 
-def _f1_micro(truth: np.ndarray, probs: np.ndarray, w: np.ndarray) -> float:
+def _f1_micro(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None, *, w: np.ndarray) -> float:
     known = truth != IGNORED
-    yes, right = (probs >= 0.5) & known, (truth == 1) & known
+    yes, right = (probs >= 0.5 if said is None else said) & known, (truth == 1) & known
     both = w @ (yes.sum(1) + right.sum(1))
     return float(2 * w @ (yes & right).sum(1) / both) if both > 0 else np.nan
 
 
-def _exact(truth: np.ndarray, probs: np.ndarray, w: np.ndarray) -> float:
-    return float(w @ (((probs >= 0.5) == (truth == 1)) | (truth == IGNORED)).all(1) / w.sum())
+def _exact(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None, *, w: np.ndarray) -> float:
+    said = probs >= 0.5 if said is None else said
+    return float(w @ ((said == (truth == 1)) | (truth == IGNORED)).all(1) / w.sum())
 
 
 LABELS: dict[str, Metric] = {
     "average_precision": Metric("macro average precision", _macro_precision),
-    "f1": Metric("micro F1", _f1_micro),
+    "f1": Metric("micro F1", _f1_micro, decides=True),
     "exact_match": Metric("exact match", _exact),
 }
 
@@ -291,10 +292,12 @@ def classification(
     return _all([*(CLASSES[n] for n in names), CALIBRATION], parts, np.asarray(w)[kept], positive=positive)
 
 
-def multilabel(truth: np.ndarray, probs: np.ndarray, w: np.ndarray) -> list[Score]:
+def multilabel(truth: np.ndarray, probs: np.ndarray, w: np.ndarray, said: np.ndarray | None = None) -> list[Score]:
     """The scores of `metrics.multilabel` of rows that count w (n,) each."""
     kept = (np.asarray(truth) != IGNORED).any(1)
-    return _all(list(LABELS.values()), checked_labels(truth, probs)[:2], np.asarray(w)[kept])
+    parts = checked_labels(truth, probs)[:2]
+    parts = parts if said is None else (*parts, said[kept])
+    return _all(list(LABELS.values()), parts, np.asarray(w)[kept])
 
 
 def regression(truth: np.ndarray, predicted: np.ndarray, w: np.ndarray) -> list[Score]:

@@ -76,10 +76,13 @@ def log_loss_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(probs[np.arange(len(truth)), truth], SMALLEST, 1.0))
 
 
-def exact_match_rows(truth: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """1.0 where every known label of the row is answered right at 0.5; rows without a known label are left out."""
+def exact_match_rows(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None) -> np.ndarray:
+    """1.0 where every known label of the row is answered right, by said (n, K) bool, or else from 0.5 on; rows without
+    a known label are left out."""
+    kept = (np.asarray(truth) != IGNORED).any(1)
     truth, probs, known = checked_labels(truth, probs)
-    return (((probs >= 0.5) == (truth == 1)) | ~known).all(1).astype(np.float64)
+    said = probs >= 0.5 if said is None else said[kept]
+    return ((said == (truth == 1)) | ~known).all(1).astype(np.float64)
 
 
 def absolute_error_rows(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -128,13 +131,15 @@ def classification(truth: np.ndarray, probs: np.ndarray, answer: np.ndarray | No
     return [*scores, _calibration(probs.argmax(1) == truth, probs.max(1))]
 
 
-def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
-    """Macro average precision, micro F1 at 0.5, exact match. truth (n, K) of 0, 1 and -100 = unknown; probs (n, K) in
-    [0, 1].
+def multilabel(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None) -> list[Score]:
+    """Macro average precision, micro F1, exact match. truth (n, K) of 0, 1 and -100 = unknown; probs (n, K) in [0, 1];
+    said (n, K) bool: what is answered, else from 0.5 on.
 
     Average precision is the mean over the labels that have a positive row; it is left out where none has. Micro F1 is
     left out where nothing is positive, neither in the truth nor in the answers. Raises ValueError as
     `classification`."""
+    exact = exact_match_rows(truth, probs, said) == 1
+    said = None if said is None else said[(np.asarray(truth) != IGNORED).any(1)]
     truth, probs, known = checked_labels(truth, probs)
     n, parts = len(truth), []
     for k in range(truth.shape[1]):
@@ -142,14 +147,14 @@ def multilabel(truth: np.ndarray, probs: np.ndarray) -> list[Score]:
         positive = truth[rows, k] == 1
         if positive.any():
             parts.append((*precision_influence(positive, probs[rows, k]), rows, positive.sum()))
-    yes, right = (probs >= 0.5) & known, (truth == 1) & known
+    yes, right = (probs >= 0.5 if said is None else said) & known, (truth == 1) & known
     columns = np.stack([(yes & right).sum(1), yes.sum(1) + right.sum(1)], 1).astype(np.float64)
     sums, draws = columns.sum(0), draw_sums(columns, 0)
     scores = [_macro("macro average precision", parts, n)] if parts else []
     if sums[1]:
         with np.errstate(divide="ignore", invalid="ignore"):
             scores.append(bounded("micro F1", 2 * sums[0] / sums[1], 2 * draws[:, 0] / draws[:, 1], n))
-    return [*scores, proportion("exact match", exact_match_rows(truth, probs) == 1)]
+    return [*scores, proportion("exact match", exact)]
 
 
 def regression(truth: np.ndarray, predicted: np.ndarray) -> list[Score]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ from plait.runs.manifest import rewriting
 from plait.runs.predict import outputs
 from plait.runs.prepare import Prepared
 from plait.tasks.base import Answers, Task
-from plait.tasks.beneath import Ladder, learn
+from plait.tasks.beneath import Ladder, Several, several
 from plait.tasks.beneath.design import Parts, joined, parts
 from plait.tasks.rowwise import Answer, AnswerTask
 
 CHUNK = 512  # rows that are decoded at once
 READ = ("number", "category", "text", "vector", "labels")  # kinds of which simple models see all
-NAMES = {"linear": "linear", "trees": "boosted trees", "both": "both together"}
+WHAT = {
+    "classes": "log loss",
+    "labels": "log loss a label",
+    "number": "squared error, of the variance",
+    "quantiles": "pinball loss, of the spread",
+}
+NAMES = {"linear": "linear", "trees": "boosted trees", "both": "both together", "each": "simple models"}
 
 
 def given(rows: Rows, index: np.ndarray) -> tuple[Parts, np.ndarray]:
@@ -47,7 +54,7 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     if not isinstance(model, Answer) or not data.laddered:
         return
     if (folder / LADDER).exists():
-        model.ladder = Ladder.read(folder / LADDER, data.schema)
+        model.ladder = several.read(folder / LADDER, data.schema)
         if model.ladder.relearnt:  # from the rows that are about to judge it
             _again(model, data, data.splits["train"], seed)
             model.ladder.relearnt = False
@@ -56,11 +63,10 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     task = data.task
     assert isinstance(task, AnswerTask)
     index = data.splits["train"]
-    kind, unit = task.simple()
     seen, _ = given(data.rows, index)
     y, weight = asked(model, data.rows, index), data.weights
     weight = None if weight is None else weight[index]
-    found = learn.climb(seen, y, kind, data.schema, seed, unit=unit, weight=weight)
+    found = several.climb(seen, y, task.simple(), task.targets, data.schema, seed, weight)
     if found is None:
         return
     model.ladder = found
@@ -68,10 +74,16 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     console.say("beneath", f"{_reached(found)}, out of fold, in {time.monotonic() - begun:.0f} s")
 
 
-def _reached(found: Ladder) -> str:
-    told = [f"{NAMES[name]} {number(loss)}" for name, loss in found.told.items() if np.isfinite(loss)]
-    what = {"classes": "log loss", "labels": "log loss a label", "number": "squared error, of the variance"}
-    return f"{what[found.asked.name]}: {', '.join(told)}"
+def _reached(found: Ladder | Several) -> str:
+    many = isinstance(found, Several)
+    told = {f"{name} ": one for name, one in zip(found.names, found.ladders)} if many else {"": found}
+    each = {name: one for name, one in told.items() if one is not None}
+
+    def losses(one: Ladder) -> str:
+        return ", ".join(f"{NAMES[rung]} {number(loss)}" for rung, loss in one.told.items() if np.isfinite(loss))
+
+    what = WHAT[next(iter(each.values())).asked.name]
+    return f"{what}: {'; '.join(name + losses(one) for name, one in each.items())}"
 
 
 def truth_of(task: Task, rows: Rows, index: np.ndarray) -> Answers:
@@ -99,7 +111,7 @@ class Beneath:
 
     def guide(self, network: np.ndarray) -> float:
         """The task's guide of both together."""
-        before = self.ladder.network
+        before: Any = self.ladder.network
         self.ladder.join(self.answers, network, self.y, self.least, self.weight)
         whole = self.ladder.whole(self.answers, network)
         self.ladder.network = before
@@ -108,7 +120,10 @@ class Beneath:
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
         sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
-        if self.ladder.network[1]:
+        if isinstance(self.ladder, Several) and self.ladder.heard:
+            by = [name for name, (_, b) in zip(self.ladder.names, self.ladder.network) if b]
+            return f"the network answers with them: {', '.join(by)}"
+        if self.ladder.heard:
             return f"the network answers with them: it lowers the loss on validation rows by {sure:.1f} standard errors"
         return (
             "the simple models answer alone: the network added nothing on the validation rows that is more than noise"
@@ -127,23 +142,43 @@ def write(model: Any, folder: Path) -> None:
             model.ladder.save(folder / LADDER)
 
 
-def relearn(model: Any, data: Prepared, folder: Path, seed: int) -> None:
+def relearn(
+    model: Any, data: Prepared, folder: Path, seed: int, precision: str
+) -> Callable[[], tuple[Answers, Answers]] | None:
     """Learn the rungs once more on all rows but those that the report speaks of, and write them. After this nothing is
-    weighed by the rows that watched."""
+    weighed by the rows that watched.
+
+    Returns what gives truth and answers, out of fold, of rows that the task can learn from how sure it may be: all of
+    these, or those that watched where the network answers too, which has seen the others. None where there are none.
+    """
     if not isinstance(model, Answer) or model.ladder is None or not isinstance(data.task, AnswerTask):
-        return
-    if len(data.splits.get("test", ())) or data.folds:
-        index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
-        _again(model, data, index, seed)
-        model.ladder.relearnt = True
-        write(model, folder)
+        return None
+    if not len(data.splits.get("test", ())) and not data.folds:
+        return None
+    task, rows, ladder = data.task, data.rows, model.ladder
+    index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
+    seen, anything = given(rows, index)
+    y, weight = asked(model, rows, index), None if data.weights is None else data.weights[index]
+    held = several.out_of_fold(ladder, seen, y, seed, weight)
+    several.again(ladder, seen, y, seed, weight)
+    ladder.relearnt = True
+    write(model, folder)
+    if held is None:
+        return None
+    kept = np.isin(index, data.splits["val"]) if ladder.heard else np.ones(len(index), bool)
+    held, anything, index, network = held[kept], anything[kept], index[kept], None
+    if ladder.heard:
+        call = lambda m, b: m.watched(b)  # noqa: E731
+        network = outputs(model, rows, index, precision=precision, call=call)["outputs"]
+    whole = np.where(anything[:, None], ladder.whole(held, network), model.head.prior.cpu().numpy())
+    return lambda: (truth_of(task, rows, index), task.finish({"outputs": whole}))
 
 
 def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
     seen, _ = given(data.rows, index)
     weight = None if data.weights is None else data.weights[index]
-    learn.again(model.ladder, seen, asked(model, data.rows, index), seed, weight)
+    several.again(model.ladder, seen, asked(model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:
@@ -160,10 +195,8 @@ def rung_answers(
         return {}
     simple, truth = model.ladder, truth_of(task, rows, index)
     seen, anything = given(rows, index)
-    found = {NAMES[name]: np.where(anything[:, None], simple.rung(name, seen), simple.prior) for name in simple.rungs}
-    if len(found) > 1:
-        found[NAMES["both"]] = simple.beneath(seen, anything)
-    if simple.network[1]:
+    found = {NAMES[name]: z for name, z in simple.each(seen, anything).items()}
+    if simple.heard:
         found["the network"] = outputs(model, rows, index, precision=precision, call=lambda m, b: m.watched(b))[
             "outputs"
         ]
@@ -177,3 +210,18 @@ def ladder(found: dict[str, Score], whole: Score, split: str) -> list[Section]:
     lines = [*found.items(), ("what answers", whole)]
     table = Table(("model", f"{whole.name} [95% interval]"), lines)
     return [Section(f"What simple models reach on {split} rows, and what answers", "table", table)]
+
+
+def of_targets(model: Any) -> list[Section]:
+    """The part of the report that tells of each ladder, where there are several."""
+    found = getattr(model, "ladder", None)
+    if not isinstance(found, Several):
+        return []
+    lines = []
+    for name, one, (_, network) in zip(found.names, found.ladders, found.network):
+        told = {} if one is None else one.told
+        who = [NAMES[rung] for rung in ([] if one is None else one.rungs)] + ["the network"] * bool(network)
+        lines.append((name, *(number(told[k]) if k in told else "" for k in ("linear", "trees", "both")), " and ".join(who)))
+    head = ("target", "linear", "boosted trees", "both together", "answers")
+    note = "squared errors out of fold on the training rows, of the target's variance"
+    return [Section("What stands beneath each target", "table", Table(head, lines, note))]

@@ -26,7 +26,7 @@ from plait.errors import DataError, UsageError
 from plait.evaluate.intervals import number
 from plait.runs.assemble import BoundRecipe, objective
 from plait.runs.assess import Assessment, assess
-from plait.runs.beneath import climb, relearn, rungs, write
+from plait.runs.beneath import climb, of_targets, relearn, rungs, write
 from plait.runs.claim import claim, refuse_taken
 from plait.runs.climb import CLIMBS, Climb
 from plait.runs.console import Console
@@ -326,19 +326,21 @@ def _train(
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
     if remark := settle(job):
         console.say("", remark)
-    for remark in calibrate(job):
-        console.say("", remark)
-    losses = None
+    remarks, losses = calibrate(job), None
     if job.model.ladder is not None:
         losses = data.task.loss_rows(*answered(data.task, job.model, data.rows, job.watch, precision=plan.precision))
     try:
         write(job.model, folder)
+        if unseen := relearn(job.model, data, folder, settings.seed, plan.precision):
+            data.task.uncalibrate()
+            remarks = data.task.calibrate(*unseen())
         run = save_run(folder, data.schema, data.task, job.model, plan.precision, data.towers)
-        relearn(job.model, data, folder, settings.seed)
     except DataError as error:
         raise DataError(
             f"{error}. What was trained is in the last checkpoint: make room, then plait fit --resume {folder}"
         ) from error
+    for remark in remarks:
+        console.say("", remark)
     run.losses = losses
     return finish(run, history, job.seconds, data, made, plan, settings, cost, device, console, judged, within)
 
@@ -378,10 +380,10 @@ def finish(
     facts = {"stopped": history.stopped, "splits": scores, "cost": cost, "seconds": dict(seconds)}
     write_json(folder / "report.json", facts)
     ladder = getattr(run.model, "ladder", None)
-    silent = run.model.silent or (ladder is not None and not ladder.network[1])
+    silent = run.model.silent or (ladder is not None and not ladder.heard)
     ran = Ran(
         data, made, plan, settings, history, run.assessments, cost, dict(seconds), machine(device), command(),
-        reached, silent,
+        reached, silent, of_targets(run.model),
     )  # fmt: skip
     run.report = partial(report, folder / "report.html", ran)
     if within is None:

@@ -39,6 +39,7 @@ class Ran(NamedTuple):
     command: str
     rungs: dict[str, dict[str, Score]]  # by split: what simple models reach beneath the network
     silent: bool = False  # the network does not answer
+    beneath: Sequence[Section] = ()  # what stands beneath each of several targets
 
 
 def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
@@ -63,6 +64,7 @@ def report(path: Path, ran: Ran, extra: Sequence[Section] = ()) -> None:
             for split, found in ran.found.items()
             for part in ladder(ran.rungs.get(split, {}), found.scores[0], split)
         ),
+        *ran.beneath,
         *extra,
         *_learning(ran.history, ran.silent),
         *data.task.sections(data.rows, main.index, main.truth, main.answers, main.again),

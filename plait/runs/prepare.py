@@ -36,6 +36,7 @@ from plait.runs.stored import Stored, fingerprints, whole
 from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
+from plait.tasks.beneath.several import MOST
 from plait.tasks.registry import TASKS, guess_task, nouns
 from plait.tasks.rowwise import AnswerTask
 
@@ -258,7 +259,8 @@ def prepare_again(
 
 
 def _laddered(task: Task, settings: Settings) -> bool:
-    return settings.system == "auto" and not settings.no_ladder and isinstance(task, AnswerTask) and task.simples
+    wanted = settings.system == "auto" and not settings.no_ladder
+    return wanted and isinstance(task, AnswerTask) and len(task.simple()) <= MOST
 
 
 def _sifted(

@@ -21,7 +21,7 @@ from plait.runs.manifest import checking, rewriting, seal
 from plait.runs.run import Run
 from plait.runs.towers import Towers, load_towers
 from plait.tasks.base import Task, TaskModel
-from plait.tasks.beneath import Ladder
+from plait.tasks.beneath import several
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS
@@ -71,6 +71,6 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
             initialise_rest(system)
         if (folder / LADDER).is_file():
             with of_file(folder / LADDER, "it"):
-                model.ladder = Ladder.read(folder / LADDER, schema)
+                model.ladder = several.read(folder / LADDER, schema)
         used, towers = config.get("used"), load_towers(folder, config).on(device)
     return Run(folder, schema, task, model.to(device).eval(), config["plan"]["precision"], used=used, towers=towers)

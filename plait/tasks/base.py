@@ -283,6 +283,10 @@ class Task(ABC):
         validation rows by `call(model, batch)`, or by `answer`."""
         return ""
 
+    def uncalibrate(self) -> None:
+        """Forget what `calibrate` learnt."""
+        self.misses = None
+
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         """Learn of the trained model's answers to the validation rows how sure it may sound and where to part answers;
         sentences on it."""

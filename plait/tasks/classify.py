@@ -21,11 +21,12 @@ from plait.evaluate import chosen, metrics, pictures
 from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.evaluate.report import Section
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside, unlike
-from plait.tasks.beneath.asked import Asked, Classes
+from plait.tasks.beneath.asked import Classes
 from plait.tasks.beneath.asked import Labels as ManyLabels
+from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
-from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted, threshold
+from plait.tasks.deciding import best_doubt, best_temperature, cooled, doubted, label_thresholds, threshold
 from plait.tasks.details import of_classes, of_labels
 from plait.tasks.rowwise import Answer, AnswerTask
 from plait.tasks.weighing import class_weights
@@ -33,6 +34,7 @@ from plait.tasks.weighing import class_weights
 ROLES = ("fuser", "backbone", "embedder")
 
 MOST_SHOWN, LIKELIEST = 50, 5  # classes: all of so many are told of, and so many of more
+MOST_TOLD = 6  # labels whose thresholds are told while fitting
 
 
 def cross_entropy(outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -98,7 +100,7 @@ class Classify(AnswerTask):
         return Answer(bound, [self.target], torch.from_numpy(self.prior), partial(cross_entropy, weight=weight))
 
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
-        self.temperature, self.doubt, self.threshold = 1.0, 0.0, None  # a run that goes on learns them anew
+        self.uncalibrate()  # a run that goes on learns it anew
         if rows.weights is not None:
             found = np.bincount(rows.target(train)[self.target].numpy(), rows.weights[train], len(self.classes))
             self.counts = found.tolist()
@@ -114,8 +116,8 @@ class Classify(AnswerTask):
             1.0 if rows.weights is None else rows.weights
         )
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return Classes(len(self.classes)), (0.0, 1.0)
+    def simple(self) -> Asks:
+        return [(Classes(len(self.classes)), (0.0, 1.0))]
 
     @property
     def outcomes(self) -> list:
@@ -212,6 +214,9 @@ class Classify(AnswerTask):
         return threshold(
             self.metric, p[kept, self.positive], real[kept] == self.positive, None if w is None else w[kept]
         )
+
+    def uncalibrate(self) -> None:
+        self.temperature, self.doubt, self.threshold, self.misses = 1.0, 0.0, None, None
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         real, p = self._both(truth, answers)
@@ -341,6 +346,7 @@ class ClassifyMany(AnswerTask):
     weighs = True
     metrics = chosen.LABELS
     temperature = 1.0  # how much surer the model sounds than it may
+    thresholds: np.ndarray | None = None  # (K,) from what probability on each label is answered; None: 0.5
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -370,14 +376,14 @@ class ClassifyMany(AnswerTask):
     def weigh(self, rows: Rows, train: np.ndarray, classes: dict[str, float] | str | None) -> None:
         if classes is not None:
             raise UsageError("class weights are for one label a row: this target has several (leave out class_weight)")
-        self.temperature = 1.0  # a run that goes on learns it anew
+        self.uncalibrate()  # a run that goes on learns it anew
         if rows.weights is not None:
             found = [t.numpy().reshape(len(train), -1) for t in map(rows.target(train).get, self.targets)]  # type: ignore[union-attr]
             real, w = np.concatenate(found, 1)[:, : len(self.labels)], rows.weights[train][:, None]
             self.rates = (((w * (real == 1)).sum(0) + 1) / ((w * (real != -100)).sum(0) + 2)).tolist()
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return ManyLabels(len(self.labels)), (0.0, 1.0)
+    def simple(self) -> Asks:
+        return [(ManyLabels(len(self.labels)), (0.0, 1.0))]
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = cooled(outputs["outputs"], self.prior, self.temperature)
@@ -389,6 +395,9 @@ class ClassifyMany(AnswerTask):
         rates = np.asarray(self.rates)
         return np.log(rates / (1 - rates))
 
+    def uncalibrate(self) -> None:
+        self.temperature, self.thresholds = 1.0, None
+
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         real, p = self._both(truth, answers)
         p = np.clip(p[:, : len(self.labels)].astype(np.float64), 1e-30, 1 - 1e-16)
@@ -396,7 +405,41 @@ class ClassifyMany(AnswerTask):
         odds = (np.log(p) - np.log1p(-p) - self.prior)[rows, labels][:, None]
         w = (np.ones(len(p)) * self.shares(truth))[rows]
         self.temperature = best_temperature(odds, np.zeros(1), real[rows, labels].astype(np.int64), w)
-        return []
+        x = np.log(p) - np.log1p(-p)
+        self.thresholds = self._cuts(truth, {**answers, **self.finish({"outputs": x})})
+        if self.thresholds is None:
+            return []
+        told = [f"{name} {at:.3g}" if at <= 1 else f"{name} never" for name, at in zip(self.labels, self.thresholds)]
+        more = f" and {len(told) - MOST_TOLD:,} more" if len(told) > MOST_TOLD else ""
+        return [f"answered from a probability on, by micro F1 on rows held out: {', '.join(told[:MOST_TOLD])}{more}"]
+
+    def _cuts(self, truth: Answers, answers: Answers) -> np.ndarray | None:
+        """From what probability on each label is best answered, by the chosen metric."""
+        if self.metric is None or not self.metrics[self.metric].decides:
+            return None
+        (real, p), K = self._both(truth, answers), len(self.labels)
+        return label_thresholds(p[:, :K], real[:, :K], truth.get(WEIGHT))
+
+    def answered(self, p: np.ndarray) -> np.ndarray:
+        """(n, K) bool: which labels are answered, of probabilities (n, K)."""
+        return p >= (0.5 if self.thresholds is None else self.thresholds)
+
+    def _said(self, answers: Answers, width: int) -> np.ndarray:
+        """As `answered`, (n, width) bool, of answers that may bring along what others answered (`recast`)."""
+        said = answers["said"] if "said" in answers else self.answered(answers["probabilities"])
+        return np.pad(said, ((0, 0), (0, width - said.shape[1])))
+
+    def recast(
+        self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
+    ) -> tuple[Answers, Answers]:
+        """What is answered from some probability on stays what it was: `said` (n, K)."""
+        real, found = super().recast(other, truth, answers, rows, index)
+        assert isinstance(other, ClassifyMany)
+        if other.thresholds is None:
+            return real, found
+        said, none = other.answered(answers["probabilities"]), np.zeros(len(found["probabilities"]), bool)
+        theirs = {name: said[:, i] for i, name in enumerate(other.labels)}
+        return real, found | {"said": np.stack([theirs.get(name, none) for name in self.labels], 1)}
 
     @property
     def outcomes(self) -> list:
@@ -416,14 +459,16 @@ class ClassifyMany(AnswerTask):
         return {"label that is not known": unknown} if unknown else {}
 
     def scores(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
+        real, p, said = self._parts(truth, answers)[0]
         if WEIGHT in truth:
-            found = chosen.multilabel(*self._both(truth, answers), truth[WEIGHT])
+            found = chosen.multilabel(real, p, truth[WEIGHT], said)
         else:
-            found = metrics.multilabel(*self._both(truth, answers))
+            found = metrics.multilabel(real, p, said)
         return self._led(found, truth, answers)
 
     def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
-        return self._both(truth, answers), {}
+        real, p = self._both(truth, answers)
+        return (real, p, self._said(answers, p.shape[1])), {}
 
     def _any_answers(self, truth: Answers) -> Answers:
         rows = len(truth[self.targets[0]])
@@ -431,14 +476,17 @@ class ClassifyMany(AnswerTask):
 
     def guide(self, truth: Answers, answers: Answers) -> float:
         if self.metric is not None:
-            return self._metric_guide(truth, answers)
+            before, self.thresholds = self.thresholds, self._cuts(truth, answers)
+            value, self.thresholds = self._metric_guide(truth, answers), before
+            return value
         return self.scores(truth, answers)[0].value
 
     def baseline(self, truth: Answers, answers: Answers, queries: np.ndarray | None = None) -> list[Score]:
-        return self.scores(truth, {"probabilities": np.tile(self.rates, (len(answers["probabilities"]), 1))})
+        p = np.tile(self.rates, (len(answers["probabilities"]), 1))
+        return self.scores(truth, {"probabilities": p, "said": p >= 0.5})
 
     def per_row(self, truth: Answers, answers: Answers) -> np.ndarray:
-        return metrics.exact_match_rows(*self._both(truth, answers))
+        return metrics.exact_match_rows(*self._parts(truth, answers)[0])
 
     def loss_rows(self, truth: Answers, answers: Answers) -> np.ndarray:
         real, p = self._both(truth, answers)
@@ -447,12 +495,13 @@ class ClassifyMany(AnswerTask):
         return loss.sum(1)[known.any(1)] / known.sum(1)[known.any(1)] * self.shares(truth)
 
     def details(self, rows: Rows, index: np.ndarray, truth: Answers, answers: Answers) -> list[Section]:
-        real, p = self._both(truth, answers)
-        return of_labels(real, p, self.labels, self.rates) + super().details(rows, index, truth, answers)
+        real, _, said = self._parts(truth, answers)[0]
+        return of_labels(real, said, self.labels, self.rates) + super().details(rows, index, truth, answers)
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
-        chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
+        said = self._said(answers, p.shape[1])
+        chosen = [[label for label, one in zip(self.labels, row) if one] for row in said]
         answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
         return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
@@ -468,6 +517,7 @@ class ClassifyMany(AnswerTask):
 
     def to_json(self) -> dict:
         told = {"task": self.name, "rates": self.rates, "temperature": self.temperature}
+        told |= {} if self.thresholds is None else {"thresholds": self.thresholds.tolist()}
         return told | ({"metric": self.metric} if self.metric else {})
 
     @classmethod
@@ -475,6 +525,7 @@ class ClassifyMany(AnswerTask):
         task = cls.learn(schema)
         task.rates, task.metric = state.get("rates", task.rates), state.get("metric")
         task.temperature = state.get("temperature", 1.0)
+        task.thresholds = np.asarray(state["thresholds"]) if "thresholds" in state else None
         return task
 
 

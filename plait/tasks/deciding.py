@@ -84,8 +84,14 @@ def best_doubt(x: np.ndarray, prior: np.ndarray, truth: np.ndarray, w: np.ndarra
 
 
 def likely(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """(n,): the probability of truth (n,) bool given log-odds, by logistic regression on these alone; the slope is held
-    near 1 and the offset near 0 as by one row each (Platt 1999)."""
+    """(n,): the probability of truth (n,) bool given log-odds, by logistic regression on these alone."""
+    slope, offset = straightened(odds, truth, w)
+    return 1 / (1 + np.exp(-np.clip(slope * np.clip(odds, -30, 30) + offset, -40, 40)))
+
+
+def straightened(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """(2,): slope and offset of that; the slope is held near 1 and the offset near 0 as by one row each (Platt
+    1999)."""
     y, x = truth.astype(np.float64), np.stack([np.clip(odds, -30, 30), np.ones(len(odds))], 1)
     start = at = np.array([1.0, 0.0])
 
@@ -102,7 +108,7 @@ def likely(odds: np.ndarray, truth: np.ndarray, w: np.ndarray) -> np.ndarray:
         at = at - step
         if np.abs(step).max() < 1e-7:
             break
-    return 1 / (1 + np.exp(-np.clip(x @ at, -40, 40)))
+    return at
 
 
 def at_cuts(name: str, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
@@ -138,3 +144,31 @@ def threshold(name: str, p: np.ndarray, truth: np.ndarray, w: np.ndarray | None 
     last = np.r_[ranked[1:] < ranked[:-1], True]  # rows with one probability are answered alike
     best = int(np.argmax(np.where(last, value, -np.inf)))
     return float((ranked[best] + ranked[best + 1]) / 2) if best + 1 < len(ranked) else float(ranked[best]) / 2
+
+
+def label_thresholds(p: np.ndarray, truth: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+    """(K,): from what probability on each label is answered, so that the F1 of all together is best; as `threshold`, by
+    how likely p (n, K) makes each on these rows. Where that is right, one cut of it is best for all labels (Lipton,
+    Elkan and Naryanaswamy 2014). truth (n, K) of 1, 0 and -100 = unknown; above 1: it is never answered."""
+    known, right = truth != -100, truth == 1
+    share = (np.ones(len(p)) if w is None else w)[:, None] * known
+    if not (right & known).any() or right[known].all():
+        return np.full(p.shape[1], 0.5)
+    p64 = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    odds = np.clip(np.log(p64 / (1 - p64)), -30, 30)
+    fits = np.stack([straightened(odds[some, k], right[some, k], share[some, k]) for k, some in enumerate(known.T)])
+    z = np.clip(fits[:, 0] * odds + fits[:, 1], -40, 40)
+    rows, labels = np.nonzero(known)
+    z, y, s = z[rows, labels], right[rows, labels], share[rows, labels]
+    order, q = np.argsort(-z, kind="stable"), 1 / (1 + np.exp(-z))
+    value = at_cuts("f1", (s * q)[order], (s * (1 - q))[order])
+    if min(y.sum(), (~y).sum()) >= PLENTY:
+        value = value + at_cuts("f1", (s * y)[order], (s * ~y)[order])
+    ranked = z[order]
+    best = int(np.argmax(np.where(np.r_[ranked[1:] < ranked[:-1], True], value, -np.inf)))
+    cut = (ranked[best] + ranked[best + 1]) / 2 if best + 1 < len(ranked) else ranked[best] - 1
+    slope, offset = fits.T
+    rising = slope > 1e-6  # of another label the odds say nothing: all rows have it, or none
+    at = (cut - offset) / np.where(rising, slope, 1.0)
+    found = 1 / (1 + np.exp(-np.clip(at, -40, 40)))
+    return np.where(rising, found, np.where(offset >= cut, 0.0, 2.0))

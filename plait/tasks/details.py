@@ -95,12 +95,12 @@ def thresholds(parts: list[charts.Part]) -> list[Section]:
     return [Section("At every threshold", "chart", drawn)] if drawn else []
 
 
-def of_labels(truth: np.ndarray, p: np.ndarray, labels: list[str], rates: list[float]) -> list[Section]:
-    """Labels one by one, at a probability of 0.5; truth (n, K or more) of 1, 0 and -100 = unknown, p likewise."""
+def of_labels(truth: np.ndarray, said: np.ndarray, labels: list[str], rates: list[float]) -> list[Section]:
+    """Labels one by one; truth (n, K or more) of 1, 0 and -100 = unknown, said likewise, bool."""
     lines = []
     for k in np.argsort(-np.asarray(rates), kind="stable")[:MOST_CLASSES]:
         known = truth[:, k] != -100
-        (_, (precision, recall, f1, count)) = by_class(truth[known, k], (p[known, k] >= 0.5).astype(int), 2)
+        (_, (precision, recall, f1, count)) = by_class(truth[known, k], said[known, k].astype(int), 2)
         lines.append((labels[k], precision, recall, f1, f"{rates[k]:.1%}", count, int(known.sum())))
     head = ("label", "precision", "recall", "F1", "of the training rows", "in these rows", "of known")
     note = f"the {MOST_CLASSES} most frequent of {len(labels):,} labels" if len(labels) > MOST_CLASSES else ""

@@ -23,7 +23,9 @@ from plait.evaluate.intervals import Score, mean_score, proportion
 from plait.evaluate.report import Section
 from plait.evaluate.slices import by_numbers
 from plait.tasks.base import WEIGHT, Answers, Objective, Task, beside
-from plait.tasks.beneath.asked import Asked, Number
+from plait.tasks.beneath.asked import Number
+from plait.tasks.beneath.quantiles import Quantiles
+from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound
 from plait.tasks.conformal import Misses
 from plait.tasks.details import slices_of, worse
@@ -89,10 +91,6 @@ class Regress(AnswerTask):
     def ask_quantiles(self, levels: Sequence[float]) -> None:
         self.quantiles = tuple(levels)
 
-    @property
-    def simples(self) -> bool:
-        return not self.quantiles
-
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         if self.quantiles:
             prior = torch.tensor([self.centre + NormalDist().inv_cdf(q) for q in self.quantiles])
@@ -105,8 +103,8 @@ class Regress(AnswerTask):
         if rows.weights is not None:
             self.centre = float(np.average(rows.target(train)[self.target].numpy(), weights=rows.weights[train]))
 
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        return Number(), (self.mean, self.std)
+    def simple(self) -> Asks:
+        return [(Quantiles(self.quantiles) if self.quantiles else Number(), (self.mean, self.std))]
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         if not self.quantiles:
@@ -139,22 +137,29 @@ class Regress(AnswerTask):
         found = self._led(found, truth, answers)
         if self.interval is None:
             return found
-        real, predicted = self._known(truth, answers)
-        inside = np.abs(real - predicted) <= self._reach()
-        return [
-            *found,
-            proportion("coverage", inside),
-            mean_score("width", np.full(len(real), 2 * self._reach()), "lower"),
-        ]
+        known = np.isfinite(truth[self.target])
+        real, (low, high) = self._undo(truth[self.target][known]), (end[known] for end in self._ends(answers))
+        inside = (low <= real) & (real <= high)
+        return [*found, proportion("coverage", inside), mean_score("width", high - low, "lower")]
 
-    def _reach(self) -> float:
-        """How far the truth lies from an answer at most, at the level that is asked for, in the target's unit."""
+    def _inner(self, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) twice: from where to where a truth is no miss: the answer, or the outermost quantiles."""
+        if len(self.quantiles) < 2:
+            return answers["numbers"], answers["numbers"]
+        return answers["quantiles"].min(1), answers["quantiles"].max(1)
+
+    def _ends(self, answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) twice: between what the truth lies, at the level that is asked for, in the target's unit."""
         assert self.misses is not None and self.interval is not None
-        return self.misses.within(self.interval) * self.std
+        (low, high), reach = self._inner(answers), self.misses.within(self.interval) * self.std
+        middle = (low + high) / 2  # quantiles that are further apart than need be are drawn in, at most so far
+        return np.minimum(low - reach, middle), np.maximum(high + reach, middle)
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
-        real, predicted = self._known(truth, answers)
-        self.misses = Misses.of(np.abs(real - predicted) / self.std)
+        """Of quantiles, misses are those of Romano, Patterson and Candes (2019)."""
+        known = np.isfinite(truth[self.target])
+        real, (low, high) = self._undo(truth[self.target][known]), (end[known] for end in self._inner(answers))
+        self.misses = Misses.of(np.maximum(low - real, real - high) / self.std)
         return []
 
     def _parts(self, truth: Answers, answers: Answers) -> tuple[tuple, dict[str, Any]]:
@@ -198,7 +203,7 @@ class Regress(AnswerTask):
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         numbers = answers["numbers"]
-        reach = {} if self.interval is None else {"low": numbers - self._reach(), "high": numbers + self._reach()}
+        reach = {} if self.interval is None else dict(zip(("low", "high"), self._ends(answers)))
         told = {f"q({q:g})": answers["quantiles"][:, i] for i, q in enumerate(self.quantiles)}
         return beside({self.target: numbers}, told | reach)
 
@@ -239,7 +244,6 @@ class RegressMany(AnswerTask):
     target: list[str]
     weighs = spans = True
     metrics = chosen.SEVERAL
-    simples = False
     MOST = 12  # targets, of which scores are told
 
     def __init__(self, target: list[str], params: list[dict]):
@@ -255,6 +259,9 @@ class RegressMany(AnswerTask):
     @classmethod
     def learn(cls, schema: Schema) -> RegressMany:
         return cls(schema.targets, [Regress.numbers(schema, target) for target in schema.targets])
+
+    def simple(self) -> Asks:
+        return [(Number(), (float(mean), float(std))) for mean, std in zip(self.mean, self.std)]
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, self.target, torch.from_numpy(self.centre), squared_errors)

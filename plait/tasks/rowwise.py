@@ -19,8 +19,8 @@ from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.parts.heads.parts import SumOfParts
 from plait.tasks.base import WEIGHT, Answers, Task, TaskModel, merge
-from plait.tasks.beneath import Ladder
-from plait.tasks.beneath.asked import Asked
+from plait.tasks.beneath import Ladder, Several
+from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound, drop_modalities
 from plait.tasks.details import slices_of, worse
 from plait.tasks.known import known_rows, mean_over
@@ -37,7 +37,7 @@ class Answer(TaskModel):
     """
 
     head: SumOfParts
-    ladder: Ladder | None = None  # of simple models, whose answers are mixed with the network's
+    ladder: Ladder | Several | None = None  # of simple models, whose answers are mixed with the network's
 
     def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
         super().__init__(bound)
@@ -54,7 +54,7 @@ class Answer(TaskModel):
         if self.ladder is None:
             return self.watched(batch)
         beneath, device = self.ladder(batch), self.head.prior.device
-        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
+        network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.heard else None
         found = torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)
         anything = torch.stack([p.to(device) for p in batch["present"].values()]).any(0)[:, None]
         return {"outputs": torch.where(anything, found, self.head.prior)}
@@ -123,13 +123,9 @@ class AnswerTask(Task):
         """What each of its `probabilities` is of; empty where it has none."""
         return []
 
-    @property
-    def simples(self) -> bool:
-        """Whether simple models can answer it."""
-        return True
-
-    def simple(self) -> tuple[Asked, tuple[float, float]]:
-        """What is asked as simple models see it, and the mean and spread by which it was standardised."""
+    def simple(self) -> Asks:
+        """What is asked as simple models see it, and the mean and spread by which it was standardised; of several
+        numbers, each."""
         raise NotImplementedError
 
     def judge(self, metric: str | None, positive: str | None, rows: Rows, watch: np.ndarray) -> None:

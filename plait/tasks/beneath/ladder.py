@@ -9,9 +9,10 @@ arrays: nothing is unpickled. docs/use.md tells users of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from safetensors import safe_open
@@ -22,9 +23,10 @@ from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
 from plait.tasks.beneath.design import Design, Parts, parts
+from plait.tasks.beneath.quantiles import Quantiles
 from plait.tasks.beneath.trees import Trees
 
-FORMAT = 1
+FORMAT = 2  # 1 knew neither several numbers nor quantiles
 
 
 class Straight(NamedTuple):
@@ -78,6 +80,11 @@ class Ladder:
     told: dict[str, float] = field(default_factory=dict)
     relearnt: bool = False  # on the validation rows too
 
+    @property
+    def heard(self) -> bool:
+        """Whether the network has a say."""
+        return bool(self.network[1])
+
     # -- answers
 
     def rung(self, name: str, given: Parts) -> np.ndarray:
@@ -96,7 +103,7 @@ class Ladder:
 
     def on(self, z: np.ndarray, scale: Scale) -> np.ndarray:
         """Outputs of a model that learnt on a scale, as answers."""
-        return self._standard(scale.back(z)) if isinstance(self.asked, Number) else self.asked.normal(z)
+        return self.asked.normal(self._standard(scale.back(z)) if isinstance(self.asked, Number) else z)
 
     def _standard(self, y: np.ndarray) -> np.ndarray:
         return self._floored((y - self.unit[0]) / self.unit[1])
@@ -116,6 +123,11 @@ class Ladder:
         found = [self.rung(name, given) for name in self.rungs]
         whole = self._floored(self.asked.mixed(np.asarray(list(self.rungs.values())), found))
         return np.where(anything[:, None], whole, self.prior)
+
+    def each(self, given: Parts, anything: np.ndarray) -> dict[str, np.ndarray]:
+        """{name: (n, K)}: what each rung answers, and all together where there are several."""
+        found = {name: np.where(anything[:, None], self.rung(name, given), self.prior) for name in self.rungs}
+        return found | ({"both": self.beneath(given, anything)} if len(found) > 1 else {})
 
     def whole(self, beneath: np.ndarray, network: np.ndarray | None) -> np.ndarray:
         """(n, K): the ladder's answers and the network's (None where it has no say) as one."""
@@ -143,6 +155,10 @@ class Ladder:
 
     def save(self, path: Path) -> None:
         """One file of arrays, and the rest as JSON in its header; whole or not at all."""
+        written(path, *self.packed())
+
+    def packed(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All of it: arrays by name, and plain JSON."""
         arrays = {f"design.{k}": v for k, v in self.design.arrays.items()} | {"prior": self.prior}
         if self.linear is not None and "linear" in self.rungs:
             arrays |= {"linear.weight": self.linear.weight, "linear.bias": self.linear.bias}
@@ -151,46 +167,66 @@ class Ladder:
                 arrays |= {f"trees.{i}.{name}": value for name, value in one._asdict().items()}
             arrays |= {f"encoded.{i}": means for i, means in enumerate(self.encoded)}
         told: dict[str, Any] = {
-            "format": FORMAT, "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
+            "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
             "lowest": self.lowest, "classes": self.classes, "bins": self.bins, "terms": self.terms, "how": self.how,
             "rungs": self.rungs, "network": self.network, "told": self.told,
             "relearnt": self.relearnt,
             "scales": {k: vars(v) for k, v in self.scales.items()}, "design": self.design.told,
         }  # fmt: skip
-        arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-        write_whole(path, lambda part: save_file(arrays, part, {"ladder": json.dumps(told)}))
+        if isinstance(self.asked, Quantiles):
+            told["levels"] = self.asked.levels.tolist()
+        return arrays, told
 
     @classmethod
     def read(cls, path: Path, schema: Schema) -> Ladder:
         """The ladder that `save` wrote. Raises DataError where the file is damaged."""
-        try:
-            with safe_open(path, "numpy") as file:
-                told = json.loads(file.metadata()["ladder"])
-                arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no mapping)
-            if told["format"] > FORMAT:
-                raise DataError(
-                    f"{path} was written by a newer plait: its format is {told['format']}, expected {FORMAT}"
-                )
-            name, count = told["asked"], told["count"]
-            known: dict[str, Asked] = {"classes": Classes(count), "labels": Labels(count), "number": Number()}
-            design = Design(told["design"], {k[7:]: v for k, v in arrays.items() if k.startswith("design.")})
-            out = cls(
-                schema, known[name], design, arrays["prior"], tuple(told["unit"]),
-                told["lowest"], classes=told["classes"], bins=told["bins"], terms=told["terms"], how=told["how"],
-                rungs=told["rungs"], network=tuple(told["network"]), told=told["told"],
-                relearnt=told.get("relearnt", False),
-                scales={k: Scale(**v) for k, v in told["scales"].items()},
-            )  # fmt: skip
-            if "linear.weight" in arrays:
-                out.linear = Straight(arrays["linear.weight"], arrays["linear.bias"])
-            count = len({k.split(".")[1] for k in arrays if k.startswith("trees.")})
-            out.trees = [Trees(*(arrays[f"trees.{i}.{name}"] for name in Trees._fields)) for i in range(count)]
-            out.encoded = [arrays[f"encoded.{i}"] for i in range(sum(k.startswith("encoded.") for k in arrays))]
-            return out
-        except DataError:
-            raise
-        except Exception as error:  # whatever a changed file can lead to
-            raise DataError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        return opened(path, schema, cls.unpacked)
+
+    @classmethod
+    def unpacked(cls, told: dict, arrays: dict[str, np.ndarray], schema: Schema) -> Ladder:
+        """What `packed` gave. Raises what a changed file can lead to."""
+        name, count = told["asked"], told["count"]
+        known: dict[str, Asked] = {"classes": Classes(count), "labels": Labels(count), "number": Number()}
+        asked = Quantiles(told["levels"]) if name == "quantiles" else known[name]
+        design = Design(told["design"], {k[7:]: v for k, v in arrays.items() if k.startswith("design.")})
+        out = cls(
+            schema, asked, design, arrays["prior"], tuple(told["unit"]),
+            told["lowest"], classes=told["classes"], bins=told["bins"], terms=told["terms"], how=told["how"],
+            rungs=told["rungs"], network=tuple(told["network"]), told=told["told"],
+            relearnt=told.get("relearnt", False),
+            scales={k: Scale(**v) for k, v in told["scales"].items()},
+        )  # fmt: skip
+        if "linear.weight" in arrays:
+            out.linear = Straight(arrays["linear.weight"], arrays["linear.bias"])
+        count = len({k.split(".")[1] for k in arrays if k.startswith("trees.")})
+        out.trees = [Trees(*(arrays[f"trees.{i}.{name}"] for name in Trees._fields)) for i in range(count)]
+        out.encoded = [arrays[f"encoded.{i}"] for i in range(sum(k.startswith("encoded.") for k in arrays))]
+        return out
+
+
+T = TypeVar("T")
+
+
+def written(path: Path, arrays: dict[str, np.ndarray], told: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    header = {"ladder": json.dumps({"format": FORMAT} | told)}
+    write_whole(path, lambda part: save_file(arrays, part, header))
+
+
+def opened(path: Path, schema: Schema, make: Callable[[dict, dict[str, np.ndarray], Schema], T]) -> T:
+    """What `make` makes of a file. Raises DataError where it is damaged."""
+    try:
+        with safe_open(path, "numpy") as file:
+            told = json.loads(file.metadata()["ladder"])
+            arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no mapping)
+        if told["format"] > FORMAT:
+            raise DataError(f"{path} was written by a newer plait: its format is {told['format']}, expected {FORMAT}")
+        return make(told, arrays, schema)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a changed file can lead to
+        raise DataError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
 
 def standard_errors(gain: np.ndarray, weight: np.ndarray | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from plait.data.schema import Schema
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
 from plait.tasks.beneath.design import TERMS, Design, Parts
 from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors, with_means
+from plait.tasks.beneath.quantiles import Quantiles
 from plait.tasks.beneath.trees import grow, kept
 
 LEAST = 24  # rows of which anything can be learnt out of fold
@@ -30,7 +32,7 @@ HOPELESS = (
 
 def climb(
     given: Parts, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
-    weight: np.ndarray | None = None, unit: tuple[float, float] = (0.0, 1.0),
+    weight: np.ndarray | None = None, unit: tuple[float, float] = (0.0, 1.0), design: Design | None = None,
 ) -> Ladder | None:  # fmt: skip
     """Learn all rungs from training rows.
 
@@ -39,6 +41,7 @@ def climb(
         y: what is asked, as `asked` says.
         weight: (n,) of each row.
         unit: the mean and spread by which numbers were standardised.
+        design: what is read of rows, where that is known already.
 
     Returns None where too few rows, or nothing in them, can be read.
     """
@@ -47,7 +50,7 @@ def climb(
         return None
     rows = np.random.default_rng(seed).permutation(rows)[: max(ROWS.values())]
     given, y, weight = taken(given, rows), y[rows], None if weight is None else weight[rows]
-    ladder = Ladder(schema, asked, Design.fit(given, schema, seed), asked.prior(y, weight), unit)
+    ladder = Ladder(schema, asked, design or Design.fit(given, schema, seed), asked.prior(y, weight), unit)
     if not ladder.design.told:
         return None
     if isinstance(asked, Number) and float(ladder.own(y).min()) >= 0:
@@ -71,6 +74,22 @@ def again(ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.nda
     y, weight = y[rows], None if weight is None else weight[rows]
     ladder.prior = ladder.asked.prior(y, weight)
     Learner(ladder, taken(given, rows), y, weight, seed).fit()
+
+
+def out_of_fold(
+    ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None
+) -> np.ndarray | None:
+    """(n, K): what rungs as they were chosen answer to each row when they learn from the others; NaN where y is not
+    known. None where there are so many rows that it would take long, and a few more of them change little."""
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))
+    if len(rows) > MANY or ladder.how.get("single"):
+        return None
+    answers = np.full((len(y), ladder.asked.count), np.nan)
+    for train, test in _splits(_folds(y[rows], ladder.asked), False):
+        one, some, held = replace(ladder), rows[train], rows[test]
+        again(one, taken(given, some), y[some], seed, None if weight is None else weight[some])
+        answers[held] = one.beneath(taken(given, held), np.ones(len(held), bool))
+    return answers
 
 
 def taken(given: Parts, rows: Any) -> Parts:
@@ -155,6 +174,7 @@ class Learner:
             for scale in self._scales():
                 score: Callable[[float], Tried] = partial(self._straight, x, y, folds, scale, work > WORK)
                 found.append((bins, terms, score, score(start)))
+                self.ladder.how["single"] = max(self.ladder.how.get("single", 0.0), float(work > WORK))
         found.sort(key=lambda one: one[3].loss)
         for bins, terms, at, first in found:
             if terms != found[0][1]:
@@ -231,8 +251,12 @@ class Learner:
     def _models(
         self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, rounds: int
     ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Grown models, of labels one each, and the classes that they tell apart."""
+        """Grown models, of labels and quantiles one each, and the classes that they tell apart."""
         how: dict[str, Any] = {"rounds": rounds, "rate": self.ladder.how["rate"], "seed": self.seed}
+        if isinstance(self.asked, Quantiles):
+            for level in self.asked.levels:
+                yield grow(x, y, weight, classes=0, level=float(level), **how), np.zeros(0, np.int64)
+            return
         if not isinstance(self.asked, Labels):
             there = np.unique(y) if isinstance(self.asked, Classes) else np.zeros(0, np.int64)
             yield grow(x, y, weight, classes=len(there), **how), there
@@ -292,7 +316,7 @@ class Learner:
         there = ~np.isnan(z).any(1)
         w = self._weight(slice(len(y)))
         w = None if w is None else w[there]
-        if scale.name != "own":
+        if scale.name != "own" and not isinstance(self.asked, Quantiles):  # the logarithm's quantiles are the number's
             guess = np.exp(np.clip(z[there, 0], -60, 60))
             counted = guess if w is None else guess * w
             factor = float((self.ladder.own(y[there]) + scale.shift) @ counted / max(guess @ counted, 1e-300))

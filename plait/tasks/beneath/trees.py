@@ -46,8 +46,12 @@ class Trees(NamedTuple):
         return out
 
 
-def grow(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classes: int, rounds: int, rate: float, seed: int):
-    """scikit-learn's histogram boosting: of classes (0: of a number) on x (n, F) with NaN and y (n,)."""
+def grow(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *,
+    classes: int, rounds: int, rate: float, seed: int, level: float | None = None,
+):  # fmt: skip
+    """scikit-learn's histogram boosting: of classes (0: of a number, or its quantile of a level) on x (n, F) with NaN
+    and y (n,)."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     n = len(x)
@@ -61,7 +65,9 @@ def grow(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classes: in
         random_state=seed,
     )
     x = np.where(np.isnan(x).all(0), 0.0, x)  # of a feature without any number no bins can be made
-    model = HistGradientBoostingClassifier(**how) if classes else HistGradientBoostingRegressor(**how)
+    if classes:
+        return HistGradientBoostingClassifier(**how).fit(x, y, sample_weight=weight)
+    model = HistGradientBoostingRegressor(loss="squared_error" if level is None else "quantile", quantile=level, **how)
     return model.fit(x, y, sample_weight=weight)
 
 
