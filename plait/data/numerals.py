@@ -43,8 +43,8 @@ FAMILIES = [
 ]  # fmt: skip
 WRITTEN = re.compile(
     rf"""(?P<open>\()?\s* (?P<first>[+-])?\s*
-    (?P<before>[^\W\d_]{{0,3}}[{CURRENCY}]|[^\W\d_]{{1,4}}\.?)?\s* (?P<second>[+-])?\s*
-    (?P<digits>[.,]?\d(?:[\d.,' ]*\d)?\.?) (?P<power>[eE][+-]?\d{{1,3}})?\s*
+    (?P<before>[^\W\d_]{{0,3}}[{CURRENCY}]|[^\W\d_]{{1,4}}\.?)?\s* (?P<second>[+-]|\()?\s*
+    (?P<digits>[.,]?\d(?:[\d.,' ]*\d)?\.?) (?P<whole>[.,]--?)? (?P<power>[eE][+-]?\d{{1,3}})?\s*
     (?P<after>[^\W\d_°%‰Ω"″′{CURRENCY}][^\d<>=~:;,()]*[23]?|[°%‰Ω"″′{CURRENCY}][^\d<>=~:;,()]*[23]?)?
     (?P<last>(?<=\d)-)?\s* (?P<close>\))?""",
     re.VERBOSE,
@@ -63,11 +63,12 @@ ONLY = {
 }
 EITHER = {mark: rf"{FIRST}[1-9]\d{{0,2}}{m}\d{{3}}{LAST}" for mark, m in ((".", r"\."), (",", ","))}
 SIMPLE = {".": r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$", ",": r"^-?\d{1,40}(,\d{1,40})?$"}
-LIKE = re.compile(rf"[(+\-\s]*(?:[^\W\d_]{{0,3}}[{CURRENCY}]|[^\W\d_]{{0,4}}\.?)[\s+-]*[.,]?\d")
+LIKE = re.compile(rf"[(+\-\s]*(?:[^\W\d_]{{0,3}}[{CURRENCY}]|[^\W\d_]{{0,4}}\.?)[(\s+-]*[.,]?\d")
 SAME = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"}
 INTERVAL = re.compile(
     r"[(\[]\s*(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?),\s*(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*[)\]]", re.IGNORECASE
 )
+CLOCKS = ("am", "pm", "a.m", "p.m")  # what stands behind an hour makes no amount of it
 NO, INFINITE = "not a number", "not a finite number"
 PLAIN = {"decimal": ".", "units": {}}
 STYLE = Record({"decimal": Literal[".", ","], "units": dict[str, float]}, {"interval": Literal["middle"]})
@@ -99,10 +100,10 @@ def number(text: str, style: dict) -> float | str:
     if "interval" in style and (ends := INTERVAL.fullmatch(text.strip())):
         return (float(ends[1]) + float(ends[2])) / 2
     found = WRITTEN.fullmatch(tidy(text))
-    if found is None or bool(found["open"]) != bool(found["close"]):
+    if found is None or bool(found["open"] or found["second"] == "(") != bool(found["close"]):
         return NO
     signs = [s for s in (found["open"], found["first"], found["second"], found["last"]) if s]
-    digits = _digits(found["digits"], style["decimal"])
+    digits = _digits(found["digits"], (found["whole"] or style["decimal"])[0])  # 50,- has a decimal comma
     if digits is None or len(signs) > 1:
         return NO
     value = float(digits + (found["power"] or ""))
@@ -225,6 +226,8 @@ def _units(before: Counter[str], after: Counter[str], bare: int, parts: bool) ->
     parts: whether some with a token have decimals, as 1.5M and no number of a room has."""
     money = Counter({_unit(t): n for t, n in (before + after).items() if _is_money(t)})
     named = Counter({t: n for t, n in after.items() if not _is_money(t)})
+    if any(_unit(t) in CLOCKS for t in named):
+        return {}
     units = {money.most_common(1)[0][0]: 1.0} if money else {}
     total = sum(named.values())
     if not total:

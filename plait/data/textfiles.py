@@ -29,7 +29,8 @@ LOOK = 1 << 20  # bytes in which header and separator are looked for
 NONE = "\x1f"  # stands in no text
 RECORDS = 100  # the most in which they are
 SEP_LINE = re.compile(r"\ufeff?sep=(.)\r?\n?", re.IGNORECASE)
-CODED = r"^[+-]?0\d|^\+|^-0+$|^\s|\s$|^[+-]?\d{16}"  # leading zeros, a plus, blanks, too many digits: no plain numbers
+# leading zeros, a plus, blanks, too many digits, hexadecimal: no plain numbers
+CODED = r"^[+-]?0[\dxX]|^\+|^-0+$|^\s|\s$|^[+-]?\d{16}"
 GROUPS = r"^-?[1-9]\d{0,2}\.\d{3}$"  # a number, or thousands
 PLAINLY = r"^-?(0|[1-9]\d{0,8})(\.\d{0,5}[1-9])?$"
 
