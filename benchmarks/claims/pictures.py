@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from benchmarks import untrained
 from benchmarks.claims.trial import ROWS, SIDE, Trial, accuracy, arm, contest, cost, train, unseen
 from benchmarks.claims.verdict import Rule
 from plait.core.block import split_heads
@@ -17,7 +21,9 @@ from plait.core.tokens import Tokens
 from plait.parts.convs import ConvNorm, Skip
 from plait.parts.maps import to_map, to_tokens
 from plait.parts.mixers.windows import WindowAttention
+from plait.parts.untrained import circle, length_distortion, reader, without_norms
 from plait.systems.vision import resformer
+from plait.systems.vision.as_vit import coarsen
 from plait.systems.vision.crate import CRATE, coding_rate
 from plait.systems.vision.dualtoken_vit import DualAttention
 from plait.systems.vision.fcaformer import FcaBlock
@@ -222,6 +228,45 @@ def native() -> Trial:
     return Trial(how, "accuracy on 20 x 48 and 48 x 20", (rule,), run)
 
 
+def ranked() -> Trial:
+    """Kendall's tau between what sixteen small As-ViTs tell before they are trained and what they then learn."""
+
+    def run(seed: int) -> dict[str, float]:
+        draw = np.random.default_rng(seed)
+        curve = circle((3, SIDE, SIDE), 10, torch.Generator().manual_seed(seed))
+        lengths, learnt = [], []
+        for _ in range(16):
+            choice = {name: values[draw.integers(len(values))] for name, values in untrained.SPACE.items()}
+            model = untrained.make(choice, seed)
+            lengths.append(length_distortion(reader(without_norms(model.eval())), *curve))
+            learnt.append(accuracy(train(model, 150, seed), *unseen()))
+        return {"length distortion": float(kendalltau(lengths, learnt).statistic), "an order by chance": 0.0}
+
+    how = "a seed draws 16 nets; each learns digits on 32 x 32 for 150 steps of 64"
+    rule = Rule("length distortion", "higher", "an order by chance")
+    return Trial(how, "Kendall's tau of the measure and the accuracy", (rule,), run)
+
+
+def coarse() -> Trial:
+    """As-ViT with patches twice as coarse for half of its steps, and without."""
+    steps, fine = 300, arm("as_vit_toy", width=16, heads=(2, 4))
+    arms = {"coarse for half": 2, "fine": 1}
+
+    def run(seed: int) -> dict[str, float]:
+        told = {}
+        for name, factor in arms.items():
+            model, step = initialise(fine(), seed=seed), count(1)
+            coarsen(model, factor)
+            train(model, steps, seed, after=lambda m, step=step: coarsen(m, 1) if next(step) == steps // 2 else None)
+            told[name] = accuracy(model, *unseen())
+        return told
+
+    rule = Rule("coarse for half", "near", "fine", 0.02)
+    how = f"digits on 32 x 32, {steps} steps of {ROWS}"
+    grids = {"coarse patches": arm("as_vit_toy", lambda m: coarsen(m, 2), width=16, heads=(2, 4)), "fine patches": fine}
+    return Trial(how, "accuracy", (rule,), run, lambda: cost(grids))
+
+
 DUAL = dict(depths=(2, 2))
 WIDER = dict(widths=(10, 20, 20, 40))  # twice the windows cost less than windows and the whole map
 SPECTRAL = dict(patch=4, widths=(32,), depths=(4,), heads=(2,), ratios=(4,))
@@ -292,4 +337,6 @@ TRIALS = {
     "cpvt": larger(),
     "crate": depths(),
     "univitar": native(),
+    "as_vit_measure": ranked(),
+    "as_vit_coarse": coarse(),
 }

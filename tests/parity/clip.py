@@ -1,6 +1,11 @@
-"""CLIP against open_clip and, where a size is published there too, transformers, on padded texts."""
+"""CLIP against open_clip and, where a size is published there too, transformers, on padded texts.
+
+Sizes over 4 GB are compared with one layer of each tower, and no more words than OpenAI's.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +13,13 @@ from torch import Tensor, nn
 
 import plait
 from plait.core.catalog import systems
-from tests.parity.compare import Row, count, perturb, relative_error
+from tests.parity.compare import Row, count, count_whole, perturb, relative_error
 from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
-SYSTEM = "clip"
+SYSTEM, CUTS = "clip", True
 CASES = {f"{SYSTEM}_{size}": row["references"] for size, row in systems()[SYSTEM].weights.items()}
+LIMIT = 1e9  # parameters of a model that is compared whole
 TEXT = dict(hidden_size=512, num_attention_heads=8, num_hidden_layers=12, projection_dim=512)
 WIDE_TEXT = dict(hidden_size=1024, num_attention_heads=16, num_hidden_layers=24, projection_dim=1024)
 BASE = dict(hidden_size=768, num_attention_heads=12, num_hidden_layers=12)
@@ -53,6 +59,20 @@ def config(reference: str):
     )
 
 
+def cut(reference: str, parameters: int) -> tuple[dict, dict, str]:
+    """Arguments of ours and of open_clip's smaller model of the same width, and how they are told."""
+    import open_clip
+
+    if parameters <= LIMIT:
+        return {}, {}, ""
+    made = open_clip.get_model_config(reference)
+    image, text = made["vision_cfg"], made["text_cfg"]
+    words = min(text["vocab_size"], 49408)
+    said = f", 1 of {image['layers']} and 1 of {text['layers']} layers, {words:,} words"
+    theirs = dict(vision_cfg=image | dict(layers=1), text_cfg=text | dict(layers=1, vocab_size=words))
+    return dict(depth=1, text_depth=1, vocab=words), theirs, said
+
+
 def inputs(side: int, vocab: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures (2, 3, side, side), ids (2, 77) that stop at `end` and are 0 after it, and their mask."""
     g = torch.Generator().manual_seed(1)
@@ -80,28 +100,33 @@ def parity(name: str) -> Row:
     from transformers import CLIPModel
 
     reference = CASES[name]["open_clip"]
-    theirs = perturb(open_clip.create_model(reference))
+    make = partial(open_clip.create_model, reference)
+    counts = plait.model_info(name).parameters, count_whole(partial(make, device="meta"))
+    if counts[0] != counts[1]:
+        return Row(name, f"open_clip {reference}", *counts, float("inf"))
+    arguments, given, said = cut(reference, counts[1])
+    theirs = perturb(make(**given))
     end = theirs.text_eos_id if theirs.text_pool_type == "eos" else theirs.vocab_size - 1
     x, ids, keep = inputs(theirs.visual.image_size[0], theirs.vocab_size, end)
     batch = {"image": x, "text": ids, "keep": {"text": keep}}
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="open_clip")
-    assert epsilons(ours) == epsilons(theirs)
+    ours = plait.create_model(name, **arguments).eval()
+    plait.load_weights(ours, theirs.state_dict(), source="open_clip")
+    assert epsilons(ours) == epsilons(theirs) and count(ours) == count(theirs)
     images, text = theirs.encode_image(x, normalize=True), theirs.encode_text(ids, normalize=True)
-    row = Row(
-        name,
-        f"open_clip {reference}",
-        count(ours),
-        count(theirs),
-        difference(ours, batch, images, text, theirs.logit_scale),
-    )
+    error = difference(ours, batch, images, text, theirs.logit_scale)
+    row = Row(name, f"open_clip {reference}{said}", *counts, error, "layers" if said else "output")
     if "transformers" not in CASES[name]:
         return row
 
     del theirs
-    theirs = perturb(CLIPModel(config(CASES[name]["transformers"])))
+    made = config(CASES[name]["transformers"])
+    assert count_whole(partial(CLIPModel, made)) == row.parameters
+    if said:
+        made.vision_config.num_hidden_layers = made.text_config.num_hidden_layers = 1
+    theirs = perturb(CLIPModel(made))
     plait.load_weights(ours, theirs.state_dict(), source="transformers")
     images = F.normalize(theirs.get_image_features(pixel_values=x).pooler_output, dim=-1)
     text = F.normalize(theirs.get_text_features(input_ids=ids, attention_mask=keep.long()).pooler_output, dim=-1)
     error = difference(ours, batch, images, text, theirs.logit_scale)
-    assert count(theirs) == row.parameters and epsilons(ours) == epsilons(theirs)
-    return row._replace(error=max(error, row.error), reference=f"{row.reference}, transformers")
+    assert count(theirs) == count(ours) and epsilons(ours) == epsilons(theirs)
+    return row._replace(error=max(error, row.error), reference=f"open_clip {reference}, transformers{said}")

@@ -3,6 +3,8 @@ another."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import plait
@@ -18,18 +20,25 @@ def cases(system: str) -> dict[str, str]:
 
 
 @torch.no_grad()
-def against_timm(name: str, reference: str) -> Row:
+def against_timm(name: str, reference: str, limit: float) -> Row:
     """Logits (features where there is no head) of both models on pictures of the native size and on half of it,
-    positions resampled."""
+    positions resampled. limit: parameters of a model that is compared whole; of a larger one two layers are."""
     declare_torchvision()
     import timm
 
-    theirs = perturb(timm.create_model(reference, dynamic_img_size=True))
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="timm")
-    assert epsilons(ours) == epsilons(theirs)
+    make = partial(timm.create_model, reference, dynamic_img_size=True)
+    with torch.device("meta"):
+        whole = make()
+    counts = plait.model_info(name).parameters, count(whole)
+    if counts[0] != counts[1]:
+        return Row(name, f"timm {reference}", *counts, float("inf"))
+    cut, said = ({}, "") if counts[1] <= limit else (dict(depth=2), f", 2 of {len(whole.blocks)} layers")
+    theirs = perturb(make(**cut))
+    ours = plait.load_weights(plait.create_model(name, **cut).eval(), theirs.state_dict(), source="timm")
+    assert epsilons(ours) == epsilons(theirs) and count(ours) == count(theirs)
     patch, side = theirs.patch_embed.patch_size[0], theirs.pretrained_cfg["input_size"][1]
     error = 0.0
     for height, width in ((side, side), (side // 2 // patch * patch, side)):
         x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height))
         error = max(error, relative_error(ours(x), theirs(x)))
-    return Row(name, f"timm {reference}", count(ours), count(theirs), error)
+    return Row(name, f"timm {reference}{said}", *counts, error, "layers" if said else "output")

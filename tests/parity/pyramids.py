@@ -22,16 +22,29 @@ def batch_epsilons(model: nn.Module) -> Counter[float]:
 
 
 @torch.no_grad()
-def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160), before: int = 0) -> Row:
+def against_timm(
+    name: str, *, other: tuple[int, int] | None = (96, 160), before: int = 0, limit: float = float("inf")
+) -> Row:
     """The worst of the logits, the pooled features and each map, on pictures of the native size and of `other` (H,
-    W). before: how many maps timm's gives of its stem."""
+    W). before: how many maps timm's gives of its stem. limit: parameters of a model that is compared whole; of a larger
+    one a layer a stage is."""
     declare_torchvision()
     import timm
 
     reference = plait.model_info(name).references["timm"]
-    theirs = perturb(timm.create_model(reference))
-    ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="timm")
+    with torch.device("meta"):
+        whole = timm.create_model(reference)
+    counts = plait.model_info(name).parameters, count(whole)
+    if counts[0] != counts[1]:
+        return Row(name, f"timm {reference}", *counts, float("inf"))
+    cut, said = {}, ""
+    if counts[1] > limit:
+        depths = [len(stage.blocks) for stage in whole.stages]
+        cut, said = dict(depths=(1,) * len(depths)), f", {len(depths)} of {sum(depths)} layers"
+    theirs = perturb(timm.create_model(reference, **cut))
+    ours = plait.load_weights(plait.create_model(name, **cut).eval(), theirs.state_dict(), source="timm")
     assert epsilons(ours) == epsilons(theirs) and batch_epsilons(ours) == batch_epsilons(theirs)
+    assert count(ours) == count(theirs)
     error = 0.0
     for size in (theirs.pretrained_cfg["input_size"][1:], other):
         if size is None:
@@ -44,4 +57,4 @@ def against_timm(name: str, *, other: tuple[int, int] | None = (96, 160), before
         ]
         pairs += zip(ours.maps(x), features[before:], strict=True)
         error = max(error, *(relative_error(a, b) for a, b in pairs))
-    return Row(name, f"timm {reference}", count(ours), count(theirs), error)
+    return Row(name, f"timm {reference}{said}", *counts, error, "layers" if said else "output")

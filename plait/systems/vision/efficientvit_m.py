@@ -108,7 +108,7 @@ SIZES = {
     "toy": dict(widths=(16, 32), depths=(1, 1), heads=(2, 2), sides=(2, 2), halvings=3, num_classes=10),
     "nano": dict(widths=(64, 96, 128), depths=(1, 2, 2), heads=(2, 3, 4), sides=(4, 4, 2), halvings=3),
     "m0": I224 | FIVES | dict(widths=(64, 128, 192), depths=(1, 2, 3), heads=(4, 4, 4)),
-    "m1": I224 | dict(widths=(128, 144, 192), depths=(1, 2, 3), heads=(2, 3, 3)),
+    "m1": I224 | dict(widths=(128, 144, 192), depths=(1, 2, 3), heads=(2, 3, 3), kernels=(7, 5, 3)),
     "m2": I224 | dict(widths=(128, 192, 224), depths=(1, 2, 3), heads=(4, 3, 2)),
     "m3": I224 | FIVES | dict(widths=(128, 240, 320), depths=(1, 2, 3), heads=(4, 3, 4)),
     "m4": I224 | dict(widths=(128, 256, 384), depths=(1, 2, 3), heads=(4, 4, 4)),
