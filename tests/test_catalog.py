@@ -18,7 +18,7 @@ from plait.core.roles import ROLES
 from plait.errors import PlaitError
 from plait.tasks import tasks_of
 
-WORDS = {"tokenizer", "begin", "end", "max_tokens", "prefixes"}
+WORDS = {"tokenizer", "begin", "end", "closed", "max_tokens", "prefixes"}
 PICTURES = {"image", "crop_pct", "crop_mode", "interpolation"}
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "bsd-3-clause-clear", "cc-by-nc-4.0", "apple-ascl", "apple-amlr"}
 LICENCES |= {"llama1", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma"}

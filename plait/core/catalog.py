@@ -38,7 +38,7 @@ PEERS = (
 )  # who else may have a variant: keys of a weights row
 # what a weights row says of pictures, texts and sounds
 CROP = ("crop_pct", "crop_mode", "interpolation")
-READING = {"mean", "std", "image", *CROP, "rate", "tokenizer", "begin", "end", "max_tokens", "prefixes"}
+READING = {"mean", "std", "image", *CROP, "rate", "tokenizer", "begin", "end", "closed", "max_tokens", "prefixes"}
 CLASSES = "num_classes"  # what of a row of other weights is a constructor's argument
 FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safetensors"}  # of a hub's repository, by layout
 
@@ -122,9 +122,10 @@ class ModelInfo:
         under: the key of a pickle that holds several. licence. Of pictures mean and std; as in timm crop_pct, crop_mode
         ("center", "squash", or "floor": a middle that is rounded as by transformers) and interpolation, where they are
         known; image (H, W), where the model itself takes any size; classes: False where the head tells none, but
-        projects. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), max_tokens (how many
-        of a text it was used with), and prefixes, what was put before a text: {"query": before one that asks,
-        "passage": before one that answers, "text": before any other}. Of sounds rate (Hz). pooling, where it is not the
+        projects. Of texts tokenizer ("owner/name/file" on the hub, or a URL), begin and end (ids), closed: False where
+        no end is put after a text that is read, max_tokens (how many of a text it was used with), and prefixes, what
+        was put before a text: {"query": before one that asks, "passage": before one that answers, "text": before any
+        other}. Of sounds rate (Hz). pooling, where it is not the
         model's own. task: "answer", where what it writes of a picture are answers to questions.
         A model that is made of others reads pictures and texts as they do, where its own row says nothing else; one
         that has pictures of its own size crops none of them by another's rule.

@@ -154,6 +154,7 @@ class Schema:
         one_vocabulary: bool = False,
         rate: int | None = None,
         prefixes: dict[str, str] | None = None,
+        closed: bool = True,
     ) -> Schema:
         """Learn every input and target column's params from the training rows `rows` only. Returns itself.
 
@@ -166,7 +167,7 @@ class Schema:
             pieces: about how many pieces of words a spelled text is made of; None: characters.
             one_vocabulary: all texts, given or asked for, are of the same words.
             rate: samples a second of all sounds; None lets the sounds decide.
-            prefixes: {column: what is put before each of its texts}.
+            prefixes: {column: what is put before each of its texts}. closed: whether an end is put after them.
         """
         size = (
             [image_size, image_size]
@@ -186,6 +187,7 @@ class Schema:
             pieces,
             tokenizer,
             rate=rate,
+            closed=closed,
         )
         table, rows = self.read(table), np.asarray(rows, dtype=np.int64)
         if len(rows) == 0:

@@ -158,6 +158,7 @@ def prepare(
         one_vocabulary=kind.one_vocabulary or one_reader(info),
         rate=fixed.get("rate"),
         prefixes=prefixes(published.get("prefixes", {}), schema, kind),
+        closed=published.get("closed", True),
     )
     towers.check(schema, length)
     task = kind.learn(schema)

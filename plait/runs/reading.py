@@ -64,7 +64,7 @@ class Reader:
         schema = Schema.guess(table, kinds={name: name for name in given}, inputs=list(given))
         everything = np.arange(len(table))
         words = self._words() if "text" in given else None
-        schema.fit(table, everything, tokenizer_file=words, **self.how)
+        schema.fit(table, everything, tokenizer_file=words, closed=self.info.weights.get("closed", True), **self.how)
         for column in schema.used("input"):
             self._whole(column.kind, column.params, words)
         rows = Rows(table, schema).scan()

@@ -131,7 +131,7 @@ class Towers:
         found: dict[str, Any] = {}
         for kind, tower in self.towers.items():
             row = tower.info.weights
-            found |= {n: row[n] for n in (("max_tokens", "prefixes") if kind == "text" else CROP) if n in row}
+            found |= {n: row[n] for n in (("max_tokens", "prefixes", "closed") if kind == "text" else CROP) if n in row}
             if kind == "image":
                 found["image"] = tower.recipe.arguments.get("image") or reads(tower.info).get("image", row.get("image"))
         return found

@@ -199,6 +199,7 @@ def schema_of(
         max_tokens=length - CAPTION if asks and length else length,
         tokenizer_file=str(words) if words else None,
         rate=fixed.get("rate"),
+        closed=row.get("closed", True),
     )
     columns = [
         Column(names.get(kind, kind), kind, "as published", "input", KINDS[kind].fit(NOTHING, options))

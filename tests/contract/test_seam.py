@@ -43,6 +43,8 @@ def repeated(t: Tokens, counts: torch.Tensor) -> Tokens:
     keep = None if t.keep is None else t.keep.repeat_interleave(counts, 1)
     pos = t.pos if t.pos is None else t.pos.repeat_interleave(counts, 0 if t.pos.shape[0] == len(counts) else 1)
     prefix = int(counts[: t.prefix].sum())
+    if t.context is not None and "allow" in t.context:
+        t = t.reading(allow=t.read("allow").repeat_interleave(counts, -2).repeat_interleave(counts, -1))
     return t.replace(x=t.x.repeat_interleave(counts, 1), keep=keep, pos=pos, prefix=prefix, grid=None, kinds=None)
 
 

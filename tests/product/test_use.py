@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, processors
 
 import plait
 from plait.core.catalog import systems
+from plait.data.kinds import KINDS, Place
 from plait.errors import DataError, UsageError
 from plait.runs.assemble import recipe
 from plait.runs.console import Console
@@ -395,6 +396,9 @@ def test_what_a_run_gives_is_what_its_model_gives(system, size, more, photos, tm
             expected = model.embed({slot: ready[slot], "present": {slot: ready["present"][slot]}})[slot]
         else:
             expected = model.pool(model.tokens(ready[slot], ready["keep"].get(slot)))
+        if "text" in info.takes:
+            ids = KINDS["text"].encode("a cat", run.schema.column("text").params, Place())
+            assert (ids[-1] == info.weights["end"]) == (system != "albef")  # whose code puts no end
         made = run.embed({"text": list(TEXTS)} if slot == "text" else photos)
     assert np.abs(vectors(made)[:4] - unit(expected)).max() < 1e-5
     assert isinstance(run.task, ClassifyPublished) == (system == "cvt")

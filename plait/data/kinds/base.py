@@ -39,6 +39,7 @@ class FitOptions:
     tokenizer: str | None = None  # one that was learnt already, serialised
     rate: int | None = None  # of sounds, where the model hears one
     prefix: str = ""  # what is put before every text, where weights were trained so
+    closed: bool = True  # whether an end is put after a text that is read
     style: dict = field(default_factory=dict)  # how the column is written, as the whole file tells
 
 

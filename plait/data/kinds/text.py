@@ -126,6 +126,8 @@ class TextKind(Kind):
             known = options.tokenizer
             tokenizer = tokenizer_of(known) if known else train_bpe(texts, options.vocab, case=bare)
         ids = special_ids(tokenizer, asked)
+        if not (asked or options.closed):
+            ids["sep"] = None
         ends = (ids["cls"] is not None) + (ids["sep"] is not None)
         if limit < ends + 1:
             raise UsageError(f"max_tokens is {limit}; texts need at least {ends + 1}.")

@@ -252,7 +252,7 @@ SIZE_ROLES = {
     "base_384_vqa": WRITER,
 }
 URL = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
-TOKENS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102)
+TOKENS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102, closed=False)
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 SALESFORCE = TOKENS | SEEN | dict(source="official_retrieval", licence="bsd-3-clause", crop_pct=1.0, crop_mode="squash")
 OFFICIAL = SALESFORCE | dict(source="official")

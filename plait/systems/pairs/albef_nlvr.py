@@ -167,7 +167,7 @@ SIZES = {
     "base": dict(image=(256, 256), answers=0),
     "base_384": dict(),
 }
-TOKENS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102)
+TOKENS = dict(tokenizer="google-bert/bert-base-uncased/tokenizer.json", begin=101, end=102, closed=False)
 SEEN = dict(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 OFFICIAL = TOKENS | SEEN | dict(source="official", licence="bsd-3-clause", crop_pct=1.0, crop_mode="squash")
 URL = "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/"
