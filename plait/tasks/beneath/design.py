@@ -112,6 +112,10 @@ class Design:
             blocks += self._linear(given[name], name, one, bins, terms)
         return sp.hstack(blocks, format="csr", dtype=np.float64)
 
+    def straight(self, given: Parts) -> np.ndarray:
+        """(n, F) float64: the same without texts and bins."""
+        return self.linear(given, False, ()).toarray()
+
     def _linear(self, x: Any, name: str, one: dict, bins: bool, terms: Sequence[str]) -> Iterator[sp.spmatrix]:
         if one["kind"] == "text":
             for how, reader in self._terms(name).items():
