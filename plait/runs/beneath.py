@@ -24,7 +24,13 @@ from plait.tasks.rowwise import Answer, AnswerTask
 
 CHUNK = 512  # rows that are decoded at once
 READ = ("number", "category", "text", "vector", "labels")  # kinds of which simple models see all
-NAMES = {"linear": "linear", "trees": "boosted trees", "both": "both together"}
+NAMES = {
+    "linear": "linear",
+    "kernel": "kernel",
+    "trees": "boosted trees",
+    "forest": "randomised trees",
+    "both": "together",
+}
 
 
 def given(rows: Rows, index: np.ndarray) -> tuple[Parts, np.ndarray]:

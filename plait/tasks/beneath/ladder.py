@@ -23,6 +23,7 @@ from plait.errors import DataError
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
 from plait.tasks.beneath.design import Design, Parts, parts
 from plait.tasks.beneath.kernel import Kernel
+from plait.tasks.beneath.means import with_means
 from plait.tasks.beneath.trees import Trees
 
 FORMAT = 2  # 2: kernels and forests
@@ -229,10 +230,3 @@ def standard_errors(gain: np.ndarray, weight: np.ndarray | None) -> float:
 
 def anything_in(batch: dict) -> np.ndarray:
     return np.any([p.cpu().numpy() for p in batch["present"].values()], axis=0)
-
-
-def with_means(x: np.ndarray, ids: np.ndarray | None, tables: list[np.ndarray]) -> np.ndarray:
-    if ids is None or not tables:
-        return x
-    found = [table[np.minimum(ids[:, i], len(table) - 1)] for i, table in enumerate(tables)]
-    return np.concatenate([x.reshape(len(ids), -1), *found], 1).astype(np.float32)

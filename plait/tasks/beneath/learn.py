@@ -10,10 +10,11 @@ import numpy as np
 
 from plait.data.schema import Schema
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
-from plait.tasks.beneath.design import TERMS, Design, Parts
+from plait.tasks.beneath.design import TERMS, Design, Parts, chosen
 from plait.tasks.beneath.kernel import WIDTHS
 from plait.tasks.beneath.kernel import fit as fit_kernel
-from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors, with_means
+from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors
+from plait.tasks.beneath.means import encoded, with_means
 from plait.tasks.beneath.trees import Trees, grow, kept, scattered
 
 LEAST = 24  # rows of which anything can be learnt out of fold
@@ -141,7 +142,7 @@ class Learner:
         if "trees" in self.ladder.rungs or "forest" in self.ladder.rungs:
             x, ids = self.design.dense(self.given), self.design.many(self.given)
             target = self._target(self.y, self.ladder.scales["trees"])
-            whole, self.ladder.encoded = _encoded(x, ids, target, self.asked, self.seed)
+            whole, self.ladder.encoded = encoded(x, ids, target, self.asked, self.seed)
             there = np.unique(target) if isinstance(self.asked, Classes) else np.zeros(0, np.int64)
             self.ladder.classes = there.astype(int).tolist()
         if "trees" in self.ladder.rungs:
@@ -161,10 +162,10 @@ class Learner:
         """Find the strength, whether numbers stand in bins too, and the scale; None where that would take too long."""
         n, best = ROWS["linear"], None
         given, y, folds = taken(self.given, slice(n)), self.y[:n], self.folds[:n]
-        start = 10.0 if self.design.words else 1.0
+        blocks, start = self.design.blocks(given, True, TERMS), 10.0 if self.design.words else 1.0
         found: list[tuple[bool, tuple[str, ...], Callable[[float], Tried], Tried]] = []
         for bins, terms in self._readings():
-            x = self.design.linear(given, bins, terms)
+            x = chosen(blocks, bins, terms)
             work = 2.0 * x.nnz * self.asked.count * 100 * (folds.max() + 1) * 4
             if x.shape[1] == 0 or work > 20 * WORK:
                 continue
@@ -236,12 +237,12 @@ class Learner:
         return best
 
     def _held(self, folds: np.ndarray, scale: Scale, single: bool) -> Iterator[tuple[np.ndarray, ...]]:
-        """Of each fold: its rows to learn from and to answer, what trees see of both, and what is asked of the first."""
+        """Of each fold: rows to learn from and to answer, what trees see of both, and what is asked of the first."""
         x, ids = self.design.dense(self.given), self.design.many(self.given)
         target = self._target(self.y, scale)
         for train, test in _splits(folds, single):
             own = None if ids is None else ids[train]
-            whole, means = _encoded(x[train], own, target[train], self.asked, self.seed)
+            whole, means = encoded(x[train], own, target[train], self.asked, self.seed)
             yield train, test, whole, with_means(x[test], None if ids is None else ids[test], means), target[train]
 
     def _rounds(self) -> tuple[int, float]:
@@ -383,31 +384,3 @@ def _climb(score: Callable[[float], Tried], start: float, first: Tried) -> tuple
     least = min(one.loss for one in tried.values())
     best = min((s for s in tried if tried[s].loss <= least / BETTER), key=lambda s: abs(np.log(s / start)))
     return best, tried[best]
-
-
-def _encoded(
-    x: np.ndarray, ids: np.ndarray | None, y: np.ndarray, asked: Asked, seed: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """x with the target's means by category, which are of other folds, and how often each occurs; and both of all rows
-    for later ones, (levels + 1, C) a column, the last for a level never seen."""
-    if ids is None:
-        return x, []
-    often = [np.append(np.bincount(column), 0)[:, None].astype(np.float32) for column in ids.T]
-    if isinstance(asked, Labels) or asked.outputs > 12:
-        return with_means(x, ids, often), often
-    from sklearn.model_selection import KFold
-    from sklearn.preprocessing import TargetEncoder
-
-    kind = "continuous" if isinstance(asked, Number) else "binary" if len(np.unique(y)) == 2 else "multiclass"
-    encoder = TargetEncoder(target_type=kind, cv=KFold(5, shuffle=True, random_state=seed))
-    means = encoder.fit_transform(ids, y).astype(np.float32)  # (n, C x columns), by column
-    width, tables = means.shape[1] // ids.shape[1], []
-    for i, levels in enumerate(encoder.categories_):
-        table = np.tile(np.atleast_1d(encoder.target_mean_).astype(np.float32), (len(often[i]), 1))
-        for k in range(width):
-            table[levels.astype(int), k] = encoder.encodings_[i * width + k]
-        tables.append(np.concatenate([table, often[i]], 1))
-    columns = [
-        np.concatenate([means[:, i * width : (i + 1) * width], often[i][ids[:, i]]], 1) for i in range(ids.shape[1])
-    ]
-    return np.concatenate([x.reshape(len(ids), -1), *columns], 1), tables

@@ -110,7 +110,7 @@ def scattered(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classe
 
 
 def _end_to_end(nodes: list[tuple[np.ndarray, ...]], output: list[int], start: np.ndarray) -> Trees:
-    """nodes: of each tree what `Trees` holds in its order, the numbers of nodes within the tree, and which are leaves."""
+    """nodes: of each tree what `Trees` holds, in its order, by the numbers of nodes within it, and which are leaves."""
     before = np.cumsum([0, *(len(one[0]) for one in nodes)])
     kinds = (np.int32, np.float64, np.int32, np.int32, bool, np.float64)
     columns: list[list[np.ndarray]] = [[] for _ in kinds]
