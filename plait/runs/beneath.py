@@ -31,7 +31,14 @@ WHAT = {
     "number": "squared error, of the variance",
     "quantiles": "pinball loss, of the spread",
 }
-NAMES = {"linear": "linear", "trees": "boosted trees", "both": "both together", "each": "simple models"}
+NAMES = {
+    "linear": "linear",
+    "kernel": "kernel",
+    "trees": "boosted trees",
+    "forest": "randomised trees",
+    "both": "together",
+    "each": "simple models",
+}
 
 
 def given(rows: Rows, index: np.ndarray) -> tuple[Parts, np.ndarray]:

@@ -10,18 +10,22 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import TargetEncoder
 
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.errors import DataError
-from plait.tasks.beneath import Ladder, learn, seen
+from plait.tasks.beneath import Ladder, kernel, learn, seen
 from plait.tasks.beneath.asked import Classes, Labels, Number
 from plait.tasks.beneath.design import Design, one_hot, parts
 from plait.tasks.beneath.ladder import Scale
-from plait.tasks.beneath.trees import grow, kept
+from plait.tasks.beneath.means import encoded
+from plait.tasks.beneath.trees import grow, kept, scattered
 
 WORDS = "red green blue old new fast slow warm cold quiet".split()
 
@@ -123,6 +127,51 @@ def test_a_file_holds_all_of_it(climbed, tmp_path):
     ladder.network = (1.0, 0.0)
 
 
+def test_a_file_holds_every_rung(climbed, tmp_path):
+    """And a file of format 1, which had no kernels and forests, is still read."""
+    _, batch, given, y, ladder = climbed
+    every = learn.climb(given, y, Classes(2), ladder.schema, 0)
+    assert set(every.told) == {"linear", "kernel", "trees", "forest", "both"}
+    path, alone = tmp_path / "ladder.safetensors", {}
+    every.rungs = dict.fromkeys(("linear", "kernel", "trees", "forest"), 0.4)
+    learn.again(every, given, y, 0)
+    every.save(path)
+    again = Ladder.read(path, ladder.schema)
+    for name in every.rungs:
+        alone[name] = again.rung(name, given)
+        assert np.array_equal(alone[name], every.rung(name, given)), name
+        assert Classes(2).losses(alone[name], y).mean() < 0.5, name
+    assert np.array_equal(again(batch), every(batch))
+
+    every.rungs = {"linear": 0.7, "trees": 0.4}
+    every.save(path)
+    with safe_open(path, "numpy") as file:
+        told, arrays = json.loads(file.metadata()["ladder"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    assert not any(k.startswith(("kernel", "curve", "forest")) for k in arrays)
+    save_file(arrays, path, {"ladder": json.dumps(told | {"format": 1})})
+    old = Ladder.read(path, ladder.schema)
+    assert np.array_equal(old.rung("trees", given), alone["trees"])
+    assert np.array_equal(old(batch), every(batch))
+
+
+def test_many_rows_have_neither_kernel_nor_forest(climbed, monkeypatch):
+    _, _, given, y, ladder = climbed
+    monkeypatch.setattr(learn, "SMALL", len(y) - 1)
+    assert set(learn.climb(given, y, Classes(2), ladder.schema, 0).told) <= {"linear", "trees", "both"}
+
+
+def test_texts_are_read_once_for_all_that_is_tried_of_them(climbed, monkeypatch):
+    _, _, given, y, ladder = climbed
+    read = []
+    reader = TfidfVectorizer.transform
+    monkeypatch.setattr(TfidfVectorizer, "transform", lambda one, texts: read.append(one) or reader(one, texts))
+    learner = learn.Learner(ladder, given, y, None, 0)
+    before = vars(ladder) | {"how": dict(ladder.how), "scales": dict(ladder.scales)}
+    learner.linear()
+    vars(ladder).update(before)
+    assert len(read) == 3  # words, pairs, characters
+
+
 def test_a_damaged_file_is_named(climbed, tmp_path):
     *_, ladder = climbed
     path = tmp_path / "ladder.safetensors"
@@ -182,13 +231,46 @@ def test_trees_are_those_that_were_grown(classes):
     peer = model.predict(x)[:, None] if classes == 0 else model._raw_predict(x)
     assert np.allclose(kept(model, 12)(x), peer, atol=1e-9)
     assert not np.allclose(kept(model, 11)(x), peer, atol=1e-3)
+    staged = kept(model, 12).staged(x, 3)
+    for i in range(3):
+        assert np.allclose(staged[i], kept(model, 4 * (i + 1))(x), atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [0, 2, 4])
+def test_a_forest_is_the_one_that_was_grown(classes):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    x[rng.random(x.shape) < 0.1] = np.nan
+    y = np.nan_to_num(x[:, 0]) + np.nan_to_num(x[:, 1]) ** 2
+    y = y if classes == 0 else np.digitize(y, np.quantile(y, np.arange(1, classes) / classes))
+    weight = rng.random(200)
+    how = dict(n_estimators=100, min_samples_leaf=3, max_features=0.5, random_state=0)
+    peer = (ExtraTreesClassifier(**how) if classes else ExtraTreesRegressor(**how)).fit(x, y, weight)
+    fresh = rng.normal(size=(50, 4)).astype(np.float32)
+    fresh[:5] = np.nan
+    real = peer.predict_proba(fresh) if classes else peer.predict(fresh)[:, None]
+    assert np.allclose(scattered(x, y, weight, classes=classes, leaf=3, seed=0)(fresh), real, atol=1e-12)
+    assert not np.allclose(scattered(x, y, None, classes=classes, leaf=3, seed=0)(fresh), real, atol=1e-3)
+
+
+def test_a_kernel_has_features_whose_products_are_the_kernel():
+    rng = np.random.default_rng(0)
+    x, fresh = rng.normal(size=(100, 3)), rng.normal(size=(20, 3))
+    found = kernel.fit(x, 1.0)
+    assert np.allclose(found(x) @ found(x).T, rbf_kernel(x, gamma=1 / float(found.width[0])), atol=1e-6)
+    assert np.isclose(found.width[0], ((x[:, None] - x[None]) ** 2).sum(2).mean())
+    many = kernel.fit(rng.normal(size=(400, 3)), 1.0)  # the directions that say most are kept
+    assert many(fresh).shape == (20, kernel.FEATURES)
+    own = (many(fresh) ** 2).sum(1)  # a row is like itself as 1 to 1
+    assert (own < 1 + 1e-9).all()
+    assert own.mean() > 0.95
 
 
 @pytest.mark.parametrize("levels", [2, 3])
 def test_means_by_category_are_the_encoders(levels):
     rng = np.random.default_rng(0)
     ids, y = rng.integers(0, 30, (400, 2)), rng.integers(0, levels, 400)
-    x, tables = learn._encoded(np.zeros((400, 0), np.float32), ids, y, Classes(levels), 0)
+    x, tables = encoded(np.zeros((400, 0), np.float32), ids, y, Classes(levels), 0)
     kind = "binary" if levels == 2 else "multiclass"
     peer = TargetEncoder(target_type=kind).fit(ids, y).transform(ids)
     width = 1 if levels == 2 else levels

@@ -14,6 +14,7 @@ from scipy.special import log_softmax, softmax
 
 MOST_CLASSES, MOST_LABELS = 40, 20  # of which trees are grown
 MOST_WEIGHT = 4.0  # of an answer in a mix
+DOUBT = 0.01  # that a forest never saw such a row
 ITERATIONS = 300  # of the convex solver
 
 
@@ -70,6 +71,12 @@ class Classes:
         full = np.full((len(raw), self.count), raw.min(initial=0.0) - 5.0)
         full[:, there] = np.concatenate([-raw / 2, raw / 2], 1) if len(there) == 2 else raw
         return log_softmax(full, axis=1)
+
+    def from_shares(self, raw: np.ndarray, there: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """Answers of shares (n, classes `there`) of a forest's leaves; a little of the prior is in them."""
+        full = np.zeros((len(raw), self.count))
+        full[:, there] = raw
+        return np.log((1 - DOUBT) * full + DOUBT * np.exp(prior))
 
     def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         """Weights (R,) from 0 on of several answers' log-probabilities, by the likelihood of y. weight (n,): what each

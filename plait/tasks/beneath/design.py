@@ -107,29 +107,35 @@ class Design:
     def linear(self, given: Parts, bins: bool, terms: Sequence[str]) -> sp.csr_matrix:
         """(n, F) float64. bins: numbers also stand in bins, so that a straight line can bend. terms: of texts, some of
         TERMS."""
-        blocks: list[sp.spmatrix] = []
-        for name, one in self.told.items():
-            blocks += self._linear(given[name], name, one, bins, terms)
-        return sp.hstack(blocks, format="csr", dtype=np.float64)
+        return chosen(self.blocks(given, bins, terms), bins, terms)
 
-    def _linear(self, x: Any, name: str, one: dict, bins: bool, terms: Sequence[str]) -> Iterator[sp.spmatrix]:
+    def straight(self, given: Parts) -> np.ndarray:
+        """(n, F) float64: the same without texts and bins."""
+        return self.linear(given, False, ()).toarray()
+
+    def blocks(self, given: Parts, bins: bool, terms: Sequence[str]) -> list[tuple[str, sp.spmatrix]]:
+        """What `linear` puts side by side: each of TERMS, "bins", or "" for what always stands there, and (n, F)."""
+        return [block for name, one in self.told.items() for block in self._blocks(given[name], name, one, bins, terms)]
+
+    def _blocks(
+        self, x: Any, name: str, one: dict, bins: bool, terms: Sequence[str]
+    ) -> Iterator[tuple[str, sp.spmatrix]]:
         if one["kind"] == "text":
             for how, reader in self._terms(name).items():
                 if how in terms:
-                    yield reader.transform(_cut(x, one) if how == "characters" else x)
+                    yield how, reader.transform(_cut(x, one) if how == "characters" else x)
         elif one["kind"] == "category":
-            yield one_hot(x, one["levels"])
+            yield "", one_hot(x, one["levels"])
         elif one["kind"] == "number":
             # beside words, whose rows have length one, numbers are to be small: gradient steps are then large
-            yield sp.csr_matrix(0.3 * np.clip(np.nan_to_num(x), -3, 3) if self.words else np.nan_to_num(x))
+            yield "", sp.csr_matrix(0.3 * np.clip(np.nan_to_num(x), -3, 3) if self.words else np.nan_to_num(x))
             gone = np.isnan(x)[:, one["gaps"]]
-            yield sp.csr_matrix(gone.astype(np.float64))
+            yield "", sp.csr_matrix(gone.astype(np.float64))
             if bins and one["bins"]:
-                yield one_hot(
-                    self._binned(x, name, one), [len(self.arrays[f"{name}.edges.{i}"]) + 2 for i in one["bins"]]
-                )
+                levels = [len(self.arrays[f"{name}.edges.{i}"]) + 2 for i in one["bins"]]
+                yield "bins", one_hot(self._binned(x, name, one), levels)
         else:
-            yield sp.csr_matrix(self._centred(x, name) / one["norm"])
+            yield "", sp.csr_matrix(self._centred(x, name) / one["norm"])
 
     def _binned(self, x: np.ndarray, name: str, one: dict) -> np.ndarray:
         """(n, columns) which bin each number is in, from 1 on, 0 where there is none."""
@@ -275,6 +281,12 @@ def _directions(x: Any, seed: int) -> np.ndarray:
     if count < 1:
         return np.zeros((1, x.shape[1]), np.float32)
     return TruncatedSVD(count, random_state=seed, n_iter=4).fit(x).components_.astype(np.float32)
+
+
+def chosen(blocks: list[tuple[str, sp.spmatrix]], bins: bool, terms: Sequence[str]) -> sp.csr_matrix:
+    """(n, F) float64: those of `Design.blocks` that are read."""
+    read = ["", *terms, "bins"] if bins else ["", *terms]
+    return sp.hstack([block for how, block in blocks if how in read], format="csr", dtype=np.float64)
 
 
 def one_hot(ids: np.ndarray, levels: list[int]) -> sp.csr_matrix:

@@ -23,10 +23,12 @@ from plait.data.schema import Schema
 from plait.errors import DataError
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
 from plait.tasks.beneath.design import Design, Parts, parts
+from plait.tasks.beneath.kernel import Kernel
+from plait.tasks.beneath.means import with_means
 from plait.tasks.beneath.quantiles import Quantiles
 from plait.tasks.beneath.trees import Trees
 
-FORMAT = 2  # 1 knew neither several numbers nor quantiles
+FORMAT = 2  # 1 knew neither several numbers and quantiles, nor kernels and forests
 
 
 class Straight(NamedTuple):
@@ -68,7 +70,10 @@ class Ladder:
     unit: tuple[float, float] = (0.0, 1.0)  # mean and spread by which numbers were standardised
     lowest: float | None = None  # numbers are never answered below
     linear: Straight | None = None
+    kernel: Kernel | None = None
+    curve: Straight | None = None  # on the kernel's features
     trees: list[Trees] = field(default_factory=list)  # one, or one a label
+    forest: Trees | None = None
     classes: list[int] = field(default_factory=list)  # that the trees tell apart
     encoded: list[np.ndarray] = field(default_factory=list)  # of each category of many levels (levels, means)
     bins: bool = False  # the linear model reads numbers in bins too
@@ -88,15 +93,26 @@ class Ladder:
     # -- answers
 
     def rung(self, name: str, given: Parts) -> np.ndarray:
-        """(n, K) of `linear` or `trees` alone."""
+        """(n, K) of `linear`, `kernel`, `trees` or `forest` alone."""
         if name == "linear":
             assert self.linear is not None
             return self._found(name, self.linear(self.design.linear(given, self.bins, self.terms)))
-        x = with_means(self.design.dense(given), self.design.many(given), self.encoded)
-        raw = np.concatenate([one(x) for one in self.trees], 1)
-        if isinstance(self.asked, Classes):
-            return self.asked.from_trees(raw, np.asarray(self.classes))
-        return self._found(name, raw)
+        if name == "kernel":
+            assert self.kernel is not None and self.curve is not None
+            return self._found(name, self.curve(self.kernel(self.design.straight(given))))
+        x, there = with_means(self.design.dense(given), self.design.many(given), self.encoded), np.asarray(self.classes)
+        if name == "forest":
+            assert self.forest is not None
+            return self._found(name, self.shared(self.forest(x), there))
+        return self._found(name, self.grown(np.concatenate([one(x) for one in self.trees], 1), there))
+
+    def grown(self, raw: np.ndarray, there: np.ndarray) -> np.ndarray:
+        """Outputs (n, K) of boosted trees' sums, which tell the classes `there` apart."""
+        return self.asked.from_trees(raw, there) if isinstance(self.asked, Classes) else raw
+
+    def shared(self, raw: np.ndarray, there: np.ndarray) -> np.ndarray:
+        """Outputs (n, K) of a forest's leaves, which hold shares of the classes `there`."""
+        return self.asked.from_shares(raw, there, self.prior) if isinstance(self.asked, Classes) else raw
 
     def _found(self, name: str, z: np.ndarray) -> np.ndarray:
         return self.on(z, self.scales.get(name, Scale()))
@@ -165,6 +181,12 @@ class Ladder:
         if "trees" in self.rungs:
             for i, one in enumerate(self.trees):
                 arrays |= {f"trees.{i}.{name}": value for name, value in one._asdict().items()}
+        if self.kernel is not None and self.curve is not None and "kernel" in self.rungs:
+            for part, held in (("kernel", self.kernel), ("curve", self.curve)):
+                arrays |= {f"{part}.{name}": value for name, value in held._asdict().items()}
+        if self.forest is not None and "forest" in self.rungs:
+            arrays |= {f"forest.{name}": value for name, value in self.forest._asdict().items()}
+        if "trees" in self.rungs or "forest" in self.rungs:
             arrays |= {f"encoded.{i}": means for i, means in enumerate(self.encoded)}
         told: dict[str, Any] = {
             "asked": self.asked.name, "count": self.asked.count, "unit": self.unit,
@@ -198,6 +220,11 @@ class Ladder:
         )  # fmt: skip
         if "linear.weight" in arrays:
             out.linear = Straight(arrays["linear.weight"], arrays["linear.bias"])
+        if "curve.weight" in arrays:
+            out.kernel = Kernel(*(arrays[f"kernel.{name}"] for name in Kernel._fields))
+            out.curve = Straight(arrays["curve.weight"], arrays["curve.bias"])
+        if "forest.roots" in arrays:
+            out.forest = Trees(*(arrays[f"forest.{name}"] for name in Trees._fields))
         count = len({k.split(".")[1] for k in arrays if k.startswith("trees.")})
         out.trees = [Trees(*(arrays[f"trees.{i}.{name}"] for name in Trees._fields)) for i in range(count)]
         out.encoded = [arrays[f"encoded.{i}"] for i in range(sum(k.startswith("encoded.") for k in arrays))]
@@ -239,10 +266,3 @@ def standard_errors(gain: np.ndarray, weight: np.ndarray | None) -> float:
 
 def anything_in(batch: dict) -> np.ndarray:
     return np.any([p.cpu().numpy() for p in batch["present"].values()], axis=0)
-
-
-def with_means(x: np.ndarray, ids: np.ndarray | None, tables: list[np.ndarray]) -> np.ndarray:
-    if ids is None or not tables:
-        return x
-    found = [table[np.minimum(ids[:, i], len(table) - 1)] for i, table in enumerate(tables)]
-    return np.concatenate([x.reshape(len(ids), -1), *found], 1).astype(np.float32)

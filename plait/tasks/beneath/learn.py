@@ -11,16 +11,21 @@ import numpy as np
 
 from plait.data.schema import Schema
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
-from plait.tasks.beneath.design import TERMS, Design, Parts
-from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors, with_means
+from plait.tasks.beneath.design import TERMS, Design, Parts, chosen
+from plait.tasks.beneath.kernel import WIDTHS
+from plait.tasks.beneath.kernel import fit as fit_kernel
+from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors
+from plait.tasks.beneath.means import encoded, with_means
 from plait.tasks.beneath.quantiles import Quantiles
-from plait.tasks.beneath.trees import grow, kept
+from plait.tasks.beneath.trees import Trees, grow, kept, scattered
 
 LEAST = 24  # rows of which anything can be learnt out of fold
 ROWS = {"linear": 60_000, "trees": 100_000}  # of more, so many are drawn
 WORK = (
     1.5e11  # multiplications of a convex solver, about a minute: of more, one fold; of twenty times more, no such rung
 )
+SMALL = 1000  # rows: of no more, kernels and trees grown at random are tried too
+LEAVES = (2, 8)  # fewest rows of a leaf that are tried, of trees grown at random
 MANY = 20_000  # rows: of more, trees are tried on one fold
 STRENGTHS = (1e-3, 1e5)  # 1 / penalty
 BETTER = 0.998  # of a loss, from where another strength is better than one nearer to the usual
@@ -57,7 +62,8 @@ def climb(
         ladder.lowest = 0.0
     learner = Learner(ladder, given, y, weight, seed)
     oof: dict[str, np.ndarray] = {}
-    for name, found in (("linear", learner.linear()), ("trees", learner.trees())):
+    for name in ("linear", "kernel", "trees", "forest"):
+        found = getattr(learner, name)()
         if found is not None:
             oof[name] = found.answers
             ladder.told[name] = found.loss
@@ -146,14 +152,25 @@ class Learner:
             target, strength = self._target(self.y[:n], self.ladder.scales["linear"]), self.ladder.how["strength"]
             w, b = self.asked.solve(x, target, strength, weight)
             self.ladder.linear = Straight(w.astype(np.float32), b.astype(np.float32))
-        if "trees" in self.ladder.rungs:
+        if "kernel" in self.ladder.rungs:
+            seen = self.design.straight(self.given)
+            target, how = self._target(self.y, self.ladder.scales["kernel"]), self.ladder.how
+            self.ladder.kernel = fit_kernel(seen, how["kernel width"])
+            curved = self.ladder.kernel(seen)
+            self.ladder.curve = Straight(*self.asked.solve(curved, target, how["kernel strength"], self.weight))
+        if "trees" in self.ladder.rungs or "forest" in self.ladder.rungs:
             x, ids = self.design.dense(self.given), self.design.many(self.given)
             target = self._target(self.y, self.ladder.scales["trees"])
-            whole, self.ladder.encoded = _encoded(x, ids, target, self.asked, self.seed)
+            whole, self.ladder.encoded = encoded(x, ids, target, self.asked, self.seed)
+            there = np.unique(target) if isinstance(self.asked, Classes) else np.zeros(0, np.int64)
+            self.ladder.classes = there.astype(int).tolist()
+        if "trees" in self.ladder.rungs:
             rounds = int(self.ladder.how["rounds"])
             models = list(self._models(whole, target, self.weight, rounds))
-            self.ladder.trees = [kept(model, rounds) for model, _ in models]
-            self.ladder.classes = models[0][1].astype(int).tolist()
+            self.ladder.trees = [kept(model, rounds) for model in models]
+        if "forest" in self.ladder.rungs:
+            leaf = int(self.ladder.how["leaf"])
+            self.ladder.forest = self._scattered(whole, target, self.weight, leaf)
 
     def _weight(self, rows: Any) -> np.ndarray | None:
         return None if self.weight is None else self.weight[rows]
@@ -164,10 +181,10 @@ class Learner:
         """Find the strength, whether numbers stand in bins too, and the scale; None where that would take too long."""
         n, best = ROWS["linear"], None
         given, y, folds = taken(self.given, slice(n)), self.y[:n], self.folds[:n]
-        start = 10.0 if self.design.words else 1.0
+        blocks, start = self.design.blocks(given, True, TERMS), 10.0 if self.design.words else 1.0
         found: list[tuple[bool, tuple[str, ...], Callable[[float], Tried], Tried]] = []
         for bins, terms in self._readings():
-            x = self.design.linear(given, bins, terms)
+            x = chosen(blocks, bins, terms)
             work = 2.0 * x.nnz * self.asked.count * 100 * (folds.max() + 1) * 4
             if x.shape[1] == 0 or work > 20 * WORK:
                 continue
@@ -213,16 +230,13 @@ class Learner:
         folds = self.folds % 3 if self.asked.outputs > 3 else self.folds
         best = None
         for scale in self._scales():
-            target = self._target(self.y, scale)
-            found: list[tuple[np.ndarray, list[np.ndarray]]] = []  # of each fold: rows, and outputs step by step
-            for train, test in _splits(folds, len(self.y) > MANY):
-                whole, means = _encoded(
-                    x[train], None if ids is None else ids[train], target[train], self.asked, self.seed
-                )
-                held = with_means(x[test], None if ids is None else ids[test], means)
-                models = list(self._models(whole, target[train], self._weight(train), rounds))
-                found.append((test, self._staged(models, held, rounds)))
-                if len(found) == 1 and self._hopeless(*found[0], scale):
+            found: list[tuple[np.ndarray, np.ndarray]] = []  # of each fold: rows, and outputs step by step
+            for train, test, whole, held, target in self._held(folds, scale, len(self.y) > MANY):
+                models = self._models(whole, target, self._weight(train), rounds)
+                raw = np.concatenate([kept(model, rounds).staged(held, STEPS) for model in models], 2)
+                there = np.unique(target)
+                found.append((test, np.stack([self.ladder.grown(z, there) for z in raw])))
+                if len(found) == 1 and len(self.y) > SMALL and self._hopeless(*found[0], scale):
                     return None
             rows = np.concatenate([test for test, _ in found])
             losses = [
@@ -242,44 +256,42 @@ class Learner:
                 self.ladder.how["rounds"] = rounds // STEPS * (step + 1)
         return best
 
+    def _held(self, folds: np.ndarray, scale: Scale, single: bool) -> Iterator[tuple[np.ndarray, ...]]:
+        """Of each fold: rows to learn from and to answer, what trees see of both, and what is asked of the first."""
+        x, ids = self.design.dense(self.given), self.design.many(self.given)
+        target = self._target(self.y, scale)
+        for train, test in _splits(folds, single):
+            own = None if ids is None else ids[train]
+            whole, means = encoded(x[train], own, target[train], self.asked, self.seed)
+            yield train, test, whole, with_means(x[test], None if ids is None else ids[test], means), target[train]
+
     def _rounds(self) -> tuple[int, float]:
         """How many at most, a multiple of STEPS, and the rate of learning: each round grows a tree an output."""
         trees = 240 if len(self.y) <= MANY else 120
         rounds = max(trees // max(self.asked.outputs // 2, 1), 40)
         return rounds // STEPS * STEPS, 0.06 if self.asked.outputs <= 2 else 0.1
 
-    def _models(
-        self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, rounds: int
-    ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Grown models, of labels and quantiles one each, and the classes that they tell apart."""
+    def _models(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, rounds: int) -> Iterator[Any]:
+        """Grown models, of labels and quantiles one each."""
         how: dict[str, Any] = {"rounds": rounds, "rate": self.ladder.how["rate"], "seed": self.seed}
         if isinstance(self.asked, Quantiles):
             for level in self.asked.levels:
-                yield grow(x, y, weight, classes=0, level=float(level), **how), np.zeros(0, np.int64)
+                yield grow(x, y, weight, classes=0, level=float(level), **how)
             return
         if not isinstance(self.asked, Labels):
-            there = np.unique(y) if isinstance(self.asked, Classes) else np.zeros(0, np.int64)
-            yield grow(x, y, weight, classes=len(there), **how), there
+            yield grow(x, y, weight, classes=len(np.unique(y)) if isinstance(self.asked, Classes) else 0, **how)
             return
         for k in range(self.asked.count):
             rows = np.flatnonzero(y[:, k] != -100)
             some = y[rows, k] if len(np.unique(y[rows, k])) == 2 else None
             if some is None:  # always the same: as likely as the prior says, which no tree changes
                 some, x_ = np.asarray([0, 1] * len(self.y)), np.zeros((2 * len(self.y), x.shape[1]), np.float32)
-                yield grow(x_, some, None, classes=2, **how), np.arange(2)
+                yield grow(x_, some, None, classes=2, **how)
             else:
                 w = None if weight is None else weight[rows]
-                yield grow(x[rows], some, w, classes=2, **how), np.arange(2)
+                yield grow(x[rows], some, w, classes=2, **how)
 
-    def _staged(self, models: list[tuple[Any, np.ndarray]], held: np.ndarray, rounds: int) -> list[np.ndarray]:
-        """Outputs (n, K) after each of STEPS parts of the rounds."""
-        stages = []
-        for i in range(STEPS):
-            raw = np.concatenate([kept(model, rounds // STEPS * (i + 1))(held) for model, _ in models], 1)
-            stages.append(self.asked.from_trees(raw, models[0][1]) if isinstance(self.asked, Classes) else raw)
-        return stages
-
-    def _hopeless(self, test: np.ndarray, staged: list[np.ndarray], scale: Scale) -> bool:
+    def _hopeless(self, test: np.ndarray, staged: np.ndarray, scale: Scale) -> bool:
         """Whether trees of one fold say next to nothing that the linear model does not."""
         if self.beside is None:
             return False
@@ -295,6 +307,44 @@ class Learner:
             if np.average(self.asked.losses(mixed, y), weights=w) <= HOPELESS * base:
                 return False
         return True
+
+    # -- of few rows
+
+    def kernel(self) -> Tried | None:
+        """A linear model on a kernel's features: find its width, strength and scale; None of many rows."""
+        if len(self.y) > SMALL or self.design.only_texts:
+            return None
+        seen, best = self.design.straight(self.given), None
+        if not seen.var(0).any():
+            return None
+        for width in WIDTHS:
+            curved = fit_kernel(seen, width)(seen)
+            for scale in self._scales():
+                score: Callable[[float], Tried] = partial(self._straight, curved, self.y, self.folds, scale, False)
+                strength, tried = _climb(score, 1.0, score(1.0))
+                if best is None or tried.loss < best.loss:
+                    best, self.ladder.scales["kernel"] = tried, tried.scale
+                    self.ladder.how |= {"kernel width": width, "kernel strength": strength}
+        return best
+
+    def forest(self) -> Tried | None:
+        """Trees grown at random, on the scale of the boosted ones: find the size of their leaves; None of many rows."""
+        scale, best = self.ladder.scales.get("trees", Scale()), None
+        if "rounds" not in self.ladder.how or len(self.y) > SMALL or isinstance(self.asked, (Labels, Quantiles)):
+            return None
+        for leaf in LEAVES:
+            z = np.full((len(self.y), self.asked.count), np.nan)
+            for train, test, whole, held, target in self._held(self.folds, scale, False):
+                raw = self._scattered(whole, target, self._weight(train), leaf)(held)
+                z[test] = self.ladder.shared(raw, np.unique(target))
+            tried = self._tried(z, self.y, scale)
+            if best is None or tried.loss < best.loss:
+                best, self.ladder.scales["forest"], self.ladder.how["leaf"] = tried, tried.scale, leaf
+        return best
+
+    def _scattered(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, leaf: int) -> Trees:
+        classes = len(np.unique(y)) if isinstance(self.asked, Classes) else 0
+        return scattered(x, y, weight, classes=classes, leaf=leaf, seed=self.seed)
 
     # -- the scale of a number
 
@@ -358,31 +408,3 @@ def _climb(score: Callable[[float], Tried], start: float, first: Tried) -> tuple
     least = min(one.loss for one in tried.values())
     best = min((s for s in tried if tried[s].loss <= least / BETTER), key=lambda s: abs(np.log(s / start)))
     return best, tried[best]
-
-
-def _encoded(
-    x: np.ndarray, ids: np.ndarray | None, y: np.ndarray, asked: Asked, seed: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """x with the target's means by category, which are of other folds, and how often each occurs; and both of all rows
-    for later ones, (levels + 1, C) a column, the last for a level never seen."""
-    if ids is None:
-        return x, []
-    often = [np.append(np.bincount(column), 0)[:, None].astype(np.float32) for column in ids.T]
-    if isinstance(asked, Labels) or asked.outputs > 12:
-        return with_means(x, ids, often), often
-    from sklearn.model_selection import KFold
-    from sklearn.preprocessing import TargetEncoder
-
-    kind = "continuous" if isinstance(asked, Number) else "binary" if len(np.unique(y)) == 2 else "multiclass"
-    encoder = TargetEncoder(target_type=kind, cv=KFold(5, shuffle=True, random_state=seed))
-    means = encoder.fit_transform(ids, y).astype(np.float32)  # (n, C x columns), by column
-    width, tables = means.shape[1] // ids.shape[1], []
-    for i, levels in enumerate(encoder.categories_):
-        table = np.tile(np.atleast_1d(encoder.target_mean_).astype(np.float32), (len(often[i]), 1))
-        for k in range(width):
-            table[levels.astype(int), k] = encoder.encodings_[i * width + k]
-        tables.append(np.concatenate([table, often[i]], 1))
-    columns = [
-        np.concatenate([means[:, i * width : (i + 1) * width], often[i][ids[:, i]]], 1) for i in range(ids.shape[1])
-    ]
-    return np.concatenate([x.reshape(len(ids), -1), *columns], 1), tables

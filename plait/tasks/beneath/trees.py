@@ -1,4 +1,4 @@
-"""Boosted trees as arrays: scikit-learn grows them on histograms, and nothing but numbers is kept of them."""
+"""Trees as arrays: scikit-learn grows them, boosted on histograms or at random, and nothing but numbers is kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 BATCH = 4096  # rows that walk down all trees at once
+FOREST = 100  # extremely randomised trees
 
 
 class Trees(NamedTuple):
-    """All nodes end to end. feature, left, right (M,) int32 (a leaf has left -1); threshold, value (M,) float64;
-    missing (M,) bool: NaN goes left; roots (T,) int32 and output (T,) int32 of each tree; start (K,) float64."""
+    """All nodes end to end. feature, left, right (M,) int32 (a leaf has left -1); threshold (M,) float64; value (M,)
+    float64, or (M, K) of trees that answer all outputs at once; missing (M,) bool: NaN goes left; roots (T,) int32 and
+    output (T,) int32 of each tree; start (K,) float64."""
 
     feature: np.ndarray
     threshold: np.ndarray
@@ -25,25 +27,35 @@ class Trees(NamedTuple):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(n, F) with NaN -> (n, K): the sums of the leaves that each row falls into."""
-        return np.concatenate([self._some(x[i : i + BATCH]) for i in range(0, max(len(x), 1), BATCH)])
+        return self.staged(x, 1)[0]
 
-    def _some(self, x: np.ndarray) -> np.ndarray:
-        out = np.repeat(self.start[None], len(x), 0)
+    def staged(self, x: np.ndarray, steps: int) -> np.ndarray:
+        """(steps, n, K): the sums after each of so many equal parts of the rounds."""
+        batches = [self._some(x[i : i + BATCH], steps) for i in range(0, max(len(x), 1), BATCH)]
+        return np.concatenate(batches, 1)
+
+    def _some(self, x: np.ndarray, steps: int) -> np.ndarray:
+        out = np.zeros((steps, len(x), len(self.start))) + self.start
         if not len(self.roots) or not len(x):
             return out
-        at = np.repeat(self.roots[None], len(x), 0)  # (n, T)
+        leaves = self.value[self._leaves(x)]  # (n, T) or (n, T, K)
+        for k in range(len(self.start)):
+            own = leaves[:, self.output == k] if leaves.ndim == 2 else leaves[..., k]
+            parts = np.stack([part.sum(1) for part in np.split(own, steps, 1)])
+            out[..., k] += parts.cumsum(0)
+        return out
+
+    def _leaves(self, x: np.ndarray) -> np.ndarray:
+        """(n, T): the node that each row ends in, of each tree."""
+        at = np.repeat(self.roots[None], len(x), 0)
         rows = np.arange(len(x))[:, None]
         while True:
             inner = self.left[at] >= 0
             if not inner.any():
-                break
+                return at
             value = x[rows, np.maximum(self.feature[at], 0)]
             left = np.where(np.isnan(value), self.missing[at], value <= self.threshold[at])
             at = np.where(inner, np.where(left, self.left[at], self.right[at]), at)
-        leaves = self.value[at]
-        for k in range(len(self.start)):
-            out[:, k] += leaves[:, self.output == k].sum(1)
-        return out
 
 
 def grow(
@@ -73,34 +85,47 @@ def grow(
 
 def kept(model, rounds: int) -> Trees:
     """The first `rounds` rounds of a grown model."""
-    feature, threshold, left, right, missing, value = ([] for _ in range(6))
-    roots, output, before = [], [], 0
+    nodes, output = [], []
     for grown in model._predictors[:rounds]:
         for k, tree in enumerate(grown):
-            nodes = tree.nodes
-            leaf = nodes["is_leaf"].astype(bool)
-            feature.append(np.where(leaf, 0, nodes["feature_idx"]))
-            threshold.append(nodes["num_threshold"])
-            left.append(np.where(leaf, -1, nodes["left"].astype(np.int64) + before))
-            right.append(np.where(leaf, -1, nodes["right"].astype(np.int64) + before))
-            missing.append(nodes["missing_go_to_left"].astype(bool))
-            value.append(nodes["value"])
-            roots.append(before)
+            n = tree.nodes
+            leaf = n["is_leaf"].astype(bool)
+            left = np.where(leaf, -1, n["left"].astype(np.int64))
+            nodes.append(
+                (n["feature_idx"], n["num_threshold"], left, n["right"], n["missing_go_to_left"], n["value"], leaf)
+            )
             output.append(k)
-            before += len(nodes)
-    start = np.asarray(model._baseline_prediction, np.float64).reshape(-1)
+    return _end_to_end(nodes, output, np.asarray(model._baseline_prediction, np.float64).reshape(-1))
 
-    def end_to_end(pieces: list, dtype: type) -> np.ndarray:
-        return np.concatenate(pieces).astype(dtype) if pieces else np.zeros(0, dtype)
 
-    return Trees(
-        end_to_end(feature, np.int32),
-        end_to_end(threshold, np.float64),
-        end_to_end(left, np.int32),
-        end_to_end(right, np.int32),
-        end_to_end(missing, bool),
-        end_to_end(value, np.float64),
-        np.asarray(roots, np.int32),
-        np.asarray(output, np.int32),
-        start,
-    )
+def scattered(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classes: int, leaf: int, seed: int) -> Trees:
+    """Extremely randomised trees (Geurts, Ernst and Wehenkel 2006) of classes (0: of a number) on x (n, F) with NaN and
+    y (n,): their sum is the mean of their leaves, of classes the share of each. leaf: the fewest rows of one."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+    how = dict(n_estimators=FOREST, min_samples_leaf=leaf, max_features=0.5, random_state=seed)
+    model = (ExtraTreesClassifier(**how) if classes else ExtraTreesRegressor(**how)).fit(x, y, sample_weight=weight)
+    nodes = []
+    for one in model.estimators_:
+        n = one.tree_
+        value = n.value[:, 0] / FOREST
+        leaf_ = n.children_left < 0
+        nodes.append((n.feature, n.threshold, n.children_left, n.children_right, n.missing_go_to_left, value, leaf_))
+    found = _end_to_end(nodes, [0] * FOREST, np.zeros(max(classes, 1)))
+    return found if classes else found._replace(value=found.value[:, 0])
+
+
+def _end_to_end(nodes: list[tuple[np.ndarray, ...]], output: list[int], start: np.ndarray) -> Trees:
+    """nodes: of each tree what `Trees` holds, in its order, by the numbers of nodes within it, and which are leaves."""
+    before = np.cumsum([0, *(len(one[0]) for one in nodes)])
+    kinds = (np.int32, np.float64, np.int32, np.int32, bool, np.float64)
+    columns: list[list[np.ndarray]] = [[] for _ in kinds]
+    for (feature, threshold, left, right, missing, value, leaf), first in zip(nodes, before):
+        moved = (np.where(leaf, 0, feature), threshold, np.where(leaf, -1, left + first),
+                 np.where(leaf, 0, right + first), missing, value)  # fmt: skip
+        for column, piece in zip(columns, moved):
+            column.append(piece)
+    arrays = [
+        np.concatenate(column).astype(kind) if column else np.zeros(0, kind) for column, kind in zip(columns, kinds)
+    ]
+    return Trees(*arrays, np.asarray(before[:-1], np.int32), np.asarray(output, np.int32), start)
