@@ -322,7 +322,7 @@ def beneath(train: pd.DataFrame, test: pd.DataFrame, how: dict, folder: Path) ->
     model = data.task.model(made.bind(made.build_on_meta()), None)
     folder.mkdir(parents=True)
     climb(model, data, folder, settings.seed, Console(quiet=True))
-    relearn(model, data, folder, settings.seed)
+    relearn(model, data, folder, settings.seed, "fp32")
     found = {k: v.value for k, v in rungs(model, data.task, data.rows, data.splits["test"], "fp32").items()}
     return list(found.values())[-1], found
 

@@ -224,11 +224,12 @@ def of_targets(model: Any) -> list[Section]:
     found = getattr(model, "ladder", None)
     if not isinstance(found, Several):
         return []
+    tried = [name for name in NAMES if any(one and name in one.told for one in found.ladders)]
     lines = []
     for name, one, (_, network) in zip(found.names, found.ladders, found.network):
         told = {} if one is None else one.told
         who = [NAMES[rung] for rung in ([] if one is None else one.rungs)] + ["the network"] * bool(network)
-        lines.append((name, *(number(told[k]) if k in told else "" for k in ("linear", "trees", "both")), " and ".join(who)))
-    head = ("target", "linear", "boosted trees", "both together", "answers")
+        lines.append((name, *(number(told[k]) if k in told else "" for k in tried), " and ".join(who)))
+    head = ("target", *(NAMES[name] for name in tried), "answers")
     note = "squared errors out of fold on the training rows, of the target's variance"
     return [Section("What stands beneath each target", "table", Table(head, lines, note))]
