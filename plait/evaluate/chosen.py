@@ -125,7 +125,7 @@ CLASSES: dict[str, Metric] = {
 }
 CALIBRATION = Metric("calibration error", _calibration, "lower", share=False)
 
-# ---- several labels: truth (n, K) of 0, 1 and -100, probs (n, K), said (n, K) bool: what is answered, else from 0.5 on --
+# ---- several labels: truth (n, K) of 0, 1 and -100, probs (n, K), said (n, K) bool: what is answered --
 
 
 def _macro_precision(truth: np.ndarray, probs: np.ndarray, said: np.ndarray | None = None, *, w: np.ndarray) -> float:

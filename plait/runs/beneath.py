@@ -75,9 +75,10 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
 
 
 def _reached(found: Ladder | Several) -> str:
-    many = isinstance(found, Several)
-    told = {f"{name} ": one for name, one in zip(found.names, found.ladders)} if many else {"": found}
-    each = {name: one for name, one in told.items() if one is not None}
+    if isinstance(found, Several):
+        each = {f"{name} ": one for name, one in zip(found.names, found.ladders) if one is not None}
+    else:
+        each = {"": found}
 
     def losses(one: Ladder) -> str:
         return ", ".join(f"{NAMES[rung]} {number(loss)}" for rung, loss in one.told.items() if np.isfinite(loss))
@@ -221,7 +222,8 @@ def of_targets(model: Any) -> list[Section]:
     for name, one, (_, network) in zip(found.names, found.ladders, found.network):
         told = {} if one is None else one.told
         who = [NAMES[rung] for rung in ([] if one is None else one.rungs)] + ["the network"] * bool(network)
-        lines.append((name, *(number(told[k]) if k in told else "" for k in ("linear", "trees", "both")), " and ".join(who)))
+        reached = [number(told[k]) if k in told else "" for k in ("linear", "trees", "both")]
+        lines.append((name, *reached, " and ".join(who)))
     head = ("target", "linear", "boosted trees", "both together", "answers")
     note = "squared errors out of fold on the training rows, of the target's variance"
     return [Section("What stands beneath each target", "table", Table(head, lines, note))]
