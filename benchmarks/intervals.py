@@ -4,8 +4,8 @@ it should be? Small tables, many draws.
     python benchmarks/intervals.py --markdown intervals.md
 
 Tables are those of scikit-learn and statsmodels (`pip install statsmodels`, which only this needs). Each is cut in four
-at random, anew in each draw: half to train on, a quarter to watch, a quarter to ask, which is the run's test split. Each
-is fitted as `plait fit` would, with the default system and simple models beneath, but for one epoch.
+at random, anew in each draw: half to train on, a quarter to watch, and a quarter to ask, the run's test split. Each is
+fitted as `plait fit` would, with the default system and simple models beneath, but for one epoch.
 
 Of numbers: the share of the asked rows that lie in their interval of 90%, in the mean over the draws, with the standard
 error of that mean, and the width of the intervals beside that of the middle 90% of all numbers. With `--quantiles` the
@@ -195,7 +195,7 @@ def main() -> None:
          lambda name: numbers(name, options.draws, options.out, quantiles)),
         (CLASSES, f"| classes, {few} draws each | rows | ECE | uncalibrated | of labels drawn from what is told |",
          lambda name: classes(name, few, options.out)),
-        (RARE, f"| a rare class, {few} draws each | rows that have it | F1 of the likeliest | by `--metric f1` | in hindsight | below that |",
+        (RARE, f"| a rare class, {few} draws each | share | F1 of the likeliest | by `--metric f1` | hindsight | less |",
          lambda name: thresholds(name, few, options.out)),
     ]  # fmt: skip
     wanted = [part.strip() for part in options.tables.split(",")]

@@ -22,7 +22,7 @@ class Quantiles(Number):
 
     def __init__(self, levels: Sequence[float]):
         self.levels = np.asarray(levels, np.float64)
-        self.count = self.outputs = len(self.levels)  # type: ignore[misc]
+        self.count = self.outputs = len(self.levels)
 
     def prior(self, y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         return np.asarray([quantile(y, level, weight) for level in self.levels])
