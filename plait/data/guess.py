@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from plait.data import moments, numerals
 from plait.data.columns import Column
-from plait.data.identifiers import identifier, names_things, useless
+from plait.data.identifiers import codes, identifier, useless
 from plait.data.kinds import KINDS
 from plait.data.kinds.base import FileStyle, Glance, Place
 from plait.data.table import Table
@@ -229,8 +229,8 @@ def _kind(glance: Glance) -> tuple[str, str]:
         return "category", f"declared as a category of {glance.distinct:,} values{order}"
     for name, kind in KINDS.items():
         why = kind.guess(glance)
-        if why is not None and name == "number" and names_things(glance):
-            return "category", f"{glance.distinct:,} different numbers in {glance.count:,} cells, named as codes are"
+        if why is not None and name == "number" and (coded := codes(glance)) is not None:
+            return "category", coded
         if why is not None:
             return name, why
     return "category", f"type {glance.column.type}, which no kind recognises"

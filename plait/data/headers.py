@@ -112,6 +112,8 @@ def _holds_cells(cells: list[str], below: list[list[str]]) -> bool:
     """Whether a record holds cells and no names: decimal numbers, whole ones that are neither years nor places, or what
     stands again below in the same columns."""
     texts = [c.strip() for c in cells]
+    if _names_rows(texts, below):
+        return False
     if any(DECIMAL.fullmatch(t) for t in texts):
         return True
     whole = [int(t) for t in texts if WHOLE.fullmatch(t)]
@@ -123,3 +125,13 @@ def _holds_cells(cells: list[str], below: list[list[str]]) -> bool:
     filled, others = [(i, t) for i, t in enumerate(texts) if t], [row for row in below if row != cells]
     again = sum(any(row[i].strip() == t for row in others if i < len(row)) for i, t in filled)
     return 2 * again > len(filled)
+
+
+def _names_rows(texts: list[str], below: list[list[str]]) -> bool:
+    """Whether a record stands over names of rows: its first cell alone is empty, there only, and no cell is there twice
+    in the first column, nor any of the record's in its own."""
+    rows = [[c.strip() for c in row] for row in below]
+    first = [row[0] for row in rows]
+    if len(rows) < 3 or texts[0] or not all(texts[1:]) or len(set(texts)) < len(texts):
+        return False
+    return all(first) and len(set(first)) == len(first) and not any(t in row for t, *row in zip(texts, *rows))

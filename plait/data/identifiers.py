@@ -17,28 +17,61 @@ UUID = r"^\{?[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}\}?
 HASH = r"^(0x)?[0-9a-f]{16,128}$"
 NAMED = re.compile(
     r"(^|[_ .-])(id|ids|idx|index|uuid|guid|key|row|rownumber|row_?names?|nr|sku|isbn|ean|barcode|hash)$"
-    r"|^unnamed|^column_1$|^$|^s\.?no\.?$|^#$"
-    r"|^(customer|user|passenger|order|product|student|employee|account|transaction|sample|record|row|item)id$",
+    r"|^unnamed|^column_1$|^$|^s\.?no\.?$|^#$",
     re.IGNORECASE,
 )
 CAMEL = re.compile(r"[a-z](Id|ID|Key|Nr|No|Idx|Index)$")
-COUNTED = re.compile(
-    r"(?i:^(obs|observation|case|no\.?|num|number|seq|serial|rec|record|subject|respondent|n|rank)$)|^X(\.\d+)?$"
-)
+COUNTED = re.compile(r"(?i:^(obs|observation|no\.?|num|number|seq|serial|rec|record|n|rank)$)|^X(\.\d+)?$")
 THINGS = re.compile(r"(?i:(^|[_ .-])(id|code|zip|zip_?code|post(al)?_?code|plz)$)|[a-z](Id|ID|Code)$")
+# What rows are about, one by one or again and again, and the sorts of these: whole numbers called so have no size.
+UNITS = frozenset(
+    "animal block case center centre chamber clinic commune company county country district firm herd hospital "
+    "household individual inst institution judge litter pair participant patient person player plot province pupil "
+    "rater region respondent site state station store student subject village".split()
+)
+SORTS = frozenset(
+    "airline batch brand cluster condition cultivar department dept ethn ethnicity gender group industry "
+    "method party race religion sector sex species status strain strata stratum treat treatment trt type "
+    "variety".split()
+)
+OWNERS = (
+    UNITS
+    | SORTS
+    | frozenset(  # of ids that are written in one word
+        "account employee family h hh house item order p passenger product record row sample school town transaction u "
+        "user customer".split()
+    )
+)
 FEW = 5  # cells: of fewer nothing can be told
 
 
 def named_so(name: str) -> bool:
     """Whether a column's name says that it tells rows apart."""
-    return bool(NAMED.search(name.strip()) or CAMEL.search(name.strip()))
+    return bool(NAMED.search(name.strip()) or CAMEL.search(name.strip()) or _one_word(name))
 
 
-def names_things(glance: Glance) -> bool:
-    """Whether whole numbers are called as codes of things are, and most of them are there again."""
-    if not THINGS.search(glance.name.strip()) or not 2 < glance.distinct <= glance.count / 2:
-        return False
-    return bool((glance.numbers % 1 == 0).all())
+def _last(name: str) -> str:
+    """The last word of a name, such as "type" of car.type and carType."""
+    return re.split(r"[\W_]|(?<=[a-z])(?=[A-Z])", name.strip())[-1].casefold()
+
+
+def _one_word(name: str) -> bool:
+    """Whether a name is one of ids in one word, such as townid and idcase; acid and paid are none."""
+    word = _last(name)
+    return (word.endswith("id") and word[:-2] in OWNERS) or (word.startswith("id") and word[2:] in OWNERS)
+
+
+def codes(glance: Glance) -> str | None:
+    """Why whole numbers that are there again are codes and no amounts, or None: they are called so, or are 1 and 2."""
+    name, numbers = glance.name.strip(), np.unique(glance.numbers)
+    if glance.count < FEW or not 2 <= glance.distinct <= glance.count / 2 or (numbers % 1 != 0).any():
+        return None
+    different = f"{glance.distinct:,} different numbers in {glance.count:,} cells"
+    if THINGS.search(name) or _last(name) in UNITS | SORTS or _one_word(name):
+        return f"{different}, named as codes are"
+    if glance.distinct == 2 and numbers.tolist() == [1, 2] and not glance.numeral["units"]:
+        return f"1 and 2 in {glance.count:,} cells, as two classes are numbered"
+    return None
 
 
 def useless(glance: Glance, kind: str) -> str | None:
@@ -81,11 +114,12 @@ def _numbers(glance: Glance) -> str | None:
     if glance.distinct < glance.count:
         return None
     low, high = (int(v) for v in pc.min_max(glance.column).as_py().values())
+    named = named_so(glance.name) or _last(glance.name) in UNITS
     if high - low + 1 == glance.count:
         ordered = bool((np.diff(glance.filled.to_numpy().astype(np.int64)) == 1).all())
-        if named_so(glance.name) or (low in (0, 1) and ordered and COUNTED.search(glance.name.strip())):
+        if named or (low in (0, 1) and ordered and COUNTED.search(glance.name.strip())):
             return f"row numbers: every whole number from {low:,} to {high:,} once"
-    if named_so(glance.name):
+    if named:
         return f"an identifier: {glance.count:,} different whole numbers, named {glance.name!r}"
     return None
 

@@ -27,7 +27,9 @@ EPOCHS = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
 FORMS = {
     "date": "dates",
     "compact": "dates without marks",
+    "short": "dates with years of two digits",
     "month": "months",
+    "season": "years such as 1999-00",
     "quarter": "quarters",
     "week": "weeks",
     "clock": "times of day",
@@ -64,6 +66,8 @@ NAME_DAY = re.compile(
 YEAR_NAME = re.compile(rf"(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?{SPLIT}(\d{{1,2}}){TIME}{ZONE}")
 KANJI = re.compile(rf"(\d{{4}})\s*年\s*(\d{{1,2}})\s*月\s*(\d{{1,2}})\s*日\s*(?:{CLOCK})?")
 COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:[T ]?(\d\d)(\d\d)(\d\d)?)?Z?")
+SHORT = re.compile(r"(\d\d)(\d\d)(\d\d)|(\d{1,2})\s*[-/.]\s*(\d\d)")
+SEASON = re.compile(r"(\d{4})\s*[-/–]\s*(\d\d)")
 MONTH = re.compile(r"(?:(\d{4})\s*[-/.年M]\s*(\d{1,2})\s*月?|(\d{1,2})\s*[-/.]\s*(\d{4}))")
 NAMED_MONTH = re.compile(rf"(?:([^\W\d_]{{3,10}})\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?)")
 QUARTER = re.compile(r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*(\d{4}))")
@@ -78,6 +82,7 @@ TIMELY = re.compile(
     re.I,
 )
 DATED = re.compile(r"date|day|datum|fecha|yyyymmdd|^dt|dt$|time", re.IGNORECASE)
+CALLED = re.compile(r"date|datum|fecha|yymmdd|^dt|dt$|month|monat", re.IGNORECASE)
 
 
 class Unread(Exception):
@@ -137,6 +142,20 @@ def _compact(text: str, first: str) -> float:
     return _seconds(datetime(int(year), int(month), int(day), hour, minute, second))
 
 
+def _short(text: str, first: str) -> float:
+    """870521 and, as whole numbers lose their zeros, 80102 for 080102; 1/86 is a month."""
+    year, month, day, alone, late = _groups(SHORT, text.zfill(6) if text.isdigit() else text)
+    return _at(_year(year or late), int(month or alone), int(day or 1))
+
+
+def _season(text: str, first: str) -> float:
+    """What begins in one year and ends in the next."""
+    year, end = _groups(SEASON, text)
+    if (int(year) + 1) % 100 != int(end):
+        raise Unread
+    return _at(int(year), 1, 1)
+
+
 def _month(text: str, first: str) -> float:
     if found := MONTH.fullmatch(text):
         year, month = found[1] or found[4], found[2] or found[3]
@@ -174,7 +193,9 @@ def _epoch(form: str):
 READERS = {
     "date": _date,
     "compact": _compact,
+    "short": _short,
     "month": _month,
+    "season": _season,
     "quarter": _quarter,
     "week": _week,
     "clock": _clock,
@@ -280,9 +301,11 @@ def learn(name: str, column: pa.ChunkedArray, first: str | None = None) -> tuple
     if not any(isinstance(c, str) and len(c) < LONGEST and any(map(str.isdigit, c)) for c in cells):
         return best  # trying all forms on every column of words takes longer than anything else there is to guess
     tried = [{"form": "date", "first": f} for f in _order(column, first)]
-    tried += [{"form": form} for form in READERS if form not in ("date", "compact")]
+    tried += [{"form": form} for form in READERS if form not in ("date", "compact", "short")]
     if DATED.search(name):
         tried.append({"form": "compact"})
+    if CALLED.search(name):
+        tried.append({"form": "short"})
     for style in tried:
         if best[1] == 1.0:
             break
@@ -306,6 +329,10 @@ def _learn_numbers(name: str, cells: list) -> tuple[dict, float]:
     for unit, parts in EPOCHS.items():
         if TIMELY.search(name) and 5e8 * parts <= low and high < 4e9 * parts:
             return {"form": f"epoch {unit}"}, 1.0
+    months = all(1900 <= c // 100 < 2100 and 1 <= c % 100 <= 12 for c in cells)  # 200512 may be one
+    if CALLED.search(name) and 1_01 <= low and 10_000 < high <= 99_12_31 and not months:
+        style = {"form": "short"}
+        return style, sum(_says(c, style) for c in cells) / len(cells)
     style = {"form": "compact"}
     if DATED.search(name) and 1000_01_01 <= low and high < 10_000 * 10_000:
         return style, sum(_says(c, style) for c in cells) / len(cells)
