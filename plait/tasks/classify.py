@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -341,6 +342,7 @@ class ClassifyMany(AnswerTask):
     weighs = True
     metrics = chosen.LABELS
     temperature = 1.0  # how much surer the model sounds than it may
+    numbers = False  # whether the table has lists of whole numbers
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -362,7 +364,10 @@ class ClassifyMany(AnswerTask):
         target = schema.targets if len(columns) > 1 else schema.targets[0]
         if not any(yes):
             raise DataError(f"the target {target!r} has no label in the training rows")
-        return cls(target, labels, [float(y + 1) / float(n + 2) for y, n in zip(yes, known)])
+        task = cls(target, labels, [float(y + 1) / float(n + 2) for y, n in zip(yes, known)])
+        lists = columns[0].style.get("type", "").startswith("list<") and len(columns) == 1
+        task.numbers = lists and all(re.fullmatch(r"-?\d{1,15}", str(label)) for label in labels)
+        return task
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, self.targets, torch.from_numpy(self.prior), binary_cross_entropy)
@@ -452,7 +457,8 @@ class ClassifyMany(AnswerTask):
 
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
-        chosen = [[label for label, one in zip(self.labels, row) if one >= 0.5] for row in p]
+        own = [int(label) for label in self.labels] if self.numbers else self.labels
+        chosen = [[label for label, one in zip(own, row) if one >= 0.5] for row in p]
         answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
         return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 
