@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -34,6 +35,10 @@ def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
         return values
     if isinstance(values, pa.Array):
         return pa.chunked_array([values])
+    if type(values).__module__.partition(".")[0] == "pandas" and not isinstance(values.dtype, np.dtype):
+        with suppress(pa.ArrowException, TypeError, ValueError):  # categories, intervals and periods say what they are
+            found = pa.array(values, from_pandas=True)
+            return found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
     if hasattr(values, "tolist"):
         values = values.tolist()
     if any(map(_is_complex, values)) and all(v is None or _is_complex(v) for v in values):
@@ -48,6 +53,13 @@ def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
+def named_table(names: list[str], columns: list) -> pa.Table:
+    """A table of columns. Raises DataError for a name that is no text."""
+    if odd := [name for name in names if any("\ud800" <= c <= "\udfff" for c in name)]:
+        raise DataError(f"a column is named {odd[0]!r}, which is no readable text (half a character): rename it.")
+    return pa.Table.from_arrays(columns, names=names)
+
+
 def _is_complex(cell: Any) -> bool:
     return isinstance(cell, complex)
 
@@ -58,8 +70,11 @@ def _plain(name: str, row: int, cell: Any) -> Any:
         return cell
     if isinstance(cell, PurePath):
         return str(cell)
-    if (file := in_memory(cell)) is not None:
-        return file
+    try:
+        if (file := in_memory(cell)) is not None:
+            return file
+    except ValueError as error:
+        raise DataError(f"column {name!r}, row {row}: {error}.") from error
     if hasattr(cell, "__array__"):
         return np.asarray(cell).tolist()
     if isinstance(cell, (set, frozenset)):
@@ -238,6 +253,8 @@ def _plain_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return _plain_extension(name, column)
     if pa.types.is_dictionary(kind):
         return _plain_column(name, _decoded(column))
+    if pa.types.is_run_end_encoded(kind):
+        return _plain_column(name, pa.chunked_array([pc.run_end_decode(c) for c in column.chunks], kind.value_type))
     if pa.types.is_struct(kind):
         fields = {kind.field(i).name for i in range(kind.num_fields)}
         if {"array", "sampling_rate"} <= fields:
@@ -282,6 +299,12 @@ def _plain_extension(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         counts = stored.fill_null(0).to_numpy().astype(np.int64) * unit[1]
         starts = pa.array(counts.astype(f"datetime64[{unit[0]}]").astype("datetime64[us]"))
         return pa.chunked_array([pc.if_else(stored.is_valid(), starts, pa.scalar(None, starts.type))])
+    if _extension(kind) == "pandas.period":  # weeks, business days and the like, which only pandas can tell
+        from pandas import PeriodIndex
+
+        starts = PeriodIndex.from_ordinals(stored.fill_null(0).to_numpy(), freq=kind.freq).start_time
+        moments = pa.array(starts.to_numpy().astype("datetime64[us]"))
+        return pa.chunked_array([pc.if_else(stored.is_valid(), moments, pa.scalar(None, moments.type))])
     if _extension(kind) == "arrow.uuid":
         return pa.chunked_array([pa.array([None if c is None else str(c) for c in column.to_pylist()], pa.string())])
     return _plain_column(name, stored)

@@ -28,6 +28,11 @@ ARROW = (".parquet", ".pq")
 BOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 BASES = (".db", ".sqlite", ".sqlite3", ".duckdb")
 PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+MAGIC = {b"\x1f\x8b": "what gzip packs (.gz)", b"\x28\xb5\x2f\xfd": "what zstandard packs (.zst)",
+         b"BZh": "what bzip2 packs (.bz2)", b"PK\x03\x04": "an archive or a workbook (.zip, .xlsx, .ods)",
+         b"\xd0\xcf\x11\xe0": "a workbook (.xls)", b"PAR1": "Parquet (.parquet)",
+         b"SQLite format 3": "an SQLite base (.sqlite)", b"ARROW1": "Arrow's own form, which is to be saved as Parquet",
+         b"\x89PNG": "a picture", b"%PDF": "a PDF"}  # fmt: skip
 SUFFIXES = (*TEXTS, *LINES, *ARROW, *BOOKS, *BASES, ".zip", *PACKED)
 MARK = "::"  # between a file and a table in it
 REMOTE = ("http://", "https://", "s3://", "gs://", "hf://", "ftp://", "az://")
@@ -81,7 +86,7 @@ def read_file(path: Path, name: str | None = None) -> Parsed:
         if media := file_columns(path):
             return Parsed(pa.table(media))
         raise DataError(
-            f"{path} is not a table that plait reads (got {path.suffix or 'no suffix'!r}, expected "
+            f"{path} is not a table that plait reads (got {form(path) or path.suffix or 'no suffix'!r}, expected "
             f"{', '.join(SUFFIXES)}, a folder, a picture or a sound)."
         )
     if path.stat().st_size == 0:
@@ -101,13 +106,18 @@ def read_file(path: Path, name: str | None = None) -> Parsed:
 
 def _read(path: Path, kind: str, source: Path | pa.Buffer, inner: str = "") -> Parsed:
     kind = Path(inner).suffix.lower() if inner else kind
+    if kind in (*TEXTS, *LINES):
+        with pa.input_stream(source) as file:
+            head = file.read(16)
+        if other := next((what for mark, what in MAGIC.items() if head.startswith(mark)), None):
+            raise DataError(f"{path} is called {kind}, and holds {other}: give it the ending of what it is.")
     if kind in TEXTS:
         texts, separator, said = csv_texts(path, source, tabs=kind in TABS)
         columns = dict(zip(texts.column_names, texts.columns))
         del texts
         return typed(columns, separator, said)
     if kind in LINES:
-        return Parsed(read_json(path, source))
+        return Parsed(read_json(path, source, lines=kind != ".json"))
     try:
         file = pa.parquet.ParquetFile(source if isinstance(source, Path) else pa.BufferReader(source))
         return Parsed(with_categories(file.read(), file.metadata.metadata))
@@ -152,7 +162,12 @@ def _unpacked(path: Path, name: str | None) -> tuple[Path | pa.Buffer, str]:
     with zipfile.ZipFile(path) as archive:
         found = [n for n in archive.namelist() if form(Path(n)) in (*TEXTS, *LINES, *ARROW) and "__MACOSX" not in n]
         inner = _choose(path, found, name)
-        return pa.py_buffer(archive.read(inner)), inner
+        data = pa.py_buffer(archive.read(inner))
+    packing = PACKED.get(Path(inner).suffix.lower())
+    if packing is None:
+        return data, inner
+    with pa.CompressedInputStream(pa.BufferReader(data), packing) as file:
+        return pa.py_buffer(file.read()), Path(inner).stem
 
 
 def _choose(path: Path, found: list[str], name: str | None) -> str:

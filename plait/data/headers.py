@@ -46,7 +46,9 @@ def header(records: list[Record], source: str) -> Header:
         map(_is_number, rows[1][1])
     ):  # fmt: skip
         return _one_short(rows, width, source)
+    first = _below_titles(rows, first, width)
     line, cells = rows[first]
+    below = [cells for _, cells in rows[first + 1 :] if len(cells) == width]
     named = not _holds_cells(cells, below)
     if first:
         said.append(f"{source}: the first {first} line{'s' * (first > 1)} are no part of the table and left out")
@@ -87,6 +89,18 @@ def _one_short(rows: list[Record], width: int, source: str) -> Header:
     said: list[str] = []
     names = named_columns([*cells, ""] if late else ["", *cells], source, said)
     return Header(names, line, True, names[-1:] if late else [], tuple(said))
+
+
+def _below_titles(rows: list[Record], first: int, width: int) -> int:
+    """Where the names are, below titles that a program has filled up with separators: a record that is half empty,
+    perhaps others without numbers, and then one that is full of words over numbers."""
+    if 2 * sum(bool(c.strip()) for c in rows[first][1]) > width:
+        return first
+    whole = [(i, cells) for i, (_, cells) in enumerate(rows) if i >= first and len(cells) == width]
+    at, cells = next(((i, c) for i, c in whole if any(map(_is_number, c)) or all(map(str.strip, c))), whole[-1])
+    below = [row for i, row in whole if i > at]
+    words = len({c.strip() for c in cells}) == width and all(map(str.strip, cells)) and not any(map(_is_number, cells))
+    return at if words and not _holds_cells(cells, below) and any(map(_is_number, sum(below, []))) else first
 
 
 def _without_comments(rows: list[Record]) -> list[Record]:

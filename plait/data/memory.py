@@ -8,19 +8,33 @@ from typing import Any
 import numpy as np
 
 SIDE = 8  # an array with a side of fewer pixels is no picture
+SLOWEST = 1000  # samples a second
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def in_memory(cell: Any) -> bytes | None:
     """The bytes of a file for a PIL picture, an array (H, W, 3 or 4), (3 or 4, H, W) or (H, W) of whole numbers of 8 or
-    16 bits, and {"array", "sampling_rate"} of a sound; None of anything else."""
+    16 bits, and {"array", "sampling_rate"}, (rate, wave) or (wave, rate) of a sound; None of anything else.
+
+    Raises ValueError for an array that would have to be a picture and cannot be one.
+    """
     if type(cell).__module__.split(".")[0] == "PIL" and hasattr(cell, "save"):
         return picture_file(cell)
     if isinstance(cell, dict) and {"array", "sampling_rate"} <= set(cell):
         return None if cell["array"] is None else sound_file(np.asarray(cell["array"]), int(cell["sampling_rate"]))
+    if isinstance(cell, tuple) and len(cell) == 2:  # a sound as scipy and gradio, or as librosa and torchaudio give it
+        rate, wave = cell if isinstance(cell[0], int) else cell[::-1]
+        if isinstance(rate, int) and rate >= SLOWEST and hasattr(wave, "__array__") and np.ndim(wave) in (1, 2):
+            return sound_file(np.asarray(wave), rate)
     if hasattr(cell, "__array__") and not isinstance(cell, (np.generic, str, bytes)):
-        pixels = np.asarray(cell)
-        return None if (pixels := _pixels(pixels)) is None else _array_file(pixels)
+        array = np.asarray(cell)
+        if (pixels := _pixels(array)) is not None:
+            return _array_file(pixels)
+        if array.ndim > 2 and array.dtype.kind in "buif":
+            raise ValueError(
+                f"an array of the shape {array.shape} is no picture: expected (H, W, C) or (C, H, W) with 1, 3 or 4 "
+                f"channels and sides of {SIDE} pixels at least; cut it into columns, or give lists of steps (T, C)"
+            )
     return None
 
 
@@ -66,6 +80,11 @@ def _array_file(x: np.ndarray) -> bytes:
     if x.ndim == 2:
         x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 2 else x
     elif x.dtype != np.uint8:  # no file of colours holds more than 8 bits a channel here
+        if x.dtype.kind in "if" and x.min() < 0:
+            raise ValueError(
+                f"a picture of colours from {x.min():.3g} to {x.max():.3g}: expected numbers from 0 to 1, or from 0 to "
+                "255; undo what normalised it"
+            )
         top = (
             float(np.nanmax(x))
             if x.dtype.kind == "f"

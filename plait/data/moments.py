@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from plait.core.declared import Record
 from plait.data.distinct import read_by_value
+from plait.data.words import MARKS
 
 NO = "not a date"
 DATES = {"form": "date", "first": "day"}
-LONGEST = 60  # characters
+LONGEST = 80  # characters
 MOST = 1000  # cells that the form is learnt from
 EPOCHS = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}
 FORMS = {
@@ -30,49 +31,66 @@ FORMS = {
     "short": "dates with years of two digits",
     "month": "months",
     "season": "years such as 1999-00",
-    "quarter": "quarters",
+    "quarter": "quarters or halves of years",
     "week": "weeks",
-    "clock": "times of day",
+    "clock": "times of day or spans of time",
 } | {f"epoch {unit}": f"times since 1970 in {unit}" for unit in EPOCHS}
 STYLE = Record({"form": Literal[tuple(FORMS)]}, {"first": Literal["day", "month"]})
 NAMES = (
-    "jan january januar janvier janv enero ene gennaio gen januari janeiro jän jänner",
-    "feb february februar février févr fév febrero febbraio februari fevereiro fev",
-    "mar march märz mär mrz mars marzo maart mrt março",
-    "apr april avril avr abril abr aprile",
-    "may mai mayo maggio mag mei maio",
-    "jun june juni juin junio giugno giu junho",
-    "jul july juli juillet juil julio luglio lug julho",
-    "aug august août aou agosto ago augustus",
-    "sep sept september septembre septiembre settembre set setembro",
-    "oct october oktober okt octobre octubre ottobre ott outubro out",
-    "nov november novembre noviembre novembro",
-    "dec december dezember dez décembre déc diciembre dic dicembre dezembro",
+    "jan january januar janvier janv enero ene gennaio gen januari janeiro jän jänner января январь янв stycznia ocak",
+    "feb february februar février févr fév febrero febbraio februari fevereiro fev февраля февраль фев lutego şubat",
+    "mar march märz mär mrz mars marzo maart mrt março marts марта март мар marca mart",
+    "apr april avril avr abril abr aprile апреля апрель апр kwietnia nisan",
+    "may mai mayo maggio mag mei maio maj мая май maja mayıs",
+    "jun june juni juin junio giugno giu junho июня июнь июн czerwca haziran",
+    "jul july juli juillet juil julio luglio lug julho июля июль июл lipca temmuz",
+    "aug august août aou agosto ago augustus augusti августа август авг sierpnia ağustos",
+    "sep sept september septembre septiembre settembre set setembro сентября сентябрь сен września eylül",
+    "oct october oktober okt octobre octubre ottobre ott outubro out октября октябрь окт października ekim",
+    "nov november novembre noviembre novembro ноября ноябрь ноя listopada kasım",
+    "dec december dezember dez décembre déc diciembre dic dicembre dezembro декабря декабрь дек grudnia aralık",
 )
 MONTHS = {name: i for i, names in enumerate(NAMES, 1) for name in names.split()}
+ZONES = dict(Z=0, UTC=0, GMT=0, WET=0, CET=1, CEST=2, EET=2, EEST=3, MSK=3, JST=9, KST=9, AEST=10)
+ZONES |= dict(EST=-5, EDT=-4, CST=-6, CDT=-5, MST=-7, MDT=-6, PST=-8, PDT=-7)  # hours before UTC
 CLOCK = r"(\d{1,3}):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?\s*(?:([apAP])\.?[mM]\.?)?"
-ZONE = r"\s*(?:\(?(Z|UTC|GMT|[+-]\d\d:?(?:\d\d)?)\)?)?"
-TIME = rf"(?:(?:\s*[Tt,]\s*|\s+){CLOCK}{ZONE})?"
+ZONE = rf"\s*(?:\(?((?:UTC|GMT)?[+-]\d\d:?(?:\d\d)?|{'|'.join(ZONES)})\)?)?"
+TIME = rf"(?:(?:\s*[Tt,:]\s*|\s+){CLOCK}{ZONE})?"
 SPLIT = r"\s*[-/. ,]\s*"
 WEEKDAY = r"(?:[^\W\d_]{2,10}\.?,?\s+)?"
-TRIPLE = re.compile(rf"{WEEKDAY}(\d{{1,4}})\s*([-/.])\s*(\d{{1,2}})\s*\2\s*(\d{{1,4}}){TIME}{ZONE}")
+NAME = r"([^\W\d_]{3,12})"
+TRIPLE = re.compile(rf"{WEEKDAY}(\d{{1,4}})\s*([-/.])\s*(\d{{1,2}})\s*\2\s*(\d{{1,4}})\.?{TIME}{ZONE}")
 DAY_NAME = re.compile(
-    rf"{WEEKDAY}(\d{{1,2}})(?:st|nd|rd|th|\.)?{SPLIT}?(?:de )?([^\W\d_]{{3,10}})"
+    rf"{WEEKDAY}(\d{{1,2}})(?:st|nd|rd|th|\.)?(?:{SPLIT}|)(?:de )?{NAME}"
     rf"\.?(?:{SPLIT}|)(?:de )?'?(\d{{4}}|\d\d){TIME}{ZONE}"
 )
 NAME_DAY = re.compile(
-    rf"{WEEKDAY}([^\W\d_]{{3,10}})\.?{SPLIT}(\d{{1,2}})(?:st|nd|rd|th)?(?:{SPLIT})(\d{{4}}){TIME}{ZONE}"
+    rf"{WEEKDAY}{NAME}\.?{SPLIT}(\d{{1,2}})(?:st|nd|rd|th)?(?:{SPLIT})(\d{{4}}){TIME}{ZONE}"
 )
-YEAR_NAME = re.compile(rf"(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?{SPLIT}(\d{{1,2}}){TIME}{ZONE}")
-KANJI = re.compile(rf"(\d{{4}})\s*年\s*(\d{{1,2}})\s*月\s*(\d{{1,2}})\s*日\s*(?:{CLOCK})?")
-COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(?:[T ]?(\d\d)(\d\d)(\d\d)?)?Z?")
+NAME_DAY_TIME = re.compile(rf"{WEEKDAY}{NAME}\s+(\d{{1,2}})\s+{CLOCK}{ZONE}\s+(\d{{4}})")  # as C's ctime writes it
+YEAR_NAME = re.compile(rf"(\d{{4}}){SPLIT}{NAME}\.?{SPLIT}(\d{{1,2}}){TIME}{ZONE}")
+KANJI = re.compile(rf"(\d{{4}})\s*[年년]\s*(\d{{1,2}})\s*[月월]\s*(\d{{1,2}})\s*[日일]\s*(?:{CLOCK})?")
+COMPACT = re.compile(r"(\d{4})(\d\d)(?:(\d\d)(?:[T ]?(\d\d)(\d\d)(\d\d)?)?)?Z?")
 SHORT = re.compile(r"(\d\d)(\d\d)(\d\d)|(\d{1,2})\s*[-/.]\s*(\d\d)")
 SEASON = re.compile(r"(\d{4})\s*[-/–]\s*(\d\d)")
-MONTH = re.compile(r"(?:(\d{4})\s*[-/.年M]\s*(\d{1,2})\s*月?|(\d{1,2})\s*[-/.]\s*(\d{4}))")
-NAMED_MONTH = re.compile(rf"(?:([^\W\d_]{{3,10}})\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}([^\W\d_]{{3,10}})\.?)")
-QUARTER = re.compile(r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*(\d{4}))")
+MONTH = re.compile(r"(?:(\d{4})\s*[-/.年년M]\s*(\d{1,2})\s*[月월]?|(\d{1,2})\s*[-/.]\s*(\d{4}))")
+NAMED_MONTH = re.compile(
+    rf"(?:{NAME}\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}{NAME}\.?|{NAME}\.?(?:\s*'|-)(\d\d))"
+)
+QUARTER = re.compile(
+    r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*'?(\d{4}|\d\d)"
+    r"|[Qq]([1-4])\s*(?:'|[-/. ]'?)\s*(\d\d))"
+)
+HALF = re.compile(r"(?:(\d{4})\s*[-/ ]?\s*[HhS]([12])|[HhS]([12])\s*[-/ ]?\s*(\d{4})|([12])[Hh]\s*'?(\d{4}|\d\d))")
 WEEK = re.compile(r"(?:(\d{4})[- ]?[WwK]{1,2}(\d\d?)(?:-?([1-7]))?|[WwK]{1,2}\s?(\d\d?)\s*[-/ ]\s*(\d{4}))")
 ALONE = re.compile(CLOCK)
+DAYS_CLOCK = re.compile(rf"([+-]?\d+)\s*days?,?\s*(?:\+?{CLOCK})?")  # as Python and pandas write a span of time
+HOUR = re.compile(r"(\d{1,2})(?:[hH](\d\d)|\s*([apAP])\.?[mM]\.?)")  # 23h35, 11 pm
+SPAN = re.compile(
+    r"(?:P(?=T|\d+D))?(?:(\d+)\s*d(?:ays?)?)?,?\s*T?(?:(\d+)\s*h(?:rs?|ours?)?)?,?\s*"
+    r"(?:(\d+)\s*m(?:ins?|inutes?)?)?,?\s*(?:(\d+(?:\.\d+)?)\s*s(?:ecs?|econds?)?)?",
+    re.IGNORECASE,
+)
 # dates of every year, for whole columns (RE2)
 DAYS = r"((0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
 PLAIN = rf"^[1-9]\d{{3}}-{DAYS}( ([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?)?$"
@@ -81,8 +99,9 @@ TIMELY = re.compile(
     r"(^|[^a-z])(time|timestamp|ts|date|datetime|epoch|created|updated|unixtime|at)([^a-z]|$)|[a-z](At|Time|Date)$|time$",
     re.I,
 )
-DATED = re.compile(r"date|day|datum|fecha|yyyymmdd|^dt|dt$|time", re.IGNORECASE)
+DATED = re.compile(r"date|day|datum|fecha|yyyymm|^dt|dt$|time|month|period|^ym$", re.IGNORECASE)
 CALLED = re.compile(r"date|datum|fecha|yymmdd|^dt|dt$|month|monat", re.IGNORECASE)
+ZERO = re.compile(r"[0\s:./-]*")  # what databases put where there is no date
 
 
 class Unread(Exception):
@@ -108,6 +127,7 @@ def _read(text: str, form: str, first: str) -> float | str:
     text = text if text.isascii() else unicodedata.normalize("NFKC", text).strip()
     if len(text) > LONGEST:
         return NO
+    text = re.sub(r"(?<=\d)\s*\([^\W\d_][^()]{5,}\)$", "", text)  # what JavaScript calls the zone
     try:
         return READERS.get(form, _epoch(form))(text, first)
     except (Unread, ValueError, OverflowError, KeyError):
@@ -127,6 +147,9 @@ def _date(text: str, first: str) -> float:
     if found := NAME_DAY.fullmatch(text):
         name, day, year, *rest = found.groups()
         return _at(int(year), MONTHS[name.casefold()], int(day), rest)
+    if found := NAME_DAY_TIME.fullmatch(text):
+        name, day, *rest, year = found.groups()
+        return _at(int(year), MONTHS[name.casefold()], int(day), rest)
     if found := YEAR_NAME.fullmatch(text):
         year, name, day, *rest = found.groups()
         return _at(int(year), MONTHS[name.casefold()], int(day), rest)
@@ -139,7 +162,7 @@ def _date(text: str, first: str) -> float:
 def _compact(text: str, first: str) -> float:
     year, month, day, *rest = _groups(COMPACT, text)
     hour, minute, second = (int(part or 0) for part in rest)
-    return _seconds(datetime(int(year), int(month), int(day), hour, minute, second))
+    return _seconds(datetime(int(year), int(month), int(day or 1), hour, minute, second))
 
 
 def _short(text: str, first: str) -> float:
@@ -160,14 +183,18 @@ def _month(text: str, first: str) -> float:
     if found := MONTH.fullmatch(text):
         year, month = found[1] or found[4], found[2] or found[3]
         return _at(int(year), int(month), 1)
-    one, year, other, name = _groups(NAMED_MONTH, text)
-    return _at(int(year or other), MONTHS[(one or name).casefold()], 1)
+    one, year, other, name, last, short = _groups(NAMED_MONTH, text)
+    return _at(_year(year or other or short), MONTHS[(one or name or last).casefold()], 1)
 
 
 def _quarter(text: str, first: str) -> float:
-    found = _groups(QUARTER, text)
-    year, quarter = found[0] or found[3] or found[5], found[1] or found[2] or found[4]
-    return _at(int(year), 3 * int(quarter) - 2, 1)
+    if found := HALF.fullmatch(text):
+        return _at(_year(found[1] or found[4] or found[6]), 6 * int(found[2] or found[3] or found[5]) - 5, 1)
+    found = QUARTER.fullmatch(text)
+    if found is None:
+        raise Unread
+    year, quarter = found[1] or found[4] or found[6] or found[8], found[2] or found[3] or found[5] or found[7]
+    return _at(_year(year), 3 * int(quarter) - 2, 1)
 
 
 def _week(text: str, first: str) -> float:
@@ -176,7 +203,18 @@ def _week(text: str, first: str) -> float:
 
 
 def _clock(text: str, first: str) -> float:
-    return _day_part(_groups(ALONE, text))
+    if found := HOUR.fullmatch(text):
+        return _day_part((found[1], found[2] or 0, 0, None, found[3]))
+    if found := DAYS_CLOCK.fullmatch(text):
+        days, *rest = found.groups()
+        return int(days) * 86400 + (_day_part(rest) if rest[0] is not None else 0.0)
+    if (found := ALONE.fullmatch(text)) is None:
+        found = SPAN.fullmatch(text)
+        parts = [float(part or 0) for part in found.groups()] if found and any(found.groups()) else None
+        if parts is None:
+            raise Unread
+        return sum(part * worth for part, worth in zip(parts, (86400, 3600, 60, 1)))
+    return _day_part(found.groups())
 
 
 def _epoch(form: str):
@@ -226,7 +264,10 @@ def _at(year: int, month: int, day: int, rest: Any = ()) -> float:
             raise Unread
         seconds += _day_part(rest[:5])
     zone = next((z for z in rest[5:] if z), None) if rest else None
-    if zone and zone not in ("Z", "UTC", "GMT"):
+    if zone in ZONES:
+        return seconds - 3600 * ZONES[zone]
+    if zone:
+        zone = zone[-len(zone.lstrip("UTCGM")) :]
         away = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0)).total_seconds()
         seconds += away if zone[0] == "-" else -away
     return seconds
@@ -300,6 +341,10 @@ def learn(name: str, column: pa.ChunkedArray, first: str | None = None) -> tuple
     best: tuple[dict, float] = (DATES | {"first": first or "day"}, 0.0)
     if not any(isinstance(c, str) and len(c) < LONGEST and any(map(str.isdigit, c)) for c in cells):
         return best  # trying all forms on every column of words takes longer than anything else there is to guess
+    if TIMELY.search(name) and all(isinstance(c, str) and EPOCH.fullmatch(c) and "." not in c for c in cells):
+        best = _learn_numbers(name, [int(c) for c in cells])
+        if best[1]:
+            return best
     tried = [{"form": "date", "first": f} for f in _order(column, first)]
     tried += [{"form": form} for form in READERS if form not in ("date", "compact", "short")]
     if DATED.search(name):
@@ -319,6 +364,11 @@ def learn(name: str, column: pa.ChunkedArray, first: str | None = None) -> tuple
     return best
 
 
+def nothing(cell: Any) -> bool:
+    """Whether a cell among dates says that there is none."""
+    return isinstance(cell, str) and (cell.strip().casefold() in MARKS or bool(ZERO.fullmatch(cell)))
+
+
 def _says(cell: Any, style: dict) -> bool:
     return isinstance(cell, (str, int)) and not isinstance(moment(cell, style), str)
 
@@ -334,7 +384,9 @@ def _learn_numbers(name: str, cells: list) -> tuple[dict, float]:
         style = {"form": "short"}
         return style, sum(_says(c, style) for c in cells) / len(cells)
     style = {"form": "compact"}
-    if DATED.search(name) and 1000_01_01 <= low and high < 10_000 * 10_000:
+    spans = ((1900_01, 2100_01), (1000_01_01, 10_000 * 10_000), (1900_01_01_0000, 2100 * 10**8),
+             (1900_01_01_000000, 2100 * 10**10))  # fmt: skip
+    if DATED.search(name) and any(least <= low and high < most for least, most in spans):
         return style, sum(_says(c, style) for c in cells) / len(cells)
     return style, 0.0
 

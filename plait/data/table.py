@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from plait.data.arrow import column_from_values, declared, plain_table, unread
+from plait.data.arrow import column_from_values, declared, named_table, plain_table, unread
 from plait.data.files import local_path, read_file, read_files, several, tables_in
 from plait.data.folder import folder_columns
 from plait.data.headers import distinct
@@ -200,11 +200,11 @@ def _from_lists(columns: dict) -> pa.Table:
     sizes = {str(name): len(cells) for name, cells in columns.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(f"columns differ in length: {', '.join(f'{n} has {k}' for n, k in sizes.items())}.")
-    return pa.Table.from_arrays([column_from_values(str(n), c) for n, c in columns.items()], names=list(sizes))
+    return named_table(list(sizes), [column_from_values(str(n), c) for n, c in columns.items()])
 
 
 def _from_pandas(frame: Any) -> pa.Table:
-    names = ["_".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in frame.columns]
+    names = ["_".join(filter(None, map(str, n))) if isinstance(n, tuple) else str(n) for n in frame.columns]
     arrays: list = []
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
@@ -215,4 +215,4 @@ def _from_pandas(frame: Any) -> pa.Table:
             missing = series.isna().to_numpy()
             cells = [None if gone else cell for cell, gone in zip(series.tolist(), missing)]
             arrays.append(column_from_values(name, cells))
-    return pa.Table.from_arrays(arrays, names=names)
+    return named_table(names, arrays)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from plait.data.arrow import column_from_values
+from plait.data.arrow import column_from_values, named_table
 from plait.data.headers import COMMENTS, header
 from plait.data.words import NOTHING, without
 from plait.errors import DataError
@@ -65,6 +65,8 @@ def csv_texts(
     found = _records(head, separator, whole=len(raw) <= LOOK)
     top = header(found[1:] if told else found, str(path))
     said = list(top.said)
+    if top.named and len(raw) <= LOOK and not any(line > top.lines for line, cells in found if cells):
+        raise DataError(f"{path} has columns but no rows.")
     separator = NONE if len(top.names) == 1 and not tabs else separator  # lines of text, with whatever marks
     comments = any(cells and cells[0].lstrip().startswith(COMMENTS) for line, cells in found if line < top.lines)
     size = source.size if isinstance(source, pa.Buffer) else path.stat().st_size
@@ -254,11 +256,14 @@ def _number_if_all(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     return None
 
 
-def read_json(path: Path, source: Path | pa.Buffer | None = None) -> pa.Table:
-    """JSON lines (one object per line), or one JSON array of objects."""
-    source = path if source is None else source
+def read_json(path: Path, source: Path | pa.Buffer | None = None, *, lines: bool = False) -> pa.Table:
+    """JSON lines (one object per line), or one JSON array of objects; where these are no `lines` also one object that
+    holds columns or rows, as pandas writes it."""
+    source = _utf8(path, path if source is None else source)
     with pa.input_stream(source) as file:
         array = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    if not (array or lines) and (columns := _one_object(source)):
+        return named_table(list(columns), [column_from_values(n, cells) for n, cells in columns.items()])
     if not array:
         try:
             with pa.input_stream(source) as file:
@@ -268,7 +273,38 @@ def read_json(path: Path, source: Path | pa.Buffer | None = None) -> pa.Table:
     with pa.input_stream(source) as file:
         rows = _json_rows(path, file.read(), array)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.Table.from_arrays([column_from_values(n, [row.get(n) for row in rows]) for n in names], names=names)
+    return named_table(names, [column_from_values(n, [row.get(n) for row in rows]) for n in names])
+
+
+def _one_object(source: Path | pa.Buffer) -> dict[str, list] | None:
+    """The columns of a file that is one object: of lists, or in one of the ways of pandas (columns, index, split,
+    table); None of anything else."""
+    with pa.input_stream(source) as file:
+        try:
+            data = json.loads(file.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(data, dict):
+        return None
+    if {"columns", "data"} <= data.keys() <= {"columns", "data", "index"}:
+        data = [dict(zip(map(str, data["columns"]), row)) for row in data["data"]]
+    elif data.keys() == {"schema", "data"} or (len(data) == 1 and _rows(next(iter(data.values())))):
+        data = list(data.values())[-1]
+    if isinstance(data, dict) and len(data) > 1 and all(isinstance(v, list) for v in data.values()):
+        return data if len(set(map(len, data.values()))) == 1 else None
+    inner = list(data.values()) if isinstance(data, dict) else []
+    if inner and all(isinstance(v, dict) and v and all(map(str.isdigit, v)) for v in inner):  # {column: {row: cell}}
+        places = list(dict.fromkeys(place for column in inner for place in column))
+        return {name: [column.get(place) for place in places] for name, column in data.items()}
+    rows = inner if isinstance(data, dict) and all(map(str.isdigit, data)) else data
+    if not _rows(rows):
+        return None
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _rows(data: object) -> bool:
+    return isinstance(data, list) and bool(data) and all(isinstance(row, dict) for row in data)
 
 
 def _json_rows(path: Path, data: bytes, array: bool) -> list[dict]:

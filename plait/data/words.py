@@ -15,6 +15,8 @@ from plait.data.distinct import by_value, smooth, values_of
 
 NAMED = ("NA", "N/A", "n/a", "null", "NULL", "Null", "None")  # a person may mean a class by these
 NOTHING = (*NAMED, "NaN", "nan", "-nan", "#N/A", "<NA>", "NaT", "#NULL!")  # and machines nothing by all
+MARKS = frozenset("? - -- --- – — . .. ... * ** unknown missing none nil n.a. n.d. nd tbd tba error inf -inf infinity "
+                  "-infinity #div/0! #value! #ref! #num! #name?".split())  # fmt: skip  # no number, and no date
 YES = frozenset("true t yes y 1 on ja oui si sí sim да vrai wahr verdadero 是 はい ✓ ✔".split())
 NO = frozenset("false f no n 0 off nein non não нет faux falsch falso 否 いいえ ✗ ✘".split())
 EDGES = "\ufeff\u200b\u200c\u200d\u2060\u200e\u200f"  # marks without ink
@@ -55,13 +57,14 @@ def without(column: pa.ChunkedArray, blanks: Sequence[str]) -> pa.ChunkedArray:
 
 def yes_or_no(text: str) -> bool | None:
     """What a word says in any of the languages known here, or None; 1.0 is 1."""
-    word = plain_number(text) or text.strip().casefold()
+    word = plain_number(text) or unicodedata.normalize("NFKC", text).strip().casefold()
     return True if word in YES else False if word in NO else None
 
 
 def plain_number(text: str) -> str | None:
     """The number that a text is, written in one way (1.0, "1" and 01 are 1); None of anything else."""
     text = text.strip().replace("\N{MINUS SIGN}", "-")
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)  # full-width digits
     if not NUMBER.fullmatch(text):
         return None
     digits = text.lstrip("+-")

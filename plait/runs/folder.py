@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from plait.core.files import write_whole
+from plait.data.arrow import bytes_text
 from plait.errors import DataError, UsageError
 from plait.runs.manifest import CONFIG, read_checked, rewriting
 
@@ -58,6 +59,10 @@ def plain(value: Any):
     raise TypeError(f"{type(value).__name__} is no plain JSON")
 
 
+def _told(cell: Any) -> str:
+    return bytes_text(cell) if isinstance(cell, bytes) else str(cell)
+
+
 def write_table(table: pa.Table, path: str | Path) -> Path:
     """Write a table as Parquet, CSV or JSON lines by the path's ending, whole or not at all."""
     path = Path(path)
@@ -68,13 +73,16 @@ def write_table(table: pa.Table, path: str | Path) -> Path:
         from pyarrow import csv
 
         flat = table
-        for i, field in enumerate(table.schema):  # CSV has no lists
+        for i, field in enumerate(table.schema):  # CSV has neither lists nor bytes
             if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
                 cells = [None if v is None else json.dumps(v) for v in table.column(i).to_pylist()]
                 flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
+            elif pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+                cells = [None if v is None else bytes_text(v) for v in table.column(i).to_pylist()]
+                flat = flat.set_column(i, field.name, pa.array(cells, pa.string()))
         write_whole(path, lambda p: csv.write_csv(flat, p))
     elif suffix in (".jsonl", ".ndjson"):
-        lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+        lines = "".join(json.dumps(row, ensure_ascii=False, default=_told) + "\n" for row in table.to_pylist())
         write_whole(path, lambda p: p.write_text(lines, encoding="utf-8"))
     else:
         raise UsageError(f"cannot write {path}: end its name in .parquet, .csv or .jsonl")

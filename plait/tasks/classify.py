@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -347,6 +348,7 @@ class ClassifyMany(AnswerTask):
     metrics = chosen.LABELS
     temperature = 1.0  # how much surer the model sounds than it may
     thresholds: np.ndarray | None = None  # (K,) from what probability on each label is answered; None: 0.5
+    numbers = False  # whether the table has lists of whole numbers
 
     def __init__(self, target: list[str] | str, labels: list[str], rates: list[float]):
         self.target, self.labels, self.rates = target, labels, rates
@@ -368,7 +370,10 @@ class ClassifyMany(AnswerTask):
         target = schema.targets if len(columns) > 1 else schema.targets[0]
         if not any(yes):
             raise DataError(f"the target {target!r} has no label in the training rows")
-        return cls(target, labels, [float(y + 1) / float(n + 2) for y, n in zip(yes, known)])
+        task = cls(target, labels, [float(y + 1) / float(n + 2) for y, n in zip(yes, known)])
+        lists = columns[0].style.get("type", "").startswith("list<") and len(columns) == 1
+        task.numbers = lists and all(re.fullmatch(r"-?\d{1,15}", str(label)) for label in labels)
+        return task
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Answer:
         return Answer(bound, self.targets, torch.from_numpy(self.prior), binary_cross_entropy)
@@ -501,7 +506,8 @@ class ClassifyMany(AnswerTask):
     def columns(self, answers: Answers) -> dict[str, Any]:
         p = answers["probabilities"]
         said = self._said(answers, p.shape[1])
-        chosen = [[label for label, one in zip(self.labels, row) if one] for row in said]
+        own = [int(label) for label in self.labels] if self.numbers else self.labels
+        chosen = [[label for label, one in zip(own, row) if one] for row in said]
         answer = "labels" if isinstance(self.target, str) else unlike("labels", self.target)
         return beside({answer: chosen}, {f"p({label})": p[:, i] for i, label in enumerate(self.labels)})
 

@@ -41,10 +41,11 @@ from plait.parts.tokenizers.stems import SpectrogramStem
 MAGIC = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"FORM", b".snd")
 MOST_SECONDS = 30.0
 MOST_RATE = 16_000
+CANCELS = 0.01  # of the loudest channel's power
 
 
 class AudioKind(Kind):
-    """Channels are averaged; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
+    """Channels are averaged, but where they cancel each other out the loudest is heard alone; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
 
     name, slot, own_slot, media, suffix = "audio", "audio", True, True, ".wav"
     learnt: ClassVar[Record] = Record({"rate": SIZE, "seconds": SPREAD, "samples": SIZE}, BY_TOWER)
@@ -92,7 +93,7 @@ class AudioKind(Kind):
             raise Bad("truncated sound")
         if not np.isfinite(sound).all():
             raise Bad("a sample is not a finite number")
-        mono = sound.mean(axis=1)
+        mono = mixed(sound)
         if rate != params["rate"]:
             mono = soxr.resample(mono, rate, params["rate"])
         if len(mono) == 0:
@@ -154,6 +155,14 @@ def standard(x: Tensor, keep: Tensor) -> Tensor:
     x = x - x.masked_fill(~keep, 0.0).sum((1, 2), keepdim=True) / count
     variance = x.masked_fill(~keep, 0.0).square().sum((1, 2), keepdim=True) / count
     return x * (variance + 1e-4).rsqrt()
+
+
+def mixed(sound: np.ndarray) -> np.ndarray:
+    """(S, C) -> (S,): the mean of the channels, or the loudest where the mean has next to nothing of it, as where one is
+    the other turned round."""
+    mono = sound.mean(axis=1)
+    loud = sound.var(axis=0)
+    return sound[:, loud.argmax()] if sound.shape[1] > 1 and mono.var() < CANCELS * loud.max() else mono
 
 
 def looks_like_audio(head: bytes) -> bool:

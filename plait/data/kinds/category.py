@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.declared import Record
+from plait.core.declared import WHOLE, Record
 from plait.data.arrow import as_text
 from plait.data.kinds.base import COUNT, Encoded, FitOptions, Glance, Kind, Place, Survey
 from plait.data.words import Labels, labels, merged, plain_number, trimmed, yes_or_no
@@ -59,6 +59,8 @@ class CategoryKind(Kind):
         if ordered is None:
             found.sort(key=lambda f: (f[1] is None, isinstance(f[1], str), f[1] if f[1] is not None else 0))
         values, classes, counts = (list(part) for part in zip(*found)) if found else ([], [], [])
+        if any(isinstance(c, int) and abs(c) > WHOLE for c in classes):
+            classes = values  # JSON tells such numbers no longer apart; answers are of the column's type all the same
         return {"values": values, "classes": classes, "counts": counts}
 
     def encode_target(self, column: pa.ChunkedArray, params: dict, place: Place) -> Encoded:

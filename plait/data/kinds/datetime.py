@@ -34,8 +34,8 @@ class DatetimeKind(Kind):
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             return f"type {kind}"
         style, share = glance.moment
-        wrong, n = round((1 - share) * len(glance.sample)), len(glance.sample)
-        if share < 0.95 and not (wrong == 1 and n >= 4):
+        n, none = len(glance.sample), glance.share(moments.nothing) if 0.5 <= share < 0.95 else 0.0
+        if share + none < 0.95 and not (round((1 - share) * n) == 1 and n >= 4):
             return None
         named = moments.FORMS[style["form"]]
         named = (

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from plait.core.declared import Record
+from plait.core.declared import WHOLE, Record
 from plait.data.arrow import as_text
 from plait.data.kinds.base import COUNT, Bad, FitOptions, Glance, Kind, Place, cells_of
 from plait.data.stores import Fixed
@@ -95,7 +95,8 @@ def labels_of(cell: Any, mark: str | None) -> list | None:
 
 
 def _words(labels: list) -> list[str]:
-    return [word for label in labels if (word := " ".join(as_text(label).split()))]
+    texts = (str(int(v)) if isinstance(v, float) and v == v // 1 and abs(v) < WHOLE else as_text(v) for v in labels)
+    return [word for text in texts if (word := " ".join(text.split()))]
 
 
 def _mark(cells: list) -> str | None:

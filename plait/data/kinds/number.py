@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plait.core.declared import Record, Within
 from plait.data import numerals
 from plait.data.kinds.base import COUNT, Bad, Encoded, FitOptions, Glance, Kind, Place, Survey, counted
-from plait.data.words import NOTHING
+from plait.data.words import MARKS, NOTHING
 from plait.parts.scaling import HUGE, Standardise
 from plait.parts.tokenizers.features import NumberTokens
 
@@ -22,8 +22,6 @@ HEAVY = 50.0  # a value this many interquartile ranges away from the median make
 DIGITS = 15  # whole numbers of more count nothing: float64 cannot tell them apart
 CODES = rf"^\s*[+-]?\d{{{DIGITS + 1},}}\s*$"
 ZERO = r"^\s*[+-]?0\d"
-MARKS = frozenset("? - -- --- – — . .. ... * ** unknown missing none nil n.a. n.d. nd tbd tba error inf -inf infinity "
-                  "-infinity #div/0! #value! #ref! #num! #name?".split())  # fmt: skip
 BOUND = re.compile(r"[<>≤≥~≈]=?\s*[-+.,\d].*")
 
 

@@ -121,8 +121,9 @@ def inline(cell: str) -> bytes | None:
     text = cell if found is None else cell[found.end() :]
     if found is not None and not found[1]:
         return unquote_to_bytes(text)
+    text = "".join(text.split()).replace("-", "+").replace("_", "/")  # as URLs have it
     try:
-        return base64.b64decode("".join(text.split()) + "=" * (-len("".join(text.split())) % 4), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError as error:
         raise Bad("broken base64") from error
 
