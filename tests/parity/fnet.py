@@ -12,6 +12,7 @@ from tests.peers import declare_torchvision
 
 SYSTEM = "fnet"
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
+SHAPES = {"fnet_base": (768, 12), "fnet_large": (1024, 24)}  # width and layers
 
 
 @torch.no_grad()
@@ -19,8 +20,8 @@ def parity(name: str) -> Row:
     declare_torchvision()
     from transformers import FNetConfig, FNetModel
 
-    a = plait.model_info(name).arguments
-    config = FNetConfig(hidden_size=a["width"], num_hidden_layers=a["depth"], intermediate_size=4 * a["width"])
+    width, depth = SHAPES[name]
+    config = FNetConfig(hidden_size=width, num_hidden_layers=depth, intermediate_size=4 * width)
     theirs = perturb(FNetModel(config))
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="transformers")
     assert epsilons(ours) == epsilons(theirs)

@@ -12,7 +12,9 @@ from torch import nn
 
 import plait
 from plait.core.catalog import build, systems
+from plait.core.create import rules_of
 from plait.core.tokens import Tokens
+from plait.core.weights import convert
 from tests.parity.compare import Row, count, count_whole, perturb, relative_error
 from tests.peers import declare_torchvision
 
@@ -122,8 +124,10 @@ def parity(name: str) -> Row:
     arguments, said = cut(made, parameters[0])
     made.bos_token_id = made.eos_token_id = made.pad_token_id = None
     theirs = perturb(peer(made))
-    ours = build(name, **arguments).to_empty(device="cpu").eval()  # all that it has is in the file
-    plait.load_weights(ours, theirs.state_dict(), source=plait.model_info(name).weights["source"])
+    ours = build(name, **arguments).eval()  # on meta: what both have alike is held once
+    state = convert(theirs.state_dict(), rules_of(ours, plait.model_info(name).weights["source"]))
+    ours.load_state_dict(state, assign=True)
+    del state
     assert {m.eps for m in ours.modules() if isinstance(m, nn.RMSNorm)} == {made.rms_norm_eps}
     assert count(ours) == count(theirs) and ours.window == (getattr(made, "sliding_window", None) or 0)
     g = torch.Generator().manual_seed(1)

@@ -14,6 +14,7 @@ from tests.peers import declare_torchvision
 
 SYSTEM = "pvt"
 CASES = {f"{SYSTEM}_{size}": row["references"]["transformers"] for size, row in systems()[SYSTEM].weights.items()}
+DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3), "medium": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
 
 
 def pair(name: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
@@ -21,9 +22,8 @@ def pair(name: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
     declare_torchvision()
     from transformers import PvtConfig, PvtForImageClassification
 
-    theirs = perturb(
-        PvtForImageClassification(PvtConfig(depths=list(plait.model_info(name).arguments["depths"]), num_labels=1000))
-    )
+    made = PvtConfig(depths=list(DEPTHS[name.split("_")[1]]), num_labels=1000)
+    theirs = perturb(PvtForImageClassification(made))
     return plait.load_weights(plait.create_model(name).eval(), published(theirs), "transformers"), theirs, (224, 224)
 
 

@@ -20,7 +20,8 @@ def parity(name: str) -> Row:
     declare_torchvision()
     import timm
 
-    error, native = 0.0, tuple(plait.model_info(name).arguments.get("image", (224, 224)))
+    error, native = 0.0, tuple(timm.get_pretrained_cfg(CASES[name]).input_size[1:])
+    assert plait.model_info(name).arguments.get("image", (224, 224)) == native
     for size in (native, (native[0] // 2, native[1] - 32)):
         theirs = perturb(timm.create_model(CASES[name], img_size=size))
         ours = plait.load_weights(plait.create_model(name, image=size).eval(), theirs.state_dict(), source="timm")
