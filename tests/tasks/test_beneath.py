@@ -154,21 +154,6 @@ def test_a_file_holds_every_rung(climbed, tmp_path):
     assert np.array_equal(old(batch), every(batch))
 
 
-@pytest.mark.parametrize("asked", [Classes(2), Labels(2), Number()], ids=lambda a: a.name)
-def test_few_rows_leave_the_mix_near_to_all_alike(asked):
-    rng = np.random.default_rng(0)
-
-    def off(n: int, pull: float) -> float:
-        real = rng.integers(0, 2, (n, 2)) if asked.name == "labels" else rng.integers(0, 2, n)
-        knows = {"classes": np.eye(2)[real] * 4, "labels": real * 8.0 - 4, "number": real[:, None] * 1.0}[asked.name]
-        answers = [asked.normal(knows), asked.normal(rng.normal(size=knows.shape))]
-        return float(np.abs(asked.mix(answers, real, None, pull) - 0.5).max())
-
-    assert off(40, 1e9) < 1e-3
-    assert off(40, 20.0) < 0.8 * off(40, 0.0)
-    assert off(4000, 1.0) > 0.9 * off(4000, 0.0)  # many rows decide
-
-
 def test_many_rows_have_neither_kernel_nor_forest(climbed, monkeypatch):
     _, _, given, y, ladder = climbed
     monkeypatch.setattr(learn, "SMALL", len(y) - 1)

@@ -78,11 +78,9 @@ class Classes:
         full[:, there] = raw
         return np.log((1 - DOUBT) * full + DOUBT * np.exp(prior))
 
-    def mix(
-        self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None, pull: float = 0.0
-    ) -> np.ndarray:
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         """Weights (R,) from 0 on of several answers' log-probabilities, by the likelihood of y. weight (n,): what each
-        row counts. pull: how many rows the squared distance to all alike counts as."""
+        row counts."""
         stack, share = np.stack(answers), _shares(y, weight)[:, None]  # (R, n, K), (n, 1)
         real = np.eye(self.count)[y]
 
@@ -91,7 +89,7 @@ class Classes:
             slope = ((softmax(z, axis=1) - real)[None] * share * stack).sum((1, 2))
             return -float((log_softmax(z, axis=1) * real * share).sum()), slope
 
-        return _weights(loss, len(answers), pull / max(len(y), 1))
+        return _weights(loss, len(answers))
 
     def mixed(self, weights: np.ndarray, answers: Sequence[np.ndarray]) -> np.ndarray:
         return log_softmax(np.tensordot(weights, np.stack(answers), 1), axis=1)
@@ -143,9 +141,7 @@ class Labels:
                 w[k], b[k] = model.coef_[0], model.intercept_[0]
         return w, b
 
-    def mix(
-        self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None, pull: float = 0.0
-    ) -> np.ndarray:
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
         y = self._learnt(y)
         stack, real = np.stack(answers), y == 1
         known = (y != -100) * _shares(y, weight)[:, None]
@@ -157,7 +153,7 @@ class Labels:
             slope = (((1 / (1 + np.exp(-np.clip(z, -60, 60))) - real) * known)[None] * stack).sum((1, 2)) / count
             return float(value), slope
 
-        return _weights(loss, len(answers), pull / max(len(y), 1))
+        return _weights(loss, len(answers))
 
     def mixed(self, weights: np.ndarray, answers: Sequence[np.ndarray]) -> np.ndarray:
         return np.tensordot(weights, np.stack(answers), 1)
@@ -190,14 +186,9 @@ class Number:
             model.fit(dense, y, sample_weight=weight)
         return model.coef_.reshape(1, -1), np.atleast_1d(model.intercept_)
 
-    def mix(
-        self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None, pull: float = 0.0
-    ) -> np.ndarray:
-        root, count = np.sqrt(_shares(y, weight)), len(answers)
-        rows, real = np.stack([a[:, 0] for a in answers], 1) * root[:, None], y * root
-        toward = np.sqrt(pull / max(len(y), 1)) * np.eye(count)
-        found = nnls(np.concatenate([rows, toward]), np.concatenate([real, toward.sum(0) / count]))[0]
-        return np.minimum(found, MOST_WEIGHT)
+    def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        root = np.sqrt(_shares(y, weight))
+        return np.minimum(nnls(np.stack([a[:, 0] for a in answers], 1) * root[:, None], y * root)[0], MOST_WEIGHT)
 
     def mixed(self, weights: np.ndarray, answers: Sequence[np.ndarray]) -> np.ndarray:
         return np.tensordot(weights, np.stack(answers), 1)
@@ -212,13 +203,11 @@ def _shares(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return w / max(w.sum(), 1e-12)
 
 
-def _weights(loss, count: int, pull: float) -> np.ndarray:
-    def pulled(w: np.ndarray) -> tuple[float, np.ndarray]:
-        (value, slope), off = loss(w), w - 1.0 / count
-        return value + pull * float(off @ off), slope + 2 * pull * off
-
-    bounds = [(0.0, MOST_WEIGHT)] * count
-    return minimize(pulled, np.full(count, 1.0 / count), jac=True, method="L-BFGS-B", bounds=bounds).x
+def _weights(loss, count: int) -> np.ndarray:
+    found = minimize(
+        loss, np.full(count, 1.0 / count), jac=True, method="L-BFGS-B", bounds=[(0.0, MOST_WEIGHT)] * count
+    )
+    return found.x
 
 
 def _logistic(x: Any, y: np.ndarray, strength: float, weight: np.ndarray | None):

@@ -27,7 +27,6 @@ LEAVES = (2, 8)  # fewest rows of a leaf that are tried, of trees grown at rando
 MANY = 20_000  # rows: of more, trees are tried on one fold
 STRENGTHS = (1e-3, 1e5)  # 1 / penalty
 BETTER = 0.998  # of a loss, from where another strength is better than one nearer to the usual
-PULL = 1.0  # rows that speak for all rungs alike, where they are mixed
 STEPS = 10  # numbers of rounds that are compared
 HOPELESS = (
     0.98  # of a loss: where one fold of trees beside the linear model does not lower it so far, they are left out
@@ -106,7 +105,7 @@ def _choose(ladder: Ladder, oof: dict[str, np.ndarray], y: np.ndarray, weight: n
     ladder.rungs = {names[0]: float(alone[0])}
     if len(names) == 1:
         return
-    weights = asked.mix(found, y, w, PULL)
+    weights = asked.mix(found, y, w)
     both = asked.losses(asked.mixed(weights, found), y)
     gain = asked.losses(asked.mixed(alone, found[:1]), y) - both
     ladder.told["both"] = float(np.average(both, weights=w))
