@@ -193,7 +193,7 @@ class Settings:
         "How far towers may learn: 1 not at all, 2 by adapters in their last layers, 3 also in all their weights.", 3
     )
     no_ladder: bool = setting(
-        "Leave out the simple models (linear, boosted trees) that stand beneath plait's own.", False
+        "Leave out the simple models (linear, kernel, trees) that stand beneath plait's own.", False
     )
     allow_outside: bool = setting("Let the table name media files outside its own folder.", False)
     workers: int = setting("Threads that decode pictures and sounds.", 2)

@@ -259,6 +259,7 @@ def test_a_kernel_has_features_whose_products_are_the_kernel():
     found = kernel.fit(x, 1.0)
     assert np.allclose(found(x) @ found(x).T, rbf_kernel(x, gamma=1 / float(found.width[0])), atol=1e-6)
     assert np.isclose(found.width[0], ((x[:, None] - x[None]) ** 2).sum(2).mean())
+    assert np.array_equal(found(np.repeat(fresh, 300, 0))[::300], found(fresh))
     many = kernel.fit(rng.normal(size=(400, 3)), 1.0)  # the directions that say most are kept
     assert many(fresh).shape == (20, kernel.FEATURES)
     own = (many(fresh) ** 2).sum(1)  # a row is like itself as 1 to 1

@@ -8,6 +8,7 @@ import numpy as np
 
 LANDMARKS = 1000  # rows that others are compared with
 FEATURES = 128
+BATCH = 4096  # rows that are compared at once
 WIDTHS = (1.0, 4.0)  # that are tried, in squared distances between two rows
 
 
@@ -21,7 +22,8 @@ class Kernel(NamedTuple):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(n, F) -> (n, R)."""
-        return _alike(x, self.rows, float(self.width[0])) @ self.turn
+        some = range(0, max(len(x), 1), BATCH)
+        return np.concatenate([_alike(x[i : i + BATCH], self.rows, float(self.width[0])) @ self.turn for i in some])
 
 
 def fit(x: np.ndarray, width: float) -> Kernel:

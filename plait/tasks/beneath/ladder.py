@@ -1,5 +1,5 @@
-"""The ladder beneath a network: a linear model on words, characters, categories and numbers, and boosted trees, each
-out of fold, and what they answer together.
+"""The ladder beneath a network: a linear model on words, characters, categories and numbers, boosted trees, and of few
+rows a kernel and trees grown at random; each out of fold, and what they answer together.
 
 Whatever a network reaches, a careful person reaches this in a minute. So the ladder is learnt first; on validation rows
 the network then shows by more than noise that it adds something, or it is left out (`Ladder.join`). What is kept are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ def scattered(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classe
     return found if classes else found._replace(value=found.value[:, 0])
 
 
-def _end_to_end(nodes: list[tuple[np.ndarray, ...]], output: list[int], start: np.ndarray) -> Trees:
+def _end_to_end(nodes: Sequence[tuple[np.ndarray, ...]], output: list[int], start: np.ndarray) -> Trees:
     """nodes: of each tree what `Trees` holds, in its order, by the numbers of nodes within it, and which are leaves."""
     before = np.cumsum([0, *(len(one[0]) for one in nodes)])
     kinds = (np.int32, np.float64, np.int32, np.int32, bool, np.float64)
@@ -128,4 +129,5 @@ def _end_to_end(nodes: list[tuple[np.ndarray, ...]], output: list[int], start: n
     arrays = [
         np.concatenate(column).astype(kind) if column else np.zeros(0, kind) for column, kind in zip(columns, kinds)
     ]
-    return Trees(*arrays, np.asarray(before[:-1], np.int32), np.asarray(output, np.int32), start)
+    arrays += [np.asarray(before[:-1], np.int32), np.asarray(output, np.int32), start]
+    return Trees(*arrays)
