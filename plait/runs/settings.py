@@ -110,7 +110,10 @@ class Settings:
         read=read_change,
     )
     kinds: dict[str, str] = setting(
-        "Take a column for this kind, such as photo=image.", dict, option="kind", metavar="COLUMN=KIND"
+        "Take a column for this kind, such as photo=image, or mood=ordinal:bad<so-so<good.",
+        dict,
+        option="kind",
+        metavar="COLUMN=KIND",
     )
     inputs: list[str] | None = setting("Only these inputs, by comma or repetition.", metavar="COLUMNS")
     val: str | None = setting("Rows that watch the training, instead of a tenth.", metavar="TABLE")

@@ -186,12 +186,15 @@ class Classify(AnswerTask):
             found = chosen.classification(real, p, truth[WEIGHT], self._said(p, answers))
         else:
             found = metrics.classification(real, p, self._said(p, answers))
-        found = self._led(found, truth, answers)
+        return self._led(found, truth, answers) + self._covered(real, p)
+
+    def _covered(self, real: np.ndarray, p: np.ndarray) -> list[Score]:
+        """How often sets of classes hold the true one, and how large they are, where they are asked for."""
         if self.interval is None:
-            return found
+            return []
         known, sets = (real >= 0), self._sets(p)
         inside = sets[np.arange(len(real)), real][known]
-        return [*found, proportion("coverage", inside), mean_score("classes in a set", sets.sum(1)[known], "lower")]
+        return [proportion("coverage", inside), mean_score("classes in a set", sets.sum(1)[known], "lower")]
 
     def _sets(self, p: np.ndarray) -> np.ndarray:
         """(n, K or more) bool: the classes that a row is one of, at the level that is asked for (Sadinle et al. 2019),

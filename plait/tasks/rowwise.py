@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
@@ -39,10 +39,18 @@ class Answer(TaskModel):
     head: SumOfParts
     ladder: Ladder | None = None  # of simple models, whose answers are mixed with the network's
 
-    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
+    def __init__(
+        self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
+    ):  # fmt: skip
         super().__init__(bound)
         self.names, self.loss, self.drop = names, loss, drop
-        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
+        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior, layer)
+
+    @property
+    def nothing(self) -> Tensor:
+        """The outputs (K,) of a row of which nothing is known."""
+        return self.head.prior
 
     def target(self, batch: dict) -> Tensor:
         """(B,) or (B, K): what is asked."""
@@ -57,7 +65,7 @@ class Answer(TaskModel):
         network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.network[1] else None
         found = torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)
         anything = torch.stack([p.to(device) for p in batch["present"].values()]).any(0)[:, None]
-        return {"outputs": torch.where(anything, found, self.head.prior)}
+        return {"outputs": torch.where(anything, found, self.nothing)}
 
     def watched(self, batch: dict) -> dict[str, Tensor]:
         """`outputs` (B, K) of the network alone."""
