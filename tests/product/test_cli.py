@@ -43,6 +43,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "predict",
+    "report",
     "embed",
     "search",
     "change",
