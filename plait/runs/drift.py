@@ -94,8 +94,8 @@ class Drift:
             lines.append((c.column, c.kind, c.what, *far, "drifted" if c.beyond else "", c.psi, *shares))
         note = (
             "distance, from 0 to 1: Kolmogorov-Smirnov's of numbers, total variation of classes, and of words the "
-            "share that no training row has, less what is usual of such texts. On rows that are drawn as the training rows "
-            f"were, anything is called drifted in {LEVEL:.0%} of reports. PSI: population stability index."
+            "share no training row has, less what is usual of such texts. On rows drawn as the training rows were, "
+            f"anything is called drifted in {LEVEL:.0%} of reports. PSI: population stability index."
         )
         head = ("column", "kind", "measure", "distance", "chance", "", "PSI", "never seen", "missing", "missing before")
         return Grid(head, lines, note)
