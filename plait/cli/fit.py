@@ -50,6 +50,8 @@ def fit(
 
     $ plait fit reviews.csv --target stars --kind stars=ordinal
 
+    $ plait fit houses.csv --target price --seeds 5
+
     $ plait fit wine.csv --target cultivar --folds 10
 
     $ plait fit shop.parquet --task retrieve --inputs photo,title --system clip

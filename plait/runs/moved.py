@@ -75,9 +75,11 @@ def _gaps(column: Column, *sides: Rows) -> Iterator[Asked]:
         return
     missing = (_missing(column, sides[0]), _missing(column, sides[1]))
     if max(missing) > 0:
-        counts = [np.rint([len(rows) * share, len(rows) * (1 - share)]) for rows, share in zip(sides, missing)]
-        how = lambda level: total_variation(*counts, level)  # noqa: E731
-        yield how, Moved(column.name, column.kind, "missing cells", None, missing)
+        a, b = (np.rint([len(rows) * share, len(rows) * (1 - share)]) for rows, share in zip(sides, missing))
+        yield (
+            (lambda level: total_variation(a, b, level)),
+            Moved(column.name, column.kind, "missing cells", None, missing),
+        )
 
 
 def _missing(column: Column, rows: Rows) -> float:

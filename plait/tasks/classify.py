@@ -55,7 +55,7 @@ class Classify(AnswerTask):
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
-    weighs = spans = True
+    weighs = spans = pools = True
     metrics = chosen.CLASSES
     temperature = 1.0  # how much surer the model sounds than it may
     doubt = 0.0  # the share of its probabilities that is given back to the prior's
@@ -132,6 +132,10 @@ class Classify(AnswerTask):
         """(K,) logits of a row of which nothing is known."""
         shares = self.frequencies if self.class_weight is None else self.frequencies * self.class_weight
         return np.log(np.maximum(shares, 1e-6))
+
+    def pooled(self, outputs: Tensor) -> Tensor:
+        """Logits of the mean probability."""
+        return outputs.log_softmax(2).logsumexp(0) - np.log(len(outputs))
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": doubted(outputs["outputs"], self.prior, self.temperature, self.doubt)}
@@ -341,7 +345,7 @@ class ClassifyMany(AnswerTask):
     noun = "classification"
     roles = ROLES
     asks = "boolean"
-    weighs = True
+    weighs = pools = True
     metrics = chosen.LABELS
     temperature = 1.0  # how much surer the model sounds than it may
 
@@ -381,6 +385,10 @@ class ClassifyMany(AnswerTask):
 
     def simple(self) -> tuple[Asked, tuple[float, float]]:
         return ManyLabels(len(self.labels)), (0.0, 1.0)
+
+    def pooled(self, outputs: Tensor) -> Tensor:
+        """Log-odds of the mean probability."""
+        return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = cooled(outputs["outputs"], self.prior, self.temperature)

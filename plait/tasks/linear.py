@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
     batch = rows.batch(index)
     prepared = model.bound.prepared(batch)
     raw = model.bound.raw(prepared)
-    tied = next(iter(layers.values())).weight.shape[0]  # type: ignore[union-attr]  # one score for all outputs, or one each
+    tied = len(cast(Tensor, next(iter(layers.values())).weight))  # rows of weights: one each, or one for all
     x = torch.cat([raw[slot] * prepared["present"][slot][:, None] for slot in layers], 1).double()  # (n, F)
     target, counts = model.target(batch), batch.get("weight")
     known = known_rows(target)

@@ -59,8 +59,8 @@ class Levels(Answer):
     def nothing(self) -> Tensor:
         return level_odds(self.head.prior[None])[0]
 
-    def watched(self, batch: dict) -> dict[str, Tensor]:
-        return {"outputs": level_odds(super().watched(batch)["outputs"])}
+    def alone(self, batch: dict) -> Tensor:
+        return level_odds(super().alone(batch))
 
     def straight(self, batch: dict) -> dict[str, Tensor]:
         return {"outputs": level_odds(super().straight(batch)["outputs"])}
