@@ -25,6 +25,7 @@ _HOMES = {
     "Reader": "plait.runs.reading",
     "change": "plait.runs.change",
     "compare": "plait.runs.compare",
+    "drift": "plait.runs.drift",
     "verify": "plait.runs.manifest",
     "Run": "plait.runs.run",
 }

@@ -256,7 +256,7 @@ def test_every_listed_name_is_known_and_gives_its_own_facts():
     assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {
         "timm": "vit_tiny_patch16_224"
     }
-    assert tasks_of(info) == ("classify", "regress", "restore") and info.takes == ("image",)
+    assert tasks_of(info) == ("classify", "ordinal", "regress", "restore") and info.takes == ("image",)
 
 
 def test_a_system_alone_means_its_default_size():

@@ -48,6 +48,10 @@ def fit(
 
     $ plait fit pets.csv --target speed --kind photo=image --minutes 10
 
+    $ plait fit reviews.csv --target stars --kind stars=ordinal
+
+    $ plait fit houses.csv --target price --seeds 5
+
     $ plait fit wine.csv --target cultivar --folds 10
 
     $ plait fit shop.parquet --task retrieve --inputs photo,title --system clip

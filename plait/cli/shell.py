@@ -30,6 +30,7 @@ from plait.cli.models import models
 from plait.cli.new import new
 from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
+from plait.cli.report import report
 from plait.cli.search import search
 from plait.cli.show import show
 from plait.cli.use import use
@@ -93,6 +94,7 @@ def application() -> typer.Typer:
         evaluate,
         compare,
         predict,
+        report,
         embed,
         search,
         change,

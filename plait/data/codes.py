@@ -26,7 +26,7 @@ def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collecti
     """Take the number columns of `schema` for categories that behave so in the training rows `rows`, but for those that
     are `fixed`. Nothing is done without one target of numbers or classes."""
     targets = schema.used("target")
-    if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean") or not len(rows):
+    if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean", "ordinal") or not len(rows):
         return
     y = _target(table.column(targets[0].name).take(pa.array(rows)), targets[0])
     codes, told = {}, ~np.isnan(y).any(1)

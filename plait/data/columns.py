@@ -12,7 +12,8 @@ class Column:
 
     style, plain JSON, each where it has a say: `blanks`, words that stand for nothing; `number` and `moment`, as
     `plait.data.numerals` and `plait.data.moments` have them; `one`, the value of cells that have it or none; `order`,
-    the values of a category whose type has them in order; `type`, of a target in the training table.
+    the values of a category whose type has them in order, or all levels of an ordinal; `type`, of a target in the
+    training table; `ranked`, whether that was an ordered category.
     """
 
     name: str

@@ -15,6 +15,7 @@ from plait.data.columns import Column
 from plait.data.identifiers import codes, identifier, useless
 from plait.data.kinds import KINDS
 from plait.data.kinds.base import FileStyle, Glance, Place
+from plait.data.kinds.ordinal import levels
 from plait.data.table import Table
 from plait.data.words import NAMED, NOTHING, length, without
 from plait.errors import DataError, UsageError, nearest
@@ -56,6 +57,18 @@ def kinds_of(table: Table, given: dict[str, str]) -> dict[str, str]:
     return out
 
 
+def _orders(kinds: dict[str, str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """{column: kind}, and {column: levels} of those that are told as ordinal:poor<fair<good."""
+    plain, orders = {}, {}
+    for name, told in kinds.items():
+        plain[name], mark, order = told.partition(":")
+        if mark and plain[name] != "ordinal":
+            raise UsageError(f"kind of {name!r}: got {told!r}; only ordinal takes levels, as in ordinal:poor<fair<good")
+        if mark:
+            orders[name] = [level.strip() for level in order.split("<")]
+    return plain, orders
+
+
 def file_style(table: Table) -> FileStyle:
     """What the columns of a table tell of each other."""
     cells = [table.written.get(name, table.data.column(name)) for name in table.names]
@@ -76,6 +89,7 @@ def guess_columns(
     weight: str | None = None,
 ) -> list[Column]:
     """A column for each of the table's; `said` gets what had to be decided. See `Schema.guess`."""
+    kinds, orders = _orders(kinds)
     uses, file = _uses(table, kinds, inputs, targets, group, split, weight), file_style(table)
     columns, spare = [], {}
     for name in table.names:
@@ -91,7 +105,7 @@ def guess_columns(
                 raise DataError(f"column {name!r} of {table.source} cannot be read: {table.unread[name]}.")
             columns.append(Column(name, "category", table.unread[name], "ignored"))
             continue
-        column = _column(glance, use, kinds.get(name), said)
+        column = _column(glance, use, kinds.get(name), said, orders.get(name))
         if use == "input" and not chosen:
             _leave_out(column, glance, spare)
         if inputs is not None and use == "input" and name not in inputs:
@@ -157,7 +171,7 @@ def _uses(
     return uses
 
 
-def _column(glance: Glance, use: str, forced: str | None, said: list[str]) -> Column:
+def _column(glance: Glance, use: str, forced: str | None, said: list[str], order: list[str] | None = None) -> Column:
     if glance.count == 0:
         if use in ("target", "weight"):
             raise DataError(f"the {use} {glance.name!r} has no value in any row.")
@@ -176,6 +190,10 @@ def _column(glance: Glance, use: str, forced: str | None, said: list[str]) -> Co
         kind, why = (forced, "chosen") if forced else _target_kind(glance) if use == "target" else _kind(glance)
     column = Column(glance.name, kind, why, use)
     column.style = _style(glance, kind, use, words)
+    if kind == "ordinal":
+        cells = without(glance.column, column.style.get("blanks", [])) if glance.is_text else glance.column
+        column.style["order"] = levels(cells, order or glance.declared or None, glance.name)
+        column.style["ranked"] = bool(glance.declared)
     if use == "target" and "one" in column.style:
         said.append(f"blank cells of {glance.name!r} are taken for an answer of their own: no other value is there")
     return column
@@ -240,6 +258,8 @@ def _target_kind(glance: Glance) -> tuple[str, str]:
     """Kinds for a target: few whole numbers are classes, and so are strings that repeat, and lists of texts labels."""
     if (why := KINDS["labels"].guess(glance, asked=True)) is not None:
         return "labels", why
+    if len(glance.declared or ()) > 2 and 2 * glance.distinct <= glance.count:
+        return "ordinal", f"declared as {len(glance.declared or ()):,} levels in order"
     kind, why = _kind(glance)
     numbers = glance.numbers if kind == "number" else np.zeros(0)
     different = np.unique(numbers)

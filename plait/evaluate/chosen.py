@@ -225,6 +225,8 @@ ALSO = {
     "ap": "average_precision",
     "logloss": "log_loss",
     "macro_f1": "f1_macro",
+    "qwk": "quadratic_kappa",
+    "quadratic_weighted_kappa": "quadratic_kappa",
     "mean_absolute_error": "mae",
     "mean_squared_error": "mse",
     "root_mean_squared_error": "rmse",

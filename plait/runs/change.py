@@ -57,6 +57,8 @@ def change(
     refuse_unwritable(new)
     with still(old, "changed"):
         run, config = load(old, device=device), read_config(old)
+    if getattr(run.model, "twins", None):
+        raise UsageError(f"{old} answers by the mean of several seeds: change a run of one seed")
     made = BoundRecipe(**config["recipe"])
     system = run.model.bound.system
     assert isinstance(system, nn.Module)

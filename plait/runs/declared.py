@@ -36,7 +36,15 @@ LARGEST = 1 << 24  # of whole numbers that a model is made of
 SPREAD = Within(float, 5e-324)
 STYLE = Record(
     {},
-    {"blanks": each(str), "number": numerals.STYLE, "moment": moments.STYLE, "one": str, "order": list, "type": str},
+    {
+        "blanks": each(str),
+        "number": numerals.STYLE,
+        "moment": moments.STYLE,
+        "one": str,
+        "order": list,
+        "type": str,
+        "ranked": bool,
+    },
 )
 COLUMN = of_class(
     Column,

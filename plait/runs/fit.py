@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,11 +46,13 @@ from plait.runs.run import Run
 from plait.runs.rungs import ABOVE, BELOW, Rungs
 from plait.runs.saved import save_run
 from plait.runs.search import refuse_without, search
+from plait.runs.seeds import refuse_seeds, train_others
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
 from plait.runs.stored import read_stored, write_splits
 from plait.runs.telling import announce, slowest, tell
 from plait.runs.towers import load_towers
 from plait.tasks.base import Answers
+from plait.tasks.rowwise import Answer, AnswerTask
 from plait.train import checkpoint
 from plait.train.loop import CHANGEABLE, METRICS, History, Plan, train
 
@@ -148,11 +150,22 @@ def _fit(
         data = prepare_again(source, settings, console, stored, towers, **how)
         if "rung" in before and not dry_run:
             return _climbed_on(home, before, data, options, settings, console)
+    refuse_seeds(settings, data.task, data)
+    start = {"pretrained": data.pretrained, "only": settings.only, "parts": data.parts.sources}
+    begin: dict[str, Any] = start | {"scheme": settings.scheme}
+
+    def member(seed: int) -> Any:
+        """A model as it is before its training."""
+        system = made.build(seed=seed, mmap=False, **begin)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            found = data.task.model(made.bind(system), objective(data.info))
+        found.before_training(data.rows, data.splits["train"], seed)
+        return found
+
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
-        start = {"pretrained": data.pretrained, "only": settings.only, "parts": data.parts.sources}
-        begin: dict[str, Any] = start | {"scheme": settings.scheme}
         tell_weights = partial(console.say, "weights")
         system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else begin))
     with torch.random.fork_rng([]):
@@ -175,7 +188,7 @@ def _fit(
         changes=made.changes,
     )
     folds = data.folds if not changed else Folds()
-    cost = estimate(job, plan, device, folds)
+    cost = estimate(job, plan, device, folds, settings.seeds)
     announce(console, data, made, plan, cost)
     if dry_run:
         return {
@@ -210,7 +223,7 @@ def _fit(
         if (found := search(job, plan, folder, settings.trials, device, console)) is None:
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
         plan, job = found, job.again(model, found.batch_size)
-    run = _train(job, plan, made, settings, folder, device, cost, console, resume, judged, within)
+    run = _train(job, plan, made, settings, folder, device, cost, console, resume, judged, within, member)
     if run.stopped == "interrupted":
         return run
     if data.towers and not changed:
@@ -306,6 +319,7 @@ def _train(
     resume,
     judged: Assessment | None,
     within: Within | None,
+    member: Callable[[int], Any],
 ) -> Run:
     data = job.data
     sweep(folder)
@@ -317,13 +331,17 @@ def _train(
         history = train(job, plan, folder, resume=resume, progress=console, device=str(device))
     finally:
         console.stop()
+    others: list | None = []
+    if settings.seeds > 1 and history.stopped != "interrupted":
+        others = train_others(job, plan, settings, folder, member, device, console)
     job.seconds["training in all"] = time.monotonic() - begun
-    if history.stopped == "interrupted":
+    if history.stopped == "interrupted" or others is None:
         seal(folder)
-        console.say(
-            "stopped", f"interrupted after {len(history.rows)} epochs; saved. To go on: plait fit --resume {folder}"
-        )
+        done = f"{len(history.rows)} epochs" if others is not None else "the training of the first seed"
+        console.say("stopped", f"interrupted after {done}; saved. To go on: plait fit --resume {folder}")
         return Run(folder, data.schema, data.task, job.model, plan.precision, stopped="interrupted")
+    if others:
+        cast(Answer, job.model).join(others, cast(AnswerTask, data.task).pooled)
     if remark := settle(job):
         console.say("", remark)
     remarks, losses = calibrate(job), None

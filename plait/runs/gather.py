@@ -61,7 +61,7 @@ def _rooted(table: Table, schema: Schema, first: Table) -> Table:
 
 def classes(table: Table, schema: Schema) -> list[int | None] | None:
     """The class of each row, None where it has none; None where the target is of no classes."""
-    if len(schema.targets) != 1 or schema.used("target")[0].kind not in ("category", "boolean"):
+    if len(schema.targets) != 1 or schema.used("target")[0].kind not in ("category", "boolean", "ordinal"):
         return None
     column, labels = schema.used("target")[0], KINDS["category"]
     cells, place = table.column(column.name), Place()

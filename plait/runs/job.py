@@ -42,6 +42,7 @@ class TableJob:
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
         self._beneath: Beneath | None = None
+        self.share: TableJob | None = None  # whose simple models answer beneath this network, too
         self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
 
     def again(self, model: TaskModel, batch_size: int) -> TableJob:
@@ -74,6 +75,8 @@ class TableJob:
 
     def watched_beneath(self) -> Beneath | None:
         """What simple models answer for the rows that watch, read once; None of a model without them."""
+        if self.share is not None:
+            return self.share.watched_beneath()
         if self._beneath is None:
             self._beneath = watch(self.model, self.task, self.data.rows, self.watch)
         return self._beneath

@@ -22,6 +22,7 @@ from plait.train import checkpoint
 
 MANIFEST, CONFIG, LOCK = "manifest.json", "config.json", ".lock"
 CACHE = "features"  # made again where it is damaged
+SEEDS = "seeds"  # checkpoints of all seeds but the first, a folder each
 PIECE = 1 << 22
 
 
@@ -119,6 +120,10 @@ def verify(folder: str | Path) -> list[Found]:
             found.append(Found(name, "changed" if why else "right", why))
     for name, fault in checkpoint.examine(folder).items():
         found.append(Found(name, "missing" if fault == "missing" else "changed" if fault else "right", fault))
+    for place in sorted(folder.glob(f"{SEEDS}/*")):  # checkpoints of all seeds but the first
+        for name, fault in checkpoint.examine(place).items():
+            told = f"{place.relative_to(folder).as_posix()}/{name}"
+            found.append(Found(told, "missing" if fault == "missing" else "changed" if fault else "right", fault))
     for inner in sorted(p.parent for p in folder.glob(f"*/{CONFIG}")):
         if (inner / MANIFEST).is_file():
             found += [one._replace(file=f"{inner.name}/{one.file}") for one in verify(inner)]
@@ -137,7 +142,7 @@ def _files(folder: Path) -> dict[str, Path]:
         for path in sorted(rooms.pop().iterdir()):
             name = path.relative_to(folder).as_posix()
             if path.is_dir():
-                if name not in (checkpoint.HOME, CACHE) and not (path / CONFIG).is_file():
+                if name not in (checkpoint.HOME, CACHE, SEEDS) and not (path / CONFIG).is_file():
                     rooms.append(path)
             elif name not in (MANIFEST, LOCK) and not is_scrap(path):
                 out[name] = path

@@ -43,10 +43,10 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
 
 
 def minutes_each(settings: Settings, towers: bool, folds: bool) -> float | None:
-    """Of the time budget, what one fit has: with towers several share it, of which one is without, and folds take a
-    half; where there are folds, towers do not learn."""
+    """Of the time budget, what one training has: seeds share it; with towers several fits do, of which one is without,
+    and folds take a half; where there are folds, towers do not learn."""
     fits = 1 + (1 if folds else settings.rungs) if towers else 1
-    return settings.minutes and settings.minutes / fits / (2 if folds else 1)
+    return settings.minutes and settings.minutes / fits / settings.seeds / (2 if folds else 1)
 
 
 def precision_for(settings: Settings, data: Prepared, model: TaskModel, plan: Plan, device: torch.device) -> str:
@@ -60,7 +60,7 @@ def precision_for(settings: Settings, data: Prepared, model: TaskModel, plan: Pl
     return optim.pick_precision(copy.deepcopy(model), to_device(sample, device), device)
 
 
-def estimate(job: TableJob, plan: Plan, device: torch.device, folds: Folds) -> dict:
+def estimate(job: TableJob, plan: Plan, device: torch.device, folds: Folds, seeds: int = 1) -> dict:
     """Parameters, seconds for all steps (from at most three measured ones), those of the folds among them, and memory,
     before anything is trained."""
     model = copy.deepcopy(job.model).to(device)  # and its state: a trial step must leave no trace
@@ -77,9 +77,10 @@ def estimate(job: TableJob, plan: Plan, device: torch.device, folds: Folds) -> d
     seconds = min(taken[1:] or taken) * plan.epochs * job.steps_per_epoch * 1.2
     if plan.minutes:
         seconds = min(seconds, plan.minutes * 60)
+    seconds, parameters = seconds * seeds, parameters * seeds
     apart = seconds * len(folds) * (1 - 1 / folds.count) if folds else 0.0
     if plan.minutes and folds:
-        apart = min(apart, plan.minutes * 60)
+        apart = min(apart, plan.minutes * 60 * seeds)
     # the optimizer's two averages and the best weights are yet to come
     memory = peak_memory(device) / 1e9 + 12 * parameters / 1e9
     return {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -147,8 +148,11 @@ def answer_table(schema: Schema, told: Answers, unread: list[str], others: Itera
 
 def _typed(cells: Any, column: Column | None) -> pa.Array:
     array = pa.array(cells)
-    if column is None or column.kind != "category" or "type" not in column.style:
+    if column is None or column.kind not in ("category", "ordinal") or "type" not in column.style:
         return array
+    if column.style.get("ranked"):
+        order = pa.array(column.params["classes"])
+        return pa.DictionaryArray.from_arrays(pc.index_in(array, value_set=order), order, ordered=True)
     try:
         if column.style["type"] in ("binary", "large_binary"):
             return pa.array([None if c is None else text_bytes(c) for c in array.to_pylist()], column.style["type"])

@@ -328,7 +328,8 @@ def guess(table: Table, settings: Settings) -> Schema:
     """The schema of `table` under the settings. What is searched by words is text, however often it repeats."""
     task = TASKS.get(settings.task or "")
     asks = task.asks if task else None
-    said = {settings.target: asks} if isinstance(settings.target, str) and asks and KINDS[asks].own_slot else {}
+    told = asks and (KINDS[asks].own_slot or KINDS[asks].of_file)
+    said = {settings.target: asks} if isinstance(settings.target, str) and asks and told else {}
     schema = Schema.guess(
         table,
         kinds=said | settings.kinds,

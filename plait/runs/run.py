@@ -298,6 +298,8 @@ class Run:
     def vectors(self, rows: Rows, progress=None) -> dict[str, np.ndarray]:
         """{slot: (n, E) unit vectors} of the slots whose columns the table has; of the whole row for a model without an
         embedder."""
+        if getattr(self.model, "twins", None):
+            raise UsageError(f"{self.folder} answers by the mean of several seeds, which have no vectors in common")
         gone = {s.name for s in self.schema.slots if set(s.columns) <= set(rows.absent)}
         call = partial(_embed, gone=gone) if self.task.sides else _fused
         index = np.arange(len(rows))

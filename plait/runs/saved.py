@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ from plait.tasks.beneath import several
 from plait.tasks.conformal import Misses
 from plait.tasks.published import USED
 from plait.tasks.registry import TASKS
+from plait.tasks.rowwise import Answer, AnswerTask
 
 
 def save_run(
@@ -65,10 +67,16 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
             made = BoundRecipe(**config["recipe"])
             system = made.build_on_meta()
             model = task.model(made.bind(system), objective(model_info(made.name)))
+            systems = [system, *(made.build_on_meta() for _ in range(1, config["settings"].get("seeds", 1)))]
+            if systems[1:]:
+                assert isinstance(model, Answer) and isinstance(task, AnswerTask)
+                own = [cast(Answer, task.model(made.bind(one))) for one in systems[1:]]
+                model.join(own, task.pooled)
         with of_file(folder / MODEL, "recipe, as config.json has it, does not fit: it"):
             assign(model, (([t], {key: t}) for key, t in weights.items()), release=weights.release)
         with of_file(folder / CONFIG, "recipe"):
-            initialise_rest(system)
+            for system in systems:
+                initialise_rest(system)
         if (folder / LADDER).is_file():
             with of_file(folder / LADDER, "it"):
                 model.ladder = several.read(folder / LADDER, schema)

@@ -110,7 +110,10 @@ class Settings:
         read=read_change,
     )
     kinds: dict[str, str] = setting(
-        "Take a column for this kind, such as photo=image.", dict, option="kind", metavar="COLUMN=KIND"
+        "Take a column for this kind, such as photo=image, or mood=ordinal:bad<so-so<good.",
+        dict,
+        option="kind",
+        metavar="COLUMN=KIND",
     )
     inputs: list[str] | None = setting("Only these inputs, by comma or repetition.", metavar="COLUMNS")
     val: str | None = setting("Rows that watch the training, instead of a tenth.", metavar="TABLE")
@@ -158,6 +161,7 @@ class Settings:
     precision: str = setting("auto (by processor and width), fp32 or bf16.", "auto")
     device: str = setting("auto, cpu, cuda, cuda:1, mps...", "auto")
     seed: int = setting("The seed of splits, weights and batches.", 0)
+    seeds: int = setting("Train from so many seeds, one after another, and answer by the mean of all.", 1)
     max_bad: float = setting("Stop where more of the rows are bad, such as 1%.", 1.0, metavar="SHARE", read=share)
     image_size: int | None = setting("Side of the pictures that the model reads.", metavar="PIXELS")
     max_tokens: int | None = setting("The most tokens of a text that the model reads.")
@@ -215,6 +219,7 @@ class Settings:
             "max_tokens",
             "pieces",
             "folds",
+            "seeds",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -46,13 +46,14 @@ class Stored:
 
     def check(self, found: dict, source: str) -> None:
         """Raises DataError where a table with the fingerprints `found` is another than the run's, and says in what."""
-        if why := self._changed(found):
+        if why := self.changed(found):
             raise DataError(
                 f"{source} is not the table that {self.folder} was trained on: {why}. Going on would mix two runs: "
                 "give the table as it was, or start a new run"
             )
 
-    def _changed(self, found: dict) -> str:
+    def changed(self, found: dict) -> str:
+        """In what a table with the fingerprints `found` is another, in words; "" where it is the run's."""
         before, named = self.prints, lambda part: "it" if part == "all" else f"the {part} table"
         for part in before["rows"].keys() | found["rows"].keys():
             was, now = before["rows"].get(part, 0), found["rows"].get(part, 0)

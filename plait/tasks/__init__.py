@@ -19,6 +19,7 @@ from plait.errors import UsageError, nearest
 
 CHOICES = (
     "classify",
+    "ordinal",
     "regress",
     "retrieve",
     "match",

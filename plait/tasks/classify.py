@@ -58,7 +58,7 @@ class Classify(AnswerTask):
     roles: ClassVar[tuple[str, ...]] = ROLES
     target: str
     asks = "category"
-    weighs = spans = True
+    weighs = spans = pools = True
     metrics = chosen.CLASSES
     temperature = 1.0  # how much surer the model sounds than it may
     doubt = 0.0  # the share of its probabilities that is given back to the prior's
@@ -136,6 +136,10 @@ class Classify(AnswerTask):
         shares = self.frequencies if self.class_weight is None else self.frequencies * self.class_weight
         return np.log(np.maximum(shares, 1e-6))
 
+    def pooled(self, outputs: Tensor) -> Tensor:
+        """Logits of the mean probability."""
+        return outputs.log_softmax(2).logsumexp(0) - np.log(len(outputs))
+
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         return {"probabilities": doubted(outputs["outputs"], self.prior, self.temperature, self.doubt)}
 
@@ -189,12 +193,15 @@ class Classify(AnswerTask):
             found = chosen.classification(real, p, truth[WEIGHT], self._said(p, answers))
         else:
             found = metrics.classification(real, p, self._said(p, answers))
-        found = self._led(found, truth, answers)
+        return self._led(found, truth, answers) + self._covered(real, p)
+
+    def _covered(self, real: np.ndarray, p: np.ndarray) -> list[Score]:
+        """How often sets of classes hold the true one, and how large they are, where they are asked for."""
         if self.interval is None:
-            return found
+            return []
         known, sets = (real >= 0), self._sets(p)
         inside = sets[np.arange(len(real)), real][known]
-        return [*found, proportion("coverage", inside), mean_score("classes in a set", sets.sum(1)[known], "lower")]
+        return [proportion("coverage", inside), mean_score("classes in a set", sets.sum(1)[known], "lower")]
 
     def _sets(self, p: np.ndarray) -> np.ndarray:
         """(n, K or more) bool: the classes that a row is one of, at the level that is asked for (Sadinle et al. 2019),
@@ -344,7 +351,7 @@ class ClassifyMany(AnswerTask):
     noun = "classification"
     roles = ROLES
     asks = "boolean"
-    weighs = True
+    weighs = pools = True
     metrics = chosen.LABELS
     temperature = 1.0  # how much surer the model sounds than it may
     thresholds: np.ndarray | None = None  # (K,) from what probability on each label is answered; None: 0.5
@@ -389,6 +396,10 @@ class ClassifyMany(AnswerTask):
 
     def simple(self) -> Asks:
         return [(ManyLabels(len(self.labels)), (0.0, 1.0))]
+
+    def pooled(self, outputs: Tensor) -> Tensor:
+        """Log-odds of the mean probability."""
+        return F.logsigmoid(outputs).logsumexp(0) - F.logsigmoid(-outputs).logsumexp(0)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
         x = cooled(outputs["outputs"], self.prior, self.temperature)

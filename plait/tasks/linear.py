@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plait.data.rows import Rows
 from plait.tasks.known import known_rows
@@ -37,6 +37,7 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
     batch = rows.batch(index)
     prepared = model.bound.prepared(batch)
     raw = model.bound.raw(prepared)
+    tied = len(cast(Tensor, next(iter(layers.values())).weight))  # rows of weights: one each, or one for all
     x = torch.cat([raw[slot] * prepared["present"][slot][:, None] for slot in layers], 1).double()  # (n, F)
     target, counts = model.target(batch), batch.get("weight")
     known = known_rows(target)
@@ -58,23 +59,25 @@ def solve_straight(model: Answer, rows: Rows, index: np.ndarray, seed: int) -> f
                 torch.from_numpy(np.flatnonzero(folds != fold)),
                 torch.from_numpy(np.flatnonzero(folds == fold)),
             )
-            weight, bias = _minimise(x[train], partial(loss, rows=train), prior, penalty)
+            weight, bias = _minimise(x[train], partial(loss, rows=train), prior, penalty, tied)
             held += float(loss(prior + x[test] @ weight.T + bias, test))
         tried[penalty] = held
     best = min(tried, key=lambda penalty: tried[penalty])
-    weight, bias = _minimise(x, lambda out: loss(out, slice(None)), prior, best)
+    weight, bias = _minimise(x, lambda out: loss(out, slice(None)), prior, best, tied)
     with torch.no_grad():
         pieces = weight.float().split([layer.in_features for layer in layers.values()], 1)
         for layer, piece in zip(layers.values(), pieces):
-            assert isinstance(layer, nn.Linear)
-            layer.weight.copy_(piece)
-            layer.bias.copy_(bias.float() / len(layers))
+            layer.weight.copy_(piece)  # type: ignore[operator]
+            layer.bias.copy_(bias.float() / len(layers))  # type: ignore[operator]
     return best
 
 
-def _minimise(x: Tensor, loss: Callable[[Tensor], Tensor], prior: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """weight (K, F) and bias (K,) that minimise the sum of losses plus penalty / 2 |weight|^2, by L-BFGS."""
-    weight = torch.zeros(len(prior), x.shape[1], dtype=x.dtype, requires_grad=True)
+def _minimise(
+    x: Tensor, loss: Callable[[Tensor], Tensor], prior: Tensor, penalty: float, tied: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """weight (K, F), or (1, F) where it is tied, and bias (K,) that minimise the sum of losses plus penalty / 2
+    |weight|^2, by L-BFGS."""
+    weight = torch.zeros(tied or len(prior), x.shape[1], dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(len(prior), dtype=x.dtype, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=100, tolerance_grad=1e-5, history_size=10, line_search_fn="strong_wolfe"

@@ -10,6 +10,7 @@ from plait.errors import UsageError
 from plait.tasks import CHOICES
 from plait.tasks.base import Task
 from plait.tasks.classify import Classify
+from plait.tasks.ordinal import Ordinal
 from plait.tasks.regress import Regress
 
 TASKS: dict[str, type[Task]] = {
@@ -23,6 +24,8 @@ def guess_task(schema: Schema) -> str:
         alone = " or ".join(f"--task {t.name}" for t in TASKS.values() if not t.needs_target)
         raise UsageError(f"no target: name the column to predict with --target, or pair two columns with {alone}")
     number = all(column.kind in ("number", "datetime") for column in schema.used("target"))
+    if [column.kind for column in schema.used("target")] == [Ordinal.asks]:
+        return Ordinal.name
     return Regress.name if number else Classify.name
 
 

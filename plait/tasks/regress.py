@@ -54,7 +54,7 @@ class Regress(AnswerTask):
     roles = ROLES
     target: str
     asks = "number"
-    weighs = spans = True
+    weighs = spans = pools = True
     metrics = chosen.NUMBERS
     centre: float = 0.0  # what a row of which nothing is known is answered with, standardised
     floor = "mean"
@@ -242,7 +242,7 @@ class RegressMany(AnswerTask):
     roles = ROLES
     asks = "number"
     target: list[str]
-    weighs = spans = True
+    weighs = spans = pools = True
     metrics = chosen.SEVERAL
     MOST = 12  # targets, of which scores are told
 

@@ -3,12 +3,12 @@ part, and a linear model beneath."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
@@ -39,10 +39,25 @@ class Answer(TaskModel):
     head: SumOfParts
     ladder: Ladder | Several | None = None  # of simple models, whose answers are mixed with the network's
 
-    def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3):
+    def __init__(
+        self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float = 0.3,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
+    ):  # fmt: skip
         super().__init__(bound)
         self.names, self.loss, self.drop = names, loss, drop
-        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior)
+        self.head = SumOfParts(bound.width, bound.part_widths, bound.raw_widths, prior, layer)
+
+        self.twins = nn.ModuleList()  # of other seeds, which answer with this one
+        self.pool: Callable[[Tensor], Tensor] | None = None
+
+    def join(self, twins: Iterable[Answer], pool: Callable[[Tensor], Tensor]) -> None:
+        """Answer by what `pool` makes of the outputs (M, B, K) of this network and of others."""
+        self.twins, self.pool = nn.ModuleList(twins), pool
+
+    @property
+    def nothing(self) -> Tensor:
+        """The outputs (K,) of a row of which nothing is known."""
+        return self.head.prior
 
     def target(self, batch: dict) -> Tensor:
         """(B,) or (B, K): what is asked."""
@@ -57,11 +72,18 @@ class Answer(TaskModel):
         network = self.watched(batch)["outputs"].cpu().numpy() if self.ladder.heard else None
         found = torch.from_numpy(self.ladder.whole(beneath, network)).float().to(device)
         anything = torch.stack([p.to(device) for p in batch["present"].values()]).any(0)[:, None]
-        return {"outputs": torch.where(anything, found, self.head.prior)}
+        return {"outputs": torch.where(anything, found, self.nothing)}
 
     def watched(self, batch: dict) -> dict[str, Tensor]:
-        """`outputs` (B, K) of the network alone."""
-        return {"outputs": self.head(self.bound.features(batch))[0].float()}
+        """`outputs` (B, K) of the network, or of all that answer together, without simple models."""
+        own = self.alone(batch)
+        if self.pool is None:
+            return {"outputs": own}
+        return {"outputs": self.pool(torch.stack([own, *(cast(Answer, one).alone(batch) for one in self.twins)]))}
+
+    def alone(self, batch: dict) -> Tensor:
+        """(B, K) of this network."""
+        return self.head(self.bound.features(batch))[0].float()
 
     def straight(self, batch: dict) -> dict[str, Tensor]:
         """`outputs` (B, K) of the head's linear layers alone, float32."""
@@ -97,6 +119,11 @@ class AnswerTask(Task):
     figure: ClassVar[str] = "accuracy"  # what `per_row` is called
     costs: ClassVar[str] = "log loss"  # what `cost` is called
     one_of: ClassVar[bool] = False  # its `probabilities` sum to 1
+    pools: ClassVar[bool] = False  # several models may answer it together
+
+    def pooled(self, outputs: Tensor) -> Tensor:
+        """(B, K): what the outputs (M, B, K) of several models say together: of numbers the mean."""
+        return outputs.mean(0)
 
     def recast(
         self, other: Task, truth: Answers, answers: Answers, rows: Rows, index: np.ndarray
@@ -193,6 +220,7 @@ class AnswerTask(Task):
         if gain.mean() >= 2 * gain.std() / max(len(gain) - 1, 1) ** 0.5:
             return ""
         with torch.no_grad():
-            model.head.quiet()
+            for one in (model, *model.twins):
+                cast(Answer, one).head.quiet()
         model.silent = True
         return "the linear part alone is as good on the validation rows: it answers"

@@ -43,6 +43,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "predict",
+    "report",
     "embed",
     "search",
     "change",
@@ -496,7 +497,7 @@ def test_show_tells_paper_size_and_licence():
     found = json.loads(plait("show", "crossvit", "--json").out)
     assert (
         found["name"] == f"crossvit_{found['default']}"
-        and found["tasks"] == ["classify", "regress", "restore"]
+        and found["tasks"] == ["classify", "ordinal", "regress", "restore"]
         and "toy" not in found["sizes"]
     )
     wrong = plait("show", "crosvit_small")

@@ -12,6 +12,7 @@ from plait.data.kinds.datetime import DatetimeKind
 from plait.data.kinds.image import ImageKind
 from plait.data.kinds.labels import LabelsKind
 from plait.data.kinds.number import NumberKind
+from plait.data.kinds.ordinal import OrdinalKind
 from plait.data.kinds.points import PointsKind
 from plait.data.kinds.series import SeriesKind
 from plait.data.kinds.spelling import SpellingKind
@@ -30,6 +31,7 @@ KINDS: dict[str, Kind] = {
     "datetime": DatetimeKind(),
     "text": TextKind(),
     "category": CategoryKind(),
+    "ordinal": OrdinalKind(),
     "spelling": SpellingKind(),
     "boxes": BoxesKind(),
 }

@@ -171,6 +171,7 @@ class Kind:
 
     straight: a linear model can read it as it is, through `raw`. late: what `encode` gives is kept small, and
     `preprocess` is left to the model, batch by batch; the other kinds pass their cells through it in `encode`.
+    of_file: what the whole file tells is needed to read it, so that who asks for it says so before a table is guessed.
     suffix: of the files that answers are written to, where `write` gives bytes. follows: the kinds of inputs whose
     changes in augmentation a target of this kind goes along with. lies_on: the kinds of inputs that answers lie on: a
     batch then says which `window` of each is seen.
@@ -187,6 +188,7 @@ class Kind:
     media: bool = False
     straight: bool = False
     late: bool = False
+    of_file: bool = False
     dtype: type = np.float32  # of the encoded cells of a shared slot
     suffix: str = ""
     follows: tuple[str, ...] = ()

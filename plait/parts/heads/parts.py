@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,23 @@ class Features(NamedTuple):
         return torch.stack(list(self.counted().values())).any(0)
 
 
+class Cuts(nn.Module):
+    """One score a row and an offset for each output: (..., D) -> (..., K), of which all differ by the same everywhere
+    (Cao et al. 2020)."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight, self.bias = nn.Parameter(torch.empty(1, in_features)), nn.Parameter(torch.empty(out_features))
+
+    def reset(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight) + self.bias
+
+
 class SumOfParts(nn.Module):
     """outputs = prior + a linear answer to raw inputs + what each present part adds + what their fusion adds: (B, K).
 
@@ -45,16 +63,19 @@ class SumOfParts(nn.Module):
     The linear layers are no matter of gradient steps: a convex solver fills them before training (`tasks/linear.py`),
     and they stay.
 
-    prior: (K,) outputs for a row of which nothing is known.
+    prior: (K,) outputs for a row of which nothing is known. layer(in, out) makes each layer.
     """
 
     prior: Tensor
 
-    def __init__(self, width: int, part_widths: dict[str, int], raw_widths: dict[str, int], prior: Tensor):
+    def __init__(
+        self, width: int, part_widths: dict[str, int], raw_widths: dict[str, int], prior: Tensor,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
+    ):  # fmt: skip
         super().__init__()
-        self.fused = nn.Linear(width, len(prior))
-        self.parts = nn.ModuleDict({slot: nn.Linear(w, len(prior)) for slot, w in part_widths.items()})
-        self.linear = nn.ModuleDict({slot: nn.Linear(w, len(prior)) for slot, w in raw_widths.items()})
+        self.fused = layer(width, len(prior))
+        self.parts = nn.ModuleDict({slot: layer(w, len(prior)) for slot, w in part_widths.items()})
+        self.linear = nn.ModuleDict({slot: layer(w, len(prior)) for slot, w in raw_widths.items()})
         self.linear.requires_grad_(False)
         self.register_buffer("prior", prior.float())
         self.reset()
