@@ -10,7 +10,7 @@ import pyarrow as pa
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
 from plait.data.kinds.place import is_path
-from plait.data.schema import Schema
+from plait.data.schema import Column, Schema
 from plait.data.split import split_in_time, split_rows
 from plait.data.table import Table, read_table
 from plait.data.unify import end_to_end, unify
@@ -105,13 +105,20 @@ def parted(schema: Schema, settings: Settings, splits: dict[str, np.ndarray], ta
         first = splits["test" if len(splits["test"]) else "val"]
         cells = table.column(settings.time).take(pa.array(first)).to_pylist()
         return f"by {settings.time}, tested from {min(cells)} on" if len(splits["test"]) else f"by {settings.time}"
-    dates = [c.name for c in schema.used("input") if c.kind == "datetime"]
+    dates = [c.name for c in schema.used("input") if c.kind == "datetime" and _dated(c, table)]
     if dates and not (settings.split or settings.group or settings.val or settings.test):
         schema.said.append(
             f"rows were split at random, and {dates[0]!r} holds dates: where later rows are to be told from earlier "
             f"ones, --time {dates[0]} tests on the latest"
         )
     return ""
+
+
+def _dated(column: Column, table: Table) -> bool:
+    """Whether it holds dates, and not times of day or spans of time."""
+    kind = table.column(column.name).type
+    clock = column.style.get("moment", {}).get("form") == "clock"
+    return not (clock or pa.types.is_time(kind) or pa.types.is_duration(kind))
 
 
 def _in_time(
