@@ -118,7 +118,7 @@ def _dated(column: Column, table: Table) -> bool:
     """Whether it holds dates, and not times of day or spans of time."""
     kind = table.column(column.name).type
     clock = column.style.get("moment", {}).get("form") == "clock"
-    return not (clock or pa.types.is_time(kind) or pa.types.is_duration(kind))
+    return not (clock or pa.types.is_time(kind))
 
 
 def _in_time(
