@@ -193,7 +193,8 @@ def test_a_curve_that_is_known_exactly_is_no_set_of_codes() -> None:
 )
 def test_numbers_called_as_codes_of_things_are_categories(name: str) -> None:
     for cells in ([1000 + i % 12 for i in range(N)], [7 + i % 2 for i in range(N)]):
-        assert guessed({name: cells, "y": LABELS}).column(name).kind == "category"
+        column = guessed({name: cells, "y": LABELS}).column(name)
+        assert column.kind == "category" and column.why.endswith(f"(--kind {name}=number: amounts)")
 
 
 @pytest.mark.parametrize("name", "paid valid acid humid rooms colour school subjects prototype year time town".split())
