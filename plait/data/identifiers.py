@@ -67,10 +67,11 @@ def codes(glance: Glance) -> str | None:
     if glance.count < FEW or not 2 <= glance.distinct <= glance.count / 2 or (numbers % 1 != 0).any():
         return None
     different = f"{glance.distinct:,} different numbers in {glance.count:,} cells"
+    way_out = f"(--kind {glance.name}=number: amounts)"
     if THINGS.search(name) or _last(name) in UNITS | SORTS or _one_word(name):
-        return f"{different}, named as codes are"
+        return f"{different}, named as codes are {way_out}"
     if glance.distinct == 2 and numbers.tolist() == [1, 2] and not glance.numeral["units"]:
-        return f"1 and 2 in {glance.count:,} cells, as two classes are numbered"
+        return f"1 and 2 in {glance.count:,} cells, as two classes are numbered {way_out}"
     return None
 
 

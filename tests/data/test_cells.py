@@ -191,6 +191,7 @@ def test_dates_are_read_however_their_column_is_written(days: list[int], style: 
         (["2012Q2", "2013 Q4"], "2012-04-01"),
         (["Q2 2012", "Q4 2013"], "2012-04-01"),
         (["2012-W05", "2013-W50-3"], "2012-01-30"),
+        (["1999-00", "2000-01", "2012-13"], "1999-01-01"),
         (["14:30", "2:30 PM"], "1970-01-01T14:30"),
         (["3. März 2012", "4. Mai 2013"], "2012-03-03"),
         (["2021-12-31T23:59:59+01:00"], "2021-12-31T22:59:59"),
@@ -216,10 +217,33 @@ def test_whole_numbers_are_dates_only_where_they_are_called_so() -> None:
         ("created_at", [1_500_000_000_000, 1_500_000_000_001], "epoch ms"),
         ("date", [20_120_503, 20_121_231], "compact"),
         ("amount", [20_120_503, 20_121_231], None),
+        ("date", [800_102, 870_521, 80_102], "short"),
+        ("amount", [800_102, 870_521], None),
+        ("date", [200_511, 200_612], None),  # months as well
+        ("date", [801_302, 870_521], None),
+        ("month", [101, 102], None),
     ):
         glance = Glance(name, pa.chunked_array([cells * 10]), Place())
         assert (KINDS["datetime"].guess(glance) is not None) == (form is not None)
         assert form is None or glance.moment[0]["form"] == form
+
+
+@pytest.mark.parametrize(
+    ("cells", "day"),
+    [(["1/86", "12/87"], "1986-01-01"), (["800102", "870521"], "1980-01-02"), (["080102"], "2008-01-02")],
+)
+def test_years_of_two_digits_need_a_name(cells: list[str], day: str) -> None:
+    style, share = moments.learn("month", texts(cells))
+    assert share == 1 and moments.moment(cells[0], style) == np.datetime64(day, "s").astype(np.int64)
+    assert moments.learn("x", texts(cells))[1] == 0
+
+
+def test_a_year_and_another_are_no_season() -> None:
+    assert moments.learn("x", texts(["1999-05", "1999-13"]))[1] < 1 and moments.learn("x", texts(["1999-01"]))[1] == 1
+    assert moments.learn("x", texts(["1999-15", "2000-17"]))[1] == 0
+    glance = Glance("season", texts([f"{y}-{(y + 1) % 100:02d}" for y in range(1920, 1960)]), Place())
+    made = Schema.guess(read_table({"season": glance.column, "z": list(range(40))}))
+    assert (made.column("season").kind, made.column("season").use) == ("datetime", "input")
 
 
 TRUTH = [True, False, True, True, False] * 4

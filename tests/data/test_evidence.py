@@ -187,11 +187,46 @@ def test_a_curve_that_is_known_exactly_is_no_set_of_codes() -> None:
     assert schema.column("c").kind == "number"
 
 
-def test_numbers_called_as_codes_of_things_are_categories() -> None:
-    for name in ("store_id", "zip", "StoreId", "postcode"):
-        assert guessed({name: [1000 + i % 12 for i in range(N)], "y": LABELS}).column(name).kind == "category"
-    for name in ("paid", "valid", "rooms"):
-        assert guessed({name: [1000 + i % 12 for i in range(N)], "y": LABELS}).column(name).kind == "number"
+@pytest.mark.parametrize(
+    "name",
+    "store_id zip StoreId postcode townid Ketchup.hid familyid subject Region shopType pooled.stratum sex trt".split(),
+)
+def test_numbers_called_as_codes_of_things_are_categories(name: str) -> None:
+    for cells in ([1000 + i % 12 for i in range(N)], [7 + i % 2 for i in range(N)]):
+        column = guessed({name: cells, "y": LABELS}).column(name)
+        assert column.kind == "category" and column.why.endswith(f"(--kind {name}=number: amounts)")
+
+
+@pytest.mark.parametrize("name", "paid valid acid humid rooms colour school subjects prototype year time town".split())
+def test_other_names_say_nothing(name: str) -> None:
+    for cells in ([1000 + i % 12 for i in range(N)], [7 + i % 2 for i in range(N)], list(range(1, N + 1))):
+        column = guessed({name: cells, "z": RNG.normal(size=N), "y": LABELS}).column(name)
+        assert (column.kind, column.use) == ("number", "input")
+
+
+@pytest.mark.parametrize("name", ["patient", "idcase", "site", "townid"])
+def test_units_that_are_there_once_are_left_out(name: str) -> None:
+    for cells in (list(range(1, N + 1)), [100 + 7 * i for i in range(N)]):
+        column = guessed({name: cells, "z": RNG.normal(size=N), "y": LABELS}).column(name)
+        assert column.use == "ignored" and f"--kind {name}=number" in column.why
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([1, 2], "category"),
+        ([2, 1, None], "category"),
+        ([1.0, 2.0], "category"),
+        (["1", "2"], "category"),
+        ([1, 2, 3], "number"),
+        ([1.0, 1.5, 2.0], "number"),
+        ([2, 3], "number"),
+        (["1 kg", "2 kg"], "number"),
+    ],
+)
+def test_one_and_two_number_two_classes(cells: list, kind: str) -> None:
+    whole = cells * (N // len(cells))
+    assert guessed({"c": whole, "y": LABELS[: len(whole)]}).column("c").kind == kind
 
 
 @pytest.mark.parametrize("values", [["lo", "mid", "hi"], [3, 1, 2]])
