@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,22 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     assert isinstance(task, AnswerTask)
     index = data.splits["train"]
     kind, unit = task.simple()
-    seen, _ = given(data.rows, index)
     y, weight = asked(model, data.rows, index), data.weights
     weight = None if weight is None else weight[index]
-    found = learn.climb(seen, y, kind, data.schema, seed, unit=unit, weight=weight)
+    read = partial(_read, data.rows, index)
+    found = learn.climb(read, y, kind, data.schema, seed, unit=unit, weight=weight)
     if found is None:
         return
     model.ladder = found
     write(model, folder)
-    console.say("beneath", f"{_reached(found)}, out of fold, in {time.monotonic() - begun:.0f} s")
+    many, whole = len(learn.drawn(y, kind, seed)), int(kind.known(y).sum())
+    some = f" on {many:,} of {whole:,} rows" if many < whole else ""
+    console.say("beneath", f"{_reached(found)}, out of fold{some}, in {time.monotonic() - begun:.0f} s")
+
+
+def _read(rows: Rows, index: np.ndarray, some: np.ndarray) -> Parts:
+    """What simple models read of some of the rows `index`."""
+    return given(rows, index[some])[0]
 
 
 def _reached(found: Ladder) -> str:
@@ -141,9 +149,9 @@ def relearn(model: Any, data: Prepared, folder: Path, seed: int) -> None:
 
 def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
-    seen, _ = given(data.rows, index)
     weight = None if data.weights is None else data.weights[index]
-    learn.again(model.ladder, seen, asked(model, data.rows, index), seed, weight)
+    read = partial(_read, data.rows, index)
+    learn.again(model.ladder, read, asked(model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +59,7 @@ def climbed():
     rows, schema = rows_of(table(), "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(given, y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
     return rows, batch, given, y, ladder
 
 
@@ -106,7 +107,7 @@ def test_rungs_are_weighed_by_rows_that_they_have_not_seen():
     rows, schema = rows_of(data, "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(given, y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
     assert ladder.told["linear"] > 0.66
     fresh = Rows(read_table(table(seed=1)), schema, asked=True).scan()
     assert Classes(2).losses(ladder(everything(fresh)[0]), rng.integers(0, 2, 240)).mean() < 0.8
@@ -158,7 +159,7 @@ def test_numbers_with_a_long_tail_are_learnt_by_their_logarithm_and_never_fall_b
     batch, given = everything(rows)
     params = schema.column("z").params
     y, unit = batch["target"]["z"].numpy(), (params["mean"], params["std"])
-    ladder = learn.climb(given, y, Number(), schema, 0, unit=unit)
+    ladder = learn.climb(partial(learn.taken, given), y, Number(), schema, 0, unit=unit)
     assert ladder.scales["linear"].name == "logarithm"
     fresh = Rows(read_table(table(1000, seed=1)), schema, asked=True).scan()
     batch = fresh.batch(np.arange(1000))
@@ -237,7 +238,7 @@ def test_pictures_are_seen_by_their_brightness_colours_and_edges():
 def test_too_few_rows_have_no_ladder():
     rows, schema = rows_of(table(20), "y")
     batch, given = everything(rows)
-    assert learn.climb(given, batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
+    assert learn.climb(partial(learn.taken, given), batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
 
 
 def test_a_text_of_no_words_and_a_constant_column_are_nothing():

@@ -20,6 +20,7 @@ WORK = (
     1.5e11  # multiplications of a convex solver, about a minute: of more, one fold; of twenty times more, no such rung
 )
 MANY = 20_000  # rows: of more, trees are tried on one fold
+Reader = Callable[[np.ndarray], Parts]  # what the rows (n,) of a training hold
 STRENGTHS = (1e-3, 1e5)  # 1 / penalty
 BETTER = 0.998  # of a loss, from where another strength is better than one nearer to the usual
 STEPS = 10  # numbers of rounds that are compared
@@ -29,24 +30,23 @@ HOPELESS = (
 
 
 def climb(
-    given: Parts, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
+    read: Reader, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
     weight: np.ndarray | None = None, unit: tuple[float, float] = (0.0, 1.0),
 ) -> Ladder | None:  # fmt: skip
     """Learn all rungs from training rows.
 
     Args:
-        given: what the rows hold, of `parts`.
-        y: what is asked, as `asked` says.
+        read: gives what some of the rows hold, of `parts`; only rows that are drawn are asked for.
+        y: what is asked of all of them, as `asked` says.
         weight: (n,) of each row.
         unit: the mean and spread by which numbers were standardised.
 
     Returns None where too few rows, or nothing in them, can be read.
     """
-    rows = np.flatnonzero(asked.known(y))
-    if len(rows) < LEAST or not given:
+    rows = drawn(y, asked, seed)
+    if len(rows) < LEAST or not (given := read(rows)):
         return None
-    rows = np.random.default_rng(seed).permutation(rows)[: max(ROWS.values())]
-    given, y, weight = taken(given, rows), y[rows], None if weight is None else weight[rows]
+    y, weight = y[rows], None if weight is None else weight[rows]
     ladder = Ladder(schema, asked, Design.fit(given, schema, seed), asked.prior(y, weight), unit)
     if not ladder.design.told:
         return None
@@ -65,12 +65,18 @@ def climb(
     return ladder
 
 
-def again(ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
+def drawn(y: np.ndarray, asked: Asked, seed: int) -> np.ndarray:
+    """The rows that simple models learn from, in a random order: those whose target is known, or so many of them, drawn
+    alike."""
+    return np.random.default_rng(seed).permutation(np.flatnonzero(asked.known(y)))[: max(ROWS.values())]
+
+
+def again(ladder: Ladder, read: Reader, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
     """Learn the rungs that answer once more, on these rows, with what was chosen."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))[: max(ROWS.values())]
+    rows = drawn(y, ladder.asked, seed)
     y, weight = y[rows], None if weight is None else weight[rows]
     ladder.prior = ladder.asked.prior(y, weight)
-    Learner(ladder, taken(given, rows), y, weight, seed).fit()
+    Learner(ladder, read(rows), y, weight, seed).fit()
 
 
 def taken(given: Parts, rows: Any) -> Parts:
