@@ -135,7 +135,9 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
             if part is None or _copies(name, part, target, few, slack=0.01):
                 said = _copies(name, cells, target, answer)
             said = said or _correlates(name, cells, column, schema.column(target), answer.cells)
-            if not said and (part is None or _may_determine(name, part, cells, target, few)):
+            if said or (_is_number(cells) and answer.too_many(_lacking(cells))):
+                pass
+            elif part is None or _may_determine(name, part, cells, target, few):
                 said = _determines(name, cells, target, answer)
         if said:
             found.append({"column": name, "target": target, "sentence": said, "read": not media})
@@ -157,9 +159,26 @@ class _Answers:
         """(n,) from 0; -1 where there is none."""
         return _codes(self.texts)
 
+    @cached_property
+    def different(self) -> int:
+        return int(self.codes.max(initial=-1)) + 1
+
+    def too_many(self, lacking: int) -> bool:
+        """Whether more than a third of the cells differ, where so many rows are left out: nothing determines them."""
+        return 3 * (self.different - lacking) > len(self.codes)
+
 
 def _filled(cells: pa.ChunkedArray) -> int:
     return len(cells) - cells.null_count
+
+
+def _is_number(cells: pa.ChunkedArray) -> bool:
+    return pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type)
+
+
+def _lacking(cells: pa.ChunkedArray) -> int:
+    """How many cells of numbers are none."""
+    return pc.sum(pc.is_null(cells, nan_is_null=True)).as_py()
 
 
 def _texts(cells: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -207,7 +226,10 @@ def _may_determine(
 
 
 def _determines(name: str, cells: pa.ChunkedArray, target: str, answer: _Answers, slack: float = 0.0) -> str | None:
-    i, j = _codes(_texts(cells)), answer.codes
+    texts, j = _texts(cells), answer.codes
+    if answer.too_many(texts.null_count):
+        return None
+    i = _codes(texts)
     known = (i >= 0) & (j >= 0)
     i, j = i[known], j[known]
     if len(i) < FEWEST:

@@ -56,21 +56,39 @@ def read_by_value(column: pa.ChunkedArray, read: Callable[[pa.ChunkedArray], Rea
     )
 
 
+def holds(column: pa.ChunkedArray, marks: bytes) -> bool:
+    """Whether one of some characters of ASCII may stand in a cell of strings: what lies in the bytes of null ones
+    counts too."""
+    for chunk in column.chunks:
+        _, _, data = _buffers(chunk)
+        if any((data == mark).any() for mark in marks):
+            return True
+    return False
+
+
 def smooth(column: pa.ChunkedArray) -> bool:
     """Whether no cell of strings begins or ends with anything but a visible character of ASCII, nor is empty."""
-    large = pa.types.is_large_string(column.type)
     for chunk in column.chunks:
         if chunk.null_count == len(chunk):
             continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64 if large else np.int32)[chunk.offset :][: len(chunk) + 1]
-        starts, ends = offsets[:-1], offsets[1:]
+        starts, ends, data = _buffers(chunk)
         if chunk.null_count:
             there = chunk.is_valid().to_numpy(zero_copy_only=False)
             starts, ends = starts[there], ends[there]
         if (starts == ends).any():
             return False
-        data = np.frombuffer(chunk.buffers()[2], np.uint8)
         for edge in (data[starts], data[ends - 1]):
             if edge.min() <= 32 or edge.max() >= 127:
                 return False
     return True
+
+
+def _buffers(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each cell of strings starts and ends (n,) in the bytes of all of them."""
+    _, offsets, data = chunk.buffers()
+    kind = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+    if not len(chunk) or offsets is None or data is None:
+        return (zeros := np.zeros(len(chunk), kind)), zeros, np.zeros(0, np.uint8)
+    at = np.frombuffer(offsets, kind)[chunk.offset :][: len(chunk) + 1]
+    low = at[0]
+    return at[:-1] - low, at[1:] - low, np.frombuffer(data, np.uint8)[low : at[-1]]

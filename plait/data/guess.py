@@ -179,7 +179,7 @@ def _column(glance: Glance, use: str, forced: str | None, said: list[str], order
     words: list[str] = []
     if use == "target":
         glance, words = _own_words(glance, said)
-    if use == "target" and glance.distinct == 1 and not glance.one_or_blank:
+    if use == "target" and glance.constant and not glance.one_or_blank:
         raise DataError(
             f"the target {glance.name!r} has the same value in every row ({str(glance.sample[0])[:80]!r}): there is "
             "nothing to learn."

@@ -77,7 +77,7 @@ def codes(glance: Glance) -> str | None:
 
 def useless(glance: Glance, kind: str) -> str | None:
     """Why a column that was not asked for is not worth reading, or None."""
-    if glance.distinct == 1 and not glance.one_or_blank:
+    if glance.constant and not glance.one_or_blank:
         if KINDS[kind].media:
             return "constant: every cell is the same"
         return f"constant: every cell is {str(glance.sample[0])[:60]!r}"
@@ -90,12 +90,13 @@ def useless(glance: Glance, kind: str) -> str | None:
 def identifier(glance: Glance, kind: str) -> str | None:
     """Why a column seems to tell rows apart and no more, or None: its values differ, and its name or their form says
     so."""
-    if glance.count < FEW or glance.distinct * 20 < glance.count * 19:
+    numbers = pa.types.is_integer(glance.column.type) and kind != "datetime"
+    if not numbers and (kind not in ("category", "text") or not glance.is_text):
         return None
-    if pa.types.is_integer(glance.column.type) and kind != "datetime":
+    if glance.count < FEW or (numbers and _narrow(glance)) or glance.distinct * 20 < glance.count * 19:
+        return None
+    if numbers:
         return _numbers(glance)
-    if kind not in ("category", "text") or not glance.is_text:
-        return None
     if 20 * glance.matching(UUID) >= 19 * glance.count:
         return counted(glance.matching(UUID), glance.count, "are uuids")
     different = f"{glance.distinct:,} different values in {glance.count:,} cells"
@@ -107,6 +108,12 @@ def identifier(glance: Glance, kind: str) -> str | None:
     if float(np.mean([length(v) for v in glance.sample])) <= 2 and (form := _form(glance.sample)):
         return f"an identifier: {different}, {form}"
     return f"an identifier: {different}, named {glance.name!r}" if named_so(glance.name) and words < 2 else None
+
+
+def _narrow(glance: Glance) -> bool:
+    """Whether whole numbers lie so close that many are the same."""
+    low, high = (int(v) for v in pc.min_max(glance.filled).as_py().values())
+    return (high - low + 1) * 20 < glance.count * 19
 
 
 def _numbers(glance: Glance) -> str | None:

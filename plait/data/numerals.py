@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plait.core.declared import Record
-from plait.data.distinct import read_by_value
+from plait.data.distinct import holds, read_by_value
 
 MOST = 2000  # cells that units are learnt from
 LONGEST = 64  # characters of a number, with all that is around it
@@ -264,4 +264,5 @@ def _looks_like_numbers(column: pa.ChunkedArray) -> bool:
 
 
 def _count(column: pa.ChunkedArray, pattern: str) -> int:
-    return int(pc.sum(pc.match_substring_regex(column, pattern)).as_py() or 0)
+    """The cells that match one of ONLY or EITHER."""
+    return 0 if not holds(column, b".,") else int(pc.sum(pc.match_substring_regex(column, pattern)).as_py() or 0)

@@ -296,9 +296,12 @@ def _codes(stratify: Sequence | np.ndarray | None, n: int) -> np.ndarray:
     values = stratify.tolist() if hasattr(stratify, "tolist") else list(stratify)
     if len(values) != n:
         raise UsageError(f"stratify has {len(values)} values, the table has {n} rows.")
-    names = sorted({str(v) for v in values})
-    codes = {name: i for i, name in enumerate(names)}
-    return np.asarray([codes[str(v)] for v in values], np.int64)
+    if len(set(map(type, values)) - {type(None)}) > 1:  # 1 and True are one key, and two names
+        values = [str(v) for v in values]
+    said = {v: str(v) for v in set(values)}
+    codes = {name: i for i, name in enumerate(sorted(set(said.values())))}
+    at = {v: codes[name] for v, name in said.items()}
+    return np.fromiter(map(at.__getitem__, values), np.int64, n)
 
 
 def _ready_made(table: Table, column: str) -> dict[str, np.ndarray]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,12 +31,13 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Strings without what has no ink at their ends, in Unicode's composed form; empty ones are null."""
-    return by_value(column.cast(pa.large_string()), _trimmed)
+    column = column.cast(pa.large_string())
+    if smooth(column) and pc.all(pc.string_is_ascii(column)).as_py():
+        return column
+    return by_value(column, _trimmed)
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if smooth(column) and pc.all(pc.string_is_ascii(column)).as_py():
-        return column
     texts = pc.utf8_trim_whitespace(column)
     if not pc.all(pc.string_is_ascii(texts)).as_py():
         texts = pc.utf8_normalize(pc.utf8_trim_whitespace(pc.utf8_trim(texts, EDGES)), form="NFC")
@@ -64,6 +66,8 @@ def yes_or_no(text: str) -> bool | None:
 def plain_number(text: str) -> str | None:
     """The number that a text is, written in one way (1.0, "1" and 01 are 1); None of anything else."""
     text = text.strip().replace("\N{MINUS SIGN}", "-")
+    if "A" <= text[:1] <= "z":
+        return None
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)  # full-width digits
     if not NUMBER.fullmatch(text):
         return None
@@ -87,7 +91,7 @@ def length(text: str) -> float:
 
 def folded(text: str) -> str:
     """A text of which only the words count: neither case nor blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 class Labels:
@@ -130,16 +134,25 @@ def merged(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     """(label, how often) with the spellings of one number, or of one yes or no where all are such words, as one: the
     commonest."""
     pairs = sorted(counts, key=lambda p: (-p[1], p[0]))
-    said = {text: yes_or_no(text) for text, _ in pairs}
-    logical = None not in said.values() and len(set(said.values())) == 2
-    numbers = {text: plain_number(text) for text, _ in pairs}
-    numeric = bool(pairs) and None not in numbers.values() and not any(_coded(text) for text in numbers)
-    key = numbers if numeric else said if logical else {text: text for text, _ in pairs}
+    texts = [text for text, _ in pairs]
+    said = _all(texts, yes_or_no)
+    numbers = {} if any(map(_coded, texts)) else _all(texts, plain_number)
+    key = numbers or (said if len(set(said.values())) == 2 else dict(zip(texts, texts)))
     first: dict = {}
     total: Counter = Counter()
     for text, count in pairs:
         total[first.setdefault(key[text], text)] += count
     return sorted(total.items(), key=lambda p: (-p[1], p[0]))
+
+
+def _all(texts: list[str], read: Callable[[str], Any]) -> dict[str, Any]:
+    """{text: what it says}; nothing where one says nothing."""
+    found = {}
+    for text in texts:
+        if (value := read(text)) is None:
+            return {}
+        found[text] = value
+    return found
 
 
 def _coded(text: str) -> bool:

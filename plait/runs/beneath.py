@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,22 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     task = data.task
     assert isinstance(task, AnswerTask)
     index = data.splits["train"]
-    seen, _ = given(data.rows, index)
     y, weight = asked(model, data.rows, index), data.weights
     weight = None if weight is None else weight[index]
-    found = several.climb(seen, y, task.simple(), task.targets, data.schema, seed, weight)
+    read, asks = partial(_read, data.rows, index), task.simple()
+    found = several.climb(read, y, asks, task.targets, data.schema, seed, weight)
     if found is None:
         return
     model.ladder = found
     write(model, folder)
-    console.say("beneath", f"{_reached(found)}, out of fold, in {time.monotonic() - begun:.0f} s")
+    many, whole = several.counted(y, asks)
+    some = f" on {many:,} of {whole:,} rows" if many < whole else ""
+    console.say("beneath", f"{_reached(found)}, out of fold{some}, in {time.monotonic() - begun:.0f} s")
+
+
+def _read(rows: Rows, index: np.ndarray, some: np.ndarray) -> Parts:
+    """What simple models read of some of the rows `index`."""
+    return given(rows, index[some])[0]
 
 
 def _reached(found: Ladder | Several) -> str:
@@ -164,16 +172,17 @@ def relearn(
         return None
     task, rows, ladder = data.task, data.rows, model.ladder
     index = np.sort(np.concatenate([data.splits["train"], data.splits["val"]]))
-    seen, anything = given(rows, index)
+    read = partial(_read, rows, index)
     y, weight = asked(model, rows, index), None if data.weights is None else data.weights[index]
-    held = several.out_of_fold(ladder, seen, y, seed, weight)
-    several.again(ladder, seen, y, seed, weight)
+    held = several.out_of_fold(ladder, read, y, seed, weight)
+    several.again(ladder, read, y, seed, weight)
     ladder.relearnt = True
     write(model, folder)
     if held is None:
         return None
     kept = np.isin(index, data.splits["val"]) if ladder.heard else np.ones(len(index), bool)
-    held, anything, index, network = held[kept], anything[kept], index[kept], None
+    held, index, network = held[kept], index[kept], None
+    anything = given(rows, index)[1]
     if ladder.heard:
         call = lambda m, b: m.watched(b)  # noqa: E731
         network = outputs(model, rows, index, precision=precision, call=call)["outputs"]
@@ -183,9 +192,9 @@ def relearn(
 
 def _again(model: Answer, data: Prepared, index: np.ndarray, seed: int) -> None:
     assert model.ladder is not None and isinstance(data.task, AnswerTask)
-    seen, _ = given(data.rows, index)
     weight = None if data.weights is None else data.weights[index]
-    several.again(model.ladder, seen, asked(model, data.rows, index), seed, weight)
+    read = partial(_read, data.rows, index)
+    several.again(model.ladder, read, asked(model, data.rows, index), seed, weight)
 
 
 def rungs(model: Any, task: Task, rows: Rows, index: np.ndarray, precision: str) -> dict[str, Score]:

@@ -66,7 +66,7 @@ def classes(table: Table, schema: Schema) -> list[int | None] | None:
     column, labels = schema.used("target")[0], KINDS["category"]
     cells, place = table.column(column.name), Place()
     known = labels.fit(cells, FitOptions(place, style=column.style))
-    return [int(i) or None for i in labels.encode_column(cells, known, place).values[:, 0]]
+    return [i or None for i in labels.encode_column(cells, known, place).values[:, 0].tolist()]
 
 
 def split(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,7 @@ def climbed():
     rows, schema = rows_of(table(), "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(given, y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
     return rows, batch, given, y, ladder
 
 
@@ -110,7 +111,7 @@ def test_rungs_are_weighed_by_rows_that_they_have_not_seen():
     rows, schema = rows_of(data, "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(given, y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
     assert ladder.told["linear"] > 0.66
     fresh = Rows(read_table(table(seed=1)), schema, asked=True).scan()
     assert Classes(2).losses(ladder(everything(fresh)[0]), rng.integers(0, 2, 240)).mean() < 0.8
@@ -130,11 +131,11 @@ def test_a_file_holds_all_of_it(climbed, tmp_path):
 def test_a_file_holds_every_rung(climbed, tmp_path):
     """And a file of format 1, which had no kernels and forests, is still read."""
     _, batch, given, y, ladder = climbed
-    every = learn.climb(given, y, Classes(2), ladder.schema, 0)
+    every = learn.climb(partial(learn.taken, given), y, Classes(2), ladder.schema, 0)
     assert set(every.told) == {"linear", "kernel", "trees", "forest", "both"}
     path, alone = tmp_path / "ladder.safetensors", {}
     every.rungs = dict.fromkeys(("linear", "kernel", "trees", "forest"), 0.4)
-    learn.again(every, given, y, 0)
+    learn.again(every, partial(learn.taken, given), y, 0)
     every.save(path)
     again = Ladder.read(path, ladder.schema)
     for name in every.rungs:
@@ -157,7 +158,7 @@ def test_a_file_holds_every_rung(climbed, tmp_path):
 def test_many_rows_have_neither_kernel_nor_forest(climbed, monkeypatch):
     _, _, given, y, ladder = climbed
     monkeypatch.setattr(learn, "SMALL", len(y) - 1)
-    assert set(learn.climb(given, y, Classes(2), ladder.schema, 0).told) <= {"linear", "trees", "both"}
+    assert set(learn.climb(partial(learn.taken, given), y, Classes(2), ladder.schema, 0).told) <= {"linear", "trees", "both"}
 
 
 def test_texts_are_read_once_for_all_that_is_tried_of_them(climbed, monkeypatch):
@@ -207,7 +208,7 @@ def test_numbers_with_a_long_tail_are_learnt_by_their_logarithm_and_never_fall_b
     batch, given = everything(rows)
     params = schema.column("z").params
     y, unit = batch["target"]["z"].numpy(), (params["mean"], params["std"])
-    ladder = learn.climb(given, y, Number(), schema, 0, unit=unit)
+    ladder = learn.climb(partial(learn.taken, given), y, Number(), schema, 0, unit=unit)
     assert ladder.scales["linear"].name == "logarithm"
     fresh = Rows(read_table(table(1000, seed=1)), schema, asked=True).scan()
     batch = fresh.batch(np.arange(1000))
@@ -320,7 +321,7 @@ def test_pictures_are_seen_by_their_brightness_colours_and_edges():
 def test_too_few_rows_have_no_ladder():
     rows, schema = rows_of(table(20), "y")
     batch, given = everything(rows)
-    assert learn.climb(given, batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
+    assert learn.climb(partial(learn.taken, given), batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
 
 
 def test_a_text_of_no_words_and_a_constant_column_are_nothing():

@@ -12,7 +12,7 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.tasks.bind import bind
-from plait.tasks.linear import PENALTIES, _minimise, solve_straight
+from plait.tasks.linear import PENALTIES, WIDE, _minimise, _times, solve_straight
 from plait.tasks.registry import TASKS
 
 N = 160
@@ -95,3 +95,21 @@ def test_the_solver_finds_where_the_gradient_vanishes() -> None:
     last = torch.cat([x.sum(0), x.new_tensor([50.0])])[None]
     exact = torch.linalg.solve(torch.cat([left, last]), torch.cat([x.T @ (y - 4), (y - 4).sum()[None]]))
     assert torch.cat([weight[0], bias]).tolist() == pytest.approx(exact.tolist(), abs=1e-3)
+
+
+def test_zeros_are_left_out_of_wide_tables() -> None:
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 200, (90, 2), generator=draw)
+    hot = torch.nn.functional.one_hot(ids, 200).flatten(1).double()
+    x = torch.cat([torch.randn(90, 3, generator=draw).double(), hot, torch.zeros(90, 1).double()], 1)
+    x[4, 7] = -2.5
+    weight, to = torch.randn(2, x.shape[1], generator=draw).double(), torch.randn(90, 2, generator=draw).double()
+    found = []
+    for times in (_times(x), lambda weight: x @ weight.T):
+        leaf = weight.clone().requires_grad_()
+        out = times(leaf)
+        (out * to).sum().backward()
+        found.append((out.detach(), leaf.grad))
+    assert x.shape[1] >= WIDE
+    for ours, plain in zip(*found):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)

@@ -20,6 +20,7 @@ from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
 
+LOOK = 1000  # cells: of most columns so many show that values are several
 COUNT, SIZE, SPREAD = Within(int, 0), Within(int, 1, 1 << 26), Within(float, 5e-324)  # what params are declared to be
 BY_TOWER = {"width": SIZE, "mean": list[float], "std": list[SPREAD]}  # those of a column that a published tower reads
 
@@ -78,6 +79,12 @@ class Glance:
         """The number of different values; -1 where the type (lists, structs) does not tell."""
         return -1 if pa.types.is_nested(self.column.type) else pc.count_distinct(self.filled).as_py()
 
+    def over(self, most: int) -> bool:
+        """Whether there are more different values than that; nested ones are not told apart."""
+        if pa.types.is_nested(self.column.type):
+            return False
+        return pc.count_distinct(self.filled.slice(0, LOOK)).as_py() > most or self.distinct > most
+
     @cached_property
     def sample(self) -> list:
         """Up to 1,000 values, evenly spread over the column."""
@@ -85,9 +92,14 @@ class Glance:
         return self.filled.take(pa.array(at)).to_pylist()
 
     @cached_property
+    def constant(self) -> bool:
+        """Whether there is one value."""
+        return not self.over(1) and self.distinct == 1
+
+    @cached_property
     def one_or_blank(self) -> bool:
         """Whether cells have one value, or none."""
-        return self.distinct == 1 and self.column.null_count > 0
+        return self.column.null_count > 0 and self.constant
 
     @cached_property
     def is_text(self) -> bool:

@@ -27,7 +27,7 @@ class BooleanKind(CategoryKind):
             return f"{glance.count:,} cells are {str(glance.sample[0])[:30]!r} and {blank:,} blank: yes and no"
         if pa.types.is_boolean(glance.column.type):
             return "type bool"
-        if not (glance.is_text or pa.types.is_integer(glance.column.type)) or glance.distinct > 12:
+        if not (glance.is_text or pa.types.is_integer(glance.column.type)) or glance.over(12):
             return None
         words = {str(v).strip().lower() for v in glance.filled.unique().to_pylist()} - {""}
         if {yes_or_no(word) for word in words} == {True, False}:

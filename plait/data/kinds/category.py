@@ -124,12 +124,10 @@ class CategoryKind(Kind):
         there = texts.is_valid().to_numpy(zero_copy_only=False).astype(bool)
         left = np.flatnonzero(there & (ids == 0))
         if len(left):
-            find, known = labels(tuple(params["values"])).find, {}
-            for i, text in zip(left.tolist(), texts.take(pa.array(left)).to_pylist()):
-                if text not in known:
-                    known[text] = find(text)
-                if known[text] is not None:
-                    ids[i] = known[text] + 1
+            find = labels(tuple(params["values"])).find
+            rest = pc.dictionary_encode(texts.take(pa.array(left))).combine_chunks()
+            places = [find(text) for text in rest.dictionary.to_pylist()]
+            ids[left] = np.asarray([0 if at is None else at + 1 for at in places])[rest.indices.to_numpy()]
         unseen = int((there & (ids == 0)).sum())
         if unseen:
             place.note("never seen", unseen)

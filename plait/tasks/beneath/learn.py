@@ -27,6 +27,7 @@ WORK = (
 SMALL = 1000  # rows: of no more, kernels and trees grown at random are tried too
 LEAVES = (2, 8)  # fewest rows of a leaf that are tried, of trees grown at random
 MANY = 20_000  # rows: of more, trees are tried on one fold
+Reader = Callable[[np.ndarray], Parts]  # what the rows (n,) of a training hold
 STRENGTHS = (1e-3, 1e5)  # 1 / penalty
 BETTER = 0.998  # of a loss, from where another strength is better than one nearer to the usual
 STEPS = 10  # numbers of rounds that are compared
@@ -36,25 +37,24 @@ HOPELESS = (
 
 
 def climb(
-    given: Parts, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
+    read: Reader, y: np.ndarray, asked: Asked, schema: Schema, seed: int, *,
     weight: np.ndarray | None = None, unit: tuple[float, float] = (0.0, 1.0), design: Design | None = None,
 ) -> Ladder | None:  # fmt: skip
     """Learn all rungs from training rows.
 
     Args:
-        given: what the rows hold, of `parts`.
-        y: what is asked, as `asked` says.
+        read: gives what some of the rows hold, of `parts`; only rows that are drawn are asked for.
+        y: what is asked of all of them, as `asked` says.
         weight: (n,) of each row.
         unit: the mean and spread by which numbers were standardised.
         design: what is read of rows, where that is known already.
 
     Returns None where too few rows, or nothing in them, can be read.
     """
-    rows = np.flatnonzero(asked.known(y))
-    if len(rows) < LEAST or not given:
+    rows = drawn(y, asked, seed)
+    if len(rows) < LEAST or not (given := read(rows)):
         return None
-    rows = np.random.default_rng(seed).permutation(rows)[: max(ROWS.values())]
-    given, y, weight = taken(given, rows), y[rows], None if weight is None else weight[rows]
+    y, weight = y[rows], None if weight is None else weight[rows]
     ladder = Ladder(schema, asked, design or Design.fit(given, schema, seed), asked.prior(y, weight), unit)
     if not ladder.design.told:
         return None
@@ -74,27 +74,33 @@ def climb(
     return ladder
 
 
-def again(ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
+def drawn(y: np.ndarray, asked: Asked, seed: int) -> np.ndarray:
+    """The rows that simple models learn from, in a random order: those whose target is known, or so many of them, drawn
+    alike."""
+    return np.random.default_rng(seed).permutation(np.flatnonzero(asked.known(y)))[: max(ROWS.values())]
+
+
+def again(ladder: Ladder, read: Reader, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
     """Learn the rungs that answer once more, on these rows, with what was chosen."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))[: max(ROWS.values())]
+    rows = drawn(y, ladder.asked, seed)
     y, weight = y[rows], None if weight is None else weight[rows]
     ladder.prior = ladder.asked.prior(y, weight)
-    Learner(ladder, taken(given, rows), y, weight, seed).fit()
+    Learner(ladder, read(rows), y, weight, seed).fit()
 
 
 def out_of_fold(
-    ladder: Ladder, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None = None
+    ladder: Ladder, read: Reader, y: np.ndarray, seed: int, weight: np.ndarray | None = None
 ) -> np.ndarray | None:
     """(n, K): what rungs as they were chosen answer to each row when they learn from the others; NaN where y is not
     known. None where there are so many rows that it would take long, and a few more of them change little."""
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))
     if len(rows) > MANY or ladder.how.get("single"):
         return None
-    answers = np.full((len(y), ladder.asked.count), np.nan)
+    given, answers = read(rows), np.full((len(y), ladder.asked.count), np.nan)
     for train, test in _splits(_folds(y[rows], ladder.asked), False):
-        one, some, held = replace(ladder), rows[train], rows[test]
-        again(one, taken(given, some), y[some], seed, None if weight is None else weight[some])
-        answers[held] = one.beneath(taken(given, held), np.ones(len(held), bool))
+        one, some = replace(ladder), rows[train]
+        again(one, partial(taken, taken(given, train)), y[some], seed, None if weight is None else weight[some])
+        answers[rows[test]] = one.beneath(taken(given, test), np.ones(len(test), bool))
     return answers
 
 

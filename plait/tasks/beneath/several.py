@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,42 +134,57 @@ def read(path: Path, schema: Schema) -> Ladder | Several:
 
 
 def climb(
-    given: Parts, y: np.ndarray, asks: Asks, names: list[str], schema: Schema, seed: int, weight: np.ndarray | None
-) -> Ladder | Several | None:
+    read: learn.Reader, y: np.ndarray, asks: Asks, names: list[str], schema: Schema, seed: int,
+    weight: np.ndarray | None,
+) -> Ladder | Several | None:  # fmt: skip
     """`learn.climb` for what is asked, y (n, ...), or for each of several numbers, y (n, K) with NaN."""
     if len(asks) == 1:
         ((asked, unit),) = asks
-        return learn.climb(given, y, asked, schema, seed, unit=unit, weight=weight)
-    known = np.flatnonzero(np.isfinite(y).any(1))
-    if len(known) < learn.LEAST or not given:
+        return learn.climb(read, y, asked, schema, seed, unit=unit, weight=weight)
+    rows = drawn(y, seed)
+    if len(rows) < learn.LEAST or not (given := read(rows)):
         return None
-    known = np.random.default_rng(seed).permutation(known)[: max(learn.ROWS.values())]
-    design = Design.fit(learn.taken(given, known), schema, seed)
+    design, again, y = Design.fit(given, schema, seed), partial(learn.taken, given), y[rows]
+    weight = None if weight is None else weight[rows]
     ladders = [
-        learn.climb(given, y[:, k], asked, schema, seed, unit=unit, weight=weight, design=design)
+        learn.climb(again, y[:, k], asked, schema, seed, unit=unit, weight=weight, design=design)
         for k, (asked, unit) in enumerate(asks)
     ]
     return None if all(one is None for one in ladders) else Several(names, ladders)
 
 
-def again(ladder: Ladder | Several, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None) -> None:
+def drawn(y: np.ndarray, seed: int) -> np.ndarray:
+    """`learn.drawn`, of the rows that have any of several numbers y (n, K)."""
+    known = np.flatnonzero(np.isfinite(y).any(1))
+    return np.random.default_rng(seed).permutation(known)[: max(learn.ROWS.values())]
+
+
+def counted(y: np.ndarray, asks: Asks) -> tuple[int, int]:
+    """From how many rows simple models learn, and how many have what is asked."""
+    known = np.isfinite(y).any(1) if len(asks) > 1 else asks[0][0].known(y)
+    return min(int(known.sum()), max(learn.ROWS.values())), int(known.sum())
+
+
+def again(ladder: Ladder | Several, read: learn.Reader, y: np.ndarray, seed: int, weight: np.ndarray | None) -> None:
     """`learn.again`, of each."""
     if isinstance(ladder, Ladder):
-        return learn.again(ladder, given, y, seed, weight)
+        return learn.again(ladder, read, y, seed, weight)
+    rows = drawn(y, seed)
+    given, y, weight = read(rows), y[rows], None if weight is None else weight[rows]
     for k, one in enumerate(ladder.ladders):
         if one is not None:
-            learn.again(one, given, y[:, k], seed, weight)
+            learn.again(one, partial(learn.taken, given), y[:, k], seed, weight)
 
 
 def out_of_fold(
-    ladder: Ladder | Several, given: Parts, y: np.ndarray, seed: int, weight: np.ndarray | None
+    ladder: Ladder | Several, read: learn.Reader, y: np.ndarray, seed: int, weight: np.ndarray | None
 ) -> np.ndarray | None:
     """`learn.out_of_fold`, of each."""
     if isinstance(ladder, Ladder):
-        return learn.out_of_fold(ladder, given, y, seed, weight)
+        return learn.out_of_fold(ladder, read, y, seed, weight)
     found = []
     for k, one in enumerate(ladder.ladders):
-        answers = np.zeros((len(y), 1)) if one is None else learn.out_of_fold(one, given, y[:, k], seed, weight)
+        answers = np.zeros((len(y), 1)) if one is None else learn.out_of_fold(one, read, y[:, k], seed, weight)
         if answers is None:
             return None
         found.append(answers)
