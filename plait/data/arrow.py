@@ -312,7 +312,9 @@ def _plain_extension(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _period(freq: str) -> tuple[str, int] | None:
     """What a period of pandas counts since 1970, as numpy's unit and how many of it."""
-    unit = freq.split("-")[0]
+    unit, _, last = freq.partition("-")
+    if last not in ("", "DEC"):  # years that end in another month
+        return None
     return {"M": ("M", 1), "Q": ("M", 3), "Y": ("Y", 1), "A": ("Y", 1), "D": ("D", 1), "h": ("h", 1), "H": ("h", 1),
             "min": ("m", 1), "T": ("m", 1), "s": ("s", 1), "S": ("s", 1)}.get(unit)  # fmt: skip
 

@@ -273,6 +273,8 @@ def _target_kind(glance: Glance) -> tuple[str, str]:
         return "category", f"{len(different)} different whole numbers in {glance.count:,} cells: classes"
     if kind in ("text", "image", "audio") and glance.is_text and glance.distinct * 2 <= glance.count:
         return "category", f"{glance.distinct:,} different values in {glance.count:,} cells: classes"
+    if kind == "datetime" and 2 * glance.distinct <= glance.count:
+        return "category", f"{glance.distinct:,} different dates in {glance.count:,} cells: classes"
     if kind == "text" and np.mean([length(v) for v in glance.sample]) < 1.7:
         return "category", f"{glance.distinct:,} different words in {glance.count:,} cells"
     return kind, why

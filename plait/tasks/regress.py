@@ -78,6 +78,11 @@ class Regress(AnswerTask):
     def numbers(schema: Schema, target: str) -> dict:
         """What the schema learnt of a target. Raises DataError where there is nothing to learn."""
         params = schema.column(target).params
+        if params["count"] < 2 and "moment" in schema.column(target).style:
+            raise DataError(
+                f"the target {target!r} holds dates or times, and plait predicts numbers and classes: give it as a "
+                "number, such as days since a certain day (--task classify takes the dates for classes)"
+            )
         if params["count"] < 2:
             raise DataError(
                 f"the target {target!r} has {params['count']} numbers in the training rows: at least two are needed"

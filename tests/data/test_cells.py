@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plait.core.declared import check
 from plait.data import moments, numerals
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions, Glance
@@ -19,6 +20,8 @@ from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
 from plait.data.words import Labels, merged, plain_number
+from plait.errors import DataError
+from plait.tasks.regress import Regress
 
 LABELS = ["a", "b"] * 30
 
@@ -73,6 +76,8 @@ def test_a_number_is_read_however_its_column_is_written(values, marks, minus, ar
         (["１２", "３．５"], [12, 3.5]),
         (["(0, 5]", "(5, 10]"], [2.5, 7.5]),
         (["1e3", "2.5E-2", "-.5"], [1000, 0.025, -0.5]),
+        (["$(1,234.50)", "$ 7.00", "($5.00)"], [-1234.5, 7, -5]),
+        (["50,-", "1.250,-", "CHF 7.–"], [50, 1250, 7]),
     ],
 )
 def test_what_cells_of_one_column_say(cells: list[str], wanted: list[float]) -> None:
@@ -81,7 +86,24 @@ def test_what_cells_of_one_column_say(cells: list[str], wanted: list[float]) -> 
 
 
 @pytest.mark.parametrize(
-    "cell", ["?", "-", "unknown", "<0.1", "5-10", "12:30", "1.2.3", "0x10", "1_000", "5 kg", "$-5-", "k7"]
+    "cell",
+    [
+        "?",
+        "-",
+        "unknown",
+        "<0.1",
+        "5-10",
+        "12:30",
+        "1.2.3",
+        "0x10",
+        "1_000",
+        "5 kg",
+        "$-5-",
+        "k7",
+        "$(5",
+        "5,-3",
+        "9 pm",
+    ],
 )
 def test_what_says_no_number(cell: str) -> None:
     assert isinstance(numerals.number(cell, numerals.PLAIN), str)
@@ -161,8 +183,18 @@ def test_codes_of_digits_and_letters_are_no_numbers() -> None:
         assert KINDS["number"].guess(Glance("x", texts(cells), Place())) is None
 
 
+def test_hexadecimal_cells_are_no_numbers_wherever_they_stand(tmp_path) -> None:
+    cells = [hex(700 + 37 * i) for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "".join(f"{a},{b}\n" for a, b in zip(cells, LABELS)))
+    read = [read_table(path).column("x"), read_table({"x": cells}).column("x")]
+    assert read[0].to_pylist() == read[1].to_pylist() == cells
+
+
 STYLES = ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%y", "%d %b %Y", "%B %d, %Y", "%Y/%m/%d %H:%M",
-          "%d-%b-%y %I:%M %p", "%a, %d %b %Y %H:%M:%S +0000", "%Y-%m-%dT%H:%M:%SZ", "%Y年%m月%d日"]  # fmt: skip
+          "%d-%b-%y %I:%M %p", "%a, %d %b %Y %H:%M:%S +0000", "%Y-%m-%dT%H:%M:%SZ", "%Y年%m月%d日",
+          "%d%b%Y:%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S UTC %Y", "%d%b%Y",
+          "%a %b %d %Y %H:%M:%S GMT+0000 (Greenwich Mean Time)", "%Y년 %m월 %d일", "%Y. %m. %d."]  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
@@ -195,6 +227,21 @@ def test_dates_are_read_however_their_column_is_written(days: list[int], style: 
         (["14:30", "2:30 PM"], "1970-01-01T14:30"),
         (["3. März 2012", "4. Mai 2013"], "2012-03-03"),
         (["2021-12-31T23:59:59+01:00"], "2021-12-31T22:59:59"),
+        (["2021-12-31 23:59:59 EST"], "2022-01-01T04:59:59"),
+        (["Sep-21", "Okt-22"], "2021-09-01"),
+        (["Sep'21", "Jan '22"], "2021-09-01"),
+        (["2020년 5월", "2021년 12월"], "2020-05-01"),
+        (["Сентябрь 2020", "май 2021"], "2020-09-01"),
+        (["15 września 2020", "1 maja 2021"], "2020-09-15"),
+        (["Q3'20", "Q1 '21"], "2020-07-01"),
+        (["3Q20", "1Q21"], "2020-07-01"),
+        (["2021H2", "2022 H1"], "2021-07-01"),
+        (["23h35", "11h05"], "1970-01-01T23:35"),
+        (["11 PM", "12 a.m."], "1970-01-01T23:00"),
+        (["1 days 02:03:04", "-1 days +23:59:00"], "1970-01-02T02:03:04"),
+        (["1 day, 2:03:04", "2:00:00"], "1970-01-02T02:03:04"),
+        (["1h 30m", "2h 5min"], "1970-01-01T01:30"),
+        (["PT5H30M", "P1DT2H"], "1970-01-01T05:30"),
     ],
 )
 def test_months_quarters_weeks_and_times(cells: list[str], day: str) -> None:
@@ -216,10 +263,13 @@ def test_whole_numbers_are_dates_only_where_they_are_called_so() -> None:
         ("timestamp", [1_500_000_000, 1_600_000_000], "epoch s"),
         ("created_at", [1_500_000_000_000, 1_500_000_000_001], "epoch ms"),
         ("date", [20_120_503, 20_121_231], "compact"),
+        ("month", [201_205, 201_212], "compact"),
+        ("date", [20_120_503_143_000, 20_121_231_000_000], "compact"),
+        ("salary", [201_205, 201_212], None),
         ("amount", [20_120_503, 20_121_231], None),
         ("date", [800_102, 870_521, 80_102], "short"),
         ("amount", [800_102, 870_521], None),
-        ("date", [200_511, 200_612], None),  # months as well
+        ("date", [200_511, 200_612], "compact"),  # months
         ("date", [801_302, 870_521], None),
         ("month", [101, 102], None),
     ):
@@ -246,6 +296,40 @@ def test_a_year_and_another_are_no_season() -> None:
     assert (made.column("season").kind, made.column("season").use) == ("datetime", "input")
 
 
+@pytest.mark.parametrize("zeros", ["000000", "000000000"])
+def test_times_since_1970_are_such_in_a_text_file_too(zeros: str, tmp_path) -> None:
+    stamps = [1_500_000_000 + 86_400 * i for i in range(60)]
+    path = tmp_path / "t.csv"
+    path.write_text("timestamp,y\n" + "".join(f"{s}{zeros},{b}\n" for s, b in zip(stamps, LABELS)))
+    table = read_table(path)
+    column = Schema.guess(table, target="y").fit(table, np.arange(60)).column("timestamp")
+    assert column.kind == "datetime" and column.use == "input"
+    assert column.params["median"] == pytest.approx(np.median(stamps))
+
+
+@pytest.mark.parametrize("word", ["?", "unknown", "0000-00-00", "00.00.0000"])
+def test_what_says_no_date_is_no_evidence_against_dates(word: str) -> None:
+    cells = [word if i % 5 < 2 else f"2020-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(60)]
+    table = read_table({"d": cells, "y": LABELS})
+    schema = Schema.guess(table, target="y").fit(table, np.arange(60))
+    rows = Rows(table, schema).scan()
+    assert schema.column("d").kind == "datetime" and rows.bad.by_reason() == {"not a date": 24}
+    assert KINDS["datetime"].guess(Glance("d", texts(["words"] * 24 + cells), Place())) is None
+
+
+def test_dates_that_repeat_are_classes_of_a_target() -> None:
+    for cells in (["2020-01", "Feb 2021"], ["12:30", "11:15"], [datetime(2020, 1, 1), datetime(2021, 1, 1)]):
+        table = read_table({"x": list(range(60)), "y": cells * 30})
+        assert Schema.guess(table, target="y").column("y").kind == "category"
+    days = [str(np.datetime64("2020-01-01") + i) for i in range(60)]
+    table = read_table({"x": list(range(60)), "y": days})
+    schema = Schema.guess(table, target="y")
+    Regress.variant(schema, table)
+    schema.fit(table, np.arange(60))
+    with pytest.raises(DataError, match="holds dates or times"):
+        Regress.learn(schema)
+
+
 TRUTH = [True, False, True, True, False] * 4
 SPELLINGS = {
     "bool": TRUTH,
@@ -256,9 +340,10 @@ SPELLINGS = {
     "capitals": ["TRUE" if v else "FALSE" for v in TRUTH],
     "small": ["true" if v else "false" for v in TRUTH],
     "words": ["yes " if v else " No" for v in TRUTH],
+    "wide": ["１" if v else "０" for v in TRUTH],
 }
 OWN = {"bool": [False, True], "int": [0, 1], "float": [0.0, 1.0], "digits": ["0", "1"], "decimals": ["0.0", "1.0"]}
-OWN |= {"capitals": ["FALSE", "TRUE"], "small": ["false", "true"], "words": ["No", "yes"]}
+OWN |= {"capitals": ["FALSE", "TRUE"], "small": ["false", "true"], "words": ["No", "yes"], "wide": ["０", "１"]}
 
 
 @pytest.mark.parametrize("learnt", SPELLINGS)
@@ -293,6 +378,16 @@ def test_spellings_that_could_be_two_labels_are_neither() -> None:
     assert labels.find("CAT") is None and labels.find("1.0") is None and labels.find("cat") == 1
     assert Labels(["Cat", "Dog"]).find("  DOG".strip()) == 1 and Labels(["007", "12"]).find("7") == 0
     assert plain_number("-0") == "0" and plain_number("1e3") == "1000" and plain_number("1.50") == "1.5"
+
+
+@pytest.mark.parametrize("first", [2**53 + 1, -(2**60)])
+def test_whole_numbers_beyond_what_json_tells_apart_are_classes(first: int) -> None:
+    cells = pa.chunked_array([pa.array([first + i % 2 for i in range(20)])])
+    params = KINDS["category"].fit_target(cells, FitOptions(Place(), style={"type": "int64"}))
+    assert sorted(params["classes"]) == sorted([str(first), str(first + 1)])
+    check(json.loads(json.dumps(params)), KINDS["category"].learnt)  # raises for what a run's file may not hold
+    found = KINDS["category"].encode_target(cells, params, Place())
+    assert set(found.values[:, 0].tolist()) == {1, 2} and not found.bad
 
 
 def test_a_class_that_was_never_learnt_is_one_more() -> None:

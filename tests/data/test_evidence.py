@@ -231,12 +231,14 @@ def test_one_and_two_number_two_classes(cells: list, kind: str) -> None:
 
 @pytest.mark.parametrize("values", [["lo", "mid", "hi"], [3, 1, 2]])
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("way", ["pandas", "arrow", "parquet"])
+@pytest.mark.parametrize("way", ["pandas", "dict", "series", "arrow", "parquet"])
 def test_a_declared_category_is_one_and_keeps_its_order(values: list, ordered: bool, way: str, tmp_path) -> None:
     made = pd.Categorical([values[i % 3] for i in range(N)], categories=values, ordered=ordered)
     frame = pd.DataFrame({"c": made, "z": RNG.normal(size=N), "y": LABELS})
     source: object = frame
-    if way != "pandas":
+    if way in ("dict", "series"):
+        source = {"c": made if way == "dict" else frame["c"], "z": frame["z"], "y": LABELS}
+    if way in ("arrow", "parquet"):
         source = pa.Table.from_pandas(frame, preserve_index=False)
     if way == "parquet":
         pq.write_table(source, tmp_path / "t.parquet")
@@ -264,6 +266,25 @@ def test_names_of_any_sort_can_be_given() -> None:
     assert kinds_of(table, {"price, EUR": "text", "c": "image"}) == {"price, EUR": "text", "c ": "image"}
     with pytest.raises(UsageError, match="Did you mean 'price, EUR'"):
         Schema.guess(table, target="price, EURO")
+
+
+@pytest.mark.parametrize("freq", ["D", "W", "W-WED", "M", "Q-NOV", "2M", "Y", "h"])
+def test_a_period_is_its_beginning_whatever_its_length(freq: str) -> None:
+    periods = pd.period_range("2019-03-01", periods=N, freq=freq)
+    for source in (pd.DataFrame({"c": periods, "y": LABELS}), {"c": periods, "y": LABELS}, {"c": list(periods)}):
+        assert read_table(source).column("c").to_pylist() == [p.start_time.to_pydatetime() for p in periods]
+
+
+def test_runs_of_a_value_are_read_as_their_values() -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array([1.5, None]))
+    assert read_table(pa.table({"c": runs})).column("c").to_pylist() == [1.5, 1.5, None, None, None]
+
+
+def test_half_a_character_in_a_name_is_refused(tmp_path) -> None:
+    (tmp_path / "t.json").write_text('[{"c\\ud800": 1}, {"c\\ud800": 2}]')
+    for source in ({"c\ud800": [1, 2]}, tmp_path / "t.json"):
+        with pytest.raises(DataError, match="no readable text"):
+            read_table(source)
 
 
 class Thing:

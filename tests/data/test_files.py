@@ -6,11 +6,13 @@ import bz2
 import gzip
 import io
 import itertools
+import json
 import sqlite3
 import zipfile
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,6 +57,53 @@ def cells(table: Table) -> dict:
 )
 def test_the_same_table_however_it_is_saved(data, tmp_path) -> None:
     assert cells(read_table(stored(tmp_path, data))) == ROWS
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "table", "records", "list", "wrapped"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_same_table_however_json_holds_it(orient: str, encoding: str, tmp_path) -> None:
+    frame = pd.DataFrame(ROWS)
+    if orient == "list":
+        text = json.dumps(ROWS)
+    elif orient == "wrapped":
+        text = json.dumps({"items": frame.to_dict("records")}, indent=1)
+    else:
+        text = frame.to_json(orient=orient, index=orient not in ("table", "records"))
+    assert cells(read_table(stored(tmp_path, text.encode(encoding), "t.json"))) == ROWS
+    line = json.dumps({"v": [1, 2], "w": [3, 4]})  # a line is a row, whatever it holds
+    assert cells(read_table(stored(tmp_path, line.encode(encoding), "t.jsonl"))) == {
+        "v": [[1.0, 2.0]],
+        "w": [[3.0, 4.0]],
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    titles=st.lists(st.sampled_from(["Sales of 2020", "by hand", "page one", ""]), min_size=1, max_size=4),
+    blank=st.booleans(),
+    width=st.integers(2, 5),
+)
+def test_titles_filled_up_with_separators_stand_above_the_names(titles, blank, width, tmp_path_factory) -> None:
+    names = [f"name {chr(97 + i)}" for i in range(width)]
+    lines = [";".join([title, *[""] * (width - 1)]) for title in titles] + [";" * (width - 1)] * blank
+    rows = [";".join([f"w{i % 3}", *[str(10 * i + k) for k in range(width - 1)]]) for i in range(8)]
+    path = stored(tmp_path_factory.mktemp("t"), "\n".join([*lines, ";".join(names), *rows]))
+    table = read_table(path)
+    assert table.names == names and len(table) == 8
+    bare = [";" * (width - 1) + "y", *[";".join(str(7 * i + k) for k in range(width)) for i in range(8)]]
+    assert read_table(stored(path.parent, "\n".join(bare))).names[-1] == "y"  # names that are few are names
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [(b"PK\x03\x04", "archive or a workbook"), (b"PAR1", "Parquet"), (b"\x1f\x8b\x08", "gzip"), (b"%PDF-1", "PDF")],
+)
+def test_a_file_that_is_not_what_its_ending_says_is_named(head: bytes, told: str, tmp_path) -> None:
+    for name in ("t.csv", "t.json", "t.tsv"):
+        with pytest.raises(DataError, match=f"is called {Path(name).suffix}, and holds .*{told}"):
+            read_table(stored(tmp_path, head + b"x" * 99, name))
+    with pytest.raises(DataError, match="has columns but no rows"):
+        read_table(stored(tmp_path, "a,b"))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +173,9 @@ def test_packed_files(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
         for name, data in (("in/t.csv", PLAIN), ("__MACOSX/t.csv", "x"), ("readme.md", "hi")):
             archive.writestr(name, data)
-    for path in (*made, tmp_path / "t.csv.zst", tmp_path / "one.zip"):
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("t.csv.gz", gzip.compress(PLAIN.encode()))
+    for path in (*made, tmp_path / "t.csv.zst", tmp_path / "one.zip", tmp_path / "packed.zip"):
         assert cells(read_table(path)) == ROWS, path
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.csv", "z\n9\n8\n"), archive.writestr("b.csv", PLAIN)

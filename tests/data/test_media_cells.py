@@ -73,9 +73,10 @@ def frame(cells: list) -> pd.DataFrame:
         [np.concatenate([p, np.full((16, 16, 1), 255, np.uint8)], 2) for p in PIXELS],
         [base64.b64encode(png(p)).decode() for p in PIXELS],
         ["data:image/png;base64," + base64.b64encode(png(p)).decode() for p in PIXELS],
+        ["data:image/png;base64," + base64.urlsafe_b64encode(png(p)).decode().rstrip("=") for p in PIXELS],
         [{"bytes": png(p), "path": None} for p in PIXELS],
     ],
-    ids="PIL arrays channels-first floats alpha base64 data-URI dicts".split(),
+    ids="PIL arrays channels-first floats alpha base64 data-URI data-URI-of-URLs dicts".split(),
 )
 def test_pictures_in_memory(cells: list) -> None:
     wanted = PIXELS.transpose(0, 3, 1, 2) / np.float32(255)
@@ -142,6 +143,39 @@ def test_damaged_base64_is_a_bad_cell() -> None:
     with pytest.raises(ValueError, match="base64"):
         Place().source("data:image/png;base64,iVBORw0KGgo$$$")
     assert Place().source("data:image/svg+xml,%3Csvg%3E") == b"<svg>"
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((16, 16, 2)), r"shape \(16, 16, 2\) is no picture"),
+        (np.zeros((16, 16, 5), np.uint8), "is no picture"),
+        (np.zeros((4, 16, 16, 3), np.uint8), "is no picture"),
+        (np.linspace(-1, 1, 768).reshape(16, 16, 3), "from -1 to 1"),
+    ],
+)
+def test_arrays_that_would_lose_what_they_hold_are_refused(array: np.ndarray, told: str) -> None:
+    with pytest.raises(DataError, match=f"column 'c', row 2: .*{told}"):
+        read_table({"c": [PIXELS[0], None, array] + [PIXELS[1]] * 5, "y": LABELS})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    gains=st.lists(st.sampled_from([1.0, -1.0, 0.99, -0.99, 0.0]), min_size=1, max_size=4),
+    way=st.sampled_from(["file", "dict", "rate first", "rate last"]),
+)
+def test_a_sound_is_heard_whatever_its_channels_do_to_each_other(gains, way) -> None:
+    """As the mean of its channels, or as its loudest one where they cancel each other out."""
+    wave = np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440) * 0.5
+    sound = wave[:, None] * np.asarray(gains)  # (S, C)
+    cell = {"file": wav(sound), "dict": {"array": sound, "sampling_rate": 8000}}
+    cell |= {"rate first": (8000, sound), "rate last": (sound, 8000)}
+    table = read_table({"c": [cell[way], wav(wave / 2)] * 4, "y": LABELS})
+    schema = Schema.guess(table, target="y").fit(table, np.arange(N))
+    heard = Rows(table, schema).scan().batch(np.arange(2))["audio_0"].numpy()
+    mean = float(np.mean(gains))
+    wanted = mean if abs(mean) > 0.1 * np.abs(gains).max() else gains[int(np.abs(gains).argmax())]
+    np.testing.assert_allclose(heard, np.stack([wanted * wave, wave / 2]), atol=1e-3)
 
 
 DEPTHS = {"uint16": np.uint16, "int32": np.int32, "float32": np.float32}

@@ -91,6 +91,14 @@ def test_rows_of_classes_that_were_never_learnt_are_wrong_in_every_score(tmp_pat
     assert nothing.scores[0].value == 0 and "counted as wrong" in (run.folder / "report.html").read_text()
 
 
+def test_labels_that_are_whole_numbers_are_answered_as_such(tmp_path) -> None:
+    tags = [[1, 20] if v else [3] for v in YES]
+    run = fit({"x": X, "y": tags}, tmp_path, target="y", epochs=5)
+    told = plait.load(run.folder).predict({"x": X}).column("labels")
+    assert told.type == pa.list_(pa.int64()) and told.to_pylist() == tags
+    assert run.evaluate({"x": X, "y": [[str(t) for t in row] for row in tags]}).scores[0].value == 1
+
+
 def test_labels_that_were_never_learnt_are_missed(tmp_path) -> None:
     tags = [["red"] if v else ["big", "new"] for v in YES]
     other = [["red"] if v else ["big", "new", "odd"] for v in YES]  # all that was learnt, and one more
@@ -110,6 +118,8 @@ TYPED = {
     "text": (["yes " if v else "no" for v in YES], pa.string()),
     "date": (pd.to_datetime(["2020-01-01" if v else "2021-06-01" for v in YES]), pa.timestamp("us")),
     "blank": (["x" if v else None for v in YES], pa.string()),
+    "huge": ([2**53 + int(v) for v in YES], pa.int64()),
+    "bytes": ([b"\xff" if v else b"\xfe\x00" for v in YES], pa.binary()),
 }
 
 
@@ -117,8 +127,8 @@ TYPED = {
 def test_answers_are_of_the_type_of_the_training_table(name: str, tmp_path) -> None:
     cells, kind = TYPED[name]
     run = fit({"x": X, "y": cells}, tmp_path, target="y", task="classify", epochs=3)
-    told = plait.load(run.folder).predict({"x": X}).column("y")
-    assert told.type == kind
+    told = plait.load(run.folder).predict({"x": X}, out=tmp_path / "a.csv").column("y")
+    assert told.type == kind and len(pd.read_csv(tmp_path / "a.csv")) == N
     truth = pa.array(cells).cast(kind).to_pylist()
     truth = [v.strip() if isinstance(v, str) else v for v in truth]
     assert (

@@ -41,7 +41,8 @@ class DatetimeKind(Kind):
         named = (
             f"ISO {named}" if style["form"] == "date" and glance.matching(r"^\s*\d{4}-\d") == glance.count else named
         )
-        example = "" if not glance.is_text or named.startswith("ISO") else f" such as {str(glance.sample[0])[:30]}"
+        one = next((str(c) for c in glance.sample if not moments.nothing(c)), "")
+        example = "" if not glance.is_text or named.startswith("ISO") else f" such as {one[:30]}"
         order = f", the {style['first']} first" if example and "first" in style else ""
         return counted(round(share * glance.count), glance.count, f"are {named}{example}{order}")
 
