@@ -195,7 +195,7 @@ def main() -> None:
          lambda name: numbers(name, options.draws, options.out, quantiles)),
         (CLASSES, f"| classes, {few} draws each | rows | ECE | uncalibrated | of labels drawn from what is told |",
          lambda name: classes(name, few, options.out)),
-        (RARE, f"| a rare class, {few} draws each | share | F1 of the likeliest | by `--metric f1` | hindsight | less |",
+        (RARE, f"| a rare class, {few} draws each | share | F1 of the likeliest | by `--metric f1` | best | less |",
          lambda name: thresholds(name, few, options.out)),
     ]  # fmt: skip
     wanted = [part.strip() for part in options.tables.split(",")]
