@@ -61,5 +61,5 @@ def report(
     for said in found.said:
         console.say("careful", said)
     if place:
-        console.say("saved", place)
+        console.say("saved", str(place))
     return Answer({**found.to_json(), "out": place})

@@ -511,8 +511,7 @@ def test_version_and_help():
     assert re.fullmatch(r"plait \d+\.\d+\.\d+\S*\n", plait("--version").out)
     assert plait() == plait("--help")
     listed = plait("--help").out.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == list(sorted(COMMANDS, key=listed.index))
-    assert all(name in listed for name in COMMANDS)
+    assert [line.split()[0] for line in listed.strip().splitlines()] == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
