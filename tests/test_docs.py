@@ -69,9 +69,10 @@ def test_the_readme_counts_what_was_measured():
     said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     agree = ran["output"] + ran["layers"] + ran["toy"]
     small = f", {ran['toy']} in a small shape" if ran["toy"] else ""
+    rest = f", of {ran['nothing']} nothing" if ran["nothing"] else ""
     whole = (
         f"Of {ran['published']} published sizes {agree} give the original's outputs, to 1e-5 relative "
         f"({ran['layers']} of them compared with fewer layers{small}); of "
-        f"{ran['keys']} the names, shapes and counts of the weights were compared alone, of {ran['nothing']} nothing;"
+        f"{ran['keys']} the names, shapes and counts of the weights were compared alone{rest};"
     )
     assert whole in said, dict(ran)
