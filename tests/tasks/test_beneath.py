@@ -155,6 +155,18 @@ def test_a_file_holds_every_rung(climbed, tmp_path):
     assert np.array_equal(old(batch), every(batch))
 
 
+def test_labels_have_a_kernel_and_no_forest(climbed):
+    _, batch, given, y, ladder = climbed
+    labels = np.stack([y, 1 - y], 1)
+    labels[::3, 1] = -100
+    found = learn.climb(given, labels, Labels(2), ladder.schema, 0)
+    assert {"kernel", "trees"} <= set(found.told)
+    assert "forest" not in found.told
+    found.rungs = {"kernel": 1.0}
+    learn.again(found, given, labels, 0)
+    assert Labels(2).losses(found(batch), labels).mean() < 0.5
+
+
 def test_many_rows_have_neither_kernel_nor_forest(climbed, monkeypatch):
     _, _, given, y, ladder = climbed
     monkeypatch.setattr(learn, "SMALL", len(y) - 1)
