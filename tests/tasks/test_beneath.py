@@ -159,7 +159,7 @@ def test_labels_have_a_kernel_and_no_forest(climbed):
     _, batch, given, y, ladder = climbed
     labels = np.stack([y, 1 - y], 1)
     labels[::3, 1] = -100
-    found = learn.climb(given, labels, Labels(2), ladder.schema, 0)
+    found = learn.climb(partial(learn.taken, given), labels, Labels(2), ladder.schema, 0)
     assert {"kernel", "trees"} <= set(found.told)
     assert "forest" not in found.told
     found.rungs = {"kernel": 1.0}
