@@ -163,7 +163,8 @@ def test_quantiles_that_are_mixed_follow_the_better_and_never_cross() -> None:
 def test_a_ladder_of_quantiles_follows_the_spread_and_is_in_its_file(tmp_path) -> None:
     _, schema, batch, y, given = read(500, ["c"])
     params = schema.column("c").params
-    ladder = learn.climb(partial(learn.taken, given), y[:, 0], Quantiles(LEVELS), schema, 0, unit=(params["mean"], params["std"]))
+    unit = params["mean"], params["std"]
+    ladder = learn.climb(partial(learn.taken, given), y[:, 0], Quantiles(LEVELS), schema, 0, unit=unit)
     assert "linear" in ladder.rungs
     answers, x = ladder(batch), np.asarray(table(500)["x"])
     assert (np.diff(answers, axis=1) >= 0).all()
