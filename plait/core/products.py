@@ -118,7 +118,7 @@ def widened(q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, scale: float | 
     rows = max(1, WIDE // max(1, k[0].numel()))
     add = add if add is None or add.dtype == torch.bool else add.float()
     each = add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
-    adds = add.split(rows) if each else repeat(add)
+    adds = add.split(rows) if add is not None and each else repeat(add)
     parts = zip(*(x.split(rows) for x in (q, k, v)), adds)
     asked = F.scaled_dot_product_attention
     return torch.cat([asked(q.float(), k.float(), v.float(), a, scale=scale) for q, k, v, a in parts]).to(q.dtype)

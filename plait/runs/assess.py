@@ -17,7 +17,8 @@ from plait.errors import DataError
 from plait.evaluate.intervals import Score
 from plait.evaluate.metrics import paired_gain
 from plait.runs.predict import answered, stream
-from plait.tasks.base import Answers, Task, TaskModel, merge
+from plait.tasks.base import Answers, Task, TaskModel
+from plait.tasks.rowwise import merge
 
 
 @dataclass

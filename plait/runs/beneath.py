@@ -90,9 +90,10 @@ def _read(rows: Rows, index: np.ndarray, some: np.ndarray) -> Parts:
 
 
 def _reached(found: Ladder | Several) -> str:
-    many = isinstance(found, Several)
-    told = {f"{name} ": one for name, one in zip(found.names, found.ladders)} if many else {"": found}
-    each = {name: one for name, one in told.items() if one is not None}
+    if isinstance(found, Several):
+        each = {f"{name} ": one for name, one in zip(found.names, found.ladders) if one is not None}
+    else:
+        each = {"": found}
 
     def losses(one: Ladder) -> str:
         return ", ".join(f"{NAMES[rung]} {number(loss)}" for rung, loss in one.told.items() if np.isfinite(loss))

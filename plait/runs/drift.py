@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def told_apart(sides: tuple[Rows, Rows], digests: list[np.ndarray]) -> Score | N
         learn, ask = np.flatnonzero(side), np.flatnonzero(~side)
         if min(np.bincount(new[learn], minlength=2).min(), np.bincount(new[ask], minlength=2).min()) < 2:
             return None
-        ladder = climb(taken(parts, learn), new[learn], Classes(2), schema, 0)
+        ladder = climb(partial(taken, taken(parts, learn)), new[learn], Classes(2), schema, 0)
         if ladder is None:
             return None
         odds = ladder.beneath(taken(parts, ask), anything[ask])

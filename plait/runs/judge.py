@@ -28,7 +28,8 @@ from plait.runs.run import Run
 from plait.runs.saved import load
 from plait.runs.settings import Settings
 from plait.runs.towers import Towers
-from plait.tasks.base import Answers, merge
+from plait.tasks.base import Answers
+from plait.tasks.rowwise import merge
 
 SEEN = {"val": "these rows chose the best epoch", "train": "the model was trained on these rows"}
 DONE = "fold.json"  # there once a fold's run has nothing more to do

@@ -16,9 +16,10 @@ from plait.data.columns import Column
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.errors import DataError, UsageError
-from plait.tasks.base import Answers, Task, TaskModel, merge, unlike
+from plait.tasks.base import Answers, Task, TaskModel, unlike
 from plait.tasks.conformal import checked_level
 from plait.tasks.registry import nouns
+from plait.tasks.rowwise import merge
 from plait.train.parallel import to_device
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -41,15 +40,6 @@ def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     for name, cells in more.items():
         out[unlike(name, out)] = cells
     return out
-
-
-def merge(parts: list[Answers]) -> Answers:
-    """Dicts of arrays and lists, a row each, end to end."""
-    found: Answers = {}
-    for name in parts[0] if parts else ():
-        pieces = [part[name] for part in parts]
-        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
-    return found
 
 
 class Pace(NamedTuple):

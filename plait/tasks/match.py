@@ -24,9 +24,9 @@ from plait.parts.objectives.contrastive import contrastive, same_content
 from plait.parts.objectives.late import late
 from plait.tasks.base import Answers, Objective, beside
 from plait.tasks.bind import Bound
-from plait.tasks.classify import binary_cross_entropy
 from plait.tasks.details import of_classes
 from plait.tasks.known import known_rows, mean_over
+from plait.tasks.labels import binary_cross_entropy
 from plait.tasks.rowwise import Answer, AnswerTask, Loss
 
 ROLES = ("fuser", "embedder")

@@ -4,6 +4,7 @@ part, and a linear model beneath."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from plait.evaluate.chosen import named, score
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.parts.heads.parts import SumOfParts
-from plait.tasks.base import WEIGHT, Answers, Task, TaskModel, merge
+from plait.tasks.base import WEIGHT, Answers, Task, TaskModel
 from plait.tasks.beneath import Ladder, Several
 from plait.tasks.beneath.several import Asks
 from plait.tasks.bind import Bound, drop_modalities
@@ -27,6 +28,15 @@ from plait.tasks.known import known_rows, mean_over
 from plait.tasks.linear import solve_straight
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (B, K), targets -> (B,) loss per row
+
+
+def merge(parts: list[Answers]) -> Answers:
+    """Dicts of arrays and lists, a row each, end to end."""
+    found: Answers = {}
+    for name in parts[0] if parts else ():
+        pieces = [part[name] for part in parts]
+        found[name] = list(chain(*pieces)) if isinstance(pieces[0], list) else np.concatenate(pieces)
+    return found
 
 
 class Answer(TaskModel):

@@ -12,7 +12,7 @@ import torch
 from plait.data.augment import augment
 from plait.data.check import check_table
 from plait.data.kinds.audio import augment_sounds
-from plait.data.kinds.image import augment_images
+from plait.data.kinds.moved import augment_images
 from plait.data.rows import Rows
 from plait.data.samples import SEEN, UNSEEN, glyphs
 from plait.data.schema import Schema

@@ -24,6 +24,7 @@ from plait.errors import DataError
 from plait.tasks.beneath import Ladder, kernel, learn, seen
 from plait.tasks.beneath.asked import Classes, Labels, Number
 from plait.tasks.beneath.design import Design, one_hot, parts
+from plait.tasks.beneath.folds import taken
 from plait.tasks.beneath.ladder import Scale
 from plait.tasks.beneath.means import encoded
 from plait.tasks.beneath.trees import grow, kept, scattered
@@ -63,7 +64,7 @@ def climbed():
     rows, schema = rows_of(table(), "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(taken, given), y, Classes(2), schema, 0)
     return rows, batch, given, y, ladder
 
 
@@ -111,7 +112,7 @@ def test_rungs_are_weighed_by_rows_that_they_have_not_seen():
     rows, schema = rows_of(data, "y")
     batch, given = everything(rows)
     y = batch["target"]["y"].numpy()
-    ladder = learn.climb(partial(learn.taken, given), y, Classes(2), schema, 0)
+    ladder = learn.climb(partial(taken, given), y, Classes(2), schema, 0)
     assert ladder.told["linear"] > 0.66
     fresh = Rows(read_table(table(seed=1)), schema, asked=True).scan()
     assert Classes(2).losses(ladder(everything(fresh)[0]), rng.integers(0, 2, 240)).mean() < 0.8
@@ -131,11 +132,11 @@ def test_a_file_holds_all_of_it(climbed, tmp_path):
 def test_a_file_holds_every_rung(climbed, tmp_path):
     """And a file of format 1, which had no kernels and forests, is still read."""
     _, batch, given, y, ladder = climbed
-    every = learn.climb(partial(learn.taken, given), y, Classes(2), ladder.schema, 0)
+    every = learn.climb(partial(taken, given), y, Classes(2), ladder.schema, 0)
     assert set(every.told) == {"linear", "kernel", "trees", "forest", "both"}
     path, alone = tmp_path / "ladder.safetensors", {}
     every.rungs = dict.fromkeys(("linear", "kernel", "trees", "forest"), 0.4)
-    learn.again(every, partial(learn.taken, given), y, 0)
+    learn.again(every, partial(taken, given), y, 0)
     every.save(path)
     again = Ladder.read(path, ladder.schema)
     for name in every.rungs:
@@ -159,18 +160,18 @@ def test_labels_have_a_kernel_and_no_forest(climbed):
     _, batch, given, y, ladder = climbed
     labels = np.stack([y, 1 - y], 1)
     labels[::3, 1] = -100
-    found = learn.climb(partial(learn.taken, given), labels, Labels(2), ladder.schema, 0)
+    found = learn.climb(partial(taken, given), labels, Labels(2), ladder.schema, 0)
     assert {"kernel", "trees"} <= set(found.told)
     assert "forest" not in found.told
     found.rungs = {"kernel": 1.0}
-    learn.again(found, partial(learn.taken, given), labels, 0)
+    learn.again(found, partial(taken, given), labels, 0)
     assert Labels(2).losses(found(batch), labels).mean() < 0.5
 
 
 def test_many_rows_have_neither_kernel_nor_forest(climbed, monkeypatch):
     _, _, given, y, ladder = climbed
     monkeypatch.setattr(learn, "SMALL", len(y) - 1)
-    many = learn.climb(partial(learn.taken, given), y, Classes(2), ladder.schema, 0)
+    many = learn.climb(partial(taken, given), y, Classes(2), ladder.schema, 0)
     assert set(many.told) <= {"linear", "trees", "both"}
 
 
@@ -221,7 +222,7 @@ def test_numbers_with_a_long_tail_are_learnt_by_their_logarithm_and_never_fall_b
     batch, given = everything(rows)
     params = schema.column("z").params
     y, unit = batch["target"]["z"].numpy(), (params["mean"], params["std"])
-    ladder = learn.climb(partial(learn.taken, given), y, Number(), schema, 0, unit=unit)
+    ladder = learn.climb(partial(taken, given), y, Number(), schema, 0, unit=unit)
     assert ladder.scales["linear"].name == "logarithm"
     fresh = Rows(read_table(table(1000, seed=1)), schema, asked=True).scan()
     batch = fresh.batch(np.arange(1000))
@@ -334,7 +335,7 @@ def test_pictures_are_seen_by_their_brightness_colours_and_edges():
 def test_too_few_rows_have_no_ladder():
     rows, schema = rows_of(table(20), "y")
     batch, given = everything(rows)
-    assert learn.climb(partial(learn.taken, given), batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
+    assert learn.climb(partial(taken, given), batch["target"]["y"].numpy(), Classes(2), schema, 0) is None
 
 
 def test_a_text_of_no_words_and_a_constant_column_are_nothing():

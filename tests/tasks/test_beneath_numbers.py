@@ -21,6 +21,7 @@ from plait.errors import DataError
 from plait.tasks.beneath import Ladder, Several, learn, several
 from plait.tasks.beneath.asked import Number
 from plait.tasks.beneath.design import parts
+from plait.tasks.beneath.folds import taken
 from plait.tasks.beneath.quantiles import Quantiles, quantile
 from plait.tasks.beneath.trees import grow, kept
 
@@ -53,7 +54,7 @@ def climbed():
     names = ["a", "b", "few"]
     _, schema, batch, y, given = read(300, names)
     units = [(schema.column(t).params["mean"], schema.column(t).params["std"]) for t in names]
-    found = several.climb(partial(learn.taken, given), y, [(Number(), unit) for unit in units], names, schema, 0, None)
+    found = several.climb(partial(taken, given), y, [(Number(), unit) for unit in units], names, schema, 0, None)
     return batch, y, given, found, schema
 
 
@@ -63,7 +64,7 @@ def test_each_number_has_a_ladder_of_its_own_by_the_rows_that_have_it(climbed) -
     answers = found(batch)
     known = np.isfinite(y[:, 1])
     assert np.mean((answers[:, 0] - y[:, 0]) ** 2) < 0.02 and np.mean((answers[known, 1] - y[known, 1]) ** 2) < 0.1
-    alone = learn.climb(partial(learn.taken, given), y[:, 1], Number(), schema, 0, unit=found.ladders[1].unit)
+    alone = learn.climb(partial(taken, given), y[:, 1], Number(), schema, 0, unit=found.ladders[1].unit)
     np.testing.assert_allclose(alone(batch)[:, 0], answers[:, 1], atol=1e-6)
 
 
@@ -110,16 +111,16 @@ def test_answers_out_of_fold_are_of_models_that_have_not_seen_the_row(climbed) -
     y = rng.normal(size=300)
     y[7] = np.nan
     wide = given | {"number": rng.normal(size=(300, 60))}
-    ladder = learn.climb(partial(learn.taken, wide), y, Number(), schema, 0)
+    ladder = learn.climb(partial(taken, wide), y, Number(), schema, 0)
     ladder.rungs = {"linear": 1.0}
     ladder.how["strength"] = 1.0
-    held = learn.out_of_fold(ladder, partial(learn.taken, wide), y, 0)[:, 0]
-    learn.again(ladder, partial(learn.taken, wide), y, 0)
+    held = learn.out_of_fold(ladder, partial(taken, wide), y, 0)[:, 0]
+    learn.again(ladder, partial(taken, wide), y, 0)
     seen, known = ladder.rung("linear", wide)[:, 0], np.isfinite(y)
     assert np.isnan(held[7]) and np.isfinite(held[known]).all()
     assert np.corrcoef(seen[known], y[known])[0, 1] > 0.35 > 0.15 > np.corrcoef(held[known], y[known])[0, 1]
     ladder.how["single"] = 1.0
-    assert learn.out_of_fold(ladder, partial(learn.taken, wide), y, 0) is None
+    assert learn.out_of_fold(ladder, partial(taken, wide), y, 0) is None
 
 
 def test_a_linear_quantile_is_scikit_learns() -> None:
@@ -164,7 +165,7 @@ def test_a_ladder_of_quantiles_follows_the_spread_and_is_in_its_file(tmp_path) -
     _, schema, batch, y, given = read(500, ["c"])
     params = schema.column("c").params
     unit = params["mean"], params["std"]
-    ladder = learn.climb(partial(learn.taken, given), y[:, 0], Quantiles(LEVELS), schema, 0, unit=unit)
+    ladder = learn.climb(partial(taken, given), y[:, 0], Quantiles(LEVELS), schema, 0, unit=unit)
     assert "linear" in ladder.rungs
     answers, x = ladder(batch), np.asarray(table(500)["x"])
     assert (np.diff(answers, axis=1) >= 0).all()
@@ -183,6 +184,6 @@ def test_trees_stand_beneath_quantiles_where_lines_do_not_follow() -> None:
     rows, schema, _, _, given = read(500, ["c"])
     x, z = given["number"].T
     y = np.sign(x) * np.sign(z) + (0.1 + (z > 0)) * 0.3 * np.random.default_rng(0).normal(size=len(rows))
-    ladder = learn.climb(partial(learn.taken, given), y, Quantiles(LEVELS), schema, 0)
+    ladder = learn.climb(partial(taken, given), y, Quantiles(LEVELS), schema, 0)
     assert "trees" in ladder.rungs and ladder.told["trees"] < 0.7 * ladder.told["linear"]
     assert len(ladder.trees) == len(LEVELS)

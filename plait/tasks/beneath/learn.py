@@ -12,6 +12,7 @@ import numpy as np
 from plait.data.schema import Schema
 from plait.tasks.beneath.asked import Asked, Classes, Labels, Number
 from plait.tasks.beneath.design import TERMS, Design, Parts, chosen
+from plait.tasks.beneath.folds import folds_of, splits, taken
 from plait.tasks.beneath.kernel import WIDTHS
 from plait.tasks.beneath.kernel import fit as fit_kernel
 from plait.tasks.beneath.ladder import Ladder, Scale, Straight, standard_errors
@@ -97,20 +98,11 @@ def out_of_fold(
     if len(rows) > MANY or ladder.how.get("single"):
         return None
     given, answers = read(rows), np.full((len(y), ladder.asked.count), np.nan)
-    for train, test in _splits(_folds(y[rows], ladder.asked), False):
+    for train, test in splits(folds_of(y[rows], ladder.asked), False):
         one, some = replace(ladder), rows[train]
         again(one, partial(taken, taken(given, train)), y[some], seed, None if weight is None else weight[some])
         answers[rows[test]] = one.beneath(taken(given, test), np.ones(len(test), bool))
     return answers
-
-
-def taken(given: Parts, rows: Any) -> Parts:
-    """The rows (a slice, or numbers) of parts."""
-
-    def some(x: Any) -> Any:
-        return x[rows] if isinstance(x, np.ndarray) or isinstance(rows, slice) else [x[i] for i in rows]
-
-    return {name: some(x) for name, x in given.items()}
 
 
 class Tried(NamedTuple):
@@ -144,7 +136,7 @@ class Learner:
     def __init__(self, ladder: Ladder, given: Parts, y: np.ndarray, weight: np.ndarray | None, seed: int):
         self.ladder, self.given, self.y, self.weight, self.seed = ladder, given, y, weight, seed
         self.asked, self.design = ladder.asked, ladder.design
-        self.folds = _folds(y, ladder.asked)
+        self.folds = folds_of(y, ladder.asked)
         self.beside: np.ndarray | None = None  # the linear model's answers out of fold
 
     def fit(self) -> None:
@@ -214,7 +206,7 @@ class Learner:
 
     def _straight(self, x: Any, y: np.ndarray, folds: np.ndarray, scale: Scale, single: bool, strength: float) -> Tried:
         z, target = np.full((len(y), self.asked.count), np.nan), self._target(y, scale)
-        for train, test in _splits(folds, single):
+        for train, test in splits(folds, single):
             z[test] = Straight(*self.asked.solve(x[train], target[train], strength, self._weight(train)))(x[test])
         return self._tried(z, y, scale)
 
@@ -266,7 +258,7 @@ class Learner:
         """Of each fold: rows to learn from and to answer, what trees see of both, and what is asked of the first."""
         x, ids = self.design.dense(self.given), self.design.many(self.given)
         target = self._target(self.y, scale)
-        for train, test in _splits(folds, single):
+        for train, test in splits(folds, single):
             own = None if ids is None else ids[train]
             whole, means = encoded(x[train], own, target[train], self.asked, self.seed)
             yield train, test, whole, with_means(x[test], None if ids is None else ids[test], means), target[train]
@@ -382,20 +374,6 @@ class Learner:
         answers[there] = found
         best = self.asked.mixed(self.asked.mix([found], y[there], w), [found])
         return Tried(float(np.average(self.asked.losses(best, y[there]), weights=w)), answers, scale)
-
-
-def _folds(y: np.ndarray, asked: Asked) -> np.ndarray:
-    """(n,) which fold each row is held out in, of rows in a random order; classes are spread evenly."""
-    order = np.argsort(y, kind="stable") if isinstance(asked, Classes) else np.arange(len(y))
-    folds = np.empty(len(y), np.int64)
-    folds[order] = np.arange(len(y)) % (5 if len(y) < 5000 else 3)
-    return folds
-
-
-def _splits(folds: np.ndarray, single: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) rows of each fold, or of the first."""
-    for fold in range(1 if single else folds.max() + 1):
-        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
 def _climb(score: Callable[[float], Tried], start: float, first: Tried) -> tuple[float, Tried]:

@@ -16,6 +16,7 @@ from plait.data.schema import Schema
 from plait.tasks.beneath import learn
 from plait.tasks.beneath.asked import Asked
 from plait.tasks.beneath.design import Design, Parts, parts
+from plait.tasks.beneath.folds import taken
 from plait.tasks.beneath.ladder import Ladder, anything_in, opened, written
 
 MOST = 12  # numbers for which ladders are learnt
@@ -144,7 +145,7 @@ def climb(
     rows = drawn(y, seed)
     if len(rows) < learn.LEAST or not (given := read(rows)):
         return None
-    design, again, y = Design.fit(given, schema, seed), partial(learn.taken, given), y[rows]
+    design, again, y = Design.fit(given, schema, seed), partial(taken, given), y[rows]
     weight = None if weight is None else weight[rows]
     ladders = [
         learn.climb(again, y[:, k], asked, schema, seed, unit=unit, weight=weight, design=design)
@@ -173,7 +174,7 @@ def again(ladder: Ladder | Several, read: learn.Reader, y: np.ndarray, seed: int
     given, y, weight = read(rows), y[rows], None if weight is None else weight[rows]
     for k, one in enumerate(ladder.ladders):
         if one is not None:
-            learn.again(one, partial(learn.taken, given), y[:, k], seed, weight)
+            learn.again(one, partial(taken, given), y[:, k], seed, weight)
 
 
 def out_of_fold(
