@@ -145,8 +145,9 @@ def climb(
     rows = drawn(y, seed)
     if len(rows) < learn.LEAST or not (given := read(rows)):
         return None
-    design, again, y = Design.fit(given, schema, seed), partial(taken, given), y[rows]
-    weight = None if weight is None else weight[rows]
+    back = np.argsort(rows)  # in the table's order each number's rows are drawn as those of one alone
+    design, rows, again = Design.fit(given, schema, seed), rows[back], partial(taken, taken(given, back))
+    y, weight = y[rows], None if weight is None else weight[rows]
     ladders = [
         learn.climb(again, y[:, k], asked, schema, seed, unit=unit, weight=weight, design=design)
         for k, (asked, unit) in enumerate(asks)
@@ -170,7 +171,7 @@ def again(ladder: Ladder | Several, read: learn.Reader, y: np.ndarray, seed: int
     """`learn.again`, of each."""
     if isinstance(ladder, Ladder):
         return learn.again(ladder, read, y, seed, weight)
-    rows = drawn(y, seed)
+    rows = np.sort(drawn(y, seed))
     given, y, weight = read(rows), y[rows], None if weight is None else weight[rows]
     for k, one in enumerate(ladder.ladders):
         if one is not None:
