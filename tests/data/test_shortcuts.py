@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plait.data.check import leaks
@@ -18,6 +18,7 @@ from plait.data.table import read_table
 from plait.runs.stored import _joined
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=16), min_size=1, max_size=8))
 def test_digests_are_joined_without_their_zeros(digests) -> None:
     array = np.asarray(digests, "S16")
@@ -25,6 +26,7 @@ def test_digests_are_joined_without_their_zeros(digests) -> None:
     assert _joined(array, True) == b"".join(bytes([len(d)]) + d for d in array.tolist())
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text("ab.,", max_size=3)), max_size=6), st.integers(0, 3))
 def test_marks_that_a_column_holds(cells, start) -> None:
     column = pa.chunked_array([pa.array(cells, pa.string()).slice(start), pa.array(["b"])])
