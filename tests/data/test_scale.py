@@ -20,17 +20,16 @@ from plait.cli import main
 from plait.data import moments, numerals
 from plait.data.check import check_table, leaks
 from plait.data.digest import cell_digests, row_digests, same_digests
-from plait.data.distinct import by_value, holds, read_by_value, smooth
+from plait.data.distinct import by_value, read_by_value, smooth
 from plait.data.hashes import LONG, codes, hash_column, mixed
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions, Glance
 from plait.data.kinds.category import column_text
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.data.split import _codes, duplicates_across, linked
+from plait.data.split import duplicates_across, linked
 from plait.data.table import Table, read_table
 from plait.data.words import NOTHING, without
-from plait.runs.stored import _joined
 
 WHOLE = (1 << 64) - 1
 TEXTS = st.one_of(st.text(max_size=40), st.sampled_from(["", " ", "a", "a" * 15, "a" * 16, "a" * 17, "b" * (LONG + 1)]))
@@ -437,47 +436,3 @@ def test_matches_are_counted_alike(cells) -> None:
     few, many = (Glance("c", pa.chunked_array([cells * times]), Place()) for times in (1, 1000))
     for pattern in ("^a", r"\d$", "^$"):
         assert many.matching(pattern) == 1000 * few.matching(pattern)
-
-
-@given(st.lists(st.binary(max_size=16), min_size=1, max_size=8))
-def test_digests_are_joined_without_their_zeros(digests) -> None:
-    array = np.asarray(digests, "S16")
-    assert _joined(array, False) == b"".join(array.tolist())
-    assert _joined(array, True) == b"".join(bytes([len(d)]) + d for d in array.tolist())
-
-
-@given(st.lists(st.one_of(st.none(), st.text("ab.,", max_size=3)), max_size=6), st.integers(0, 3))
-def test_marks_that_a_column_holds(cells, start) -> None:
-    column = pa.chunked_array([pa.array(cells, pa.string()).slice(start), pa.array(["b"])])
-    assert holds(column, b".,") == any(c is not None and set(c) & set(".,") for c in cells[start:])
-
-
-@pytest.mark.parametrize("cells", [[1], [1, 2], [0.5, None], [True], ["a", "b"], [[1.0], [2.0]], [None, 1]])
-def test_how_many_values_there_are_at_least(cells) -> None:
-    """Also where the beginning does not tell."""
-    column = pa.chunked_array([pa.array([cells[0]] * 2000 + cells)])
-    glance = Glance("c", column, Place())
-    different = -1 if isinstance(cells[0], list) else len({c for c in cells if c is not None})
-    assert glance.distinct == different
-    assert [glance.over(most) for most in (1, 2)] == [different > most for most in (1, 2)]
-    assert glance.constant == (different == 1)
-
-
-def test_what_determines_a_target_where_it_is_known() -> None:
-    """A third of all answers differ, but few of those in rows that the column has."""
-    n = 60
-    cells = {
-        "part": pa.array([i % 2 if i >= n // 2 else None for i in range(n)], pa.int64()),
-        "other": [0.25 * (i * 7 % n) for i in range(n)],
-        "y": [f"y{i}" if i < n // 2 else f"z{i % 2}" for i in range(n)],
-    }
-    table = read_table(cells)
-    schema = Schema.guess(table, target="y", kinds={"y": "category", "part": "number"}, inputs=["part", "other"])
-    (found,) = leaks(table, schema, "y")
-    assert found["column"] == "part" and "in 30 of 30 rows" in found["sentence"]
-
-
-@pytest.mark.parametrize("values", [[3, 1, None, 11, 2, 3], ["b", "a", "b"], [1, True, 1.0, "1"], [None, None]])
-def test_classes_are_numbered_by_their_names(values) -> None:
-    names = sorted({str(v) for v in values})
-    assert _codes(values, len(values)).tolist() == [names.index(str(v)) for v in values]

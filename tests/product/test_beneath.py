@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 import plait
 from plait.errors import DataError
+from plait.runs import beneath
 from plait.runs import fit as fitting
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
@@ -85,6 +87,16 @@ def test_it_goes_on_with_the_ladder_that_it_has(tmp_path, monkeypatch):
     fresh = plait.fit(table(120), out=tmp_path / "c", **(LIKE | {"epochs": 3}))
     assert fresh is not None
     assert np.array_equal(watched[0], watched[-1])  # by a ladder that has not seen the rows that watch
+
+
+def test_it_reads_the_rows_that_it_learns_from_and_says_how_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(learn, "ROWS", {"linear": 100, "trees": 150})
+    read, given, stream = [], beneath.given, io.StringIO()
+    monkeypatch.setattr(beneath, "given", lambda rows, index: read.append(index) or given(rows, index))
+    run = plait.fit(table(), out=tmp_path / "r", **(LIKE | {"console": Console(stream)}))
+    assert len(np.unique(read[0])) == 150 and len(read[1]) == 30
+    assert "on 150 of 240 rows" in " ".join(stream.getvalue().split())
+    assert run.model.ladder.rungs
 
 
 def test_without_it_nothing_is_learnt_beneath(tmp_path):
