@@ -62,17 +62,13 @@ DAY_NAME = re.compile(
     rf"{WEEKDAY}(\d{{1,2}})(?:st|nd|rd|th|\.)?(?:{SPLIT}|)(?:de )?{NAME}"
     rf"\.?(?:{SPLIT}|)(?:de )?'?(\d{{4}}|\d\d){TIME}{ZONE}"
 )
-NAME_DAY = re.compile(
-    rf"{WEEKDAY}{NAME}\.?{SPLIT}(\d{{1,2}})(?:st|nd|rd|th)?(?:{SPLIT})(\d{{4}}){TIME}{ZONE}"
-)
+NAME_DAY = re.compile(rf"{WEEKDAY}{NAME}\.?{SPLIT}(\d{{1,2}})(?:st|nd|rd|th)?(?:{SPLIT})(\d{{4}}){TIME}{ZONE}")
 NAME_DAY_TIME = re.compile(rf"{WEEKDAY}{NAME}\s+(\d{{1,2}})\s+{CLOCK}{ZONE}\s+(\d{{4}})")  # as C's ctime writes it
 YEAR_NAME = re.compile(rf"(\d{{4}}){SPLIT}{NAME}\.?{SPLIT}(\d{{1,2}}){TIME}{ZONE}")
 KANJI = re.compile(rf"(\d{{4}})\s*[年년]\s*(\d{{1,2}})\s*[月월]\s*(\d{{1,2}})\s*[日일]\s*(?:{CLOCK})?")
 COMPACT = re.compile(r"(\d{4})(\d\d)(?:(\d\d)(?:[T ]?(\d\d)(\d\d)(\d\d)?)?)?Z?")
 MONTH = re.compile(r"(?:(\d{4})\s*[-/.年년M]\s*(\d{1,2})\s*[月월]?|(\d{1,2})\s*[-/.]\s*(\d{4}))")
-NAMED_MONTH = re.compile(
-    rf"(?:{NAME}\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}{NAME}\.?|{NAME}\.?(?:\s*'|-)(\d\d))"
-)
+NAMED_MONTH = re.compile(rf"(?:{NAME}\.?(?:{SPLIT})'?(\d{{4}})|(\d{{4}}){SPLIT}{NAME}\.?|{NAME}\.?(?:\s*'|-)(\d\d))")
 QUARTER = re.compile(
     r"(?:(\d{4})\s*[-/. ]?\s*[QqT]([1-4])|[QqT]([1-4])\s*[-/. ]?\s*(\d{4})|([1-4])[Qq]\s*'?(\d{4}|\d\d)"
     r"|[Qq]([1-4])\s*(?:'|[-/. ]'?)\s*(\d\d))"

@@ -45,7 +45,8 @@ CANCELS = 0.01  # of the loudest channel's power
 
 
 class AudioKind(Kind):
-    """Channels are averaged, but where they cancel each other out the loudest is heard alone; longer sounds are cut at `seconds` and counted as too long; samples are kept as int16."""
+    """Channels are averaged, but where they cancel each other out the loudest is heard alone; longer sounds are cut at
+    `seconds` and counted as too long; samples are kept as int16."""
 
     name, slot, own_slot, media, suffix = "audio", "audio", True, True, ".wav"
     learnt: ClassVar[Record] = Record({"rate": SIZE, "seconds": SPREAD, "samples": SIZE}, BY_TOWER)
@@ -158,8 +159,8 @@ def standard(x: Tensor, keep: Tensor) -> Tensor:
 
 
 def mixed(sound: np.ndarray) -> np.ndarray:
-    """(S, C) -> (S,): the mean of the channels, or the loudest where the mean has next to nothing of it, as where one is
-    the other turned round."""
+    """(S, C) -> (S,): the mean of the channels, or the loudest where the mean has next to nothing of it, as where one
+    is the other turned round."""
     mono = sound.mean(axis=1)
     loud = sound.var(axis=0)
     return sound[:, loud.argmax()] if sound.shape[1] > 1 and mono.var() < CANCELS * loud.max() else mono
