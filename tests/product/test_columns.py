@@ -95,8 +95,11 @@ def test_labels_that_are_whole_numbers_are_answered_as_such(tmp_path) -> None:
     tags = [[1, 20] if v else [3] for v in YES]
     run = fit({"x": X, "y": tags}, tmp_path, target="y", epochs=5)
     told = plait.load(run.folder).predict({"x": X}).column("labels")
-    assert told.type == pa.list_(pa.int64()) and told.to_pylist() == tags
-    assert run.evaluate({"x": X, "y": [[str(t) for t in row] for row in tags]}).scores[0].value == 1
+    right = np.mean([a == b for a, b in zip(told.to_pylist(), tags)])
+    assert told.type == pa.list_(pa.int64()) and right > 0.9
+    for truth in (tags, [[str(t) for t in row] for row in tags]):
+        found = {s.name: s.value for s in run.evaluate({"x": X, "y": truth}).scores}
+        assert found["exact match"] == pytest.approx(right)
 
 
 def test_labels_that_were_never_learnt_are_missed(tmp_path) -> None:
