@@ -45,6 +45,12 @@ def pinball(outputs: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     return torch.maximum(levels * over, (levels - 1) * over).mean(1)
 
 
+def rounding(answers: np.ndarray, mean: Any, std: Any) -> np.ndarray:
+    """By what answers in the target's unit may be off as they are float32: many rows may have the very number that is
+    an end of their intervals, such as 0, and must not fall out of all of them."""
+    return 4 * float(np.finfo(np.float32).eps) * (np.abs(answers) + np.abs(mean) + std)
+
+
 class Regress(AnswerTask):
     """One number per row, standardised inside by the training rows' mean and spread (std). Answers are `numbers` (n,)
     in the target's unit."""
@@ -158,7 +164,10 @@ class Regress(AnswerTask):
         assert self.misses is not None and self.interval is not None
         (low, high), reach = self._inner(answers), self.misses.within(self.interval) * self.std
         middle = (low + high) / 2  # quantiles that are further apart than need be are drawn in, at most so far
-        return np.minimum(low - reach, middle), np.maximum(high + reach, middle)
+        return (
+            np.minimum(low - reach, middle) - rounding(low, self.mean, self.std),
+            np.maximum(high + reach, middle) + rounding(high, self.mean, self.std),
+        )
 
     def calibrate(self, truth: Answers, answers: Answers) -> list[str]:
         """Of quantiles, misses are those of Romano, Patterson and Candes (2019)."""
@@ -339,9 +348,10 @@ class RegressMany(AnswerTask):
         if self.interval is None:
             return told
         reach = self.misses.within(self.interval) * self.std  # type: ignore[union-attr]
+        reach = reach + rounding(answers["numbers"], self.mean, self.std)
         ends = {"low": -reach, "high": reach}
         return beside(
-            told, {f"{end} {t}": told[t] + by[k] for k, t in enumerate(self.target) for end, by in ends.items()}
+            told, {f"{end} {t}": told[t] + by[:, k] for k, t in enumerate(self.target) for end, by in ends.items()}
         )
 
     def describe(self) -> str:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import plait
 from plait.cli import main
+from plait.data.schema import Schema
+from plait.data.table import read_table
 from plait.errors import UsageError
 from plait.evaluate.chosen import CALIBRATION
 from plait.runs.assemble import objective, recipe
@@ -232,3 +234,25 @@ def test_the_command_line_takes_it(runs, tmp_path) -> None:
         assert (wrote, scored) == (0, 0), out.getvalue()
         assert columns in (tmp_path / "a.csv").read_text().splitlines()[0].replace('"', "")
         assert "coverage" in out.getvalue()
+
+
+@pytest.mark.parametrize("quantiles", [(), (0.05, 0.95)])
+def test_a_number_that_most_rows_have_is_not_lost_by_rounding(quantiles: tuple[float, ...]) -> None:
+    """Answers are float32, and the cells of a table are not."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y = np.where(rng.random(200) < 0.7, 0.0, 10 * rng.random(200))
+        source = read_table({"x": rng.normal(size=200), "y": y})
+        schema = Schema.guess(source, target="y", inputs=["x"])
+        schema.ask("number")
+        schema.fit(source, np.arange(200))
+        task = TASKS["regress"].learn(schema)
+        task.quantiles = quantiles
+        standard = ((y - task.mean) / task.std).astype(np.float32)
+        nothing = np.float32((0 - task.mean) / task.std) + np.zeros((200, max(len(quantiles), 1)), np.float32)
+        answers = task.finish({"outputs": nothing})
+        task.calibrate({"y": standard}, answers)
+        task.interval = 0.5
+        told = task.columns(answers)
+        assert np.mean((told["low"] <= y) & (y <= told["high"])) >= 0.5
+        assert np.max(told["high"] - told["low"]) < 1e-4
