@@ -27,6 +27,7 @@ def parity(name: str) -> Row:
     theirs = perturb(open_clip.create_model(CASES[name]))
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="open_clip")
     assert epsilons(ours) == epsilons(theirs) and batch_epsilons(ours) == batch_epsilons(theirs)
+    assert ours.blanks["image"][0] == (3, *theirs.visual.image_size)
     g = torch.Generator().manual_seed(1)
     x, ids = torch.randn(2, 3, *theirs.visual.image_size, generator=g), torch.randint(1, END, (2, 77), generator=g)
     ids[0, 76] = ids[1, 30] = END

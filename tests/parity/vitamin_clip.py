@@ -23,7 +23,7 @@ def parity(name: str) -> Row:
     theirs = perturb(open_clip.create_model(CASES[name]))
     ours = plait.load_weights(plait.create_model(name).eval(), theirs.state_dict(), source="open_clip")
     assert epsilons(ours) == epsilons(theirs)
-    x, ids, keep = inputs(theirs.visual.image_size[0], 49408, 49407)
+    x, ids, keep = inputs(theirs.visual.trunk.pretrained_cfg["input_size"][1], 49408, 49407)
     images, text = theirs.encode_image(x, normalize=True), theirs.encode_text(ids, normalize=True)
     error = difference(ours, {"image": x, "text": ids, "keep": {"text": keep}}, images, text, theirs.logit_scale)
     return Row(name, f"open_clip {CASES[name]}", count(ours), count(theirs), error)
