@@ -83,9 +83,30 @@ def one_talk() -> dict[str, Callable[[], object]]:
     return {"one talk": scores(talk, answers), "one talk an answer": scores(*alone)}
 
 
+def thousand() -> dict[str, Callable[[], object]]:
+    """A question to a thousand texts: of which vectors are kept, or each read with it."""
+    model, cross = (plait.create_model(f"{name}_nano").eval() for name in ("mixencoder", "uni_encoder"))
+    asks, texts = torch.randint(5, 8192, (1, 16)), torch.randint(5, 8192, (1000, 32))
+    with torch.no_grad():
+        kept = torch.cat([model.store(ids, ids > 0) for ids in texts.split(100)])[None]
+
+    def each() -> None:
+        with torch.no_grad():
+            for some in texts[:, None].split(100):
+                wide = asks.expand(len(some), -1)
+                cross.scores(wide, wide > 0, some, some > 0)
+
+    return {"kept vectors": forward(model.scores, asks, asks > 0, kept), "each read with it": each}
+
+
 TRIALS = {
     "uni_encoder": arrow(),
     "uni_encoder_speed": turns(
         "nano, ten answers of 16 words to a talk of 240", (Rule("one talk", "lower", "one talk an answer"),), one_talk
+    ),
+    "mixencoder_speed": turns(
+        "nano, a question of 16 words to a thousand texts of 32, of which vectors are kept, or each read with it",
+        (Rule("kept vectors", "lower", "each read with it"),),
+        thousand,
     ),
 }
