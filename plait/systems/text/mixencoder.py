@@ -86,7 +86,7 @@ class Meeting(Block):
         if t.weight is not None:
             weight = torch.cat([t.weight[:, None].expand(-1, count, -1).flatten(0, 1), ones], 1)
         found = self.attend(Tokens(rows), q, keys, values, to=Tokens(behind(t.x, rows), keep=keep, weight=weight))
-        found = self.drop(self.out(merge_heads(found.x))).unflatten(0, (-1, count))
+        found = self.drop(self.out(merge_heads(found.x))).view_as(x)
         said = self.drop(self.out(merge_heads(gathered.x)))
         (gate,) = self.gates
         return self.fed(self.norm(found + x)), self.fed(self.norm(gate(said, told, hint)))
@@ -133,7 +133,7 @@ class MixEncoder(nn.Module):
         """As `store`, all tokens, of which the learnt ones stand in the place of the first."""
         e = self.text_embedding
         words = e.words(ids[:, 1:], keep[:, 1:])
-        first = self.first.to(words.x.dtype).expand(len(ids), -1, -1)
+        first = self.first.to(words.x.dtype).expand(ids.shape[0], -1, -1)
         there = torch.cat([keep.any(1, keepdim=True).expand(-1, self.vectors), real(words)], 1)
         t = e.positions(Tokens(torch.cat([first, words.x], 1), keep=there))
         return self.stack(t.replace(x=e.drop(e.norm(t.x + e.kinds(ids.new_zeros(1, 1))))))
