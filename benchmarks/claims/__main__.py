@@ -12,10 +12,11 @@ import fnmatch
 
 import torch
 
-from benchmarks.claims import methods, pairs, pictures, sequences, speed, texts
+from benchmarks.claims import methods, pairs, pictures, rankers, sequences, speed, texts
 from benchmarks.claims.trial import record
 
-TRIALS = pictures.TRIALS | methods.TRIALS | pairs.TRIALS | sequences.TRIALS | speed.TRIALS | texts.TRIALS
+TRIALS = pictures.TRIALS | methods.TRIALS | pairs.TRIALS | sequences.TRIALS
+TRIALS |= speed.TRIALS | texts.TRIALS | rankers.TRIALS
 
 
 def main() -> None:

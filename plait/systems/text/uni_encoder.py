@@ -112,7 +112,7 @@ class UniEncoder(nn.Module):
         s = fill_absent(batch, self.blanks)
         talk, *answers = self.takes
         if not answers:
-            none = s.values[talk].new_zeros(len(s.values[talk]), 0, 1)
+            none = s.values[talk].new_zeros(s.values[talk].shape[0], 0, 1)
             t = self.tokens(s.values[talk], s.mask(talk), none, none.bool())
             return mean(t)[:, None], t
         longest = max(s.values[n].shape[1] for n in answers)

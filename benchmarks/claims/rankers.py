@@ -1,0 +1,112 @@
+"""Rankers of texts, which read what asks and what answers together, on generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import plait
+from benchmarks.claims.speed import forward, turns
+from benchmarks.claims.texts import Language, learn, made
+from benchmarks.claims.trial import Trial
+from benchmarks.claims.verdict import Rule
+from plait.systems.text.uni_encoder import arrow as arrow_mask
+from plait.systems.text.uni_encoder import diagonal, square
+
+Scores = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (A, N) and (K, M), which all A rows are asked of -> (A, K)
+MASKS = {"arrow": arrow_mask, "both sides alone": diagonal, "all see all": square}
+
+
+def listwise(scores: Scores, language: Language, rows: int, **how) -> Callable:
+    """Softmax over the answers of a batch; each of them is asked of every talk."""
+
+    def loss(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+        asked, said = language.pairs(rows, g, **how)
+        return F.cross_entropy(scores(model, said, asked), torch.arange(rows))
+
+    return loss
+
+
+@torch.no_grad()
+def best_of(scores: Scores, model: nn.Module, language: Language, among: int, lists: int, **how) -> float:
+    """The share of talks whose own answer has the highest score of `among`."""
+    g, right = torch.Generator().manual_seed(999), 0
+    for _ in range(lists):
+        asked, said = language.pairs(among, g, **how)
+        right += int((scores(model, said, asked).argmax(1) == torch.arange(among)).sum())
+    return right / (lists * among)
+
+
+def arrow() -> Trial:
+    """A talk of nine things and ten answers, of which its own says two of them."""
+    language, how = Language(40), dict(said=6, noisy=2)
+
+    def under(sees: Callable[[Tensor], Tensor]) -> Scores:
+        def scores(model: nn.Module, said: Tensor, asked: Tensor) -> Tensor:
+            answers, there = asked.expand(len(said), -1, -1), torch.ones_like(said, dtype=torch.bool)
+            t = model.tokens(said, there, answers, torch.ones_like(answers, dtype=torch.bool), sees)
+            talk, read = t.x[:, : said.shape[1]], t.x[:, said.shape[1] :]
+            read = read.unflatten(1, (len(asked), -1)).mean(2)
+            if sees is diagonal:  # what has not read the talk is compared with it
+                return (read @ talk.mean(1)[..., None])[..., 0] / read.shape[-1] ** 0.5
+            return model.score(read)[..., 0]
+
+        return scores
+
+    def run(seed: int) -> dict[str, float]:
+        told = {}
+        for name, sees in MASKS.items():
+            scores = under(sees)
+            model = made("uni_encoder_toy", seed, vocab=language.vocab)
+            learn(model, listwise(scores, language, 10, **how), 400, seed)
+            told[name] = best_of(scores, model, language, 10, 40, **how)
+        return told
+
+    said = "texts of six of 40 things and two more words, and ten that say two of them, 400 steps of ten"
+    rules = (Rule("arrow", "higher", "both sides alone"), Rule("arrow", "higher", "all see all"))
+    return Trial(said, "recall@1 among 10", rules, run)
+
+
+def one_talk() -> dict[str, Callable[[], object]]:
+    """Ten answers of 16 words to a talk of 240, read with it once, or each with it."""
+    model = plait.create_model("uni_encoder_nano").eval()
+    talk, answers = torch.randint(5, 8192, (1, 240)), torch.randint(5, 8192, (1, 10, 16))
+    alone = talk.expand(10, -1), answers[0, :, None]
+
+    def scores(talk: Tensor, answers: Tensor) -> Callable[[], None]:
+        asked = talk, torch.ones_like(talk, dtype=torch.bool), answers, torch.ones_like(answers, dtype=torch.bool)
+        return forward(model.scores, *asked)
+
+    return {"one talk": scores(talk, answers), "one talk an answer": scores(*alone)}
+
+
+def thousand() -> dict[str, Callable[[], object]]:
+    """A question to a thousand texts: of which vectors are kept, or each read with it."""
+    model, cross = (plait.create_model(f"{name}_nano").eval() for name in ("mixencoder", "uni_encoder"))
+    asks, texts = torch.randint(5, 8192, (1, 16)), torch.randint(5, 8192, (1000, 32))
+    with torch.no_grad():
+        kept = torch.cat([model.store(ids, ids > 0) for ids in texts.split(100)])[None]
+
+    def each() -> None:
+        with torch.no_grad():
+            for some in texts[:, None].split(100):
+                wide = asks.expand(len(some), -1)
+                cross.scores(wide, wide > 0, some, some > 0)
+
+    return {"kept vectors": forward(model.scores, asks, asks > 0, kept), "each read with it": each}
+
+
+TRIALS = {
+    "uni_encoder": arrow(),
+    "uni_encoder_speed": turns(
+        "nano, ten answers of 16 words to a talk of 240", (Rule("one talk", "lower", "one talk an answer"),), one_talk
+    ),
+    "mixencoder_speed": turns(
+        "nano, a question of 16 words to a thousand texts of 32, of which vectors are kept, or each read with it",
+        (Rule("kept vectors", "lower", "each read with it"),),
+        thousand,
+    ),
+}
