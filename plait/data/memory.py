@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from plait.errors import PlaitError
+
 SIDE = 8  # an array with a side of fewer pixels is no picture
 SLOWEST = 1000  # samples a second
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -16,7 +18,7 @@ def in_memory(cell: Any) -> bytes | None:
     """The bytes of a file for a PIL picture, an array (H, W, 3 or 4), (3 or 4, H, W) or (H, W) of whole numbers of 8 or
     16 bits, and {"array", "sampling_rate"}, (rate, wave) or (wave, rate) of a sound; None of anything else.
 
-    Raises ValueError for an array that would have to be a picture and cannot be one.
+    Raises PlaitError for an array that would have to be a picture and cannot be one.
     """
     if type(cell).__module__.split(".")[0] == "PIL" and hasattr(cell, "save"):
         return picture_file(cell)
@@ -31,7 +33,7 @@ def in_memory(cell: Any) -> bytes | None:
         if (pixels := _pixels(array)) is not None:
             return _array_file(pixels)
         if array.ndim > 2 and array.dtype.kind in "buif":
-            raise ValueError(
+            raise PlaitError(
                 f"an array of the shape {array.shape} is no picture: expected (H, W, C) or (C, H, W) with 1, 3 or 4 "
                 f"channels and sides of {SIDE} pixels at least; cut it into columns, or give lists of steps (T, C)"
             )
@@ -81,7 +83,7 @@ def _array_file(x: np.ndarray) -> bytes:
         x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 2 else x
     elif x.dtype != np.uint8:  # no file of colours holds more than 8 bits a channel here
         if x.dtype.kind in "if" and x.min() < 0:
-            raise ValueError(
+            raise PlaitError(
                 f"a picture of colours from {x.min():.3g} to {x.max():.3g}: expected numbers from 0 to 1, or from 0 to "
                 "255; undo what normalised it"
             )
