@@ -187,7 +187,7 @@ def relearn(
     if ladder.heard:
         call = lambda m, b: m.watched(b)  # noqa: E731
         network = outputs(model, rows, index, precision=precision, call=call)["outputs"]
-    whole = np.where(anything[:, None], ladder.whole(held, network), model.head.prior.cpu().numpy())
+    whole = np.where(anything[:, None], ladder.whole(held, network), model.nothing.cpu().numpy())
     return lambda: (truth_of(task, rows, index), task.finish({"outputs": whole}))
 
 
