@@ -152,8 +152,10 @@ def label_thresholds(p: np.ndarray, truth: np.ndarray, w: np.ndarray | None = No
     Elkan and Naryanaswamy 2014). truth (n, K) of 1, 0 and -100 = unknown; above 1: it is never answered."""
     known, right = truth != -100, truth == 1
     share = (np.ones(len(p)) if w is None else w)[:, None] * known
-    if not (right & known).any() or right[known].all():
+    if not (right & known).any():
         return np.full(p.shape[1], 0.5)
+    if right[known].all():
+        return np.zeros(p.shape[1])
     p64 = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.clip(np.log(p64 / (1 - p64)), -30, 30)
     fits = np.stack([straightened(odds[some, k], right[some, k], share[some, k]) for k, some in enumerate(known.T)])
