@@ -173,5 +173,5 @@ def label_thresholds(p: np.ndarray, truth: np.ndarray, w: np.ndarray | None = No
     best = int(np.argmax(np.where(np.r_[ranked[1:] < ranked[:-1], True], value, -np.inf)))
     cut = (ranked[best] + ranked[best + 1]) / 2 if best + 1 < len(ranked) else ranked[best] - 1
     at = (cut - offset) / np.where(rising, slope, 1.0)
-    found = 1 / (1 + np.exp(-np.clip(at, -40, 40)))
+    found = np.where(at > np.log(1e-12), 1 / (1 + np.exp(-np.clip(at, -40, 40))), 0.0)  # a probability may be 0
     return np.where(rising, found, np.where(offset >= cut, 0.0, 2.0))
