@@ -31,4 +31,5 @@ def guess_task(schema: Schema) -> str:
 
 def nouns(wanted: Callable[[type[Task]], bool]) -> str:
     """What the tasks that are `wanted` are called, as in "transcription and captions"."""
-    return " and ".join(dict.fromkeys(t.noun for t in TASKS.values() if wanted(t)))
+    *names, last = dict.fromkeys(t.noun for t in TASKS.values() if wanted(t))
+    return f"{', '.join(names)} and {last}" if names else last

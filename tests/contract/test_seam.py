@@ -299,7 +299,7 @@ def test_sinkformer_changes_every_system_that_holds_the_seam_and_is_not_causal()
             try:
                 after = run(model, batch, system)
             except plait.errors.PlaitError as error:  # causal by what its tokens' context says, when it writes
-                assert "memory" in str(error)
+                assert "memory" in str(error) or "may not attend" in str(error)
                 refused[system.name] = f"causal when run: {error}"
             undo()
             back = run(model, batch, system)

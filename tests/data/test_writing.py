@@ -38,6 +38,7 @@ def cells(tmp_path) -> dict[str, list]:
         "datetime": ["2021-03-04 05:06:07", "1999-12-31", "2010-01-01", "2024-02-29"],
         "text": ["a red door", "two doors, one red", "no door", "a door"],
         "category": ["red", "blue", "red", "green"],
+        "ordinal": ["2", "1", "2", "3"],
         "labels": [["red", "big"], [], ["big"], ["red"]],
         "points": rng.normal(3, 5, (4, 40, 4)).tolist(),
         "series": [[1.0, 2.5, None], [3.0], [0.5] * 9, [2.0, 4.0]],

@@ -22,6 +22,7 @@ COLUMNS = {
 }
 TARGETS = {
     "classify": "label",
+    "ordinal": "label",
     "regress": "amount",
     "match": "true",
     "transcribe": "said",

@@ -20,7 +20,7 @@ from plait.runs.prepare import prepare
 from plait.runs.settings import Settings
 from plait.tasks import tasks_of
 from plait.tasks.registry import TASKS
-from tests.runs.tables import COLUMNS, TARGETS, named, table
+from tests.runs.tables import COLUMNS, TARGETS, WORDS, named, table
 
 SAID = ("points",)  # kinds that are never guessed from lists
 PAINTERS = ("masked", "generator", "transcriber", "codec", "diffuser", "policy", "detector")
@@ -97,6 +97,7 @@ def test_a_step_is_taken_for_each_task(name, choice):
     length = 16 if "text" in takes else None
     options["kinds"] = {COLUMNS[kind]: kind for kind in takes if kind in SAID}
     options["kinds"] |= {"said": "text"} if "said" in options["inputs"] else {}
+    options["kinds"] |= {"label": f"ordinal:{'<'.join(WORDS)}"} if choice == "ordinal" else {}
     settings = Settings(system=name, image_size=32, max_tokens=length, folds=1, **options)
     source = table((*dict.fromkeys(takes), "image") if choice == "generate" and "image" not in takes else takes)
     if choice == "restore":

@@ -144,7 +144,7 @@ def test_too_few_rows_are_refused(runs, tmp_path) -> None:
     texts = {"t": [f"word {i}" for i in range(30)], "u": [f"other {i}" for i in range(30)]}
     other = plait.fit(texts, task="match", inputs=["t", "u"], kinds={"t": "text", "u": "text"}, system="auto_toy",
                       epochs=1, out=tmp_path / "other", console=QUIET)  # fmt: skip
-    with pytest.raises(UsageError, match="intervals are for classification and regression: this run does match"):
+    with pytest.raises(UsageError, match="intervals are for classification, ordinal regression and regression"):
         other.predict(texts, interval=0.9)
 
 

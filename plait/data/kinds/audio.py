@@ -161,9 +161,10 @@ def standard(x: Tensor, keep: Tensor) -> Tensor:
 def mixed(sound: np.ndarray) -> np.ndarray:
     """(S, C) -> (S,): the mean of the channels, or the loudest where that has next to nothing of it, as where one is
     the other turned round."""
-    mono = sound.mean(axis=1)
-    loud = sound.var(axis=0)
-    return sound[:, loud.argmax()] if sound.shape[1] > 1 and mono.var() < CANCELS * loud.max() else mono
+    if sound.shape[1] == 1:
+        return sound[:, 0]
+    mono, loud = sound.mean(axis=1), sound.var(axis=0, dtype=np.float64)
+    return sound[:, loud.argmax()] if mono.var(dtype=np.float64) < CANCELS * loud.max() else mono
 
 
 def looks_like_audio(head: bytes) -> bool:

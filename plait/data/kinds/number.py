@@ -114,7 +114,7 @@ class NumberKind(Kind):
         return Encoded(np.where(over[:, None], 0, found.values), found.real & ~over, [*found.bad, *beyond])
 
     def preprocess(self, params: dict) -> nn.Module:
-        return Standardise(params["mean"], params["std"], params["log"], params.get("clip", 10))
+        return Standardise(params["mean"], params["std"] or 1.0, params["log"], params.get("clip", 10))
 
     def standardise(self, values: np.ndarray, params: dict) -> np.ndarray:
         """float64 -> float32, zero mean and unit variance over the training rows, within +-10."""
