@@ -72,7 +72,7 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, add = ctx.saved_tensors
-        learnt, each = ctx.needs_input_grad[3], add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
+        learnt, each = ctx.needs_input_grad[3], _by_row(add, q)
         rows = max(1, PIECE // (q.shape[1] * q.shape[2] * k.shape[2]))
         adds = add.split(rows) if each else repeat(add)
         parts = zip(*(x.split(rows) for x in (q, k, v, g)), adds)
@@ -80,6 +80,11 @@ class Recomputed(torch.autograd.Function):
         dq, dk, dv, da = zip(*found)
         said = None if not learnt else torch.cat(da) if each else sum(da)
         return torch.cat(dq), torch.cat(dk), torch.cat(dv), said, None, None
+
+
+def _by_row(add: Tensor | None, q: Tensor) -> bool:
+    """Whether each row has a mask, or a bias, of its own."""
+    return add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
 
 
 PIECE = 2**20  # weights: what is done with them stays in the cache, and takes no room beside what was kept
@@ -117,8 +122,7 @@ def widened(q: Tensor, k: Tensor, v: Tensor, add: Tensor | None, scale: float | 
     """torch's fused attention in float32, as many rows at once as the caches hold. add: a mask, or a bias."""
     rows = max(1, WIDE // max(1, k[0].numel()))
     add = add if add is None or add.dtype == torch.bool else add.float()
-    each = add is not None and add.dim() == 4 and add.shape[0] == q.shape[0]
-    adds = add.split(rows) if add is not None and each else repeat(add)
+    adds = add.split(rows) if add is not None and _by_row(add, q) else repeat(add)
     parts = zip(*(x.split(rows) for x in (q, k, v)), adds)
     asked = F.scaled_dot_product_attention
     return torch.cat([asked(q.float(), k.float(), v.float(), a, scale=scale) for q, k, v, a in parts]).to(q.dtype)

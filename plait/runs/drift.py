@@ -31,7 +31,8 @@ from plait.runs.settings import IN_MEMORY, TABLES, Settings
 from plait.runs.stored import fingerprints, read_stored
 from plait.tasks.beneath.asked import Classes
 from plait.tasks.beneath.design import Parts, joined
-from plait.tasks.beneath.learn import climb, taken
+from plait.tasks.beneath.folds import taken
+from plait.tasks.beneath.learn import climb
 
 MOST = 2000  # rows of each side that are read
 NAMED = 4  # columns that the sentence names

@@ -154,24 +154,23 @@ def _fit(
     start = {"pretrained": data.pretrained, "only": settings.only, "parts": data.parts.sources}
     begin: dict[str, Any] = start | {"scheme": settings.scheme}
 
-    def member(seed: int) -> Any:
+    def framed(system: Any, seed: int) -> Any:
         """A model as it is before its training."""
-        system = made.build(seed=seed, mmap=False, **begin)
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed)  # of what a task puts around the system
             found = data.task.model(made.bind(system), objective(data.info))
         found.before_training(data.rows, data.splits["train"], seed)
         return found
+
+    def member(seed: int) -> Any:
+        return framed(made.build(seed=seed, mmap=False, **begin), seed)
 
     if changed:
         system = initialise(made.build_on_meta(), seed=settings.seed)
     else:
         tell_weights = partial(console.say, "weights")
         system = made.build(seed=settings.seed, mmap=False, say=tell_weights, **({} if held else begin))
-    with torch.random.fork_rng([]):
-        torch.manual_seed(settings.seed)  # of what a task puts around the system
-        model = data.task.model(made.bind(system), objective(data.info))
-    model.before_training(data.rows, data.splits["train"], settings.seed)
+    model = framed(system, settings.seed)
     if changed and not held:
         check(home / MODEL)
         load_strict(model, dict(read_weights(Path(out or "") / MODEL).items()))

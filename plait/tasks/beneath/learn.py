@@ -52,7 +52,7 @@ def climb(
 
     Returns None where too few rows, or nothing in them, can be read.
     """
-    rows = drawn(y, asked, seed)
+    rows = drawn(asked.known(y), seed)
     if len(rows) < LEAST or not (given := read(rows)):
         return None
     y, weight = y[rows], None if weight is None else weight[rows]
@@ -75,15 +75,15 @@ def climb(
     return ladder
 
 
-def drawn(y: np.ndarray, asked: Asked, seed: int) -> np.ndarray:
+def drawn(known: np.ndarray, seed: int) -> np.ndarray:
     """The rows that simple models learn from, in a random order: those whose target is known, or so many of them, drawn
     alike."""
-    return np.random.default_rng(seed).permutation(np.flatnonzero(asked.known(y)))[: max(ROWS.values())]
+    return np.random.default_rng(seed).permutation(np.flatnonzero(known))[: max(ROWS.values())]
 
 
 def again(ladder: Ladder, read: Reader, y: np.ndarray, seed: int, weight: np.ndarray | None = None) -> None:
     """Learn the rungs that answer once more, on these rows, with what was chosen."""
-    rows = drawn(y, ladder.asked, seed)
+    rows = drawn(ladder.asked.known(y), seed)
     y, weight = y[rows], None if weight is None else weight[rows]
     ladder.prior = ladder.asked.prior(y, weight)
     Learner(ladder, read(rows), y, weight, seed).fit()
@@ -94,7 +94,7 @@ def out_of_fold(
 ) -> np.ndarray | None:
     """(n, K): what rungs as they were chosen answer to each row when they learn from the others; NaN where y is not
     known. None where there are so many rows that it would take long, and a few more of them change little."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(ladder.asked.known(y)))
+    rows = drawn(ladder.asked.known(y), seed)
     if len(rows) > MANY or ladder.how.get("single"):
         return None
     given, answers = read(rows), np.full((len(y), ladder.asked.count), np.nan)

@@ -142,7 +142,7 @@ def climb(
     if len(asks) == 1:
         ((asked, unit),) = asks
         return learn.climb(read, y, asked, schema, seed, unit=unit, weight=weight)
-    rows = drawn(y, seed)
+    rows = learn.drawn(np.isfinite(y).any(1), seed)
     if len(rows) < learn.LEAST or not (given := read(rows)):
         return None
     back = np.argsort(rows)  # in the table's order each number's rows are drawn as those of one alone
@@ -155,12 +155,6 @@ def climb(
     return None if all(one is None for one in ladders) else Several(names, ladders)
 
 
-def drawn(y: np.ndarray, seed: int) -> np.ndarray:
-    """`learn.drawn`, of the rows that have any of several numbers y (n, K)."""
-    known = np.flatnonzero(np.isfinite(y).any(1))
-    return np.random.default_rng(seed).permutation(known)[: max(learn.ROWS.values())]
-
-
 def counted(y: np.ndarray, asks: Asks) -> tuple[int, int]:
     """From how many rows simple models learn, and how many have what is asked."""
     known = np.isfinite(y).any(1) if len(asks) > 1 else asks[0][0].known(y)
@@ -171,7 +165,7 @@ def again(ladder: Ladder | Several, read: learn.Reader, y: np.ndarray, seed: int
     """`learn.again`, of each."""
     if isinstance(ladder, Ladder):
         return learn.again(ladder, read, y, seed, weight)
-    rows = np.sort(drawn(y, seed))
+    rows = np.sort(learn.drawn(np.isfinite(y).any(1), seed))
     given, y, weight = read(rows), y[rows], None if weight is None else weight[rows]
     for k, one in enumerate(ladder.ladders):
         if one is not None:
@@ -184,10 +178,15 @@ def out_of_fold(
     """`learn.out_of_fold`, of each."""
     if isinstance(ladder, Ladder):
         return learn.out_of_fold(ladder, read, y, seed, weight)
-    found = []
+    rows, found = np.flatnonzero(np.isfinite(y).any(1)), []
+    if np.isfinite(y).sum(0).max() > learn.MANY:
+        return None
+    again, some = partial(taken, read(rows)), None if weight is None else weight[rows]
     for k, one in enumerate(ladder.ladders):
-        answers = np.zeros((len(y), 1)) if one is None else learn.out_of_fold(one, read, y[:, k], seed, weight)
-        if answers is None:
+        held = np.zeros((len(rows), 1)) if one is None else learn.out_of_fold(one, again, y[rows, k], seed, some)
+        if held is None:
             return None
-        found.append(answers)
-    return np.concatenate(found, 1)
+        found.append(held)
+    answers = np.full((len(y), len(found)), np.nan)
+    answers[rows] = np.concatenate(found, 1)
+    return answers
