@@ -24,6 +24,13 @@ VIEWS = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}
 SCALARS = (str, bytes, bool, int, float, complex, Decimal, Fraction, date, time, timedelta, UUID)
 
 
+def taken(cells: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
+    """The cells of some rows; of all, in their order, the column itself."""
+    if len(rows) == len(cells) and (len(rows) == 0 or rows[0] == 0) and bool((rows[1:] - rows[:-1] == 1).all()):
+        return cells
+    return cells.take(pa.array(rows))
+
+
 def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
     """Cells of mixed types as one Arrow column: mixed scalars become text, mixed paths and bytes become {bytes, path},
     pictures and sounds in memory the bytes of files.

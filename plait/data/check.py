@@ -20,6 +20,7 @@ from plait.data.numerals import PLAIN
 from plait.data.rows import Rows
 from plait.data.schema import Column, Schema
 from plait.data.table import Table
+from plait.data.threads import each
 
 NEAR = 0.999
 FEWEST = 10  # rows below which nothing is said about leaks
@@ -42,11 +43,11 @@ def check_table(table: Table, schema: Schema, rows: Rows) -> dict:
     whole = row_digests(table, schema, inputs)
     return {
         "rows": len(table),
-        "columns": [
-            _column(table, schema, rows, c, slots[c.name], notes.get(c.name, {}))
-            for c in schema.columns
-            if table.has(c.name)
-        ],
+        "columns": each(
+            lambda c: _column(table, schema, rows, c, slots[c.name], notes.get(c.name, {})),
+            [c for c in schema.columns if table.has(c.name)],
+            len(table),
+        ),
         "repeated_rows": len(whole) - int(same_digests(whole).max(initial=-1)) - 1,
         "absent": list(rows.absent),
         "bad_cells": rows.bad.count(),
@@ -118,10 +119,8 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
     few = answer if some is None else _Answers(table.column(target).take(some))
     if _filled(few.cells) < FILLED:
         some, few = None, answer
-    found = []
-    for name in schema.inputs:
-        if not table.has(name):
-            continue
+
+    def look(name: str) -> dict | None:
         column, cells = schema.column(name), table.column(name)
         media = KINDS[column.kind].media
         said, part = None, None if some is None else cells.take(some)
@@ -139,9 +138,10 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
                 pass
             elif part is None or _may_determine(name, part, cells, target, few):
                 said = _determines(name, cells, target, answer)
-        if said:
-            found.append({"column": name, "target": target, "sentence": said, "read": not media})
-    return found
+        return {"column": name, "target": target, "sentence": said, "read": not media} if said else None
+
+    found = each(look, [name for name in schema.inputs if table.has(name)], n)
+    return [one for one in found if one]
 
 
 class _Answers:
@@ -231,17 +231,22 @@ def _determines(name: str, cells: pa.ChunkedArray, target: str, answer: _Answers
         return None
     i = _codes(texts)
     known = (i >= 0) & (j >= 0)
-    i, j = i[known], j[known]
+    if not known.all():
+        i, j = i[known], j[known]
     if len(i) < FEWEST:
         return None
     values, classes = np.flatnonzero(np.bincount(i)), np.flatnonzero(np.bincount(j))
     if len(values) * 3 > len(i) or len(classes) * 3 > len(i) or len(classes) < 2:
         return None
     width = int(j.max()) + 1
-    pairs, many = np.unique(i.astype(np.int64) * width + j, return_counts=True)
-    best = np.zeros(int(i.max()) + 1, np.int64)
-    np.maximum.at(best, pairs // width, many)
-    right, usual = int(best.sum()), int(np.bincount(j).max())
+    if (int(i.max()) + 1) * width <= 4 * len(i):
+        right = int(np.bincount(i * width + j, minlength=(int(i.max()) + 1) * width).reshape(-1, width).max(1).sum())
+    else:
+        pairs, many = np.unique(i.astype(np.int64) * width + j, return_counts=True)
+        best = np.zeros(int(i.max()) + 1, np.int64)
+        np.maximum.at(best, pairs // width, many)
+        right = int(best.sum())
+    usual = int(np.bincount(j).max())
     if right < (NEAR - slack) * len(i) or usual > (0.99 + slack) * len(i):
         return None
     how = "one-to-one" if len(values) == len(classes) else f"{len(values):,} values to {len(classes):,}"

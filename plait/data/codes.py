@@ -7,12 +7,14 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
+from plait.data.arrow import taken
 from plait.data.columns import Column
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions
 from plait.data.kinds.number import parse_column
 from plait.data.schema import Schema
 from plait.data.table import Table
+from plait.data.threads import each
 
 FEWEST, EACH = 50, 4  # rows in all, and of each number
 SOME = 0.02  # the share of the target's variance that codes must tell
@@ -28,22 +30,27 @@ def settle_codes(table: Table, schema: Schema, rows: np.ndarray, fixed: Collecti
     targets = schema.used("target")
     if len(targets) != 1 or targets[0].kind not in ("number", "category", "boolean", "ordinal") or not len(rows):
         return
-    y = _target(table.column(targets[0].name).take(pa.array(rows)), targets[0])
-    codes, told = {}, ~np.isnan(y).any(1)
-    for column in schema.used("input"):
+    y = _target(taken(table.column(targets[0].name), rows), targets[0])
+    told = ~np.isnan(y).any(1)
+
+    def why(column: Column) -> str | None:
+        """Why a column of numbers is one of categories."""
         cells = table.column(column.name)
         if column.kind != "number" or column.name in fixed or column.style.get("number", {}).get("units"):
-            continue
-        x, real, _ = parse_column(cells.take(pa.array(rows)), column.style["number"])
+            return None
+        x, real, _ = parse_column(taken(cells, rows), column.style["number"])
         known = real & told
         if (x[known] % 1 != 0).any():
-            continue
-        levels, at, counts = np.unique(x[known], return_inverse=True, return_counts=True)
-        if behave_as_codes(levels, at, counts, y if known.all() else y[known]):
-            each = f"{len(levels):,} whole numbers, each about {round(len(at) / len(levels)):,} times"
-            why = f"{each}, with effects that do not follow their size: codes (--kind {column.name}=number: amounts)"
-            codes[column.name] = ("category", why)
-    schema.take(codes)
+            return None
+        levels, at, counts = counted_levels(x[known])
+        if not behave_as_codes(levels, at, counts, y if known.all() else y[known]):
+            return None
+        often = f"{len(levels):,} whole numbers, each about {round(len(at) / len(levels)):,} times"
+        return f"{often}, with effects that do not follow their size: codes (--kind {column.name}=number: amounts)"
+
+    inputs = schema.used("input")
+    found = zip(inputs, each(why, inputs, len(rows)))
+    schema.take({column.name: ("category", reason) for column, reason in found if reason})
 
 
 def _target(cells: pa.ChunkedArray, column: Column) -> np.ndarray:
@@ -57,6 +64,20 @@ def _target(cells: pa.ChunkedArray, column: Column) -> np.ndarray:
     hot = (found.values == np.arange(1, min(CLASSES, len(known["values"])) + 1)).astype(np.float32)
     hot[~found.real] = np.nan
     return hot
+
+
+def counted_levels(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of whole numbers (n,) the different ones (L,), which of them each is (n,), and how often each is there (L,): as
+    `np.unique`, without sorting where they lie close together."""
+    low = x.min() if len(x) else 0
+    if not len(x) or x.max() - low > 4 * len(x):
+        return np.unique(x, return_inverse=True, return_counts=True)
+    place = (x - low).astype(np.int32 if len(x) < 2**28 else np.int64)
+    counts = np.bincount(place)
+    there = np.flatnonzero(counts)
+    order = np.zeros(len(counts), np.int32)
+    order[there] = np.arange(len(there))
+    return there + low, order[place], counts[there]
 
 
 def behave_as_codes(levels: np.ndarray, at: np.ndarray, counts: np.ndarray, y: np.ndarray) -> bool:

@@ -17,6 +17,7 @@ from plait.data.kinds import KINDS
 from plait.data.kinds.base import FileStyle, Glance, Place
 from plait.data.kinds.ordinal import levels
 from plait.data.table import Table
+from plait.data.threads import each
 from plait.data.words import NAMED, NOTHING, length, without
 from plait.errors import DataError, UsageError, nearest
 
@@ -91,9 +92,10 @@ def guess_columns(
     """A column for each of the table's; `said` gets what had to be decided. See `Schema.guess`."""
     kinds, orders = _orders(kinds)
     uses, file = _uses(table, kinds, inputs, targets, group, split, weight), file_style(table)
-    columns, spare = [], {}
-    for name in table.names:
-        cells, written = table.data.column(name), table.written.get(name)
+    spare: dict[str, str] = {}
+
+    def read(name: str) -> tuple[Column, list[str]]:
+        cells, written, told = table.data.column(name), table.written.get(name), []
         if written is not None and file.decimal == "," and pa.types.is_floating(cells.type):
             cells = without(written, NOTHING)  # 1.234 may be thousands here
         if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
@@ -103,14 +105,18 @@ def guess_columns(
         if name in table.unread:
             if chosen or use != "input":
                 raise DataError(f"column {name!r} of {table.source} cannot be read: {table.unread[name]}.")
-            columns.append(Column(name, "category", table.unread[name], "ignored"))
-            continue
-        column = _column(glance, use, kinds.get(name), said, orders.get(name))
+            return Column(name, "category", table.unread[name], "ignored"), told
+        column = _column(glance, use, kinds.get(name), told, orders.get(name))
         if use == "input" and not chosen:
             _leave_out(column, glance, spare)
         if inputs is not None and use == "input" and name not in inputs:
             column.use, column.why = "ignored", "not among the chosen inputs"
+        return column, told
+
+    columns = []
+    for column, told in each(read, table.names, len(table)):
         columns.append(column)
+        said += told
     _second_names(columns, table, kinds, inputs, allow_outside)
     if inputs is None and not any(c.use == "input" for c in columns):
         _take_back(columns, spare, said)

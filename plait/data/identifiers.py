@@ -43,6 +43,7 @@ OWNERS = (
     )
 )
 FEW = 5  # cells: of fewer nothing can be told
+LOOK = 1000  # of which some tell decimals from whole numbers
 
 
 def named_so(name: str) -> bool:
@@ -63,8 +64,10 @@ def _one_word(name: str) -> bool:
 
 def codes(glance: Glance) -> str | None:
     """Why whole numbers that are there again are codes and no amounts, or None: they are called so, or are 1 and 2."""
+    if glance.count < FEW or (glance.numbers[:LOOK] % 1 != 0).any() or not 2 <= glance.distinct <= glance.count / 2:
+        return None
     name, numbers = glance.name.strip(), np.unique(glance.numbers)
-    if glance.count < FEW or not 2 <= glance.distinct <= glance.count / 2 or (numbers % 1 != 0).any():
+    if (numbers % 1 != 0).any():
         return None
     different = f"{glance.distinct:,} different numbers in {glance.count:,} cells"
     way_out = f"(--kind {glance.name}=number: amounts)"
@@ -97,12 +100,12 @@ def identifier(glance: Glance, kind: str) -> str | None:
         return None
     if numbers:
         return _numbers(glance)
-    if 20 * glance.matching(UUID) >= 19 * glance.count:
-        return counted(glance.matching(UUID), glance.count, "are uuids")
+    if 20 * glance.matching(UUID, 0.95) >= 19 * glance.count:
+        return counted(glance.matching(UUID, 0.95), glance.count, "are uuids")
     different = f"{glance.distinct:,} different values in {glance.count:,} cells"
     if many_digits(glance):
         return f"an identifier: {different}, of more than 15 digits"
-    if 20 * glance.matching(HASH) >= 19 * glance.count and len({len(v) for v in glance.sample}) == 1:
+    if 20 * glance.matching(HASH, 0.95) >= 19 * glance.count and len({len(v) for v in glance.sample}) == 1:
         return f"an identifier: {different}, all hexadecimal and of one length"
     words = float(np.mean([len(v.split()) for v in glance.sample]))
     if float(np.mean([length(v) for v in glance.sample])) <= 2 and (form := _form(glance.sample)):

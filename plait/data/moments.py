@@ -40,6 +40,7 @@ from plait.data.moment_rules import (
     YEAR_NAME,
     ZONES,
 )
+from plait.data.threads import each
 from plait.data.words import MARKS
 
 NO = "not a date"
@@ -373,9 +374,21 @@ def _order(column: pa.ChunkedArray, first: str | None) -> list[str]:
     return ["day", "month"] if day else ["month", "day"]
 
 
+SOME = 1000  # cells, from all of a column, that tell whether it may hold such dates
+EITHER = r"^\D*\d\d?[-/. ]+\d\d?[-/. ]"
+
+
+def _dated(column: pa.ChunkedArray) -> bool:
+    """Whether some cells may begin with a day and a month, or a month and a day."""
+    step = max(len(column) // SOME, 1)
+    some = column if step == 1 else column.take(pa.array(range(0, len(column), step)))
+    short = some.filter(pc.less(pc.utf8_length(some), LONGEST))
+    return bool(pc.any(pc.match_substring_regex(short, EITHER)).as_py())
+
+
 def first_of(columns: list[pa.ChunkedArray]) -> str | None:
     """What comes first in the dates of a file's columns of strings; None where they do not tell."""
-    told = [_told(c) for c in columns if any(t and len(t) < LONGEST and any(map(str.isdigit, t))
-                                             for t in c.slice(0, 100).to_pylist())]  # fmt: skip
+    some = [c for c in columns if _dated(c)]
+    told = each(_told, some, max(map(len, some), default=0))
     day, month = (sum(t[first] for t in told) for first in ("day", "month"))
     return None if day == month else "day" if day > month else "month"

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from plait.core.declared import Record
 from plait.data.distinct import holds, read_by_value
+from plait.data.threads import each
 
 MOST = 2000  # cells that units are learnt from
 LONGEST = 64  # characters of a number, with all that is around it
@@ -250,7 +251,8 @@ def decimal_mark(columns: list[pa.ChunkedArray], separator: str | None, points: 
     """The decimal mark of a file, as its columns of strings tell; None where they do not. points: cells of others that
     are decimal numbers already."""
     columns = [c for c in columns if _looks_like_numbers(c)]
-    point, comma = (sum(_count(c, ONLY[m]) for c in columns) for m in ".,")
+    rows = max(map(len, columns), default=0)
+    point, comma = (sum(each(lambda c, m=m: _count(c, ONLY[m]), columns, rows)) for m in ".,")
     point += points
     if point != comma:
         return "." if point > comma else ","

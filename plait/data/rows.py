@@ -15,9 +15,11 @@ import torch
 
 from plait.data.bad import BadCells
 from plait.data.kinds import KINDS, Bad, Missing, Place
+from plait.data.kinds.base import Survey
 from plait.data.kinds.image import no_pillow_warnings
 from plait.data.schema import Column, Schema, Slot
 from plait.data.table import Table
+from plait.data.threads import each
 from plait.data.weights import read_weights
 from plait.errors import DataError, PlaitError, nearest
 
@@ -86,6 +88,7 @@ class Rows:
         self._shared: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> values (n, F), real (n, F)
         self._present: dict[str, np.ndarray] = {}
         self._windows: dict[str, torch.Tensor] = {}  # slot -> (n, 4), of those that what is asked lies on
+        self._surveys: dict[str, Survey | None] = {}  # of columns that are read without their values
         self._scanned = False
 
     def __len__(self) -> int:
@@ -108,6 +111,9 @@ class Rows:
             return self
         total, done = self.work, 0
         room = self.cache_bytes
+        if not self.keep:
+            names = [name for name in self.places if name not in self.absent]
+            self._surveys = dict(zip(names, each(self._survey, names, len(self))))
         slots = self.schema.slots + self.asked
         for slot in sorted(slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
             if not KINDS[slot.kind].own_slot:
@@ -289,18 +295,25 @@ class Rows:
 
     def _surveyed(self, slot: str, name: str) -> bool:
         """Whether a column was read without its values."""
-        column, place = self.schema.column(name), self.places[name]
+        column = self.schema.column(name)
         if name in self.absent:
             self._see(slot, np.zeros(len(self), bool))
             return True
-        cells = self.table.column(name)
-        if column.use == "target" or (found := KINDS[column.kind].survey(cells, column.params, place)) is None:
+        found = self._surveys.pop(name) if name in self._surveys else self._survey(name)
+        if found is None:
             return False
+        cells = self.table.column(name)
         for row, reason in found.bad:
             self.bad.add(row, name, column.kind, reason, cells[row].as_py())
         self.said += [f"{name!r}: {found.said}"] * bool(found.said)
         self._see(slot, found.real)
         return True
+
+    def _survey(self, name: str) -> Survey | None:
+        column = self.schema.column(name)
+        if column.use == "target":
+            return None
+        return KINDS[column.kind].survey(self.table.column(name), column.params, self.places[name])
 
     def _see(self, slot: str, real: np.ndarray) -> None:
         self._present[slot] = self._present.get(slot, False) | real

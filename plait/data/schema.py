@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from plait.data.arrow import bytes_text
+from plait.data.arrow import bytes_text, taken
 from plait.data.columns import Column, Slot
 from plait.data.guess import guess_columns, kinds_of, names_of
 from plait.data.kinds import KINDS
 from plait.data.kinds.base import FitOptions, Place
 from plait.data.kinds.category import BLANK, column_text
 from plait.data.table import Table
+from plait.data.threads import each
 from plait.data.words import without
 from plait.errors import DataError, UsageError, nearest
 
@@ -196,16 +197,19 @@ class Schema:
         if one_vocabulary and not (tokenizer_file or tokenizer):
             chunks = [chunk for c in texts for chunk in table.column(c.name).take(pa.array(rows)).cast("string").chunks]
             options.tokenizer = KINDS["text"].fit(pa.chunked_array(chunks, "string"), options)["tokenizer"]
-        for column in self.used("input") + self.used("target"):
+
+        def learn(column: Column) -> None:
             kind, cells = KINDS[column.kind], table.column(column.name)
             some = (
                 rows[np.unique(np.linspace(0, len(rows) - 1, num=min(len(rows), 4000)).astype(np.int64))]
                 if kind.media
                 else rows
             )
-            learn = kind.fit if column.use == "input" else kind.fit_target
+            fit = kind.fit if column.use == "input" else kind.fit_target
             told = replace(options, style=column.style, prefix=(prefixes or {}).get(column.name, ""))
-            column.params = learn(cells.take(pa.array(some)), told)
+            column.params = fit(taken(cells, some), told)
+
+        each(learn, self.used("input") + self.used("target"), len(rows))
         return self
 
     def shape(self, slot: str) -> dict:

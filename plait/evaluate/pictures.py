@@ -7,19 +7,19 @@ sign."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, digits, finite, number
 from plait.evaluate.metrics import IGNORED, precision_influence
-from plait.evaluate.style import GREY, bare_axes, png, shorten, wrap
+from plait.evaluate.style import GREY, bare_axes, new_figure, png, shorten, wrap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#0072B2",
@@ -31,8 +31,14 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = (
     "#222222",
 )
 LINES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (AMBER, "-"), (SKY, "--"), (BLACK, "-.")]
-HEAT = LinearSegmentedColormap.from_list("share", ["#FFFFFF", SKY, BLUE, "#003A5D"])
 MOST_CLASSES, SIDE = 20, 192
+
+
+def heat() -> LinearSegmentedColormap:
+    """From nothing to all."""
+    from matplotlib.colors import LinearSegmentedColormap  # here, as in `style`
+
+    return LinearSegmentedColormap.from_list("share", ["#FFFFFF", SKY, BLUE, "#003A5D"])
 
 
 def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]) -> bytes:
@@ -57,9 +63,9 @@ def confusion_matrix(truth: np.ndarray, answer: np.ndarray, names: Sequence[str]
     table = np.bincount(place[truth] * size + place[answer], minlength=size * size).reshape(size, size)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     side = float(np.clip(0.46 * size + 1.8, 4.2, 9.5))
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    figure = new_figure(side + 0.6, side, layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(share, cmap=HEAT, vmin=0, vmax=1)
+    image = axes.imshow(share, cmap=heat(), vmin=0, vmax=1)
     font = 10 if size <= 8 else 7.5 if size <= 14 else 6
     for row, column in np.argwhere(table):
         axes.text(
@@ -93,11 +99,11 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
     """Prediction against truth with the line of perfect answers, and truth - prediction against the prediction; (n,)
     each."""
     truth, predicted = finite(truth, "the truth"), finite(predicted, "the predictions")
-    figure = Figure(figsize=(5.0, 7.2), layout="constrained")  # one above the other: letters stay legible on a phone
+    figure = new_figure(5.0, 7.2, layout="constrained")  # one above the other: letters stay legible on a phone
     left, right = figure.subplots(2, 1)
     for axes, x, y in ((left, truth, predicted), (right, predicted, truth - predicted)):
         if len(x) > 3000:
-            bins = axes.hexbin(x, y, gridsize=45, bins="log", mincnt=1, cmap=HEAT, linewidths=0)
+            bins = axes.hexbin(x, y, gridsize=45, bins="log", mincnt=1, cmap=heat(), linewidths=0)
             bins.set_clim(0.3, None)  # a single row must not be white on white
         else:
             axes.scatter(
@@ -117,7 +123,7 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
 def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
     """Losses (above) and the score (below) per epoch. rows: dicts with "epoch" and any of the named values; absent
     values leave gaps."""
-    figure = Figure(figsize=(5.0, 5.4), layout="constrained")
+    figure = new_figure(5.0, 5.4, layout="constrained")
     left, right = figure.subplots(2, 1)
     for axes, names in ((left, list(losses)), (right, [score])):
         for name, (colour, style) in zip(names, LINES):
@@ -133,6 +139,8 @@ def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
                     label=shorten(name, 28),
                 )
         bare_axes(axes)
+        from matplotlib.ticker import MaxNLocator
+
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("epoch")
     left.set_ylabel("loss")
@@ -147,7 +155,7 @@ def score_bars(rows: Sequence[tuple[str, Score]], baseline: tuple[str, float] | 
     dotted line."""
     if not rows:
         raise PlaitError("got no scores to draw, expected at least one (label, Score)")
-    figure = Figure(figsize=(5.9, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None)), layout="constrained")
+    figure = new_figure(5.9, 0.9 + 0.42 * len(rows) + 0.25 * (baseline is not None), layout="constrained")
     axes = figure.add_subplot()
     ends = [s.high for _, s in rows] + [s.low for _, s in rows] + [0.0] + ([baseline[1]] if baseline else [])
     spread = (max(ends) - min(ends)) or 1.0
@@ -199,7 +207,7 @@ def precision_recall(parts: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> byt
     if not drawn:
         raise PlaitError("got no positive row, expected at least one; precision and recall need something to find")
     drawn = sorted(drawn, key=lambda part: -int(part[1].sum()))[: len(LINES)]
-    figure = Figure(figsize=(5.0, 4.2 + 0.12 * len(drawn)), layout="constrained")
+    figure = new_figure(5.0, 4.2 + 0.12 * len(drawn), layout="constrained")
     axes = figure.add_subplot()
     for (name, positive, score), (colour, style) in zip(drawn, LINES):
         order = np.argsort(-score, kind="stable")
@@ -239,7 +247,7 @@ def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: floa
     columns, step, pitch = max(1, max(len(cells) for _, cells in rows)), 1.14, 1.3 + head
     width, height = margin + columns * step + 0.1, len(rows) * pitch + 0.1
     inch = float(np.clip(9.5 / width, 0.8, 1.45))
-    figure = Figure(figsize=(width * inch, height * inch))
+    figure = new_figure(width * inch, height * inch)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
@@ -274,6 +282,8 @@ def _sheet(rows: Sequence[tuple[str, Sequence[Cell]]], margin: float, head: floa
 
 
 def _cell(axes: Axes, left: float, top: float, image: object, ok: bool | None) -> None:
+    from matplotlib.patches import Rectangle
+
     if image is None:
         axes.add_patch(Rectangle((left, top), 1, 1, facecolor="#F4F4F4", edgecolor="#CFCFCF", hatch="//", linewidth=0))
         axes.text(

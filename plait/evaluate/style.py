@@ -6,11 +6,11 @@ import io
 import unicodedata
 import warnings
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
-from matplotlib.text import Text
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 150
 GREY, PALE = "#767676", "#E4E4E4"
@@ -56,6 +56,13 @@ def wrap(text: str, width: int, most: int) -> str:
     return "\n".join(lines[:-1] + [lines[-1] + "…" if rest else lines[-1]]) if lines else ""
 
 
+def new_figure(width: float, height: float, **how: Any) -> Figure:
+    """An empty one, in inches."""
+    from matplotlib.figure import Figure  # here: it takes a while to import, and most commands draw nothing
+
+    return Figure(figsize=(width, height), **how)
+
+
 def bare_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=PALE, linewidth=0.7)
@@ -64,6 +71,8 @@ def bare_axes(axes: Axes) -> None:
 
 @lru_cache(maxsize=1)
 def families() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
     installed = {font.name for font in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
 
@@ -71,6 +80,8 @@ def families() -> list[str]:
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes. Labels are drawn as they stand ($ is no formula); a character that no font has becomes a
     box."""
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_fontfamily(families())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from plait.errors import PlaitError
 from plait.evaluate.intervals import Score, bootstrap, proportion, wilson
 from plait.evaluate.pictures import BLACK, ORANGE, PURPLE
-from plait.evaluate.style import GREY, png, shorten
+from plait.evaluate.style import GREY, new_figure, png, shorten
 
 SAME, OTHER, LOST, ADDED = "same", "other", "lost", "added"
 MARKS = {SAME: (BLACK, ""), OTHER: (ORANGE, "S"), LOST: (PURPLE, "D"), ADDED: (ORANGE, "I")}
@@ -112,7 +111,7 @@ def edited(rows: Sequence[tuple[str, str]], most: int = 12) -> bytes:
         part for truth, answer in rows for part in (*_lines(alignment(truth.split(), answer.split()), width), None)
     ]
     height = (sum(1 if b is None else 3 for b in blocks) + 1) * line
-    figure = Figure(figsize=(9.5, height))
+    figure = new_figure(9.5, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width + 10), ylim=(height / line, 0))
     axes.set_axis_off()

@@ -14,6 +14,7 @@ import torch
 from plait.data.rows import Rows
 from plait.evaluate.intervals import Score, number
 from plait.evaluate.report import Section, Table
+from plait.runs.aside import Aside
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
 from plait.runs.manifest import rewriting
@@ -22,6 +23,7 @@ from plait.runs.prepare import Prepared
 from plait.tasks.base import Answers, Task
 from plait.tasks.beneath import Ladder, Several, several
 from plait.tasks.beneath.design import Parts, joined, parts
+from plait.tasks.beneath.learn import Reader
 from plait.tasks.rowwise import Answer, AnswerTask
 
 CHUNK = 512  # rows that are decoded at once
@@ -57,16 +59,19 @@ def asked(model: Answer, rows: Rows, index: np.ndarray) -> np.ndarray:
     return model.target({"target": rows.target(index)}).numpy()
 
 
-def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console) -> None:
-    """Give `model` its ladder: that of the folder, of a run that goes on, or one that is learnt now and written."""
+def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console) -> Callable[[], None] | None:
+    """Give `model` its ladder: that of the folder, of a run that goes on, or one that is learnt now and written.
+
+    Where there are more rows than simple models learn from, an epoch takes longer than they do: they are then learnt
+    beside the first one, and what is returned waits for them."""
     if not isinstance(model, Answer) or not data.laddered:
-        return
+        return None
     if (folder / LADDER).exists():
         model.ladder = several.read(folder / LADDER, data.schema)
         if model.ladder.relearnt:  # from the rows that are about to judge it
             _again(model, data, data.splits["train"], seed)
             model.ladder.relearnt = False
-        return
+        return None
     begun = time.monotonic()
     task = data.task
     assert isinstance(task, AnswerTask)
@@ -74,14 +79,26 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
     y, weight = asked(model, data.rows, index), data.weights
     weight = None if weight is None else weight[index]
     read, asks = partial(_read, data.rows, index), task.simple()
-    found = several.climb(read, y, asks, task.targets, data.schema, seed, weight)
-    if found is None:
-        return
-    model.ladder = found
-    write(model, folder)
     many, whole = several.counted(y, asks)
-    some = f" on {many:,} of {whole:,} rows" if many < whole else ""
-    console.say("beneath", f"{_reached(found)}, out of fold{some}, in {time.monotonic() - begun:.0f} s")
+
+    def learn(read: Reader) -> Ladder | Several | None:
+        return several.climb(read, y, asks, task.targets, data.schema, seed, weight)
+
+    def keep(found: Ladder | Several | None) -> None:
+        if found is None:
+            return
+        model.ladder = found
+        write(model, folder)
+        some = f" on {many:,} of {whole:,} rows" if many < whole else ""
+        console.say("beneath", f"{_reached(found)}, out of fold{some}, in {time.monotonic() - begun:.0f} s")
+
+    if many == whole:
+        keep(learn(read))
+        return None
+    held = read(several.drawn(y, asks, seed))  # rows are read by one thread
+    console.say("beneath", f"simple models learn from {many:,} of {whole:,} rows while the network begins")
+    coming = Aside(lambda: learn(lambda _: held))
+    return lambda: keep(coming.result())
 
 
 def _read(rows: Rows, index: np.ndarray, some: np.ndarray) -> Parts:

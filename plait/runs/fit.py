@@ -39,7 +39,7 @@ from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
 from plait.runs.manifest import check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
-from plait.runs.planning import estimate, make_plan, minutes_each
+from plait.runs.planning import estimate, make_plan, minutes_each, shortened
 from plait.runs.predict import answered, outputs
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run
@@ -49,7 +49,7 @@ from plait.runs.search import refuse_without, search
 from plait.runs.seeds import refuse_seeds, train_others
 from plait.runs.settings import IN_MEMORY, TABLES, Settings, told
 from plait.runs.stored import read_stored, write_splits
-from plait.runs.telling import announce, slowest, tell
+from plait.runs.telling import announce, slowest, tell, tell_shortened
 from plait.runs.towers import load_towers
 from plait.tasks.base import Answers
 from plait.tasks.rowwise import Answer, AnswerTask
@@ -217,8 +217,16 @@ def _fit(
         except Stopped as where:
             console.say("stopped", f"interrupted in {where}; saved. To go on: plait fit --resume {folder}")
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
-    climb(model, data, folder, settings.seed, console)
+    job.coming = climb(model, data, folder, settings.seed, console)
+    short = shortened(settings, plan, model.ladder)
+    if short is not plan:
+        cost["seconds"] = cost["folds_seconds"] + (cost["seconds"] - cost["folds_seconds"]) * short.epochs / plan.epochs
+        cost["steps"], plan = short.epochs * job.steps_per_epoch, short
+        with rewriting(folder / CONFIG):
+            write_json(folder / CONFIG, read_json(folder / CONFIG) | {"plan": asdict(plan)})
+        tell_shortened(console, plan, cost)
     if settings.trials and not held:
+        job.laddered()
         if (found := search(job, plan, folder, settings.trials, device, console)) is None:
             return Run(folder, data.schema, data.task, model, plan.precision, stopped="interrupted")
         plan, job = found, job.again(model, found.batch_size)

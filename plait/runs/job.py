@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -41,6 +41,7 @@ class TableJob:
         self.index = data.splits["train"]
         self.watch = data.splits["val"] if len(data.splits["val"]) else self.index
         self.steps_per_epoch = -(-len(self.index) // batch_size)
+        self.coming: Callable[[], None] | None = None  # waits for simple models that are learnt beside the training
         self._beneath: Beneath | None = None
         self.share: TableJob | None = None  # whose simple models answer beneath this network, too
         self.seconds: defaultdict[str, float] = defaultdict(float)  # where the time of a run went
@@ -73,10 +74,17 @@ class TableJob:
         for advance in self._after:
             advance(cast(nn.Module, self.model.bound.system))
 
+    def laddered(self) -> None:
+        """Wait for the simple models beneath, if they are still being learnt."""
+        if self.coming is not None:
+            self.coming()
+            self.coming = None
+
     def watched_beneath(self) -> Beneath | None:
         """What simple models answer for the rows that watch, read once; None of a model without them."""
         if self.share is not None:
             return self.share.watched_beneath()
+        self.laddered()
         if self._beneath is None:
             self._beneath = watch(self.model, self.task, self.data.rows, self.watch)
         return self._beneath

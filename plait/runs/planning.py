@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import torch
 
@@ -12,12 +13,15 @@ from plait.runs.job import TableJob
 from plait.runs.prepare import Prepared
 from plait.runs.settings import Settings
 from plait.tasks.base import TaskModel
+from plait.tasks.beneath import Ladder, Several
 from plait.train import optim
 from plait.train.loop import Plan
 from plait.train.memory import peak_memory
 from plait.train.parallel import to_device
 
 TRIED = 8  # steps that measuring a precision takes
+LEAST_GAIN = 1e-4  # of accuracy, or of the variance: less is not waited for where simple models stand beneath
+LITTLE = 0.01  # of the loss without any input: where simple models leave no more, a network can add next to nothing
 
 
 def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torch.device) -> Plan:
@@ -34,12 +38,22 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         ema=pace.ema if settings.ema is None else settings.ema,
         # a network that simple models stand beneath soon shows whether it adds anything to them
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // (8 if data.laddered else 4))),
+        least_gain=LEAST_GAIN if data.laddered else 0.0,
         minutes=minutes_each(settings, bool(data.towers), bool(data.folds)),
         seed=settings.seed,
         checkpoint_seconds=settings.checkpoint_seconds,
     )
     plan.precision = precision_for(settings, data, model, plan, device)
     return plan
+
+
+def shortened(settings: Settings, plan: Plan, ladder: Ladder | Several | None) -> Plan:
+    """The plan, with no more epochs than those without a gain that are waited for, where simple models leave next to
+    nothing to gain."""
+    left = None if ladder is None else ladder.left
+    if settings.epochs or left is None or left > LITTLE or plan.patience is None:
+        return plan
+    return replace(plan, epochs=min(plan.epochs, plan.patience))
 
 
 def minutes_each(settings: Settings, towers: bool, folds: bool) -> float | None:

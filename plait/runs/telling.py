@@ -35,9 +35,10 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         columns = ", ".join(c.name for c in data.schema.used("input") if c.kind == kind)
         console.say("towers", f"--pretrained would let {name} read {columns}: published weights, fetched once")
     width = "bfloat16" if plan.precision == "bf16" else "float32"
+    most = "at most " if plan.patience and plan.patience < plan.epochs else ""
     console.say(
         "model",
-        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about "
+        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, {most}about "
         f"{clock(cost['seconds'])} for "
         f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
     )
@@ -47,6 +48,16 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
             f"{data.folds.title()}: as many trainings, about {clock(cost['folds_seconds'])} of that, judge all rows; "
             "the last one, of all rows, is kept. --folds 1 judges by a tenth",
         )
+
+
+def tell_shortened(console: Console, plan: Plan, cost: dict) -> None:
+    """That simple models leave the network next to nothing."""
+    epochs = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
+    console.say(
+        "model",
+        f"simple models leave next to nothing to learn: the network has {epochs} to show that it adds something, about "
+        f"{clock(cost['seconds'])}; --epochs N gives it more",
+    )
 
 
 def column_lines(data: Prepared) -> list[str]:

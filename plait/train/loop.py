@@ -121,7 +121,7 @@ class Trainer:
         while stopped is None:
             if self.epoch >= self.plan.epochs:
                 stopped = "finished"
-            elif self.plan.patience is not None and self.epoch - (self.best_epoch or self.epoch) >= self.plan.patience:
+            elif self.plan.patience is not None and self._since_gain() >= self.plan.patience:
                 stopped = "early"
             else:
                 stopped = self._epoch()
@@ -131,6 +131,14 @@ class Trainer:
         if self.best:
             load_strict(self.job.model, self.best)
         return History(self.rows, self.best_epoch, stopped, self.elapsed())
+
+    def _since_gain(self) -> int:
+        """Epochs behind the last one that was better than those before it by more than the least gain."""
+        since, best = 0, -math.inf
+        for row in self.rows:
+            gained = row["score"] is not None and row["score"] > best + self.plan.least_gain
+            since, best = (0, row["score"]) if gained else (since + 1, best)
+        return since
 
     def _epoch(self) -> str | None:
         """Train to the end of the epoch and score it. Returns why to stop, if so."""
@@ -334,7 +342,7 @@ class Trainer:
         found = checkpoint.load(self.folder)
         if found is None:
             return None
-        was, now = found.state["plan"], asdict(self.plan)
+        was, now = asdict(Plan(**found.state["plan"])), asdict(self.plan)  # an older plan lacks what is new
         changed = [
             f"{k} (was {was.get(k)}, now {v})" for k, v in now.items() if k not in CHANGEABLE and was.get(k) != v
         ]

@@ -7,17 +7,18 @@ import os
 from collections.abc import Callable
 from inspect import isfunction
 from types import MethodType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from plait.core.block import Layer
 from plait.core.roles import ROLES
 from plait.errors import PlaitError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 # What is asked of models beside their forward: the methods of all roles, and of those who hand on to them.
 METHODS = sorted(
@@ -105,6 +106,8 @@ def shard(model: nn.Module, mesh: DeviceMesh | None = None) -> nn.Module:
     `decode`, ...), `features` and `maps`, and those that hand on to them. mesh: of the processes; None: all of them.
     All processes must make the same calls.
     """
+    from torch.distributed.fsdp import fully_shard  # here: it takes a while to import, and few need it
+
     for block in reversed([m for m in model.modules() if isinstance(m, Layer)]):  # inner layers before outer ones
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -115,6 +118,8 @@ def shard(model: nn.Module, mesh: DeviceMesh | None = None) -> nn.Module:
 def _open(model: nn.Module) -> None:
     """Let methods of systems in a sharded model gather what lies outside its layers, as its forward does; within such
     a call others do not, since its end would take the weights away."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
     depth = 0
 
     def enter(*_: Any) -> None:

@@ -23,6 +23,7 @@ class Plan:
     clip: float | None = 1.0  # largest norm of the gradients
     ema: float | None = None  # decay of an average of the weights, which is then what is scored and kept
     patience: int | None = None  # epochs without a better score before stopping
+    least_gain: float = 0.0  # what a score must be better by for that
     minutes: float | None = None  # time budget; the schedule then follows whichever is further, steps or clock
     precision: str = "fp32"  # or "bf16"
     seed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,13 @@ from sklearn.linear_model import LogisticRegression
 
 import plait
 from plait.errors import DataError
-from plait.runs import beneath
+from plait.runs import beneath, planning
 from plait.runs import fit as fitting
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
-from plait.tasks.beneath import Ladder, learn
+from plait.runs.settings import Settings
+from plait.tasks.beneath import Ladder, learn, several
+from plait.train.loop import Plan, Trainer
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("ana", "olo", "iri", "eku", "uvo")]
 LIKE = dict(target="y", system="auto", epochs=2, seed=0, console=Console(quiet=True), folds=1)
@@ -97,6 +100,43 @@ def test_it_reads_the_rows_that_it_learns_from_and_says_how_many(tmp_path, monke
     assert len(np.unique(read[0])) == 150 and len(read[1]) == 30
     assert "on 150 of 240 rows" in " ".join(stream.getvalue().split())
     assert run.model.ladder.rungs
+
+
+def test_of_many_rows_they_are_learnt_beside_the_first_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(learn, "ROWS", {"linear": 100, "trees": 150})
+    began, climb, step = threading.Event(), several.climb, Trainer._step
+
+    def late(*args):
+        assert began.wait(60), "the training waits for simple models"
+        return climb(*args)
+
+    monkeypatch.setattr(several, "climb", late)
+    monkeypatch.setattr(Trainer, "_step", lambda *args: began.set() or step(*args))
+    run = plait.fit(table(), out=tmp_path / "a", **LIKE)
+    assert plait.load(run.folder).model.ladder.rungs == run.model.ladder.rungs
+    monkeypatch.setattr(several, "climb", climb)
+    other = plait.fit(table(), out=tmp_path / "b", **LIKE)
+    assert other.predict(table(40, 2)).equals(run.predict(table(40, 2)))
+    monkeypatch.setattr(several, "climb", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        plait.fit(table(), out=tmp_path / "c", **LIKE)
+
+
+def test_a_network_that_has_nothing_to_gain_is_given_little(tmp_path):
+    frame, stream = table(200), io.StringIO()
+    frame["number"] = np.where(frame["y"] == "yes", 3.0, -3.0)
+    told = LIKE | {"epochs": None}
+    run = plait.fit(frame, out=tmp_path / "a", **(told | {"console": Console(stream)}))
+    plan = json.loads((run.folder / "config.json").read_text())["plan"]
+    assert run.model.ladder.left < planning.LITTLE and plan["epochs"] == plan["patience"] == len(run.history.rows)
+    assert "next to nothing to learn" in stream.getvalue()
+    assert plait.load(run.folder).predict(frame[:9]).equals(run.predict(frame[:9]))
+    hard = plait.fit(table(200), out=tmp_path / "b", dry_run=True, **told)
+    assert hard["plan"]["epochs"] > plan["epochs"]
+    asked = planning.shortened(Settings(target="y", epochs=50), Plan(50, 8, 0.1, patience=10), run.model.ladder)
+    assert asked.epochs == 50  # who names a number has it
+    run.model.ladder.told = {"linear": 0.5}
+    assert planning.shortened(Settings(target="y"), Plan(50, 8, 0.1, patience=10), run.model.ladder).epochs == 50
 
 
 def test_without_it_nothing_is_learnt_beneath(tmp_path):

@@ -108,6 +108,30 @@ def test_stopping_early_keeps_the_best_average(tmp_path):
     assert weights_hash(again, tmp_path) == weights_hash(job, tmp_path)
 
 
+def test_a_gain_that_is_too_small_is_not_waited_for(tmp_path, monkeypatch):
+    job, scores = ToyJob(), iter([0.5, 0.7, *(0.7 + 1e-6 * n for n in range(1, 40))])
+    monkeypatch.setattr(job, "score", lambda model: (next(scores), {}))
+    plan = replace(PLAN, epochs=12, least_gain=1e-4)
+    history = train(job, plan, tmp_path / "some", device="cpu")
+    assert history.stopped == "early" and len(history.rows) == 2 + 3
+    assert history.best_epoch == 5  # what is kept is the best all the same
+    again = train(ToyJob(), plan, tmp_path / "some", resume=True, device="cpu")
+    assert again.stopped == "early" and again.rows == history.rows
+    scores = iter([0.5, 0.7, *(0.7 + 1e-6 * n for n in range(1, 40))])
+    assert train(job, replace(plan, least_gain=0.0), tmp_path / "any", device="cpu").stopped == "finished"
+
+
+def test_a_checkpoint_of_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
+    plan = replace(PLAN, epochs=1)
+    train(ToyJob(), plan, tmp_path, device="cpu")
+    found = checkpoint.load(tmp_path)
+    del found.state["plan"]["least_gain"]
+    monkeypatch.setattr(checkpoint, "load", lambda folder: found)
+    assert len(train(ToyJob(), replace(plan, epochs=2), tmp_path, resume=True, device="cpu").rows) == 2
+    with pytest.raises(UsageError, match=r"least_gain \(was 0.0, now 0.1\)"):
+        train(ToyJob(), replace(plan, least_gain=0.1), tmp_path, resume=True, device="cpu")
+
+
 def test_the_average_is_what_its_formula_says(tmp_path):
     job, seen = ToyJob(noise=0.0), []
     watch = job.after_step

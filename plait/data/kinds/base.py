@@ -64,6 +64,7 @@ class Glance:
     file: FileStyle = FileStyle()
     declared: list | None = None
     written: pa.ChunkedArray | None = None  # as the file has it, where the type lost some of that
+    _matched: dict[tuple[str, float], int] = field(default_factory=dict, repr=False)
 
     @cached_property
     def filled(self) -> pa.ChunkedArray:
@@ -136,14 +137,25 @@ class Glance:
         values = self.filled.cast(pa.float64(), safe=False).to_numpy()
         return values[np.isfinite(values)]
 
-    def matching(self, pattern: str) -> int:
-        """How many text cells match a regular expression (RE2)."""
+    def matching(self, pattern: str, least: float = 0.0) -> int:
+        """How many text cells match a regular expression (RE2). least: of what share is asked; 0 is told where the
+        sample is far below it."""
         if not self.is_text:
             return 0
+        if (pattern, least) not in self._matched:
+            self._matched[pattern, least] = self._matching(pattern, least)
+        return self._matched[pattern, least]
+
+    def _matching(self, pattern: str, least: float) -> int:
+        def found(texts: Any) -> Any:
+            return pc.match_substring_regex(texts, pattern, ignore_case=True)
+
+        if least and 4 * (pc.sum(found(pa.array(self.sample, pa.string()))).as_py() or 0) < least * len(self.sample):
+            return 0
         if self._values is None:
-            return int(pc.sum(pc.match_substring_regex(self.filled, pattern, ignore_case=True)).as_py() or 0)
+            return int(pc.sum(found(self.filled)).as_py() or 0)
         values, counts = self._values
-        return int(counts[pc.match_substring_regex(values, pattern, ignore_case=True).to_numpy(False)].sum())
+        return int(counts[found(values).to_numpy(False)].sum())
 
     @cached_property
     def _values(self) -> tuple[pa.Array, np.ndarray] | None:

@@ -320,7 +320,7 @@ def letterbox_place(height: int, width: int, high: int, wide: int) -> tuple[int,
 def named_files(glance: Glance, suffixes: tuple[str, ...]) -> str | None:
     """Why a column of texts holds paths of such files, or None."""
     ends = "|".join(s.replace(".", r"\.") for s in suffixes)
-    hits = glance.matching(rf"({ends})\s*$")
+    hits = glance.matching(rf"({ends})\s*$", 0.5)
     if hits * 2 <= glance.count:
         return None
     some = next((v for v in glance.sample if v.strip().lower().endswith(suffixes)), suffixes[0])

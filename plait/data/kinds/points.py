@@ -50,7 +50,7 @@ class PointsKind(Kind):
     def guess(self, glance: Glance) -> str | None:
         if not glance.is_text:
             return None
-        hits = glance.matching(r"\.(npy|ply|xyz)$")
+        hits = glance.matching(r"\.(npy|ply|xyz)$", 0.5)
         return counted(hits, glance.count, "end in .npy, .ply or .xyz") if hits * 2 > glance.count else None
 
     def fit(self, column: pa.ChunkedArray, options: FitOptions) -> dict:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax, softmax
 
 MOST_CLASSES, MOST_LABELS = 40, 20  # of which trees are grown
@@ -187,6 +186,8 @@ class Number:
         return model.coef_.reshape(1, -1), np.atleast_1d(model.intercept_)
 
     def mix(self, answers: Sequence[np.ndarray], y: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        from scipy.optimize import nnls  # here: it takes a while to import
+
         root = np.sqrt(_shares(y, weight))
         return np.minimum(nnls(np.stack([a[:, 0] for a in answers], 1) * root[:, None], y * root)[0], MOST_WEIGHT)
 
@@ -204,6 +205,8 @@ def _shares(y: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
 
 def _weights(loss, count: int) -> np.ndarray:
+    from scipy.optimize import minimize
+
     found = minimize(
         loss, np.full(count, 1.0 / count), jac=True, method="L-BFGS-B", bounds=[(0.0, MOST_WEIGHT)] * count
     )

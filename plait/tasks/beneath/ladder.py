@@ -86,6 +86,12 @@ class Ladder:
     relearnt: bool = False  # on the validation rows too
 
     @property
+    def left(self) -> float | None:
+        """What share of the loss without any input is left out of fold; None of a ladder that does not know."""
+        blind = self.how.get("blind")
+        return min(self.told.values()) / blind if blind else None
+
+    @property
     def heard(self) -> bool:
         """Whether the network has a say."""
         return bool(self.network[1])

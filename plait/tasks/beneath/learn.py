@@ -71,6 +71,7 @@ def climb(
     if not oof:
         return None
     _choose(ladder, oof, y, weight)
+    ladder.how["blind"] = float(np.average(asked.losses(np.tile(ladder.prior, (len(y), 1)), y), weights=weight))
     learner.fit()
     return ladder
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from plait.evaluate.chosen import pinball
@@ -38,6 +37,8 @@ class Quantiles(Number):
     def solve(self, x: Any, y: np.ndarray, strength: float, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Linear quantile regression (Koenker and Bassett 1978): the corner of the loss is smooth while weights are
         found (Fernandes, Guerre and Horta 2021), and biases are then quantiles of what is left."""
+        from scipy.optimize import minimize  # here, as in `asked`
+
         share, h = _shares(y, weight), max(SMOOTH * float(y.std()), 1e-9)
         w, b = np.zeros((self.count, x.shape[1])), self.prior(y, weight)
         at = np.zeros(x.shape[1] + 1)
@@ -60,6 +61,8 @@ class Quantiles(Number):
         """Shares (R,) that sum to 1: a mean of quantiles that do not cross does not cross."""
         if len(answers) == 1:
             return np.ones(1)
+        from scipy.optimize import minimize
+
         stack, share = np.stack(answers), _shares(y, weight)[:, None] / self.count
 
         def loss(z: np.ndarray) -> tuple[float, np.ndarray]:

@@ -43,6 +43,12 @@ class Several:
                 one.network = weight
 
     @property
+    def left(self) -> float | None:
+        """The most that any leaves; None where one does not know, or has no ladder."""
+        each = [None if one is None else one.left for one in self.ladders]
+        return None if None in each else max(share for share in each if share is not None)
+
+    @property
     def heard(self) -> bool:
         """Whether the network has a say in any."""
         return any(b for _, b in self.network)
@@ -142,7 +148,7 @@ def climb(
     if len(asks) == 1:
         ((asked, unit),) = asks
         return learn.climb(read, y, asked, schema, seed, unit=unit, weight=weight)
-    rows = learn.drawn(np.isfinite(y).any(1), seed)
+    rows = drawn(y, asks, seed)
     if len(rows) < learn.LEAST or not (given := read(rows)):
         return None
     back = np.argsort(rows)  # in the table's order each number's rows are drawn as those of one alone
@@ -155,9 +161,18 @@ def climb(
     return None if all(one is None for one in ladders) else Several(names, ladders)
 
 
+def drawn(y: np.ndarray, asks: Asks, seed: int) -> np.ndarray:
+    """The rows that `climb` asks for."""
+    return learn.drawn(_known(y, asks), seed)
+
+
+def _known(y: np.ndarray, asks: Asks) -> np.ndarray:
+    return np.isfinite(y).any(1) if len(asks) > 1 else asks[0][0].known(y)
+
+
 def counted(y: np.ndarray, asks: Asks) -> tuple[int, int]:
     """From how many rows simple models learn, and how many have what is asked."""
-    known = np.isfinite(y).any(1) if len(asks) > 1 else asks[0][0].known(y)
+    known = _known(y, asks)
     return min(int(known.sum()), max(learn.ROWS.values())), int(known.sum())
 
 
