@@ -31,6 +31,13 @@ def taken(cells: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
     return cells.take(pa.array(rows))
 
 
+def drawn(cells: pa.ChunkedArray, most: int) -> pa.ChunkedArray:
+    """At most so many cells, drawn at random (always the same ones): cells that alternate do not mislead it."""
+    if len(cells) <= most:
+        return cells
+    return cells.take(pa.array(np.random.default_rng(0).integers(0, len(cells), most)))
+
+
 def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
     """Cells of mixed types as one Arrow column: mixed scalars become text, mixed paths and bytes become {bytes, path},
     pictures and sounds in memory the bytes of files.

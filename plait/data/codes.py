@@ -70,7 +70,7 @@ def counted_levels(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of whole numbers (n,) the different ones (L,), which of them each is (n,), and how often each is there (L,): as
     `np.unique`, without sorting where they lie close together."""
     low = x.min() if len(x) else 0
-    if not len(x) or x.max() - low > 4 * len(x):
+    if not len(x) or x.max() > low + 4 * len(x):
         return np.unique(x, return_inverse=True, return_counts=True)
     place = (x - low).astype(np.int32 if len(x) < 2**28 else np.int64)
     counts = np.bincount(place)

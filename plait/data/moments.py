@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plait.core.declared import Record
+from plait.data.arrow import drawn
 from plait.data.distinct import read_by_value
 from plait.data.moment_rules import (
     ALONE,
@@ -374,14 +375,13 @@ def _order(column: pa.ChunkedArray, first: str | None) -> list[str]:
     return ["day", "month"] if day else ["month", "day"]
 
 
-SOME = 1000  # cells, from all of a column, that tell whether it may hold such dates
+SOME = 1000  # cells that tell whether a column may hold such dates
 EITHER = r"^\D*\d\d?[-/. ]+\d\d?[-/. ]"
 
 
 def _dated(column: pa.ChunkedArray) -> bool:
     """Whether some cells may begin with a day and a month, or a month and a day."""
-    step = max(len(column) // SOME, 1)
-    some = column if step == 1 else column.take(pa.array(range(0, len(column), step)))
+    some = drawn(column, SOME)
     short = some.filter(pc.less(pc.utf8_length(some), LONGEST))
     return bool(pc.any(pc.match_substring_regex(short, EITHER)).as_py())
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plait.cli import main
-from plait.data import moments, numerals
-from plait.data.check import check_table, leaks
+from plait.data import moments, numerals, threads
+from plait.data.check import _Answers, _determines, check_table, leaks
+from plait.data.codes import counted_levels
 from plait.data.digest import cell_digests, row_digests, same_digests
 from plait.data.distinct import by_value, read_by_value, smooth
 from plait.data.hashes import LONG, codes, hash_column, mixed
@@ -251,6 +252,51 @@ def test_a_leak_of_a_large_table_is_counted_on_all_rows() -> None:
     assert "30,000 of 30,000" in said["text"] and "12 of 12" in said["rarely"]
 
 
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz")), min_size=10, max_size=60))
+def test_what_determines_is_counted(pairs) -> None:
+    cells, answer = (pa.chunked_array([[*part] * 3]) for part in zip(*pairs))
+    best = sum(max(np.unique([y for x, y in pairs if x == v], return_counts=True)[1]) for v in {x for x, _ in pairs})
+    said = _determines("c", cells, "t", _Answers(answer), slack=1.0)  # however few it tells
+    assert said is None or f"in {3 * best:,} of {3 * len(pairs):,} rows" in said
+    assert said is not None or len({y for _, y in pairs}) < 2
+
+
+@given(st.lists(st.one_of(st.integers(-40, 40), st.sampled_from([2**53, -(2**53), 1e308, -1e308]))))
+def test_levels_are_counted_as_by_sorting(numbers) -> None:
+    x = np.asarray(numbers, np.float64)
+    for found, wanted in zip(counted_levels(x), np.unique(x, return_inverse=True, return_counts=True)):
+        assert np.array_equal(found, wanted)
+
+
+def test_threads_say_the_same_in_the_same_order(monkeypatch) -> None:
+    rng, n = np.random.default_rng(0), 400
+    y = rng.integers(0, 3, n)
+    table = {
+        "price": [f"{v:.2f} EUR" for v in rng.random(n) * 1000],
+        "day": [f"{d + 1}.3.2020" for d in range(31)] * 12 + ["?"] * 28,
+        "code": y * 10 + 7,
+        "note": [f"a note of some words {i % 90}" for i in range(n)],
+        "only": ["x", None] * (n // 2),
+        "copy": y,
+        "y": [("no", "so", "yes")[v] for v in y],
+    }
+
+    def looked() -> tuple:
+        data = read_table(pa.table(table))
+        schema = Schema.guess(data, target="y")
+        schema.fit(data, np.arange(n))
+        rows = Rows(data, schema, asked=True, keep=False)
+        return schema.to_json(), schema.said, check_table(data, schema, rows), rows.bad.count()
+
+    alone, beside = looked(), []
+    monkeypatch.setattr(threads, "MANY", 0)
+    begun = threads.ThreadPoolExecutor
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", lambda n: beside.append(n) or begun(n))
+    assert looked() == alone and len(beside) > 5
+    with pytest.raises(ZeroDivisionError):
+        threads.each(lambda i: 1 // i, [2, 0, "x"], 1)  # the first in their order
+
+
 def test_reading_without_keeping_says_the_same() -> None:
     cells = {
         "n": ["1", "2", "x", None, "5"] * 8,
@@ -436,3 +482,5 @@ def test_matches_are_counted_alike(cells) -> None:
     few, many = (Glance("c", pa.chunked_array([cells * times]), Place()) for times in (1, 1000))
     for pattern in ("^a", r"\d$", "^$"):
         assert many.matching(pattern) == 1000 * few.matching(pattern)
+        asked = many.matching(pattern, 0.5)
+        assert asked == many.matching(pattern) or (asked == 0 and 2 * many.matching(pattern) < many.count)

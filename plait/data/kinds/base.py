@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record, Within
 from plait.data import moments, numerals
+from plait.data.arrow import drawn
 from plait.data.distinct import values_of
 from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
@@ -138,8 +139,8 @@ class Glance:
         return values[np.isfinite(values)]
 
     def matching(self, pattern: str, least: float = 0.0) -> int:
-        """How many text cells match a regular expression (RE2). least: of what share is asked; 0 is told where the
-        sample is far below it."""
+        """How many text cells match a regular expression (RE2). least: of what share is asked; 0 is told where some
+        that are drawn are far below it."""
         if not self.is_text:
             return 0
         if (pattern, least) not in self._matched:
@@ -150,8 +151,10 @@ class Glance:
         def found(texts: Any) -> Any:
             return pc.match_substring_regex(texts, pattern, ignore_case=True)
 
-        if least and 4 * (pc.sum(found(pa.array(self.sample, pa.string()))).as_py() or 0) < least * len(self.sample):
-            return 0
+        if least:
+            some = drawn(self.filled, LOOK)
+            if 4 * (pc.sum(found(some)).as_py() or 0) < least * len(some):
+                return 0
         if self._values is None:
             return int(pc.sum(found(self.filled)).as_py() or 0)
         values, counts = self._values
