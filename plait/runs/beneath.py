@@ -150,6 +150,13 @@ class Beneath:
         self.ladder.network = before
         return self.task.guide(self.truth, self.task.finish({"outputs": whole}))
 
+    def alone(self, network: np.ndarray) -> dict[str, float]:
+        """The guide of the network itself, where it reads what simple models do not see whole: while it gets better it
+        may still get ahead."""
+        if self.least > 1.0:
+            return {}
+        return {"alone": self.task.guide(self.truth, self.task.finish({"outputs": network}))}
+
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
         sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)

@@ -95,11 +95,14 @@ class TableJob:
         how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch), strict=False)
         model, rows = cast(TaskModel, model), self.data.rows
         if beneath := self.watched_beneath():
-            guide = beneath.guide(outputs(model, rows, self.watch, **how)["outputs"])
+            network = outputs(model, rows, self.watch, **how)["outputs"]
+            guide = beneath.guide(network)
+            notes = {"guide": guide} | beneath.alone(network)
         else:
             guide = self.task.guide(*answered(self.task, model, rows, self.watch, **how))
+            notes = {"guide": guide}
         self.seconds["validation"] += time.perf_counter() - begun
-        return guide, {"guide": guide}
+        return guide, notes
 
 
 def hash_seed(*numbers: int) -> int:

@@ -133,11 +133,14 @@ class Trainer:
         return History(self.rows, self.best_epoch, stopped, self.elapsed())
 
     def _since_gain(self) -> int:
-        """Epochs behind the last one that was better than those before it by more than the least gain."""
-        since, best = 0, -math.inf
+        """Epochs behind the last one that was better than those before it by more than the least gain, in its score or
+        in what the job notes as `alone`: of what is trained, without what answers beside it."""
+        since, best = 0, {"score": -math.inf, "alone": -math.inf}
         for row in self.rows:
-            gained = row["score"] is not None and row["score"] > best + self.plan.least_gain
-            since, best = (0, row["score"]) if gained else (since + 1, best)
+            found = {name: row[name] for name in best if row.get(name) is not None}
+            gained = [name for name in found if found[name] > best[name] + self.plan.least_gain]
+            since = 0 if gained else since + 1
+            best |= {name: found[name] for name in gained}
         return since
 
     def _epoch(self) -> str | None:

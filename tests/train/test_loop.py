@@ -121,6 +121,13 @@ def test_a_gain_that_is_too_small_is_not_waited_for(tmp_path, monkeypatch):
     assert train(job, replace(plan, least_gain=0.0), tmp_path / "any", device="cpu").stopped == "finished"
 
 
+def test_what_gets_better_alone_is_waited_for(tmp_path, monkeypatch):
+    job, alone = ToyJob(), iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5, 0.9])
+    monkeypatch.setattr(job, "score", lambda model: (0.7, {"alone": next(alone)}))
+    history = train(job, replace(PLAN, epochs=12, least_gain=1e-4), tmp_path, device="cpu")
+    assert history.stopped == "early" and len(history.rows) == 5 + 3 and history.best_epoch == 1
+
+
 def test_a_checkpoint_of_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
     plan = replace(PLAN, epochs=1)
     train(ToyJob(), plan, tmp_path, device="cpu")
