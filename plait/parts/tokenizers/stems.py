@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.tokens import Tokens
@@ -29,25 +28,6 @@ def halving(channels: int, out: int) -> nn.Sequential:
     )
 
 
-def grouped(channels: int) -> nn.GroupNorm:
-    """Of eight groups, or as many as there can be."""
-    return nn.GroupNorm(math.gcd(8, channels), channels)
-
-
-class Halving(nn.Module):
-    """Maps (B, C, H, W) -> (B, D, H/2, W/2): a strided convolution, and x + f(x) of one at the new size. Norms are of a
-    whole picture: what is alike everywhere, such as noise, does not drown what stands out at one place."""
-
-    def __init__(self, channels: int, out: int):
-        super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(channels, out, 3, 2, 1), grouped(out), nn.GELU())
-        self.f = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1), grouped(out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        return F.gelu(x + self.f(x))
-
-
 class ImageStem(nn.Module):
     """Pictures (B, 3, H, W) -> Tokens of a grid of 4 to 7 places a side for pictures of about `size` = (H, W).
 
@@ -58,7 +38,7 @@ class ImageStem(nn.Module):
         super().__init__()
         halvings = max(1, int(math.log2(max(size) / 4)))
         channels = [3, *(max(32, width // 2 ** (halvings - 1 - i)) for i in range(halvings))]
-        self.stages = nn.Sequential(*(Halving(a, b) for a, b in zip(channels, channels[1:])))
+        self.stages = nn.Sequential(*(halving(a, b) for a, b in zip(channels, channels[1:])))
         self.proj = nn.Conv2d(channels[-1], width, 1)
         self.grid = tuple(math.ceil(s / 2**halvings) for s in size)
 
