@@ -14,6 +14,7 @@ from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
 
 SYSTEM = "meta_transformer"
+BLOCKS = {f"{SYSTEM}_b16": (768, 12, 12), f"{SYSTEM}_l14": (1024, 24, 16)}  # width, depth and heads there
 CASES = {f"{SYSTEM}_{size}": row["references"]["official"] for size, row in systems()[SYSTEM].weights.items()}
 
 
@@ -31,7 +32,7 @@ def published(width: int, depth: int, heads: int) -> nn.Sequential:
 @torch.no_grad()
 def parity(name: str) -> Row:
     ours = plait.create_model(name).eval().encoder
-    width, depth, heads = ours.blocks[0].mix.norm.normalized_shape[0], len(ours.blocks), ours.blocks[0].mix.f.heads
+    width, depth, heads = BLOCKS[name]
     theirs = published(width, depth, heads)
     plait.load_weights(ours, theirs.state_dict(), "official")
     assert epsilons(ours) == epsilons(theirs)
