@@ -26,7 +26,7 @@ from plait.train import checkpoint, optim
 from plait.train.memory import peak_memory
 from plait.train.parallel import Team
 from plait.train.plan import History, Job, Plan, Progress
-from plait.train.steps import Interrupt, append, line, plain, seed_everything, step_seed
+from plait.train.steps import Interrupt, append, line, plain, seed_everything, since_gain, step_seed
 
 __all__ = ["History", "Job", "Plan", "Progress", "train"]
 
@@ -121,7 +121,7 @@ class Trainer:
         while stopped is None:
             if self.epoch >= self.plan.epochs:
                 stopped = "finished"
-            elif self.plan.patience is not None and self._since_gain() >= self.plan.patience:
+            elif self.plan.patience is not None and since_gain(self.rows, self.plan.least_gain) >= self.plan.patience:
                 stopped = "early"
             else:
                 stopped = self._epoch()
@@ -131,17 +131,6 @@ class Trainer:
         if self.best:
             load_strict(self.job.model, self.best)
         return History(self.rows, self.best_epoch, stopped, self.elapsed())
-
-    def _since_gain(self) -> int:
-        """Epochs behind the last one that was better than those before it by more than the least gain, in its score or
-        in what the job notes as `alone`: of what is trained, without what answers beside it."""
-        since, best = 0, {"score": -math.inf, "alone": -math.inf}
-        for row in self.rows:
-            found = {name: row[name] for name in best if row.get(name) is not None}
-            gained = [name for name in found if found[name] > best[name] + self.plan.least_gain]
-            since = 0 if gained else since + 1
-            best |= {name: found[name] for name in gained}
-        return since
 
     def _epoch(self) -> str | None:
         """Train to the end of the epoch and score it. Returns why to stop, if so."""

@@ -77,3 +77,15 @@ def append(path: Path, row: dict) -> None:
             file.write(line(row))
     except OSError as error:
         raise DataError(f"cannot write {path}: {refusal(error)}") from error
+
+
+def since_gain(rows: list[dict], least: float) -> int:
+    """Epochs behind the last one that was better than those before it by more than `least`, in its score or in what the
+    job notes as `alone`: of what is trained, without what answers beside it."""
+    since, best = 0, {"score": -math.inf, "alone": -math.inf}
+    for row in rows:
+        found = {name: row[name] for name in best if row.get(name) is not None}
+        gained = [name for name in found if found[name] > best[name] + least]
+        since = 0 if gained else since + 1
+        best |= {name: found[name] for name in gained}
+    return since
