@@ -33,6 +33,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 MOST = 4000  # rows of a table
 
 
@@ -319,15 +321,14 @@ class Network:
 def network(train: pd.DataFrame, test: pd.DataFrame, target: str) -> float | None:
     """The score of a small network of timm's on the pictures; None without pictures, or without timm."""
     pictures = [c for c in train if any(isinstance(v, bytes) and v[:4] == b"\x89PNG" for v in train[c])]
+    if not pictures:
+        return None
     try:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
         from tests.peers import declare_torchvision
 
         declare_torchvision()
         import timm  # noqa: F401
     except ImportError:
-        return None
-    if not pictures:
         return None
     (name, *_) = pictures
     return Network().fit(train[name], train[target].astype(str)).score(test[name], test[target].astype(str))

@@ -18,6 +18,7 @@ from plait.data.kinds import KINDS, Place
 from plait.data.kinds.category import column_text
 from plait.data.schema import Schema
 from plait.data.table import Table
+from plait.data.threads import each
 
 SIZE, CHUNK, READERS = 16, 64, 4
 ROWS = 1 << 16  # digested at once
@@ -70,8 +71,7 @@ def row_digests(table: Table, schema: Schema, names: list[str]) -> np.ndarray:
                 for name, cells, as_bytes in rest:
                     part += mixed(_hashed(cells.slice(start, ROWS), as_bytes), name)
 
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(some, range(0, len(table), ROWS)))
+            each(some, range(0, len(table), ROWS), len(table))
         kept[key] = np.ascontiguousarray(sums).view(f"S{SIZE}")[:, 0]
     return kept[key]
 

@@ -100,12 +100,12 @@ def identifier(glance: Glance, kind: str) -> str | None:
         return None
     if numbers:
         return _numbers(glance)
-    if 20 * glance.matching(UUID, 0.95) >= 19 * glance.count:
+    if glance.mostly(UUID):
         return counted(glance.matching(UUID, 0.95), glance.count, "are uuids")
     different = f"{glance.distinct:,} different values in {glance.count:,} cells"
     if many_digits(glance):
         return f"an identifier: {different}, of more than 15 digits"
-    if 20 * glance.matching(HASH, 0.95) >= 19 * glance.count and len({len(v) for v in glance.sample}) == 1:
+    if glance.mostly(HASH) and len({len(v) for v in glance.sample}) == 1:
         return f"an identifier: {different}, all hexadecimal and of one length"
     words = float(np.mean([len(v.split()) for v in glance.sample]))
     if float(np.mean([length(v) for v in glance.sample])) <= 2 and (form := _form(glance.sample)):

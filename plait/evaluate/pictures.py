@@ -123,6 +123,8 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str = "target") ->
 def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
     """Losses (above) and the score (below) per epoch. rows: dicts with "epoch" and any of the named values; absent
     values leave gaps."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(5.0, 5.4, layout="constrained")
     left, right = figure.subplots(2, 1)
     for axes, names in ((left, list(losses)), (right, [score])):
@@ -139,8 +141,6 @@ def curves(rows: Sequence[dict], losses: Sequence[str], score: str) -> bytes:
                     label=shorten(name, 28),
                 )
         bare_axes(axes)
-        from matplotlib.ticker import MaxNLocator
-
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel("epoch")
     left.set_ylabel("loss")

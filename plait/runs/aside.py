@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 
-class Aside:
-    """Begins `work` at once. The thread is a daemon: a run that is interrupted does not wait for it."""
+def aside(work: Callable[[], Any]) -> Future:
+    """Begin `work` at once. The thread is a daemon, as those of an executor are not: a run that is interrupted does not
+    wait for it."""
+    found: Future = Future()
 
-    def __init__(self, work: Callable[[], Any]):
-        self.found: list[Any] = []
-        self.fault: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self.thread.start()
-
-    def _run(self, work: Callable[[], Any]) -> None:
+    def run() -> None:
         try:
-            self.found.append(work())
-        except BaseException as fault:  # noqa: BLE001 (it is raised again where the result is asked for)
-            self.fault = fault
+            found.set_result(work())
+        except BaseException as fault:  # it is raised again where the result is asked for
+            found.set_exception(fault)
 
-    def result(self) -> Any:
-        """What the work gave, when it is done; what it raised is raised here."""
-        while self.thread.is_alive():  # in turns, so that Ctrl-C is heard
-            self.thread.join(0.2)
-        if self.fault is not None:
-            raise self.fault
-        return self.found[0]
+    threading.Thread(target=run, daemon=True).start()
+    return found

@@ -14,7 +14,7 @@ import torch
 from plait.data.rows import Rows
 from plait.evaluate.intervals import Score, number
 from plait.evaluate.report import Section, Table
-from plait.runs.aside import Aside
+from plait.runs.aside import aside
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
 from plait.runs.manifest import rewriting
@@ -97,7 +97,7 @@ def climb(model: Any, data: Prepared, folder: Path, seed: int, console: Console)
         return None
     held = read(several.drawn(y, asks, seed))  # rows are read by one thread
     console.say("beneath", f"simple models learn from {many:,} of {whole:,} rows while the network begins")
-    coming = Aside(lambda: learn(lambda _: held))
+    coming = aside(lambda: learn(lambda _: held))
     return lambda: keep(coming.result())
 
 

@@ -51,9 +51,9 @@ def shortened(settings: Settings, plan: Plan, ladder: Ladder | Several | None) -
     """The plan, with no more epochs than those without a gain that are waited for, where simple models leave next to
     nothing to gain."""
     left = None if ladder is None else ladder.left
-    if settings.epochs or left is None or left > LITTLE or plan.patience is None:
+    if settings.epochs or left is None or left > LITTLE or plan.patience is None or plan.patience >= plan.epochs:
         return plan
-    return replace(plan, epochs=min(plan.epochs, plan.patience))
+    return replace(plan, epochs=plan.patience)
 
 
 def minutes_each(settings: Settings, towers: bool, folds: bool) -> float | None:

@@ -26,6 +26,7 @@ from plait.data.hashes import LONG, codes, hash_column, mixed
 from plait.data.kinds import KINDS, Place
 from plait.data.kinds.base import FitOptions, Glance
 from plait.data.kinds.category import column_text
+from plait.data.kinds.number import many_digits
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.split import duplicates_across, linked
@@ -475,6 +476,12 @@ def test_rows_are_digested_in_parts_as_in_one(monkeypatch) -> None:
     monkeypatch.setattr("plait.data.digest.ROWS", 3)
     parts = row_digests(read_table(table.data), schema, names)
     assert (whole == parts).all() and len(set(whole.tolist())) == 5
+
+
+def test_some_numbers_that_are_too_long_make_codes_of_a_column() -> None:
+    """A tenth of 5,000 cells: of what share is asked decides how far below it a sample may be."""
+    cells = [f"{i * 7}" + "1234567890123456" * (i % 10 == 0) for i in range(1, 5001)]
+    assert many_digits(Glance("c", pa.chunked_array([cells]), Place()))
 
 
 @given(st.lists(st.sampled_from(["ab", "AB", "b1", "", "1"]), min_size=1, max_size=6))

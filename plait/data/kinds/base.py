@@ -147,6 +147,10 @@ class Glance:
             self._matched[pattern, least] = self._matching(pattern, least)
         return self._matched[pattern, least]
 
+    def mostly(self, pattern: str) -> bool:
+        """Whether at least 19 of 20 text cells match."""
+        return 20 * self.matching(pattern, 0.95) >= 19 * self.count
+
     def _matching(self, pattern: str, least: float) -> int:
         def found(texts: Any) -> Any:
             return pc.match_substring_regex(texts, pattern, ignore_case=True)

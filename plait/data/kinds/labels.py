@@ -30,7 +30,7 @@ class LabelsKind(Kind):
 
     def guess(self, glance: Glance, asked: bool = False) -> str | None:
         """asked: labels may all be there once."""
-        if not glance.is_text or glance.matching(r"^\s*\[", 0.95) * 20 < glance.count * 19:
+        if not glance.is_text or not glance.mostly(r"^\s*\["):
             return None
         found = [labels_of(cell, None) for cell in glance.sample]
         if not all(cell is not None and all(isinstance(label, str) for label in cell) for cell in found):

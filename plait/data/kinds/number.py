@@ -157,7 +157,7 @@ def _mostly(fine: int, kinds: int, words: list[str], n: int) -> bool:
 def many_digits(glance: Glance) -> bool:
     """Whether these are whole numbers too long to count anything."""
     if glance.is_text:
-        return 20 * glance.matching(CODES, 0.95) >= max(glance.count, 1)
+        return 20 * glance.matching(CODES, 0.05) >= max(glance.count, 1)
     if not pa.types.is_integer(glance.column.type) or not glance.count:
         return False
     return 20 * int((np.abs(glance.numbers) >= 10.0**DIGITS).sum()) >= glance.count

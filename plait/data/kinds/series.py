@@ -35,7 +35,7 @@ class SeriesKind(Kind):
     def guess(self, glance: Glance) -> str | None:
         if not (pa.types.is_list(glance.column.type) or glance.is_text):
             return None
-        if glance.is_text and glance.matching(r"^\s*\[", 0.95) * 20 < glance.count * 19:
+        if glance.is_text and not glance.mostly(r"^\s*\["):
             return None
         found = [v for v in map(_try, glance.sample) if v is not None]
         if len(found) < 0.9 * len(glance.sample) or not found:

@@ -28,7 +28,7 @@ class VectorKind(Kind):
     def guess(self, glance: Glance) -> str | None:
         if pa.types.is_list(glance.column.type):
             return f"type {glance.column.type}"
-        if not glance.is_text or glance.matching(r"^\s*\[", 0.95) * 20 < glance.count * 19:
+        if not glance.is_text or not glance.mostly(r"^\s*\["):
             return None
         share = glance.share(_is_vector)
         return counted(round(share * glance.count), glance.count, "are lists of numbers") if share >= 0.9 else None
