@@ -15,6 +15,7 @@ from plait.core.catalog import ModelInfo, model_info
 from plait.core.methods import method_info
 from plait.data.check import check_table, unreadable
 from plait.data.codes import settle_codes
+from plait.data.colours import colours
 from plait.data.guess import kinds_of
 from plait.data.kinds import KINDS
 from plait.data.rows import Rows
@@ -37,6 +38,7 @@ from plait.runs.towers import Towers, choose_towers, offered
 from plait.runs.vocabulary import check_vocabulary, published_tokenizer
 from plait.tasks.base import Task
 from plait.tasks.beneath.several import MOST
+from plait.tasks.bind import LOOKS
 from plait.tasks.registry import TASKS, guess_task, nouns
 from plait.tasks.rowwise import AnswerTask
 
@@ -84,7 +86,9 @@ class Prepared:
 
     def recipe(self, settings: Settings) -> BoundRecipe:
         """How to build the system for these columns, with the methods that the settings name."""
-        return _recipe(self.info, self.schema, self.task, settings, self.parts, self.pretrained)
+        made = _recipe(self.info, self.schema, self.task, settings, self.parts, self.pretrained)
+        own = made.role in LOOKS and not self.pretrained and not self.parts.scale
+        return replace(made, **(colours(self.rows, self.splits["train"]) if own else {}))
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""
@@ -234,8 +238,8 @@ def prepare_again(
     rows = _scanned(table, schema, task, settings, towers, console, within, keep=keep)
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)
-    made = BoundRecipe(**stored.config["recipe"])
     known = _known(splits, task.known(rows), task)
+    made = BoundRecipe(**stored.config["recipe"])
     _, unfit, left_out = _sifted(task, rows, splits, known, made)  # to tell of these again
     return Prepared(
         table,
@@ -286,16 +290,9 @@ def _weigh(task: Task, rows: Rows, splits: dict[str, np.ndarray], settings: Sett
 
 
 def _scanned(
-    table: Table,
-    schema: Schema,
-    task: Task,
-    settings: Settings,
-    towers: Towers,
-    console: Console,
-    within: Within | None,
-    *,
-    keep: bool,
-) -> Rows:
+    table: Table, schema: Schema, task: Task, settings: Settings, towers: Towers, console: Console,
+    within: Within | None, *, keep: bool,
+) -> Rows:  # fmt: skip
     rows = Rows(
         table,
         schema,

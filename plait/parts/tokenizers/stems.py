@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from plait.core.block import Make
 from plait.core.tokens import Tokens
 from plait.parts.convs import LayerNorm2d
 
@@ -16,14 +17,20 @@ def channel_norm(channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(norm=LayerNorm2d(channels)))
 
 
-def halving(channels: int, out: int) -> nn.Sequential:
-    """Half the height and width: a strided convolution, then one at the new size."""
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Over places, too: of pictures on an even ground it leaves what is on it, where a norm over channels alone makes
+    the ground as large as all else, and learning waits for hundreds of steps."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def halving(channels: int, out: int, norm: Make) -> nn.Sequential:
+    """Half the height and width: a strided convolution, then one at the new size; norm(channels) makes the norms."""
     return nn.Sequential(
         nn.Conv2d(channels, out, 3, 2, 1),
-        channel_norm(out),
+        norm(out),
         nn.GELU(),
         nn.Conv2d(out, out, 3, 1, 1),
-        channel_norm(out),
+        norm(out),
         nn.GELU(),
     )
 
@@ -38,7 +45,7 @@ class ImageStem(nn.Module):
         super().__init__()
         halvings = max(1, int(math.log2(max(size) / 4)))
         channels = [3, *(max(32, width // 2 ** (halvings - 1 - i)) for i in range(halvings))]
-        self.stages = nn.Sequential(*(halving(a, b) for a, b in zip(channels, channels[1:])))
+        self.stages = nn.Sequential(*(halving(a, b, group_norm) for a, b in zip(channels, channels[1:])))
         self.proj = nn.Conv2d(channels[-1], width, 1)
         self.grid = tuple(math.ceil(s / 2**halvings) for s in size)
 
@@ -58,7 +65,7 @@ class SpectrogramStem(nn.Module):
     def __init__(self, width: int, bands: int):
         super().__init__()
         channels = [1, 32, 64]
-        self.stages = nn.ModuleList(halving(a, b) for a, b in zip(channels, channels[1:]))
+        self.stages = nn.ModuleList(halving(a, b, channel_norm) for a, b in zip(channels, channels[1:]))
         self.proj = nn.Linear(channels[-1] * math.ceil(bands / 4), width)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tokens:
