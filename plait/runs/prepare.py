@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -88,7 +89,8 @@ class Prepared:
         """How to build the system for these columns, with the methods that the settings name."""
         made = _recipe(self.info, self.schema, self.task, settings, self.parts, self.pretrained)
         own = made.role in LOOKS and not self.pretrained and not self.parts.scale
-        return replace(made, **(colours(self.rows, self.splits["train"]) if own else {}))
+        seen: dict[str, Any] = colours(self.rows, self.splits["train"]) if own else {}
+        return replace(made, **seen)
 
     def remarks(self) -> list[str]:
         """What a careful reader would want to know of the table, in sentences."""

@@ -27,7 +27,7 @@ from plait.parts.heads.parts import Features
 from plait.parts.presence import visible
 
 HALF = (0.5, 0.5, 0.5)
-LOOKS = ("backbone", "embedder", "fuser", "detector")  # roles that read pictures and make none
+LOOKS = ("backbone", "embedder", "fuser", "detector", "generator")  # roles that read pictures and make none
 
 
 class Bound(nn.Module):
