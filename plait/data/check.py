@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plait.data.arrow import as_text
+from plait.data.arrow import as_text, places
 from plait.data.digest import cell_digests, row_digests, same_digests
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
@@ -114,7 +114,7 @@ def leaks(table: Table, schema: Schema, target: str) -> list[dict]:
     What is said holds of all rows. Of a large table some are looked at first, and what is far from it there is let be.
     """
     n = len(table)
-    some = pa.array(np.linspace(0, n - 1, SOME).astype(np.int64)) if n > 2 * SOME else None
+    some = pa.array(places(n, SOME)) if n > 2 * SOME else None
     answer = _Answers(table.column(target))
     few = answer if some is None else _Answers(table.column(target).take(some))
     if _filled(few.cells) < FILLED:

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from plait.data.arrow import drawn
+
 FEWEST, LOOK = 1000, 2000  # cells: fewer are not worth it; those that tell whether values repeat
 
 
@@ -16,10 +18,10 @@ def values_of(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray] | None:
     cells differ."""
     if len(column) < FEWEST:
         return None
-    at = np.linspace(0, len(column) - 1, num=min(len(column), LOOK)).astype(np.int64)
-    different = pc.count_distinct(column.take(pa.array(at)), mode="all").as_py()
-    if 2 * different > len(at):  # of D values drawn alike m cells repeat about m^2 / 2D
-        different = len(at) ** 2 // (2 * max(len(at) - different, 1))
+    some = drawn(column, LOOK)
+    different = pc.count_distinct(some, mode="all").as_py()
+    if 2 * different > len(some):  # of D values drawn alike m cells repeat about m^2 / 2D
+        different = len(some) ** 2 // (2 * max(len(some) - different, 1))
     if 4 * different > len(column):
         return None
     coded = pc.dictionary_encode(column).combine_chunks()

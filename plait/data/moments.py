@@ -303,8 +303,7 @@ def _at_once(column: pa.ChunkedArray, style: dict) -> tuple[np.ndarray, np.ndarr
 def learn(name: str, column: pa.ChunkedArray, first: str | None = None) -> tuple[dict, float]:
     """The style that reads most of the cells (n,), none of them null, and the share that it reads of some of them.
     first: what comes first in the file's dates, for a column that does not tell."""
-    at = np.unique(np.linspace(0, max(len(column) - 1, 0), num=min(len(column), MOST)).astype(np.int64))
-    cells = column.take(pa.array(at)).to_pylist() if len(column) else []
+    cells = drawn(column, MOST).to_pylist()
     if pa.types.is_integer(column.type):
         return _learn_numbers(name, cells)
     best: tuple[dict, float] = (DATES | {"first": first or "day"}, 0.0)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plait.core.declared import Record
+from plait.data.arrow import drawn
 from plait.data.distinct import holds, read_by_value
 from plait.data.threads import each
 
@@ -206,9 +207,8 @@ def learn(column: pa.ChunkedArray, mark: str | None = None) -> dict:
     """The style of a column of strings. mark: the decimal mark of the file, for a column that does not tell."""
     point, comma = (_count(column, ONLY[m]) for m in ".,")
     decimal = "." if point > comma else "," if comma > point else mark or "."
-    at = np.unique(np.linspace(0, max(len(column) - 1, 0), num=min(len(column), MOST)).astype(np.int64))
     before, after, bare, parts = Counter[str](), Counter[str](), 0, False
-    texts = column.take(pa.array(at)).to_pylist()
+    texts = drawn(column, MOST).to_pylist()
     if texts and 20 * sum(t is not None and bool(INTERVAL.fullmatch(t.strip())) for t in texts) >= 19 * len(texts):
         return {"decimal": ".", "units": {}, "interval": "middle"}
     for text in texts:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from plait.data.arrow import bytes_text, taken
+from plait.data.arrow import bytes_text, places, taken
 from plait.data.columns import Column, Slot
 from plait.data.guess import guess_columns, kinds_of, names_of
 from plait.data.kinds import KINDS
@@ -200,11 +200,7 @@ class Schema:
 
         def learn(column: Column) -> None:
             kind, cells = KINDS[column.kind], table.column(column.name)
-            some = (
-                rows[np.unique(np.linspace(0, len(rows) - 1, num=min(len(rows), 4000)).astype(np.int64))]
-                if kind.media
-                else rows
-            )
+            some = rows[places(len(rows), 4000)] if kind.media else rows
             fit = kind.fit if column.use == "input" else kind.fit_target
             told = replace(options, style=column.style, prefix=(prefixes or {}).get(column.name, ""))
             column.params = fit(taken(cells, some), told)

@@ -18,7 +18,7 @@ from plait.runs.aside import aside
 from plait.runs.console import Console
 from plait.runs.folder import LADDER
 from plait.runs.manifest import rewriting
-from plait.runs.predict import outputs
+from plait.runs.predict import outputs, watched
 from plait.runs.prepare import Prepared
 from plait.tasks.base import Answers, Task
 from plait.tasks.beneath import Ladder, Several, several
@@ -209,8 +209,7 @@ def relearn(
     held, index, network = held[kept], index[kept], None
     anything = given(rows, index)[1]
     if ladder.heard:
-        call = lambda m, b: m.watched(b)  # noqa: E731
-        network = outputs(model, rows, index, precision=precision, call=call)["outputs"]
+        network = outputs(model, rows, index, precision=precision, call=watched)["outputs"]
     whole = np.where(anything[:, None], ladder.whole(held, network), model.nothing.cpu().numpy())
     return lambda: (truth_of(task, rows, index), task.finish({"outputs": whole}))
 
@@ -238,9 +237,7 @@ def rung_answers(
     seen, anything = given(rows, index)
     found = {NAMES[name]: z for name, z in simple.each(seen, anything).items()}
     if simple.heard:
-        found["the network"] = outputs(model, rows, index, precision=precision, call=lambda m, b: m.watched(b))[
-            "outputs"
-        ]
+        found["the network"] = outputs(model, rows, index, precision=precision, call=watched)["outputs"]
     return {name: (truth, task.finish({"outputs": z})) for name, z in found.items()}
 
 

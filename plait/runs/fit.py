@@ -39,8 +39,8 @@ from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
 from plait.runs.manifest import check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
-from plait.runs.planning import estimate, make_plan, minutes_each, shortened
-from plait.runs.predict import answered, outputs
+from plait.runs.planning import estimate, make_plan, minutes_each, shortened, shortened_cost
+from plait.runs.predict import answered, outputs, watched
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run
 from plait.runs.rungs import ABOVE, BELOW, Rungs
@@ -220,8 +220,7 @@ def _fit(
     job.coming = climb(model, data, folder, settings.seed, console)
     short = shortened(settings, plan, model.ladder)
     if short is not plan:
-        cost["seconds"] = cost["folds_seconds"] + (cost["seconds"] - cost["folds_seconds"]) * short.epochs / plan.epochs
-        cost["steps"], plan = short.epochs * job.steps_per_epoch, short
+        cost, plan = shortened_cost(cost, plan, short), short
         with rewriting(folder / CONFIG):
             write_json(folder / CONFIG, read_json(folder / CONFIG) | {"plan": asdict(plan)})
         tell_shortened(console, plan, cost)
@@ -421,13 +420,13 @@ def finish(
 def settle(job: TableJob) -> str:
     """What the task does with the trained model, seen on the validation rows; a sentence on it, or ""."""
     if beneath := job.watched_beneath():
-        how = dict(precision=job.precision, call=lambda m, batch: m.watched(batch))
-        return beneath.settle(outputs(job.model, job.data.rows, job.watch, **how)["outputs"])
+        found = outputs(job.model, job.data.rows, job.watch, precision=job.precision, call=watched)
+        return beneath.settle(found["outputs"])
 
-    def found(call: Callable | None) -> tuple[Answers, Answers]:
+    def asked(call: Callable | None) -> tuple[Answers, Answers]:
         return answered(job.task, job.model, job.data.rows, job.watch, precision=job.precision, call=call)
 
-    return job.task.settle(job.model, job.data.schema, found)
+    return job.task.settle(job.model, job.data.schema, asked)
 
 
 def calibrate(job: TableJob) -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from plait.core.methods import Change, after_steps
 from plait.data.augment import augment
 from plait.runs.beneath import Beneath, watch
-from plait.runs.predict import answered, outputs
+from plait.runs.predict import answered, outputs, watched
 from plait.runs.prepare import Prepared
 from plait.tasks.base import TaskModel
 
@@ -92,7 +92,7 @@ class TableJob:
     def score(self, model: nn.Module) -> tuple[float, dict]:
         """The guide on the validation rows, and the main score for the curves."""
         begun = time.perf_counter()
-        how = dict(precision=self.precision, call=lambda m, batch: m.watched(batch), strict=False)
+        how = dict(precision=self.precision, call=watched, strict=False)
         model, rows = cast(TaskModel, model), self.data.rows
         if beneath := self.watched_beneath():
             network = outputs(model, rows, self.watch, **how)["outputs"]

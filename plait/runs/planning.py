@@ -56,6 +56,12 @@ def shortened(settings: Settings, plan: Plan, ladder: Ladder | Several | None) -
     return replace(plan, epochs=plan.patience)
 
 
+def shortened_cost(cost: dict, plan: Plan, short: Plan) -> dict:
+    """What `estimate` said of `plan`, of the shortened one; folds cost what they cost."""
+    folds, share = cost["folds_seconds"], short.epochs / plan.epochs
+    return cost | {"seconds": folds + (cost["seconds"] - folds) * share, "steps": round(cost["steps"] * share)}
+
+
 def minutes_each(settings: Settings, towers: bool, folds: bool) -> float | None:
     """Of the time budget, what one training has: seeds share it; with towers several fits do, of which one is without,
     and folds take a half; where there are folds, towers do not learn."""

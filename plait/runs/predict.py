@@ -29,6 +29,11 @@ def without(batch: dict, slots: Iterable[str]) -> dict:
     return {**batch, "present": {s: torch.zeros_like(p) if s in gone else p for s, p in batch["present"].items()}}
 
 
+def watched(model: TaskModel, batch: dict) -> dict[str, Tensor]:
+    """What is watched while a model learns: its network alone, without what answers beside it."""
+    return model.watched(batch)
+
+
 def asked_how(
     task: Task,
     model: TaskModel,

@@ -322,7 +322,7 @@ def test_an_estimate_says_that_it_is_one() -> None:
     params = KINDS["text"].fit(texts.slice(0, 100), FitOptions(Place(), max_tokens=40))
     place = Place()
     found = KINDS["text"].survey(texts, params, place)
-    assert found.real.all() and "estimated from 8,000 of 24,000" in found.said
+    assert found.real.all() and "estimated from 10,000 of 24,000" in found.said
     assert place.notes["too long"] == pytest.approx(6000, rel=0.05)
     few = KINDS["text"].survey(texts.slice(0, 4000), params, place := Place())
     assert not few.said and place.notes["too long"] == 1000

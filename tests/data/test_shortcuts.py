@@ -62,3 +62,16 @@ def test_what_determines_a_target_where_it_is_known() -> None:
 def test_classes_are_numbered_by_their_names(values) -> None:
     names = sorted({str(v) for v in values})
     assert _codes(values, len(values)).tolist() == [names.index(str(v)) for v in values]
+
+
+@pytest.mark.parametrize("count", [1999, 2000, 2001, 3000, 12_000])
+def test_cells_that_alternate_are_not_taken_for_one_sort_of_them(count):
+    """Nine of twenty cells, every second one, are numbers, dates, files' names; the others are words."""
+    rng = np.random.default_rng(0)
+    some = rng.choice("the cat sat on green mats with dogs under a big tree".split(), (count, 6))
+    sorts = {"n": lambda i: f"{i * 0.37:.3f}", "when": lambda i: f"2020-01-{1 + i % 28:02d}", "file": "{}.png".format}
+    words = [" ".join(line) for line in some]
+    cells = {c: [of(i) if i % 2 == 0 and i % 20 else words[i] for i in range(count)] for c, of in sorts.items()}
+    table = read_table(cells | {"x": rng.normal(size=count).tolist()})
+    schema = Schema.guess(table)
+    assert {c: schema.column(c).kind for c in cells} == dict.fromkeys(cells, "text")

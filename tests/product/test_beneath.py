@@ -137,6 +137,9 @@ def test_a_network_that_has_nothing_to_gain_is_given_little(tmp_path):
     assert asked.epochs == 50  # who names a number has it
     run.model.ladder.told = {"linear": 0.5}
     assert planning.shortened(Settings(target="y"), Plan(50, 8, 0.1, patience=10), run.model.ladder).epochs == 50
+    cost = {"seconds": 130.0, "folds_seconds": 30.0, "steps": 500, "parameters": 7}
+    told = planning.shortened_cost(cost, Plan(50, 8, 0.1), Plan(10, 8, 0.1))
+    assert told == {"seconds": 50.0, "folds_seconds": 30.0, "steps": 100, "parameters": 7}
 
 
 def test_without_it_nothing_is_learnt_beneath(tmp_path):

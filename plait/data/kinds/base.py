@@ -22,6 +22,7 @@ from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank
 
 LOOK = 1000  # cells: of most columns so many show that values are several
+SEEN = 1000  # cells of a sample
 COUNT, SIZE, SPREAD = Within(int, 0), Within(int, 1, 1 << 26), Within(float, 5e-324)  # what params are declared to be
 BY_TOWER = {"width": SIZE, "mean": list[float], "std": list[SPREAD]}  # those of a column that a published tower reads
 
@@ -89,9 +90,8 @@ class Glance:
 
     @cached_property
     def sample(self) -> list:
-        """Up to 1,000 values, evenly spread over the column."""
-        at = np.unique(np.linspace(0, max(self.count - 1, 0), num=min(self.count, 1000)).astype(np.int64))
-        return self.filled.take(pa.array(at)).to_pylist()
+        """At most 1,000 values, drawn at random (always the same ones), in their order."""
+        return drawn(self.filled, SEEN).to_pylist()
 
     @cached_property
     def constant(self) -> bool:
@@ -353,11 +353,9 @@ class Kind:
 
 
 def cells_of(column: pa.ChunkedArray, most: int = 0) -> list:
-    """The values of a column that are not null, or `most` of them evenly spread."""
+    """The values of a column that are not null, or `most` of them, drawn at random (always the same ones), in order."""
     filled = column.drop_null()
-    if most and len(filled) > most:
-        filled = filled.take(pa.array(np.linspace(0, len(filled) - 1, num=most).astype(np.int64)))
-    return filled.to_pylist()
+    return (drawn(filled, most) if most else filled).to_pylist()
 
 
 def counted(part: int, whole: int, what: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
-from plait.data.arrow import as_text
+from plait.data.arrow import as_text, places
 from plait.data.kinds.base import (
     BY_TOWER,
     COUNT,
@@ -118,7 +118,7 @@ class TextKind(Kind):
         most = _enough(limit)
         read = (as_text(c)[:most] for c in cells_of(column, LEARN) if not isinstance(c, (bytes, dict)))
         texts = [t for t in read if t.strip()]
-        some = texts[:: -(-len(texts) // LOOK) or 1]
+        some = [texts[i] for i in places(len(texts), LOOK)]
         if options.tokenizer_file:
             tokenizer = _published(options.tokenizer_file)
         else:
@@ -205,14 +205,13 @@ class TextKind(Kind):
         room = params["max_tokens"] - (params["cls"] is not None) - (params["sep"] is not None)
         short = pc.and_(pc.string_is_ascii(column), pc.less(pc.binary_length(column), room)).fill_null(True)
         rest = np.flatnonzero(real & ~short.to_numpy())
-        step = -(-len(rest) // LOOK) or 1
+        some = rest[places(len(rest), LOOK)]
         seen = Place(place.root, place.allow_outside)
-        self.encode_some(column.take(pa.array(rest[::step])).to_pylist(), params, seen)
+        self.encode_some(column.take(pa.array(some)).to_pylist(), params, seen)
         for remark, count in seen.notes.items():
-            place.note(remark, min(count * step, len(rest)))
-        looked = len(rest[::step])
-        told = f"how many texts are too long is estimated from {looked:,} of {int(there.sum()):,}"
-        return Survey(real, [], told if step > 1 and seen.notes else "")
+            place.note(remark, round(count * len(rest) / len(some)))
+        told = f"how many texts are too long is estimated from {len(some):,} of {int(there.sum()):,}"
+        return Survey(real, [], told if len(some) < len(rest) and seen.notes else "")
 
     def _tokens(self, text: str, ids: list[int], params: dict, place: Place, nothing: list[int]) -> np.ndarray:
         first = [params["cls"]] if params["cls"] is not None else []
