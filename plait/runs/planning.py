@@ -35,6 +35,7 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
         batch_size=batch,
         lr=lr,
         weight_decay=settings.weight_decay,
+        warmup=pace.warmup,
         ema=pace.ema if settings.ema is None else settings.ema,
         # a network that simple models stand beneath soon shows whether it adds anything to them
         patience=settings.patience or (epochs if pace.patient else max(10, epochs // (8 if data.laddered else 4))),

@@ -44,13 +44,15 @@ def beside(answer: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 class Pace(NamedTuple):
     """patient: nothing may improve for a long time before it does, so that training is never stopped early. ema: the
-    decay by which weights are averaged, where the settings do not say."""
+    decay by which weights are averaged, where the settings do not say. warmup: the share of the steps in which the rate
+    grows."""
 
     batch: int
     epochs: int
     lr: float
     patient: bool = False
     ema: float | None = None
+    warmup: float = 0.05
 
 
 class Objective(NamedTuple):
@@ -261,7 +263,7 @@ class Task(ABC):
         """For so many training rows; own: whether the system is plait's. Narrow systems learn with larger steps."""
         batch = 32 if rows < 1500 else 64 if rows < 10_000 else 128
         lr = 1e-3 if own else float(np.clip(0.192 / getattr(system, "width", 384), 5e-4, 1e-3))
-        return Pace(batch, int(np.clip(round(80_000 / rows), 8, 150)), lr)
+        return Pace(batch, int(np.clip(round(80_000 / rows), 8, 150)), lr, warmup=0.1 if own else 0.05)
 
     def settle(
         self,

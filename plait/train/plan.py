@@ -19,7 +19,7 @@ class Plan:
     batch_size: int
     lr: float
     weight_decay: float = 0.05
-    warmup: float = 0.1  # share of the steps
+    warmup: float = 0.05  # share of the steps
     clip: float | None = 1.0  # largest norm of the gradients
     ema: float | None = None  # decay of an average of the weights, which is then what is scored and kept
     patience: int | None = None  # epochs without a better score before stopping
