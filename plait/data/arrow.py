@@ -31,19 +31,6 @@ def taken(cells: pa.ChunkedArray, rows: np.ndarray) -> pa.ChunkedArray:
     return cells.take(pa.array(rows))
 
 
-def drawn(cells: pa.ChunkedArray, most: int) -> pa.ChunkedArray:
-    """At most so many cells, those at `places`."""
-    return cells if len(cells) <= most else cells.take(pa.array(places(len(cells), most)))
-
-
-def places(count: int, most: int) -> np.ndarray:
-    """At most so many of 0 to count - 1 in their order, drawn at random (always the same ones): even steps would see
-    one sort of rows that alternate."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, most, replace=False, shuffle=False))
-
-
 def column_from_values(name: str, values: Any) -> pa.ChunkedArray:
     """Cells of mixed types as one Arrow column: mixed scalars become text, mixed paths and bytes become {bytes, path},
     pictures and sounds in memory the bytes of files.

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plait.data.arrow import as_text, places
+from plait.data.arrow import as_text
 from plait.data.digest import cell_digests, row_digests, same_digests
+from plait.data.drawn import places
 from plait.data.kinds import KINDS
 from plait.data.kinds.category import column_text
 from plait.data.kinds.number import parse_column

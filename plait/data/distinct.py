@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from plait.data.arrow import drawn
+from plait.data.drawn import drawn
 
 FEWEST, LOOK = 1000, 2000  # cells: fewer are not worth it; those that tell whether values repeat
 

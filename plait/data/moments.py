@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plait.core.declared import Record
-from plait.data.arrow import drawn
 from plait.data.distinct import read_by_value
+from plait.data.drawn import drawn
 from plait.data.moment_rules import (
     ALONE,
     COMPACT,

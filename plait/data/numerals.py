@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from plait.core.declared import Record
-from plait.data.arrow import drawn
 from plait.data.distinct import holds, read_by_value
+from plait.data.drawn import drawn
 from plait.data.threads import each
 
 MOST = 2000  # cells that units are learnt from

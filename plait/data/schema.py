@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from plait.data.arrow import bytes_text, places, taken
+from plait.data.arrow import bytes_text, taken
 from plait.data.columns import Column, Slot
+from plait.data.drawn import places
 from plait.data.guess import guess_columns, kinds_of, names_of
 from plait.data.kinds import KINDS
 from plait.data.kinds.base import FitOptions, Place

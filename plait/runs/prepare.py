@@ -240,8 +240,8 @@ def prepare_again(
     rows = _scanned(table, schema, task, settings, towers, console, within, keep=keep)
     task.derive(rows)
     _weigh(task, rows, stored.used, settings)
-    known = _known(splits, task.known(rows), task)
     made = BoundRecipe(**stored.config["recipe"])
+    known = _known(splits, task.known(rows), task)
     _, unfit, left_out = _sifted(task, rows, splits, known, made)  # to tell of these again
     return Prepared(
         table,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record, Within
 from plait.data import moments, numerals
-from plait.data.arrow import drawn
 from plait.data.distinct import values_of
+from plait.data.drawn import drawn
 from plait.data.kinds.place import Bad, Missing, Place
 from plait.data.stores import Fixed, Ragged
 from plait.parts.presence import Blank

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from plait.core.declared import Record, Within
 from plait.core.tokens import Tokens
-from plait.data.arrow import as_text, places
+from plait.data.arrow import as_text
+from plait.data.drawn import places
 from plait.data.kinds.base import (
     BY_TOWER,
     COUNT,
