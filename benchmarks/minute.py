@@ -1,4 +1,4 @@
-"""What a careful person reaches in a minute, beside `plait.fit` with its defaults, on the same rows of 25 tables.
+"""What a careful person reaches in a minute, beside `plait.fit` with its defaults, on the same rows of 26 tables.
 
     python benchmarks/minute.py --seeds 3 --out runs/minute            # all that can be had; goes on where it stopped
     python benchmarks/minute.py --tables diabetes,wine --seeds 1
@@ -159,6 +159,26 @@ def told_of(data: Path) -> pd.DataFrame:
     return frame[["picture", "sentence", "label"]]
 
 
+def asked_of(data: Path) -> pd.DataFrame:
+    """A spoken digit and a question of what is heard, in words: yes or no, as often the one as the other."""
+    words = "zero one two three four five six seven eight nine".split()
+    openings = ["is it", "tell me whether it is", "would you say it is", "do you hear that it is", "can it be"]
+    sounds, rng, rows = file_table("spoken_digits", ("file", "speaker"))(data), np.random.default_rng(0), []
+    for sound, digit in zip(sounds["audio"], sounds["digit"].astype(int), strict=True):
+        a, b = (int(v) for v in rng.choice(10, 2, replace=False))
+        asked = [
+            (f"more than {words[a]}", digit > a), (f"less than {words[a]}", digit < a), (f"a {words[a]}", digit == a),
+            (f"a {words[a]} or a {words[b]}", digit in (a, b)), ("an even number", digit % 2 == 0),
+            (f"from {words[min(a, b)]} to {words[max(a, b)]}", min(a, b) <= digit <= max(a, b)),
+            ("an odd number", digit % 2 == 1), (f"not a {words[a]}", digit != a),
+        ]  # fmt: skip
+        answer = bool(rng.integers(2))
+        fitting = [words for words, truth in asked if truth == answer]
+        question = f"{openings[rng.integers(len(openings))]} {fitting[rng.integers(len(fitting))]}"
+        rows.append({"sound": sound, "question": question, "answer": "yes" if answer else "no"})
+    return pd.DataFrame(rows)
+
+
 # name: (what makes it, target, task)
 TABLES: dict[str, tuple[Callable, str, str]] = {
     "breast cancer": (lambda data: sklearn_table("breast_cancer"), "target", "classify"),
@@ -186,6 +206,7 @@ TABLES: dict[str, tuple[Callable, str, str]] = {
     "spoken digits": (file_table("spoken_digits", ("file", "speaker")), "digit", "classify"),
     "spoken and written": (heard_and_seen, "digit", "classify"),
     "true sentences": (told_of, "label", "classify"),
+    "asked of sounds": (asked_of, "answer", "classify"),
 }
 
 

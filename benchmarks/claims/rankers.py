@@ -13,6 +13,7 @@ from benchmarks.claims.speed import forward, turns
 from benchmarks.claims.texts import Language, learn, made
 from benchmarks.claims.trial import Trial
 from benchmarks.claims.verdict import Rule
+from plait.systems.text.fie import answer_loss
 from plait.systems.text.uni_encoder import arrow as arrow_mask
 from plait.systems.text.uni_encoder import diagonal, square
 
@@ -99,7 +100,50 @@ def thousand() -> dict[str, Callable[[], object]]:
     return {"kept vectors": forward(model.scores, asks, asks > 0, kept), "each read with it": each}
 
 
+PEOPLE, KEYS, THINGS = (range(5 + a, 5 + b) for a, b in ((0, 8), (8, 24), (24, 48)))
+
+
+def two_facts(rows: int, passages: int, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Who asks (B, 1); passages (B, P, 2), one of which says which key that person has, and the others what each key
+    opens; and which passage holds what the person's key opens (B,)."""
+    pick = lambda words, count: torch.rand(rows, len(words), generator=g).argsort(1)[:, :count] + words[0]  # noqa: E731
+    who, keys, things = pick(PEOPLE, 1), pick(KEYS, passages - 1), pick(THINGS, passages - 1)
+    texts = torch.cat([torch.cat([who, keys[:, :1]], 1)[:, None], torch.stack([keys, things], 2)], 1)
+    order = torch.rand(rows, passages, generator=g).argsort(1)
+    return who, texts[torch.arange(rows)[:, None], order], (order == 1).int().argmax(1)
+
+
+def two_hops(steps: int = 900, passages: int = 5) -> Trial:
+    """An answer that no passage gives alone."""
+
+    def spans(model: nn.Module, who: Tensor, texts: Tensor) -> Tensor:
+        ones = torch.ones_like(who, dtype=torch.bool), torch.ones_like(texts, dtype=torch.bool)
+        return model.spans(who, ones[0], texts, ones[1])
+
+    def run(seed: int) -> dict[str, float]:
+        told = {}
+        for name, shared in {"passages meet": 4, "each alone": 0}.items():
+            model = made("fie_toy", seed, width=64, depth=4, heads=4, shared=shared, longest=1)
+
+            def loss(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+                who, texts, where = two_facts(64, passages, g)
+                right = torch.zeros(*texts.shape, 1, dtype=torch.bool)
+                right[torch.arange(64), where, 1] = True
+                return answer_loss(spans(model, who, texts), right)
+
+            learn(model, loss, steps, seed, 7e-4)
+            with torch.no_grad():
+                who, texts, where = two_facts(1000, passages, torch.Generator().manual_seed(999))
+                best = spans(model, who, texts).flatten(1).argmax(1)
+            told[name] = float((best == where * 2 + 1).float().mean())
+        return told
+
+    said = f"who has which key, and what each of four keys opens, in five passages, {steps} steps of 64"
+    return Trial(said, "share of exact answers", (Rule("passages meet", "higher", "each alone"),), run)
+
+
 TRIALS = {
+    "fie": two_hops(),
     "uni_encoder": arrow(),
     "uni_encoder_speed": turns(
         "nano, ten answers of 16 words to a talk of 240", (Rule("one talk", "lower", "one talk an answer"),), one_talk

@@ -16,6 +16,7 @@ from plait.core.init import initialise
 from plait.parts.objectives.contrastive import contrastive
 from plait.parts.objectives.late import late
 from plait.parts.objectives.multilabel import decoupled_softmax, soft_topk_loss
+from plait.systems.text import dual_cross_encoder, endx_gam
 
 BEGIN, END, FIRST = 2, 3, 5  # ids; the first of a word
 Loss = Callable[[nn.Module, int, torch.Generator], Tensor]
@@ -258,7 +259,70 @@ def codes() -> Trial:
     return Trial(how, "recall@1 among 400", (Rule("eight codes", "higher", "one code"),), run)
 
 
+def views() -> Trial:
+    """Texts of many things, each kept behind four questions that it might be asked, or alone."""
+    language, how, lists = Language(100), dict(said=8, noisy=0), 4
+    slots = {side: {"kind": "text", "vocab": language.vocab} for side in ("a", "b")}
+
+    def batch(asked: Tensor, said: Tensor) -> dict:
+        there = torch.ones(len(asked), dtype=torch.bool)
+        return {"a": asked, "b": said, "present": {"a": there, "b": there}}
+
+    def run(seed: int) -> dict[str, float]:
+        def loss(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+            return dual_cross_encoder.objective(model, batch(*language.pairs(32, g, **how)), None, g)["views"]
+
+        def plain(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+            asked, said = language.pairs(32, g, **how)
+            return contrastive(model(asked), model(said), model.logit_scale)["contrastive"]
+
+        told = {}
+        for name, of in {"behind questions": loss, "alone": plain}.items():
+            made_of = dict(vocab=language.vocab, slots=slots, views=lists, length=32)
+            model = learn(made("dual_cross_encoder_toy", seed, **made_of), of, 1000, seed, 3e-3)
+            g = torch.Generator().manual_seed(999)
+            asked, said = language.pairs(400, g, asked=8, **how)  # all of its things, in the questions' words
+            things = asked[:, 1:-1]
+            ask = framed(things.gather(1, torch.rand(things.shape, generator=g).argsort(1)[:, :2]))
+            pseudo = things.gather(1, torch.rand(things.shape, generator=g).argsort(1)).unflatten(1, (lists, 2))
+            there, real = torch.ones_like(said, dtype=torch.bool), name != "alone"
+            asks = framed(pseudo.flatten(0, 1)).unflatten(0, (-1, lists))
+            keep = torch.full_like(asks, real, dtype=torch.bool)
+            with torch.no_grad():
+                scores = late(model)(model(ask), model.store(asks, keep, said, there))
+            told[name] = float((scores.argmax(1) == torch.arange(400)).float().mean())
+        return told
+
+    said = "texts of eight of 100 things, kept behind four questions of two things each or alone, 1000 steps of 32"
+    return Trial(said, "recall@1 among 400", (Rule("behind questions", "higher", "alone"),), run)
+
+
+def geometry() -> Trial:
+    """A dual encoder with and without what reading both sides together teaches it."""
+    language, how = Language(80), dict(said=6, noisy=3)
+    slots = {side: {"kind": "text", "vocab": language.vocab} for side in ("a", "b")}
+
+    def run(seed: int) -> dict[str, float]:
+        def loss(model: nn.Module, step: int, g: torch.Generator) -> Tensor:
+            asked, said = language.pairs(32, g, **how)
+            there = torch.ones(len(asked), dtype=torch.bool)
+            given = {"a": asked, "b": said, "present": {"a": there, "b": there}}
+            losses = endx_gam.objective(model, given, None, g)
+            return sum(losses.values()) if model.align else losses["match"]
+
+        told = {}
+        for name, align in {"geometry of both": 1.0, "matching alone": 0.0}.items():
+            model = made("endx_gam_toy", seed, vocab=language.vocab, slots=slots, align=align, length=32)
+            told[name] = found(learn(model, loss, 500, seed, 1e-3), language, **how)
+        return told
+
+    said = "questions of two of 80 things, texts of six and three more words, 500 steps of 32"
+    return Trial(said, "recall@1 among 400", (Rule("geometry of both", "higher", "matching alone"),), run)
+
+
 TRIALS = {
+    "dual_cross_encoder": views(),
+    "endx_gam": geometry(),
     "me_bert": several(),
     "poly_encoder": codes(),
     "decoupled_softmax_dexml": labels(),

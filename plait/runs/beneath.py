@@ -27,6 +27,7 @@ from plait.tasks.beneath.learn import Reader
 from plait.tasks.rowwise import Answer, AnswerTask
 
 CHUNK = 512  # rows that are decoded at once
+SURE = 2.0  # standard errors: the epoch that answers is the best of many, so chance has had many tries
 READ = ("number", "category", "text", "vector", "labels")  # kinds of which simple models see all
 WHAT = {
     "classes": "log loss",
@@ -138,14 +139,13 @@ class Beneath:
         self.truth = truth_of(task, rows, index)
         weight = task.row_weights(rows)
         self.weight = None if weight is None else weight[index]
-        # where simple models read all that there is, a network has to be surer of what it adds
-        self.least = 2.0 if all(slot.kind in READ for slot in rows.schema.slots) else 1.0
+        self.whole = all(slot.kind in READ for slot in rows.schema.slots)  # simple models read all that there is
         self.y = asked(model, rows, index)
 
     def guide(self, network: np.ndarray) -> float:
         """The task's guide of both together."""
         before: Any = self.ladder.network
-        self.ladder.join(self.answers, network, self.y, self.least, self.weight)
+        self.ladder.join(self.answers, network, self.y, SURE, self.weight)
         whole = self.ladder.whole(self.answers, network)
         self.ladder.network = before
         return self.task.guide(self.truth, self.task.finish({"outputs": whole}))
@@ -153,13 +153,13 @@ class Beneath:
     def alone(self, network: np.ndarray) -> dict[str, float]:
         """The guide of the network itself, where it reads what simple models do not see whole: while it gets better it
         may still get ahead."""
-        if self.least > 1.0:
+        if self.whole:
             return {}
         return {"alone": self.task.guide(self.truth, self.task.finish({"outputs": network}))}
 
     def settle(self, network: np.ndarray) -> str:
         """Decide how much the network says; a sentence on it."""
-        sure = self.ladder.join(self.answers, network, self.y, self.least, self.weight)
+        sure = self.ladder.join(self.answers, network, self.y, SURE, self.weight)
         if isinstance(self.ladder, Several) and self.ladder.heard:
             by = [name for name, (_, b) in zip(self.ladder.names, self.ladder.network) if b]
             return f"the network answers with them: {', '.join(by)}"

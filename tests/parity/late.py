@@ -24,10 +24,11 @@ LIMIT = 4e8  # parameters of a model that is compared whole
 
 @torch.no_grad()
 def parity(
-    name: str, reference: str, own: Callable[[nn.Module], int], wanted: Callable[[nn.Module, Tensor, Tensor], list]
-) -> Row:
-    """own(ours): how many parameters are of the paper alone. wanted(ours, x (B, N, D), keep) -> the vectors of a slot
-    that asks and of one that answers."""
+    name: str, reference: str, own: Callable[[nn.Module], int],
+    wanted: Callable[[nn.Module, Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], list],
+) -> Row:  # fmt: skip
+    """own(ours): how many parameters are of the paper alone. wanted(ours, read, ids (B, N), keep) -> the vectors of a
+    slot that asks and of one that answers; read(ids, keep) -> (B, N, D) what theirs makes of them."""
     declare_torchvision()
     from transformers import BertConfig, BertModel
 
@@ -47,7 +48,10 @@ def parity(
     plait.load_weights(ours, convert(theirs.state_dict(), rules) | rest)
     assert epsilons(ours) == epsilons(theirs)
     ids, keep = texts(made.vocab_size, 0)
-    x = theirs(input_ids=ids, attention_mask=keep.long()).last_hidden_state
+
+    def read(ids: Tensor, keep: Tensor) -> Tensor:
+        return theirs(input_ids=ids, attention_mask=keep.long()).last_hidden_state
+
     got = ours.embed({"a": ids, "b": ids, "keep": {"a": keep, "b": keep}})
-    error = max(relative_error(got[side], want) for side, want in zip("ab", wanted(ours, x, keep)))
+    error = max(relative_error(got[side], want) for side, want in zip("ab", wanted(ours, read, ids, keep)))
     return Row(name, f"transformers {reference}", *parameters, error)

@@ -13,7 +13,8 @@ CASES = {f"{SYSTEM}_{size}": f"google-bert/bert-{size}-uncased" for size in ("ba
 VIEWS = 8
 
 
-def wanted(ours, x, keep):
+def wanted(ours, read, ids, keep):
+    x = read(ids, keep)
     which = torch.arange(VIEWS).expand(len(x), -1)
     which = torch.where(which < keep.sum(1, keepdim=True), which, 0)  # the shortest text has seven tokens
     many = F.normalize(x.gather(1, which[..., None].expand(-1, -1, x.shape[2])), dim=-1)

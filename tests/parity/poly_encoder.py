@@ -14,7 +14,8 @@ CODES = {"base_16": 16, "base_64": 64, "base_360": 360}
 CASES = {f"{SYSTEM}_{size}": "google-bert/bert-base-uncased" for size in CODES}
 
 
-def wanted(ours, x, keep):
+def wanted(ours, read, ids, keep):
+    x = read(ids, keep)
     codes = ours.codes.table
     weights = (codes @ x.mT).masked_fill(~keep[:, None], -torch.inf).softmax(-1)  # (B, V, N)
     found = F.normalize(weights @ x, dim=-1)

@@ -75,11 +75,11 @@ def test_who_sees_whom(model):
 def test_without_the_arrow_it_is_an_encoder_of_each_side(model):
     talk, keep, answers, keeps = example()
     t = model.tokens(talk, keep, answers, keeps, diagonal)
-    alone = model.stack(model.embedded(talk, keep, torch.arange(12), 0))
+    alone = model.stack(model.text_embedding.at(talk, keep, torch.arange(12), 0))
     torch.testing.assert_close(mean(Tokens(t.x[:, :12], keep=keep)), mean(alone))
     places = keep.sum(1)[:, None] + torch.arange(7)
     for i in range(4):
-        one = model.stack(model.embedded(answers[:, i], keeps[:, i], places, 1))
+        one = model.stack(model.text_embedding.at(answers[:, i], keeps[:, i], places, 1))
         torch.testing.assert_close(model.read(talk, keep, answers, keeps, diagonal)[:, i], mean(one))
 
 

@@ -45,3 +45,9 @@ class TextEmbedding(nn.Module):
         if self.kinds is not None:
             t = t.replace(x=t.x + self.kinds(ids.new_zeros(1, 1) if kinds is None else kinds))
         return t.replace(x=self.drop(self.norm(t.x)))
+
+    def at(self, ids: Tensor, keep: Tensor | None, places: Tensor, kind: int) -> Tokens:
+        """The same of words that stand at `places`, (B, N) or (N,), in segments of one kind."""
+        t = self.positions(self.words(ids, keep), places)
+        x = t.x if self.kinds is None else t.x + self.kinds(ids.new_full((1, 1), kind))
+        return t.replace(x=self.drop(self.norm(x)))

@@ -37,6 +37,25 @@ def bare(tower: nn.Module) -> nn.Module:
     return tower
 
 
+def reach(tower: nn.Module) -> int | None:
+    """The most words that it has places for; None: any number."""
+    places = getattr(getattr(tower, "text_embedding", None), "positions", None)
+    return getattr(places, "length", getattr(tower, "length", None))
+
+
+def joined(
+    first: Tensor, keep: Tensor, second: Tensor, keeps: Tensor, most: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Two texts (B, N) and (B, M), ids with their masks, as one that begins once: ids, keep and which words are the
+    second's, each (B, L) with L at most `most`, the padding behind. Without a first text it is the second as it is."""
+    keeps = torch.cat([keeps[:, :1] & ~keep.any(1, keepdim=True), keeps[:, 1:]], 1)
+    ids, there = torch.cat([first, second], 1), torch.cat([keep, keeps], 1)
+    of = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) >= first.shape[1]
+    order = (~there).int().argsort(dim=1, stable=True)[:, :most]
+    ids, there, of = (x.gather(1, order) for x in (ids, there, of))
+    return ids.masked_fill(~there, 0), there, of & there
+
+
 class Sentences(nn.Module):
     """Token ids (B, N) -> unit vectors (B, E), by way of `tokens` and `pool`, which a system adds with `embed_width`.
 

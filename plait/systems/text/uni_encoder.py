@@ -73,12 +73,6 @@ class UniEncoder(nn.Module):
         self.stack = Stack(*post_norm_blocks(width, depth, heads, hidden or 4 * width, **how))
         self.score = nn.Linear(width, 1)
 
-    def embedded(self, ids: Tensor, keep: Tensor, places: Tensor, kind: int) -> Tokens:
-        """What the layers read of words (B, N), which stand at `places` (B, N) or (N,)."""
-        e = self.text_embedding
-        t = e.positions(e.words(ids, keep), places)
-        return t.replace(x=e.drop(e.norm(t.x + e.kinds(torch.full_like(ids, kind)))))
-
     def tokens(
         self, talk: Tensor, keep: Tensor, answers: Tensor, keeps: Tensor, sees: Callable[[Tensor], Tensor] = arrow
     ) -> Tokens:
@@ -90,8 +84,8 @@ class UniEncoder(nn.Module):
         check_length(m, self.length)
         at = torch.arange(max(n, m), device=talk.device)
         behind = (keep.sum(1)[:, None, None] + at[:m]).expand(-1, k, -1)
-        first = self.embedded(talk, keep, at[:n], 0)
-        rest = self.embedded(answers.flatten(1), keeps.flatten(1), behind.flatten(1), 1)
+        embed = self.text_embedding.at
+        first, rest = embed(talk, keep, at[:n], 0), embed(answers.flatten(1), keeps.flatten(1), behind.flatten(1), 1)
         who = torch.cat([torch.zeros_like(at[:n]), torch.arange(1, k + 1, device=talk.device).repeat_interleave(m)])
         t = Tokens(torch.cat([first.x, rest.x], 1), keep=torch.cat([real(first), real(rest)], 1))
         return self.stack(t.reading(allow=sees(who)))

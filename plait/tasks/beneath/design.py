@@ -21,7 +21,8 @@ from plait.tasks.beneath import seen
 
 FEW = 10  # levels of a category that trees read one by one; of more they read the target's means
 BINS = 10  # of a number, where linear models are to bend
-WIDE = 48  # columns of a block; of more, trees read so many directions of it
+MOST_COLUMNS = 256  # of a block that trees read one by one
+WIDE = 48  # directions that they read of a wider one, and of texts
 TERMS = ("words", "pairs", "characters")
 MOST_TERMS = 30_000  # of each sort, the most frequent
 MOST_CHARACTERS = 4_000_000  # that are cut into n-grams; of more text, only the beginnings of each
@@ -226,7 +227,7 @@ class Design:
         self.arrays[f"{name}.mean"] = there.mean(0)
         self.arrays[f"{name}.std"] = np.where(std > 1e-6, std, 1.0).astype(np.float32)
         self.told[name] = {"kind": kind, "norm": float(x.shape[1] ** 0.5) / 4 if x.shape[1] > 16 else 1.0}
-        if x.shape[1] > WIDE:
+        if x.shape[1] > MOST_COLUMNS:
             self.arrays[f"{name}.directions"] = _directions(self._centred(there, name), seed)
 
     def _fit_text(self, name: str, texts: list[str], seed: int) -> None:

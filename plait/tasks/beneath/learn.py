@@ -25,7 +25,7 @@ ROWS = {"linear": 60_000, "trees": 100_000}  # of more, so many are drawn
 WORK = (
     1.5e11  # multiplications of a convex solver, about a minute: of more, one fold; of twenty times more, no such rung
 )
-SMALL = 1000  # rows: of no more, kernels and trees grown at random are tried too
+SMALL = 2000  # rows: of no more, kernels and trees grown at random are tried too
 LEAVES = (2, 8)  # fewest rows of a leaf that are tried, of trees grown at random
 MANY = 20_000  # rows: of more, trees are tried on one fold
 Reader = Callable[[np.ndarray], Parts]  # what the rows (n,) of a training hold
@@ -238,13 +238,9 @@ class Learner:
                 if len(found) == 1 and len(self.y) > SMALL and self._hopeless(*found[0], scale):
                     return None
             rows = np.concatenate([test for test, _ in found])
-            losses = [
-                np.average(
-                    np.concatenate([self.asked.losses(self.ladder.on(z[i], scale), self.y[test]) for test, z in found]),
-                    weights=self._weight(rows),
-                )
-                for i in range(STEPS)
-            ]
+            y, w = self.y[rows], self._weight(rows)
+            steps = [self.ladder.on(np.concatenate([z[i] for _, z in found]), scale) for i in range(STEPS)]
+            losses = [float(np.average(self.asked.losses(self._told(z, y, w), y), weights=w)) for z in steps]
             step = int(np.argmin(losses))
             z = np.full((len(self.y), self.asked.count), np.nan)
             for test, staged in found:
@@ -359,6 +355,12 @@ class Learner:
 
     def _target(self, y: np.ndarray, scale: Scale) -> np.ndarray:
         return scale.to(self.ladder.own(y)) if isinstance(self.asked, Number) else y
+
+    def _told(self, z: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> np.ndarray:
+        """Answers as they count in a mix: those of classes at their best temperature, where rows are few enough."""
+        if not isinstance(self.asked, Classes) or len(y) > MANY:
+            return z
+        return self.asked.mixed(self.asked.mix([z], y, w), [z])
 
     def _tried(self, z: np.ndarray, y: np.ndarray, scale: Scale) -> Tried:
         """Outputs out of fold as answers, at their best temperature or factor."""
