@@ -11,6 +11,7 @@ import pytest
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import read_table
+from plait.runs.beneath import Beneath
 from plait.tasks.beneath import learn
 from plait.tasks.beneath.asked import Classes
 from plait.tasks.beneath.design import MOST_COLUMNS, WIDE, Design, parts
@@ -53,3 +54,25 @@ def test_trees_read_the_columns_of_a_vector_until_there_are_too_many():
         assert dense.shape[1] == (width if width <= MOST_COLUMNS else WIDE)
         if width <= MOST_COLUMNS:
             np.testing.assert_array_equal(dense, seen["vector_0"])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_network_that_may_be_lucky_has_no_say_whatever_it_reads(whole):
+    """Of many epochs the best is looked at: what is 1.5 standard errors better is not yet better."""
+    x, y = odd(400, 3, 0)
+    seen, schema, y = given(x, y, False)
+    beneath = object.__new__(Beneath)
+    beneath.ladder = learn.climb(partial(taken, seen), y, Classes(2), schema, 0)
+    beneath.whole, beneath.weight, beneath.y = whole, None, y[:200]
+    beneath.answers = beneath.ladder.beneath(taken(seen, np.arange(200)), np.ones(200, bool)) * 0  # they say nothing
+    rng = np.random.default_rng(0)
+    lucky = rng.normal(size=(4000, 200, 2))
+    for network in lucky:
+        sure = beneath.ladder.join(beneath.answers, network, beneath.y, 0.0)
+        if 1.4 < sure < 1.8:
+            break
+    else:
+        pytest.fail("none of 4,000 was so lucky")
+    assert beneath.settle(network).startswith("the simple models answer alone")
+    right = np.where(rng.random(200) < 0.8, beneath.y, 1 - beneath.y)
+    assert beneath.settle(np.eye(2)[right] * 2.0).startswith("the network answers with them")
