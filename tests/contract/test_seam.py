@@ -311,4 +311,5 @@ def test_sinkformer_changes_every_system_that_holds_the_seam_and_is_not_causal()
         assert all(torch.equal(before[k], back[k]) for k in before)
         changed.append(system.name)
     assert len(changed) >= 45, (len(changed), refused)
-    assert {name for name, why in refused.items() if "causal" not in why} == {"gemma_encoder", "tic"}, refused
+    # fie's words look at more than themselves: no matrix of theirs is square
+    assert {name for name, why in refused.items() if "causal" not in why} == {"fie", "gemma_encoder", "tic"}, refused
