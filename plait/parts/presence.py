@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plait.core.tokens import check_mask
@@ -64,6 +66,14 @@ def fill_absent(batch: dict, blanks: dict[str, Blank]) -> Streams:
         if keep is not None:
             keeps[slot] = keep & presents[slot].view(-1, *[1] * (keep.dim() - 1))
     return Streams(values, keeps, presents)
+
+
+def side_by_side(s: Streams, slots: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The texts of some slots as one (B, K, N), the shorter ones padded, and which of their words are real."""
+    longest = max(s.values[n].shape[1] for n in slots)
+    wide = [(0, longest - s.values[n].shape[1]) for n in slots]
+    ids = torch.stack([F.pad(s.values[n], pad) for n, pad in zip(slots, wide)], 1)
+    return ids, torch.stack([F.pad(s.mask(n), pad) for n, pad in zip(slots, wide)], 1)
 
 
 def visible(batch: dict, present: dict[str, Tensor]) -> dict[str, Tensor]:

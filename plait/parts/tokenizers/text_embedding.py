@@ -41,13 +41,12 @@ class TextEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, keep: Tensor | None = None, kinds: Tensor | None = None) -> Tokens:
         """keep (B, N) bool, None: all real. kinds (B, N) int64, None: all of the first kind."""
-        t = self.positions(self.words(ids, keep))
-        if self.kinds is not None:
-            t = t.replace(x=t.x + self.kinds(ids.new_zeros(1, 1) if kinds is None else kinds))
-        return t.replace(x=self.drop(self.norm(t.x)))
+        return self._normed(self.positions(self.words(ids, keep)), ids.new_zeros(1, 1) if kinds is None else kinds)
 
     def at(self, ids: Tensor, keep: Tensor | None, places: Tensor, kind: int) -> Tokens:
         """The same of words that stand at `places`, (B, N) or (N,), in segments of one kind."""
-        t = self.positions(self.words(ids, keep), places)
-        x = t.x if self.kinds is None else t.x + self.kinds(ids.new_full((1, 1), kind))
+        return self._normed(self.positions(self.words(ids, keep), places), ids.new_full((1, 1), kind))
+
+    def _normed(self, t: Tokens, kinds: Tensor) -> Tokens:
+        x = t.x if self.kinds is None else t.x + self.kinds(kinds)
         return t.replace(x=self.drop(self.norm(x)))

@@ -26,7 +26,7 @@ from plait.core.tokens import Tokens, mean, real, refuse
 from plait.core.weights import Drop, Rename
 from plait.errors import PlaitError
 from plait.parts.positions.learned import Learned, check_length
-from plait.parts.presence import Blank, fill_absent
+from plait.parts.presence import Blank, fill_absent, side_by_side
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers
@@ -133,9 +133,7 @@ class FiE(nn.Module):
         question, keep = s.values[ask], s.mask(ask)
         if not rest:
             rest, question, keep = [ask], question[:, :0], keep[:, :0]
-        longest = max(s.values[n].shape[1] for n in rest)
-        wide = [(s.values[n], s.mask(n), (0, longest - s.values[n].shape[1])) for n in rest]
-        passages, keeps = (torch.stack([F.pad(one[i], one[2]) for one in wide], 1) for i in (0, 1))
+        passages, keeps = side_by_side(s, rest)
         return self.tokens(question, keep, passages, keeps), keeps
 
     def fuse(self, batch: dict) -> dict:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Stack
@@ -24,7 +23,7 @@ from plait.core.tokens import Tokens, mean, real
 from plait.core.weights import Drop, Rename
 from plait.errors import PlaitError
 from plait.parts.positions.learned import check_length
-from plait.parts.presence import Blank, fill_absent
+from plait.parts.presence import Blank, fill_absent, side_by_side
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers
@@ -109,9 +108,7 @@ class UniEncoder(nn.Module):
             none = s.values[talk].new_zeros(s.values[talk].shape[0], 0, 1)
             t = self.tokens(s.values[talk], s.mask(talk), none, none.bool())
             return mean(t)[:, None], t
-        longest = max(s.values[n].shape[1] for n in answers)
-        ids = torch.stack([F.pad(s.values[n], (0, longest - s.values[n].shape[1])) for n in answers], 1)
-        keep = torch.stack([F.pad(s.mask(n), (0, longest - s.values[n].shape[1])) for n in answers], 1)
+        ids, keep = side_by_side(s, answers)
         t = self.tokens(s.values[talk], s.mask(talk), ids, keep)
         return means(t, keep), t
 
