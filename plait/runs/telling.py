@@ -35,12 +35,14 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         columns = ", ".join(c.name for c in data.schema.used("input") if c.kind == kind)
         console.say("towers", f"--pretrained would let {name} read {columns}: published weights, fetched once")
     width = "bfloat16" if plan.precision == "bf16" else "float32"
-    most = "at most " if plan.patience and plan.patience < plan.epochs else ""
+    least = clock(cost["seconds"] * (plan.patience + 1) / plan.epochs) if plan.patience else ""
+    waits = f"{least} to " if plan.patience and plan.patience + 1 < plan.epochs and not cost["folds_seconds"] else ""
+    few = f"{plan.patience + 1} to " if waits and plan.patience else ""
     console.say(
         "model",
-        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, {most}about "
-        f"{clock(cost['seconds'])} for "
-        f"{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
+        f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about "
+        f"{waits}{clock(cost['seconds'])} for "
+        f"{few}{plan.epochs} epoch{'s' * (plan.epochs > 1)} of {len(data.splits['train']):,} rows in {width}",
     )
     if cost["folds_seconds"]:
         console.say(

@@ -130,6 +130,7 @@ class AnswerTask(Task):
     costs: ClassVar[str] = "log loss"  # what `cost` is called
     one_of: ClassVar[bool] = False  # its `probabilities` sum to 1
     pools: ClassVar[bool] = False  # several models may answer it together
+    faultless: ClassVar[float | None] = None  # the guide of answers that are all right and sure, without a metric
 
     def pooled(self, outputs: Tensor) -> Tensor:
         """(B, K): what the outputs (M, B, K) of several models say together: of numbers the mean."""

@@ -121,7 +121,7 @@ class Trainer:
         while stopped is None:
             if self.epoch >= self.plan.epochs:
                 stopped = "finished"
-            elif self.plan.patience is not None and since_gain(self.rows, self.plan.least_gain) >= self.plan.patience:
+            elif self._in_vain():
                 stopped = "early"
             else:
                 stopped = self._epoch()
@@ -131,6 +131,13 @@ class Trainer:
         if self.best:
             load_strict(self.job.model, self.best)
         return History(self.rows, self.best_epoch, stopped, self.elapsed())
+
+    def _in_vain(self) -> bool:
+        """Whether the last epochs brought nothing that was worth them, or none can bring more."""
+        plan = self.plan
+        if plan.enough is not None and self.best_score >= plan.enough - plan.least_gain:
+            return True
+        return plan.patience is not None and since_gain(self.rows, plan.least_gain, plan.least_alone) >= plan.patience
 
     def _epoch(self) -> str | None:
         """Train to the end of the epoch and score it. Returns why to stop, if so."""

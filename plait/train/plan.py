@@ -24,6 +24,8 @@ class Plan:
     ema: float | None = None  # decay of an average of the weights, which is then what is scored and kept
     patience: int | None = None  # epochs without a better score before stopping
     least_gain: float = 0.0  # what a score must be better by for that
+    least_alone: float = 0.0  # what a score that the job notes as `alone` must be better by
+    enough: float | None = None  # the score of faultless answers: nothing is waited for behind it
     minutes: float | None = None  # time budget; the schedule then follows whichever is further, steps or clock
     precision: str = "fp32"  # or "bf16"
     seed: int = 0

@@ -79,13 +79,13 @@ def append(path: Path, row: dict) -> None:
         raise DataError(f"cannot write {path}: {refusal(error)}") from error
 
 
-def since_gain(rows: list[dict], least: float) -> int:
-    """Epochs behind the last one that was better than those before it by more than `least`, in its score or in what the
-    job notes as `alone`: of what is trained, without what answers beside it."""
+def since_gain(rows: list[dict], least: float, alone: float = 0.0) -> int:
+    """Epochs behind the last one that was better than those before it, by more than `least` in its score or by more
+    than `alone` in what the job notes as that: of what is trained, without what answers beside it."""
     since, best = 0, {"score": -math.inf, "alone": -math.inf}
     for row in rows:
         found = {name: row[name] for name in best if row.get(name) is not None}
-        gained = [name for name in found if found[name] > best[name] + least]
+        gained = [name for name in found if found[name] > best[name] + (least if name == "score" else alone)]
         since = 0 if gained else since + 1
         best |= {name: found[name] for name in gained}
     return since

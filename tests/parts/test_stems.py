@@ -1,4 +1,4 @@
-"""Stems of plait's own towers: pictures on an even ground are learnt soon."""
+"""Stems of plait's own towers: pictures on an even ground are learnt soon, and training computes little in vain."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from torch import nn
 
 from plait.core.init import initialise
 from plait.data.kinds.image import Picture
-from plait.parts.tokenizers.stems import ImageStem
-from plait.systems.unified.auto import Tower, summary
+from plait.parts.tokenizers.stems import ALIKE, ImageStem, SpectrogramStem
+from plait.systems.unified.auto import Auto, Tower, summary
 
 LETTERS, EACH, WIDTH = "abcdefghkm", 60, 64
 
@@ -63,3 +63,51 @@ def test_any_width_has_norms(width):
     stem = initialise(ImageStem(width, (64, 32)))
     t = stem(torch.randn(2, 3, 64, 32))
     assert t.x.shape == (2, 4 * 2, width) and t.grid == (4, 2)
+
+
+def gradients(module: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_recordings_are_trained_by_length_and_learn_the_same(monkeypatch):
+    stem = initialise(SpectrogramStem(16, 8)).double()
+    torch.manual_seed(0)
+    x, frames = torch.randn(21, 37, 8).double(), torch.randint(0, 30, (21,))
+    frames[5] = 37
+    keep, computed = torch.arange(37) < frames[:, None], []
+    whole = stem.whole
+    monkeypatch.setattr(stem, "whole", lambda x, keep: (computed.append(x.shape), whole(x, keep))[1])
+    found = {}
+    for training in (False, True):
+        t = stem.train(training)(x, keep)
+        real = t.x.masked_fill(~t.keep[..., None], 0.0)
+        found[training] = (real, t.keep, gradients(stem, real.square().sum()))
+    assert torch.equal(found[True][1], found[False][1])
+    torch.testing.assert_close(found[True][0], found[False][0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[True][2], found[False][2], rtol=1e-9, atol=1e-9)
+    assert computed[0] == (21, 37, 8) and all(len(shape) == 3 and shape[0] <= ALIKE for shape in computed[1:])
+    assert sum(shape[0] * shape[1] for shape in computed[1:]) < 0.7 * 21 * 37
+
+
+def test_what_is_absent_costs_nothing_in_training(monkeypatch):
+    slots = {"image_0": {"kind": "image", "size": (16, 16)}, "number": {"kind": "number", "features": 3}}
+    model = initialise(Auto(slots=slots, width=16, depth=1, heads=2, drop_path=0.0)).double()
+    torch.manual_seed(0)
+    batch = {"image_0": torch.randn(6, 3, 16, 16).double(), "number": torch.randn(6, 3).double()}
+    there = {"image_0": [True, False, True, False, False, True], "number": [True, True, False, True, True, True]}
+    seen = []
+    monkeypatch.setattr(
+        model.towers["image_0"].read.stem,
+        "forward",
+        lambda x, forward=model.towers["image_0"].read.stem.forward: (seen.append(len(x)), forward(x))[1],
+    )
+    for present, rows in ((there, 3), ({"image_0": [False] * 6, "number": [True] * 6}, 1)):
+        batch["present"], found = {slot: torch.tensor(p) for slot, p in present.items()}, {}
+        for training in (False, True):
+            out = model.train(training)(batch)
+            loss = out["fused"].square().sum() + sum(v.sum() for d in ("parts", "vectors") for v in out[d].values())
+            found[training] = ({k: out[k] for k in ("fused", "parts", "vectors")}, gradients(model, loss))
+        assert seen[-2:] == [6, rows]
+        torch.testing.assert_close(found[True], found[False], rtol=1e-9, atol=1e-11)

@@ -128,6 +128,23 @@ def test_what_gets_better_alone_is_waited_for(tmp_path, monkeypatch):
     assert history.stopped == "early" and len(history.rows) == 5 + 3 and history.best_epoch == 1
 
 
+def test_what_gets_better_alone_by_less_than_a_row_is_not_waited_for(tmp_path, monkeypatch):
+    job, alone = ToyJob(), iter([0.1, 0.4, *(0.4 + 1e-3 * n for n in range(1, 20))])
+    monkeypatch.setattr(job, "score", lambda model: (0.7, {"alone": next(alone)}))
+    plan = replace(PLAN, epochs=12, least_gain=1e-4, least_alone=0.05)
+    assert len(train(job, plan, tmp_path, device="cpu").rows) == 2 + 3
+
+
+def test_behind_a_faultless_epoch_nothing_is_waited_for(tmp_path, monkeypatch):
+    scores = [0.5, 0.8, 0.99995, 0.9, 0.9, 0.9, 0.9]
+    for enough, rows in ((1.0, 3), (1.1, 3 + 3), (None, 3 + 3)):
+        job, told = ToyJob(), iter(scores)
+        monkeypatch.setattr(job, "score", lambda model, told=told: (next(told), {}))
+        plan = replace(PLAN, epochs=12, least_gain=1e-4, enough=enough)
+        history = train(job, plan, tmp_path / str(enough), device="cpu")
+        assert history.stopped == "early" and len(history.rows) == rows and history.best_epoch == 3
+
+
 def test_a_checkpoint_of_before_a_setting_was_there_goes_on(tmp_path, monkeypatch):
     plan = replace(PLAN, epochs=1)
     train(ToyJob(), plan, tmp_path, device="cpu")

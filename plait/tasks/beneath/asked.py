@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
+from threadpoolctl import threadpool_limits
 
 MOST_CLASSES, MOST_LABELS = 40, 20  # of which trees are grown
 MOST_WEIGHT = 4.0  # of an answer in a mix
 DOUBT = 0.01  # that a forest never saw such a row
 ITERATIONS = 300  # of the convex solver
+SHORT = 1e8  # multiplications of one of its steps: of fewer, threads of BLAS wait for each other ten times as long
 
 
 class Classes:
@@ -219,6 +221,8 @@ def _logistic(x: Any, y: np.ndarray, strength: float, weight: np.ndarray | None)
     wide = x.shape[1] > 2000  # then gradients averaged over rows need a tenth of the time
     how = dict(solver="sag", max_iter=100, tol=1e-3, random_state=0) if wide else dict(max_iter=ITERATIONS, tol=1e-4)
     model = LogisticRegression(C=strength, **how)
-    with warnings.catch_warnings():  # that it stopped early is no news: the best strength is seen on other rows
+    threads = 1 if x.shape[0] * x.shape[1] * len(np.unique(y)) < SHORT else None
+    # that it stopped early is no news: the best strength is seen on other rows
+    with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
         warnings.simplefilter("ignore")
         return model.fit(x, y, sample_weight=weight)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 BATCH = 4096  # rows that walk down all trees at once
 FOREST = 100  # extremely randomised trees
@@ -105,6 +106,7 @@ def scattered(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, *, classe
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     how = dict(n_estimators=FOREST, min_samples_leaf=leaf, max_features=0.5, random_state=seed)
+    how["n_jobs"] = torch.get_num_threads()
     model = (ExtraTreesClassifier(**how) if classes else ExtraTreesRegressor(**how)).fit(x, y, sample_weight=weight)
     nodes = []
     for one in model.estimators_:
