@@ -71,6 +71,33 @@ def arrow() -> Trial:
     return Trial(said, "recall@1 among 10", rules, run)
 
 
+def along() -> Trial:
+    """The same lists, of which a few vectors are kept: they read the talk along with its encoder, or are compared with
+    what that makes of it alone."""
+    language, how = Language(40), dict(said=6, noisy=2)
+
+    def met(model: nn.Module, said: Tensor, asked: Tensor) -> Tensor:
+        kept = model.store(asked, torch.ones_like(asked, dtype=torch.bool))
+        there = torch.ones_like(said, dtype=torch.bool)
+        return model.scores(said, there, kept.expand(len(said), *kept.shape)) / kept.shape[-1] ** 0.5
+
+    def apart(model: nn.Module, said: Tensor, asked: Tensor) -> Tensor:
+        kept = model.store(asked, torch.ones_like(asked, dtype=torch.bool)).mean(1)
+        talk = model.stack(model.text_embedding(said, torch.ones_like(said, dtype=torch.bool))).x.mean(1)
+        return talk @ kept.mT / kept.shape[-1] ** 0.5
+
+    def run(seed: int) -> dict[str, float]:
+        told = {}
+        for name, scores in {"read along": met, "each side alone": apart}.items():
+            model = made("mixencoder_toy", seed, vocab=language.vocab)
+            learn(model, listwise(scores, language, 10, **how), 1200, seed, 1e-3)
+            told[name] = best_of(scores, model, language, 10, 40, **how)
+        return told
+
+    said = "texts of six of 40 things and two more words, and ten that say two of them, 1200 steps of ten"
+    return Trial(said, "recall@1 among 10", (Rule("read along", "higher", "each side alone"),), run)
+
+
 def one_talk() -> dict[str, Callable[[], object]]:
     """Ten answers of 16 words to a talk of 240, read with it once, or each with it."""
     model = plait.create_model("uni_encoder_nano").eval()
@@ -144,6 +171,7 @@ def two_hops(steps: int = 900, passages: int = 5) -> Trial:
 
 TRIALS = {
     "fie": two_hops(),
+    "mixencoder": along(),
     "uni_encoder": arrow(),
     "uni_encoder_speed": turns(
         "nano, ten answers of 16 words to a talk of 240", (Rule("one talk", "lower", "one talk an answer"),), one_talk

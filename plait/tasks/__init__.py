@@ -27,6 +27,7 @@ CHOICES = (
     "caption",
     "write",
     "answer",
+    "recall",
     "restore",
     "generate",
     "act",

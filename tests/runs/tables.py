@@ -29,6 +29,7 @@ TARGETS = {
     "caption": "said",
     "write": "said",
     "answer": "said",
+    "recall": "said",
     "restore": "clear",
     "generate": "photo",
     "detect": "things",
