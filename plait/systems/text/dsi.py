@@ -11,14 +11,10 @@ text, is what `classify` does. Texts and questions are drawn as often as the tab
 
 from __future__ import annotations
 
-from plait.systems.text import t5
+from plait.systems.text.t5 import RULES as T5_RULES
+from plait.systems.text.t5 import T5
 
-
-class DSI(t5.T5):
-    """A text or a question (B, M) read, a name written (B, N) -> logits (B, N, V) of the word after each."""
-
-
-MODEL = DSI
+MODEL = T5
 TAKES = ("text",)
 ROLES = ("generator",)
 DEFAULT = "nano"
@@ -32,4 +28,4 @@ SIZES = {
     "xxl": dict(width=1024, depth=24, heads=128, head_width=128, hidden=65536),
 }
 WEIGHTS = {}
-RULES = t5.RULES
+RULES = T5_RULES
