@@ -35,9 +35,10 @@ def announce(console: Console, data: Prepared, made: BoundRecipe, plan: Plan, co
         columns = ", ".join(c.name for c in data.schema.used("input") if c.kind == kind)
         console.say("towers", f"--pretrained would let {name} read {columns}: published weights, fetched once")
     width = "bfloat16" if plan.precision == "bf16" else "float32"
-    least = clock(cost["seconds"] * (plan.patience + 1) / plan.epochs) if plan.patience else ""
-    waits = f"{least} to " if plan.patience and plan.patience + 1 < plan.epochs and not cost["folds_seconds"] else ""
-    few = f"{plan.patience + 1} to " if waits and plan.patience else ""
+    waits = few = ""  # where training may end early: the least time, and epochs
+    if plan.patience and plan.patience + 1 < plan.epochs and not cost["folds_seconds"]:
+        waits = f"{clock(cost['seconds'] * (plan.patience + 1) / plan.epochs)} to "
+        few = f"{plan.patience + 1} to "
     console.say(
         "model",
         f"{made.title}: {cost['parameters'] / 1e6:.1f} M parameters, about {cost['memory_gb']:.1f} GB, about "

@@ -75,12 +75,16 @@ class Captioner(TaskModel):
         else:
             written = generate(system, ready, most=self.most)
             tokens, score = written.tokens, written.score
-        loss = torch.full_like(score, torch.nan)
-        if "target" in batch:
-            logits, true = self.next(ready, batch["target"][self.name])
-            cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
-            loss = torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
-        return {"tokens": tokens, "score": score, "loss": loss, "there": there}
+        return {"tokens": tokens, "score": score, "loss": self.cost(ready, batch, there), "there": there}
+
+    def cost(self, ready: dict, batch: dict, there: Tensor) -> Tensor:
+        """(B,): what the true text costs, NaN where the batch holds none or nothing is `there` (B,) to read."""
+        loss = torch.full(there.shape, torch.nan, device=there.device)
+        if "target" not in batch:
+            return loss
+        logits, true = self.next(ready, batch["target"][self.name])
+        cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
+        return torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
         ready, there = self.read(batch)

@@ -51,7 +51,7 @@ class Classify(AnswerTask):
     """
 
     name = choice = "classify"
-    faultless = 1.0
+    faultless: ClassVar[float | None] = 1.0
     one_of = True
     noun = "classification"
     roles: ClassVar[tuple[str, ...]] = ROLES

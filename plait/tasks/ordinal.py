@@ -72,6 +72,7 @@ class Ordinal(Classify):
     classes."""
 
     name = choice = "ordinal"
+    faultless = None
     noun = "ordinal regression"
     asks = "ordinal"
     metrics = ordinal.LEVELS

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from plait.data.rows import Rows
@@ -63,12 +61,7 @@ class Recaller(Captioner):
             self._trie = Trie(self.names, self.bound.system.end)
         ready, there = self.read(batch)
         tokens, scores = recall(self.bound.system, ready, self._trie, BEAMS)
-        loss = torch.full_like(scores[:, 0], torch.nan)
-        if "target" in batch:
-            logits, true = self.next(ready, batch["target"][self.name])
-            cost = F.cross_entropy(logits.flatten(0, 1), true.flatten(), ignore_index=-100, reduction="none")
-            loss = torch.where((true >= 0).any(1) & there, cost.view_as(true).sum(1), loss)
-        return {"names": tokens, "scores": scores, "loss": loss, "there": there}
+        return {"names": tokens, "scores": scores, "loss": self.cost(ready, batch, there), "there": there}
 
 
 class Recall(Write):
