@@ -178,8 +178,10 @@ def model_info(name: str) -> ModelInfo:
     if name in known:
         return ModelInfo(f"{name}_{known[name].default}", known[name].default, known[name])
     for system in known.values():
+        if not name.startswith(f"{system.name}_"):
+            continue
         size = name.removeprefix(f"{system.name}_")
-        if size != name and size in system.sizes:
+        if size in system.sizes:
             return ModelInfo(name, size, system)
         size, _, tag = size.rpartition(".")
         if f"{size}.{tag}" in system.tags:

@@ -50,4 +50,4 @@ def _literal(node: ast.expr, names: dict):
             for k in node.keywords:
                 out |= _literal(k.value, names) if k.arg is None else {k.arg: _literal(k.value, names)}
             return out
-    raise _NotLiteral(ast.dump(node))
+    raise _NotLiteral

@@ -57,7 +57,12 @@ def reads_for(task: str, takes: Iterable[str]) -> bool:
 
 def tasks_of(info: catalog.ModelInfo) -> tuple[str, ...]:
     """The tasks that a model can do: it has one of the roles, and reads what the task is of."""
-    return tuple(task for task in CHOICES if set(roles_for(task)) & set(info.roles) and reads_for(task, info.takes))
+    return _done_by(frozenset(info.roles), frozenset(info.takes))
+
+
+@cache
+def _done_by(roles: frozenset[str], takes: frozenset[str]) -> tuple[str, ...]:
+    return tuple(task for task in CHOICES if roles & set(roles_for(task)) and reads_for(task, takes))
 
 
 def list_models(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from plait.errors import PlaitError
 from plait.train.parallel import to_device
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # Layers that multiply by their weight. All else (norms, biases, positions, special tokens, lookups, scales) is not
 # decayed: decay pulls a factor or a row that is seldom looked up towards zero without the gradient having asked for it.
@@ -79,14 +83,20 @@ def clip(parameters: Iterable[Tensor], limit: float) -> None:
     """
     parameters = [p for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    norm = whole(norm)
     if norm.device.type != "cpu" or norm > limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
 
+def sharded(t: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is spread over processes. What makes such tensors takes a second to import."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(t, tensors.DTensor)
+
+
 def whole(t: Tensor) -> Tensor:
     """The full tensor of one that may be sharded over processes (all of them must ask)."""
-    return t.full_tensor() if isinstance(t, DTensor) else t
+    return t.full_tensor() if sharded(t) else t
 
 
 def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +106,9 @@ def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def placed_like(t: Tensor, like: Tensor) -> Tensor:
     """A full tensor, copied to where `like` is and sharded as it is."""
-    if isinstance(like, DTensor):
+    if sharded(like):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(t.to(like.device), like.device_mesh, like.placements)
     return torch.empty_like(like, dtype=t.dtype).copy_(t)
 

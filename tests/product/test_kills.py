@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-FIT = """
-import sys, plait
+import plait
+from plait.cli import main
 from plait.runs.console import Console
-plait.fit("digits.parquet", out=sys.argv[1], target="digit", system="auto_toy", image_size=16, epochs=3, batch_size=16,
-          precision="fp32", folds=1,
-    ema=float(sys.argv[2]) or None, checkpoint_seconds=0.0, console=Console(quiet=True))
-"""  # checkpoint_seconds is no option of the command line: 0 means after every step
+from tests.processes import ready, said
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
 
@@ -47,18 +44,27 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
-def begin(home: Path, name: str, ema: float = 0.0) -> subprocess.Popen:
-    return launch(home, "-c", FIT, name, str(ema))
+def fit(out: str, ema: float) -> None:
+    plait.fit(
+        "digits.parquet", out=out, target="digit", system="auto_toy", image_size=16, epochs=3, batch_size=16,
+        precision="fp32", folds=1, ema=ema or None, checkpoint_seconds=0.0, console=Console(quiet=True),
+    )  # fmt: skip
+    # checkpoint_seconds is no option of the command line: 0 means after every step
 
 
-def resume(home: Path, name: str) -> subprocess.Popen:
-    return launch(home, "-m", "plait.cli", "fit", "--resume", name, "--quiet")
+def begin(home: Path, name: str, ema: float = 0.0) -> BaseProcess:
+    return launch(home, name, fit, name, ema)
 
 
-def launch(home: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def resume(home: Path, name: str) -> BaseProcess:
+    return launch(home, name, main, ["fit", "--resume", name, "--quiet"])
+
+
+def launch(home: Path, name: str, function, *words) -> BaseProcess:
+    log = home / f"{name}.log"
+    process = ready().Process(target=said, args=(function, words, str(home), str(log)), name=str(log))
+    process.start()
+    return process
 
 
 def undisturbed(home: Path, ema: float = 0.0) -> Path:
@@ -69,17 +75,18 @@ def undisturbed(home: Path, ema: float = 0.0) -> Path:
     return folder
 
 
-def finished(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out + err
+def finished(process: BaseProcess) -> str:
+    process.join(120)
+    text = Path(process.name).read_text()
+    assert process.exitcode == 0, text
+    return text
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: BaseProcess) -> None:
     """kill -9; the process must still have been at work."""
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def newest(folder: Path) -> int:
@@ -88,11 +95,11 @@ def newest(folder: Path) -> int:
     return max((int(p.name) for p in home.iterdir() if p.name.isdigit()), default=0) if home.is_dir() else 0
 
 
-def wait(process: subprocess.Popen, reached) -> None:
+def wait(process: BaseProcess, reached) -> None:
     """Until `reached()`, a millisecond at a time."""
     end = time.monotonic() + 60
     while not reached():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), Path(process.name).read_text()
         assert time.monotonic() < end
         time.sleep(0.001)
 
@@ -124,13 +131,17 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(home, ema, kills):
 
 
 def test_killed_while_reading_nothing_is_left(home):
-    process = begin(home, "reading")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "plait.cli", "fit", "digits.parquet", "--target", "digit", "-o", "reading"]
+    process = subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
     time.sleep(2 * np.random.default_rng(3).random())  # still importing or reading
-    kill(process)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
     assert not (home / "reading").exists()
-    process = resume(home, "reading")
-    message = process.communicate(timeout=60)[1]
-    assert process.returncode == 2 and message == "plait: reading is no run folder: it has no config.json\n"
+    resumed = resume(home, "reading")
+    resumed.join(60)
+    message = Path(resumed.name).read_text()
+    assert resumed.exitcode == 2 and message == "plait: reading is no run folder: it has no config.json\n"
 
 
 def test_killed_before_the_first_checkpoint_it_starts_again(home):

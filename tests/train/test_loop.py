@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ from plait.errors import UsageError
 from plait.train import checkpoint
 from plait.train.loop import Plan, train
 from plait.train.steps import step_seed
+from tests.processes import ready
 from tests.train.toyjob import ROWS, STEPS, ToyJob, run, weights_hash
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +30,7 @@ PLAN = Plan(epochs=8, batch_size=ROWS, lr=2e-3, ema=0.9, patience=3, checkpoint_
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that have imported everything already, where the system can fork them."""
-    way = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(way)
-    if way == "forkserver":
-        context.set_forkserver_preload(["tests.train.toyjob", "accelerate"])
-    return context
+    return ready()
 
 
 def start(processes, folder: Path, plan: Plan, job: dict | None = None, environment: dict | None = None):

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 MOST_CLASSES, MOST_LABELS = 40, 20  # of which trees are grown
 MOST_WEIGHT = 4.0  # of an answer in a mix
@@ -215,6 +216,12 @@ def _weights(loss, count: int) -> np.ndarray:
     return found.x
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries that multiply: to find them takes as long as a small model."""
+    return ThreadpoolController()
+
+
 def _logistic(x: Any, y: np.ndarray, strength: float, weight: np.ndarray | None):
     from sklearn.linear_model import LogisticRegression
 
@@ -223,6 +230,6 @@ def _logistic(x: Any, y: np.ndarray, strength: float, weight: np.ndarray | None)
     model = LogisticRegression(C=strength, **how)
     threads = 1 if x.shape[0] * x.shape[1] * len(np.unique(y)) < SHORT else None
     # that it stopped early is no news: the best strength is seen on other rows
-    with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
+    with warnings.catch_warnings(), _libraries().limit(limits=threads, user_api="blas"):
         warnings.simplefilter("ignore")
         return model.fit(x, y, sample_weight=weight)
