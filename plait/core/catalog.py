@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import gc
 import importlib
 import inspect
 import re
@@ -300,13 +301,19 @@ def declared(room: Path, read: Callable[[Path], T]) -> tuple[dict[str, T], dict[
     """{name: what `read` finds in the file}, and {name: what is wrong with it} of files that it cannot read: one that
     is half written takes no other down."""
     found, faults = {}, {}
-    for path in papers(room):
-        try:
-            found[path.stem] = read(path)
-        except SyntaxError as error:
-            faults[path.stem] = f"{path}, line {error.lineno}: {error.msg}"
-        except PlaitError as error:
-            faults[path.stem] = str(error)
+    collecting = gc.isenabled()
+    gc.disable()  # a syntax tree is many objects, none of them garbage: to look for some takes as long as to parse
+    try:
+        for path in papers(room):
+            try:
+                found[path.stem] = read(path)
+            except SyntaxError as error:
+                faults[path.stem] = f"{path}, line {error.lineno}: {error.msg}"
+            except PlaitError as error:
+                faults[path.stem] = str(error)
+    finally:
+        if collecting:
+            gc.enable()
     return found, faults
 
 
