@@ -7,10 +7,12 @@ import copy
 import io
 import itertools
 import sys
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch._export.serde.serialize import GraphModuleDeserializer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -345,7 +347,16 @@ def kept(program):
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
-    return torch.export.load(file).module()
+    with mock.patch.object(GraphModuleDeserializer, "_parse_sym_expr", parsed_once):
+        return torch.export.load(file).module()
+
+
+def parsed_once(self, text, hint=None, parse=GraphModuleDeserializer._parse_sym_expr):
+    """A file tells the formula of a size again for each tensor that has it: to parse them all is most of loading it."""
+    known = vars(self).setdefault("parsed", {})
+    if (text, hint) not in known:
+        known[text, hint] = parse(self, text, hint)
+    return known[text, hint]
 
 
 class Exportable(torch.nn.Module):

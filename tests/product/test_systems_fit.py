@@ -154,21 +154,21 @@ def scattered() -> dict[str, list]:
 
 WORD, PAIR = {"word": "text"}, ["photo", "name"]
 SAMPLES = [
-    Sample({"image"}, True, "classify", digits, dict(target="label", epochs=10)),
+    Sample({"image"}, True, "classify", digits, dict(target="label", epochs=5)),
     Sample({"audio"}, True, "classify", speech, dict(target="label", epochs=10)),
     Sample({"text"}, True, "classify", scripts, dict(target="label", kinds={"name": "text"}, epochs=20)),
-    Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=24, lr=2e-3)),
+    Sample({"image", "text"}, True, "classify", said, dict(target="label", kinds=WORD, epochs=12, lr=2e-3)),
     Sample(
         {"image", "text"},
         False,
         "retrieve",
         captions,
-        dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=14, lr=3e-3),
+        dict(task="retrieve", inputs=PAIR, kinds={"name": "text"}, epochs=7, lr=3e-3),
     ),
     Sample({"image"}, False, "caption", captions, dict(task="caption", target="name", epochs=10, lr=2e-3)),
     Sample({"text"}, True, "write", sequels, dict(task="write", target="answer", kinds={"said": "text"}, epochs=12)),
     Sample({"points"}, True, "classify", clouds, dict(target="label", kinds={"cloud": "points"}, epochs=12)),
-    Sample({"image"}, True, "detect", scattered, dict(task="detect", target="blocks", epochs=20)),
+    Sample({"image"}, True, "detect", scattered, dict(task="detect", target="blocks", epochs=10)),
     Sample({"series"}, True, "act", played, dict(task="act", epochs=20)),
     Sample(
         {"image", "text", "number", "category"}, False, "classify", mixed, dict(target="label", kinds=WORD, epochs=5)
@@ -183,7 +183,7 @@ ALONE = [  # for systems that none of those is for
 
 
 # What stands between what is seen and what is said is learnt later here: so many times as many epochs.
-LATE = {"idefics2": 3, "agentic_transformer": 3}
+LATE = {"idefics2": 3, "agentic_transformer": 3, "cct": 2, "vmoe": 2}
 
 
 def samples(system: System) -> list[Sample]:
