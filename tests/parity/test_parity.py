@@ -28,6 +28,7 @@ RECORDED = (
     "vision_rwkv_tiny",
     "vit_resnas_tiny",
     "vmoe_s32_last2_e8",
+    "zorro_geglu_512",
 )
 
 
