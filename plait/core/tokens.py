@@ -138,13 +138,26 @@ def join(*streams: Tokens, kinds: tuple[str, ...] | None = None) -> Tokens:
     return Tokens(x, keep=keep, weight=weight, prefix=prefix, kinds=spans, context=context).with_losses(*streams)
 
 
+def apart(x: Tensor, kinds: tuple[tuple[str, int], ...], dim: int = 1) -> dict[str, Tensor]:
+    """What is of each kind along `dim`: one kind's runs after one another."""
+    runs: dict[str, list[Tensor]] = {}
+    for (name, _), run in zip(kinds, x.split([count for _, count in kinds], dim), strict=True):
+        runs.setdefault(name, []).append(run)
+    return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim) for name, parts in runs.items()}
+
+
+def together(parts: dict[str, Tensor], kinds: tuple[tuple[str, int], ...], dim: int = 1) -> Tensor:
+    """Undoes `apart`: what is of each kind, in the order in which `kinds` has its runs."""
+    runs = {name: iter(x.split([count for kind, count in kinds if kind == name], dim)) for name, x in parts.items()}
+    return torch.cat([next(runs[name]) for name, _ in kinds], dim)
+
+
 def by_kind(t: Tokens) -> dict[str, Tokens]:
     """The tokens of each kind, as `kinds` says: features and masks alone. Raises ValueError where it is not known."""
     if t.kinds is None or sum(count for _, count in t.kinds) != t.x.shape[1]:
         raise PlaitError(f"got {t.x.shape[1]} tokens of kinds {t.kinds}, expected each to be of one")
-    names, counts = zip(*t.kinds)
-    keeps = (None,) * len(names) if t.keep is None else t.keep.split(counts, 1)
-    return {n: Tokens(x, keep=keep) for n, x, keep in zip(names, t.x.split(counts, 1), keeps, strict=True)}
+    keeps = {} if t.keep is None else apart(t.keep, t.kinds)
+    return {name: Tokens(x, keep=keeps.get(name)) for name, x in apart(t.x, t.kinds).items()}
 
 
 def check_mask(keep: Tensor | None, rows: int, count: int | None = None, what: str = "keep") -> None:

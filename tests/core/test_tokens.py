@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plait.core.block import Block, FeedForward, Pre, Stack
-from plait.core.tokens import Tokens, by_kind, join, prepend
+from plait.core.tokens import Tokens, apart, by_kind, join, prepend, together
 
 
 def tokens(n=3, **fields):
@@ -25,6 +25,15 @@ def test_joined_streams_keep_what_one_sequence_can_hold():
     parts = by_kind(t)
     assert torch.equal(parts["image"].x, b.x) and torch.equal(parts["text"].keep, a.keep)
     assert prepend(torch.zeros(1, 2, 4), t).kinds[0] == ("special", 2)
+
+
+def test_a_kind_that_comes_again_is_taken_out_whole_and_put_back():
+    kinds = (("text", 1), ("image", 2), ("text", 2))
+    t = tokens(5, keep=torch.tensor([[True, False, True, False, True]] * 2), kinds=kinds)
+    parts = by_kind(t)
+    assert torch.equal(parts["text"].x, t.x[:, [0, 3, 4]]) and torch.equal(parts["text"].keep, t.keep[:, [0, 3, 4]])
+    assert torch.equal(together({name: part.x for name, part in parts.items()}, kinds), t.x)
+    assert torch.equal(together(apart(t.x.mT, kinds, 2), kinds, 2), t.x.mT)
 
 
 @pytest.mark.parametrize("field", [{"pos": torch.zeros(3, 2)}, {"lengths": (3,)}, {"memory": {}}, {"prefix": 1}])

@@ -23,8 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.core.attend import Attend
-from plait.core.block import DropPath, Layer, Pre, Stack, drop_rates
+from plait.core.block import DropPath, Pre, Stack, drop_rates
 from plait.core.memory import Memory
 from plait.core.tokens import Tokens, by_kind, join
 from plait.core.weights import Drop, Join, Lift, Rename, Rule
@@ -35,43 +34,15 @@ from plait.parts.presence import Blank, fill_absent, masked
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
 from plait.parts.tokenizers.words import WordTokens
+from plait.parts.towers.multiway import Expert, Multiway
 from plait.systems.pairs.git import Cache
 from plait.systems.vision.vit_beit3 import Norm, SubAttention, SubFeedForward
 
 
-class Expert(nn.Module):
-    """One modality's half of a layer: what it asks of all tokens, and what it makes of the answer."""
-
-    def __init__(self, width: int, heads: int, hidden: int, drop: float):
-        super().__init__()
-        self.norm, self.mix, self.drop = Norm(width), SubAttention(width, heads), DropPath(drop)
-        self.mix.attend = None  # all experts' projections meet in one
-        self.feed = Pre(Norm(width), SubFeedForward(width, hidden), DropPath(drop))
-
-    def project(self, t: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, N, E)."""
-        return self.mix.project(t.replace(x=self.norm(t.x)))
-
-    def merge(self, t: Tokens, y: Tokens) -> Tokens:
-        """The tokens after this layer, given what attention gathered for them, x (B, H, N, E)."""
-        return self.feed(t.replace(x=t.x + self.drop(self.mix.merge(y).x)))
-
-
-class Multiway(Layer):
-    """Tokens (B, N, D), whose `kinds` say which expert each is for -> the same: each through its own, one attention
-    among all. causal: the context says who may attend to whom."""
-
-    def __init__(self, experts: dict[str, Expert], causal: bool):
-        super().__init__()
-        self.experts, self.attend = nn.ModuleDict(experts), Attend(causal=causal)
-
-    def forward(self, t: Tokens) -> Tokens:
-        streams = by_kind(t)
-        asked = [self.experts[kind].project(s) for kind, s in streams.items()]
-        y = self.attend(t, *(torch.cat(parts, 2) for parts in zip(*asked)))
-        parts = y.x.split([s.x.shape[1] for s in streams.values()], 2)
-        after = [self.experts[kind].merge(s, s.replace(x=part)) for (kind, s), part in zip(streams.items(), parts)]
-        return t.carry(y, torch.cat([s.x for s in after], 1)).with_losses(*after)
+def expert(width: int, heads: int, drop: float) -> Expert:
+    """One modality's half of a layer."""
+    feed = Pre(Norm(width), SubFeedForward(width, 4 * width), DropPath(drop))
+    return Expert(SubAttention(width, heads), feed, norm=Norm(width), after=DropPath(drop))
 
 
 def words(module: nn.Embedding) -> None:
@@ -113,7 +84,7 @@ class BEiT3(nn.Module):
         self.words, self.places = WordTokens(vocab, width), SequencePositions(length, width)
         drops = drop_rates(drop_path, depth)
         self.layers = Stack(
-            *(Multiway({slot: Expert(width, heads, 4 * width, d) for slot in kinds}, captions) for d in drops)
+            *(Multiway({slot: expert(width, heads, d) for slot in kinds}, causal=captions) for d in drops)
         )
         self.norms = nn.ModuleDict({slot: Norm(width) if normed else nn.Identity() for slot in kinds})
         projections = {slot: nn.Linear(width, width, bias=False) for slot in kinds}
