@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -62,17 +63,19 @@ class Model(nn.Module):
         return self.head(self.norm(self.stack(Tokens(self.words(ids)).reading(layout=Layout(runs))).x))
 
 
-def losses(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
+def losses(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Of the next pixel and of the next letter."""
     logits = model(ids[:, :-1])
     loss = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     return loss[:, : PIXELS - 1].mean(), loss[:, PIXELS - 1 :].mean()
 
 
-def curve(kinds: int, width: int, steps: int, seed: int, every: int) -> list[tuple[float, float]]:
-    """(pixels, letters): the loss on rows left out, after every few steps."""
+def curve(
+    kinds: int, width: int, steps: int, seed: int, every: int, made: Callable[[int, int], nn.Module] = Model
+) -> list[tuple[float, float]]:
+    """(pixels, letters): the loss on rows left out, after every few steps. made(width, kinds): the model."""
     with torch.device("meta"):
-        model = Model(width, kinds)
+        model = made(width, kinds)
     model, data, found = initialise(model, seed=seed), rows(), []
     train, test = data[:1500], data[1500:1628]
     g = torch.Generator().manual_seed(seed)

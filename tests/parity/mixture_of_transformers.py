@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import plait
 from plait.core.block import Stack
@@ -43,16 +44,16 @@ def sequence(width: int, kinds: tuple[tuple[str, int], ...]) -> Tokens:
     return Tokens(torch.randn(2, 20, width, generator=torch.Generator().manual_seed(5)), kinds=kinds)
 
 
-def layers(name: str, facts: dict) -> tuple[Stack, bool]:
-    """The first layer of a size with the weights of the recorded run, and whether its names, shapes and eps are those
-    of that run."""
-    model = build(name, depth=1, slots=model_info(name).arguments["slots"] | FEW)
+def layers(model: nn.Module, facts: dict) -> Stack | None:
+    """The layers of `model`, which has no storage, with the weights of the recorded run; None where their names, shapes
+    or eps are not those of that run."""
     shapes = {k: v for k, v in plait.save_weights(model, "official").items() if k.startswith("layers.")}
-    same = digest(shapes) == facts["digest"] and {f"{eps:.0e}" for eps in facts["eps"]} == {*scales(model.stack)}
+    if digest(shapes) != facts["digest"] or {*scales(model.stack)} != {f"{eps:.0e}" for eps in facts["eps"]}:
+        return None
     state = convert({k: noise(k, tuple(v.shape)) for k, v in shapes.items()}, RULES["official"])
     stack = model.stack.to_empty(device="cpu").eval()
     load_strict(stack, {k.removeprefix("stack."): v for k, v in state.items()})
-    return stack, same
+    return stack
 
 
 def apart(stack: Stack, t: Tokens, kept: list[float], every: int) -> float:
@@ -62,14 +63,14 @@ def apart(stack: Stack, t: Tokens, kept: list[float], every: int) -> float:
 @torch.no_grad()
 def parity(name: str) -> Row:
     size = name.removeprefix(f"{SYSTEM}_")
-    facts = NUMBERS["toy"] if size == "toy" else NUMBERS["sizes"][size]
-    stack, same = layers(name, facts)
-    width = model_info(name).arguments["width"]
-    if size == "toy":
-        t, before = sequence(width, SIX), torch.ones(20, 20, dtype=torch.bool).tril()
-        error = max(apart(stack, t, facts["output"], 3), apart(stack, t.reading(allow=before), facts["causal"], 3))
-        told, ran = "official layer, recorded", "output"
-    else:
-        error = apart(stack, sequence(width, THREE), facts["output"], 397)
-        told, ran = f"official, recorded, 1 of {len(build(name).stack.blocks)} layers", "layers"
-    return Row(name, told, count(stack), facts["parameters"], error if same else float("inf"), ran)
+    toy, facts = size == "toy", NUMBERS["toy"] if size == "toy" else NUMBERS["sizes"][size]
+    model = build(name, depth=1, slots=model_info(name).arguments["slots"] | FEW)
+    parameters, stack, error = count(model.stack), layers(model, facts), float("inf")
+    if stack is not None:
+        t, every = sequence(model.width, SIX if toy else THREE), 3 if toy else 397
+        error = apart(stack, t, facts["output"], every)
+    if stack is not None and toy:
+        before = torch.ones(20, 20, dtype=torch.bool).tril()
+        error = max(error, apart(stack, t.reading(allow=before), facts["causal"], every))
+    told = "official layer, recorded" if toy else f"official, recorded, 1 of {len(build(name).stack.blocks)} layers"
+    return Row(name, told, parameters, facts["parameters"], error, "output" if toy else "layers")

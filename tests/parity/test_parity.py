@@ -21,6 +21,7 @@ RECORDED = (
     "hornet_tiny_gf",
     "lit_ti",
     "mixture_of_mamba_37m",
+    "mixture_of_transformers_37m",
     "resformer_tiny_patch16",
     "s3_autoformer_v2_tiny",
     "unireplknet_a",

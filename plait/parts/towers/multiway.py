@@ -3,6 +3,8 @@ own, and one attention is among all. What it costs is what it costs in a layer w
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from plait.core.attend import Attend
@@ -23,7 +25,7 @@ class Expert(nn.Module):
     ):
         super().__init__()
         self.norm, self.mix, self.after = norm or nn.Identity(), mix, after or nn.Identity()
-        self.mix.attend = None  # all experts' projections meet in one
+        self.mix.register_module("attend", None)  # all experts' projections meet in one
         self.feed = feed
 
     def project(self, t: Tokens) -> tuple[Tensor, ...]:
@@ -49,10 +51,11 @@ class Multiway(Layer):
         if unknown := [kind for kind in streams if kind not in self.experts]:
             known = ", ".join(self.experts)
             raise PlaitError(f"got tokens of kind {', '.join(unknown)}, expected {known}: give it an expert")
-        asked = {kind: self.experts[kind].project(s) for kind, s in streams.items()}
+        experts = {kind: cast(Expert, self.experts[kind]) for kind in streams}
+        asked = {kind: experts[kind].project(s) for kind, s in streams.items()}
         q, k, v = (together({kind: a[i] for kind, a in asked.items()}, kinds, 2) for i in range(3))
         y = self.attend(t, q, k, v)
         found = apart(y.x, kinds, 2)
-        after = {kind: self.experts[kind].merge(s, found[kind]) for kind, s in streams.items()}
+        after = {kind: experts[kind].merge(s, found[kind]) for kind, s in streams.items()}
         x = together({kind: s.x for kind, s in after.items()}, kinds)
         return t.carry(y, x).with_losses(*after.values())
