@@ -69,9 +69,9 @@ def objective(model: MeetsRegions, batch: dict, state: object, generator: torch.
     """{"words", "match", "features", "objects", "attributes", "answers"}: the losses () that the model has heads for,
     and the batch targets.
 
-    batch["target"] may hold "objects" and "attributes" (B, R), with "sure" (B, R), and "answers" (B,). Rows of one group
-    ("same" (B,) int64, or else "row") are never exchanged for each other. What finds regions is not taught: of a
-    picture system that moves with its own targets, all regions would soon be the same.
+    batch["target"] may hold "objects" and "attributes" (B, R), with "sure" (B, R), and "answers" (B,). Texts of rows of
+    one group ("same" (B,) int64, or else "row") are never exchanged for each other. What finds regions is not taught:
+    of a picture system that moves with its own targets all regions would soon be the same.
     """
     with torch.no_grad():
         ids, keep, seen = model.open(batch)
@@ -82,12 +82,10 @@ def objective(model: MeetsRegions, batch: dict, state: object, generator: torch.
     candidates = keep & (torch.arange(ids.shape[1], device=ids.device) > 0)  # the leading token is never hidden
     hidden_ids, words = hide_words(ids, candidates, generator, mask=model.mask, vocab=model.vocab, rate=HIDDEN)
     gone = there & (draw(there.shape, generator).to(there.device) < HIDDEN)
-    answers = known.get("answers")
-    if answers is not None:
-        answers = answers.masked_fill(pair == 0, -100)
-    asked = Asked(
-        words, pair, gone, seen.x, *(known.get(n) for n in ("objects", "attributes", "sure")), answers=answers
-    )
+    told = [known.get(name) for name in ("objects", "attributes", "sure", "answers")]
+    asked = Asked(words, pair, gone, seen.x, *told)
+    if asked.answers is not None:
+        asked = asked._replace(answers=asked.answers.masked_fill(pair == 0, -100))
     met = model.meet(hidden_ids, keep, seen.replace(x=seen.x.masked_fill(gone[..., None], 0.0)))
     return losses(model, *met, asked)
 

@@ -143,12 +143,14 @@ class LXMERT(nn.Module):
     def open(self, batch: dict) -> tuple[Tensor, Tensor, Tokens]:
         """What a batch holds, blanks where it lacks something: ids (B, N), keep (B, N), regions (B, R, C) with their
         boxes, left, top, right, bottom as shares of the picture, as pos."""
-        if self.vision is None and ("regions" in batch) != ("boxes" in batch):
-            raise PlaitError("got regions or boxes alone, expected both: features (B, R, C) and boxes (B, R, 4)")
         s = fill_absent(batch, self.blanks)
         ids, keep = s.values["text"], s.mask("text")
         if self.vision is None:
-            return ids, keep, Tokens(s.values["regions"], keep=s.mask("regions"), pos=s.values["boxes"])
+            x, boxes, c = s.values["regions"], s.values["boxes"], self.blanks["regions"][0][1]
+            if ("regions" in batch) != ("boxes" in batch) or x.shape[2] != c or boxes.shape != (*x.shape[:2], 4):
+                told = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in ("regions", "boxes") if name in batch)
+                raise PlaitError(f"got {told}: expected regions (B, R, {c}), and boxes (B, R, 4) for them")
+            return ids, keep, Tokens(x, keep=s.mask("regions"), pos=boxes)
         pixels = s.keep.get("image")
         x, _ = self.vision.features(blanked(s.values["image"], pixels), pixels)[-1]
         real = real_places(x, pixels).flatten(1)
