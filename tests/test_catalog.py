@@ -15,6 +15,7 @@ import plait
 from plait.core.catalog import SYSTEMS, ModelInfo, _complete, _read, sizes_called, systems, tagged
 from plait.core.methods import METHODS
 from plait.core.roles import ROLES
+from plait.data.kinds import KINDS
 from plait.errors import PlaitError
 from plait.tasks import tasks_of
 
@@ -250,7 +251,7 @@ def test_every_listed_name_is_known_and_gives_its_own_facts():
         info = plait.model_info(name)
         assert isinstance(info, ModelInfo) and info.name == name == f"{info.system.name}_{info.size}"
         takes = info.system.size_takes.get(info.size, info.system.takes)
-        assert info.takes == takes and set(takes) <= set(info.system.takes) and "references" not in info.weights
+        assert info.takes == takes and set(takes) <= set(KINDS) and "references" not in info.weights
     info = plait.model_info("vit_tiny_patch16_224")
     assert info.parameters == 5_717_416  # as timm counts them
     assert info.arguments == dict(width=192, depth=12, heads=3, patch=16) and info.references == {

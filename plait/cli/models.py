@@ -29,7 +29,7 @@ def models(
     from plait.core.catalog import model_info, systems
     from plait.tasks import list_models, tasks_of
 
-    kinds = sorted({t for s in systems().values() for t in s.takes})
+    kinds = sorted({t for s in systems().values() for takes in (s.takes, *s.size_takes.values()) for t in takes})
     for wanted in names(takes):
         if wanted not in kinds:
             raise UsageError(f"no model takes {wanted!r}. {nearest(wanted, kinds)}")

@@ -164,7 +164,9 @@ def list_models(
         f"{s.name}_{size}"
         for s in systems().values()
         for size in s.sizes
-        if (toys or size != "toy") and wanted <= set(s.takes) and fnmatch.fnmatch(f"{s.name}_{size}", pattern)
+        if (toys or size != "toy")
+        and wanted <= set(s.size_takes.get(size, s.takes))
+        and fnmatch.fnmatch(f"{s.name}_{size}", pattern)
         if roles is None or set(roles) & set(ModelInfo(f"{s.name}_{size}", size, s).roles)
     ]
 

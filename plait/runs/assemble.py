@@ -141,6 +141,7 @@ def recipe(
 # What a constructor's argument is called in the shape of which kind of slot.
 FITTED = {
     "points": ("points", "channels"),
+    "regions": ("series", "channels"),
     "image": ("image", "size"),
     "rate": ("audio", "rate"),
     "seconds": ("audio", "seconds"),

@@ -19,8 +19,15 @@ SLOTS = {slot: spec for s in SYSTEMS for slot, spec in s.sizes["toy"].get("slots
 
 
 def kind(slot: str) -> str:
-    """The kind of a toy's slot, as its system says; a system without slots of its own calls them by their kind."""
-    return SLOTS[slot]["kind"] if slot in SLOTS else slot
+    """The kind of a toy's slot, as its system says; a system without slots of its own calls them by their kind, and
+    several of one by their number too."""
+    return SLOTS[slot]["kind"] if slot in SLOTS else slot.rstrip("0123456789").rstrip("_")
+
+
+def channels(model: nn.Module, slot: str) -> int:
+    """Of the steps of a series: as what stands in the place of an absent one, or as the system's toy says."""
+    blank = getattr(model, "blanks", {}).get(slot)
+    return SLOTS[slot]["channels"] if blank is None else blank[0][-1]
 
 
 def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
@@ -35,7 +42,7 @@ def example(model: nn.Module, rows: int = 3, seed: int = 0) -> dict:
         "category": lambda _: torch.randint(1, 5, (rows, 3), generator=g),
         "vector": lambda _: torch.randn(rows, 6, generator=g),
         "points": lambda _: torch.rand(rows, 48, 3, generator=g) * 2 - 1,
-        "series": lambda slot: torch.randn(rows, 24, SLOTS[slot]["channels"], generator=g),
+        "series": lambda slot: torch.randn(rows, 24, channels(model, slot), generator=g),
     }
     batch: dict = {slot: make[kind(slot)](slot) for slot in model.takes}
     batch["keep"] = {
@@ -69,7 +76,9 @@ def run(model: nn.Module, batch: dict, system: System) -> dict[str, Tensor]:
     if "masked" in system.roles:
         luck = {slot: torch.linspace(0, 1, n)[torch.arange(n) * 7 % n] for slot, n in model.places(batch).items()}
         rows = next(batch[slot].shape[0] for slot in model.takes if slot in batch)
-        flatten("guess", model.guess(batch, {slot: x.expand(rows, -1) for slot, x in luck.items()}), out)
+        told = model.guess(batch, {slot: x.expand(rows, -1) for slot, x in luck.items()})
+        none = {n: {k: v.nan_to_num(0.0) for k, v in costs.items()} for n, costs in told.items()}  # NaN: a row has none
+        flatten("guess", none, out)
     if "codec" in system.roles:
         out["latents"], out["spread"] = model.encode(batch["image"])
     if "generator" in system.roles:
