@@ -205,28 +205,26 @@ ENCODER = [
 ]
 HEADS = [
     *bert_words("cls.predictions.transform", "word_head"),
+    Rename("cls.predictions.bias", "word_head.bias"),
     Rename("cls.seq_relationship.{p}", "match.{p}"),
     Rename("cls.{p}", "answer.{p}"),
     Rename("vision.{rest*}", "vision.{rest*}"),  # nobody published a tower of pictures, which keeps our names
 ]
 BIAS = ["cls.predictions.decoder.bias", "cls.predictions.bias"]
 WORDS = ["cls.predictions.decoder.weight", "visual_bert.embeddings.word_embeddings.weight"]
+TIED = [Tied(WORDS, "text_embedding.words.table.weight"), Tied(BIAS, "word_head.bias")]  # of which files may lack one
 WHOLE = [*under(ENCODER, "visual_bert."), *HEADS]
 
 
 def _heads(model: VisualBERT) -> list[Rule]:
     """VisualBertFor... any task; the file of one that reads its answers elsewhere has the pooler all the same."""
     spare = [Drop("visual_bert.pooler.dense.{p}")] if model.pooler is None else []
-    return [*spare, Rename("cls.predictions.bias", "word_head.bias"), *WHOLE]
+    return [*spare, *WHOLE]
 
 
 RULES = {
-    "transformers": [Rename("cls.predictions.bias", "word_head.bias"), *ENCODER, *HEADS],  # VisualBertModel
-    "transformers_pretraining": [
-        Tied(WORDS, "text_embedding.words.table.weight"),
-        Tied(BIAS, "word_head.bias"),
-        *WHOLE,
-    ],
+    "transformers": [*ENCODER, *HEADS],  # VisualBertModel
+    "transformers_pretraining": [*TIED, *WHOLE],
     "transformers_heads": _heads,
 }
 
