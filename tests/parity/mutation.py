@@ -100,6 +100,9 @@ EXCUSED = {
     "unixcoder.scale": "only training sees it",
     "univitar.scale": START,
     "vilt_b_32*.mask": TEXTS,
+    "visual_bert_nlvr2.mask": TEXTS,
+    "visual_bert_vcr.mask": TEXTS,
+    "visual_bert_vqa.mask": TEXTS,
     "vision_rwkv.scale": START,  # that there is one is in the names of the weights
     "zipformer.labels": "the heads are ours",
     "zipformer.num_classes": "the heads are ours",

@@ -50,7 +50,7 @@ def test_every_head_agrees_and_goes_back(name, arguments):
     theirs = peer(f"uclanlp/visualbert-{name}", **TINY)
     source = "transformers_pretraining" if "guess" in arguments else "transformers_heads"
     model = plait.load_weights(ours(**arguments), theirs.state_dict(), source)
-    assert difference(model, theirs, 12, 8) < 1e-5
+    assert difference(model, theirs, 12, 8, pair=arguments.get("pair", False), mask=4) < 1e-5
     back = plait.save_weights(model, source)
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(v, back[k]) for k, v in theirs.state_dict().items())
