@@ -102,8 +102,8 @@ def exchanged(pairs: Tensor, group: Tensor | None, generator: torch.Generator) -
 
 
 def losses(model: MeetsRegions, words: Tokens, regions: Tokens, asked: Asked) -> dict[str, Tensor]:
-    """Those that the model has heads for, as the official code counts them: of words, pairs and answers the mean over
-    what is asked; of regions over all that are real."""
+    """Those that the model has heads for: of words, pairs and answers the mean over what is asked; of regions over all
+    that are real, of which only the hidden ones are asked."""
     found: dict[str, Tensor] = {}
     fused = model.pool(words)
     if model.guess is not None and model.match is not None:

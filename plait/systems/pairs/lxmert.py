@@ -8,8 +8,10 @@ texts, and asks questions (`parts/objectives/two_streams.py`).
 Differs: things come from a picture system named in the row (`vision`): the places of its coarsest map, their cells as
 boxes. Published sizes have none, since nobody's places are the detector's regions that they were trained on: to those
 who call them from Python they read batch["regions"] (B, R, C) and batch["boxes"] (B, R, 4), and of a table the text.
-Hidden things are always zeros, as the paper says; the official code leaves a tenth of them and exchanges another. An
-absent picture or text is a blank that nothing attends to; the text's leading token asks the picture all the same.
+Hidden things are zeros, and they alone are asked what they are, as the paper says; the official code leaves a tenth of
+them, exchanges another, and asks all things for their labels. Where the paper takes one of several answers by chance,
+the answer is given. An absent picture or text is a blank that nothing attends to; the text's leading token asks the
+picture all the same.
 """
 
 from __future__ import annotations
