@@ -118,6 +118,6 @@ def parity(name: str) -> Row:
     error = difference(ours, found, inputs(50264, ours.blanks["image"][0][1], 50264))
     if not cut:
         return row._replace(error=error)
-    whole = info.arguments.get("text_depth", 12)
+    whole = config(reference, {}).text_config.num_hidden_layers
     told = f"{row.reference}, {cut['text_depth']} of {whole} layers"
     return row._replace(error=error, reference=told, ran="layers")

@@ -53,6 +53,8 @@ EXCUSED = {
     "beit3_*_nlvr2.mask": TEXTS,
     "beit3_*_retrieval.mask": TEXTS,
     "beit3_*_vqav2.mask": TEXTS,
+    "bridgetower_base.mask": ASKED,
+    "bridgetower_large_itm_mlm_itc.mask": ASKED,
     "cct_cvt_*.convs": PATCHES,
     "cct_cvt_*.kernel": PATCHES,
     "cct_lite_*.convs": PATCHES,
