@@ -55,12 +55,13 @@ def example(info: ModelInfo) -> dict | torch.Tensor:
 
 
 def cost(info: ModelInfo) -> tuple[int, float | None]:
-    """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own
-    columns."""
+    """Parameters, and giga multiply-adds of a forward pass; None for a model whose inputs are the user's own columns,
+    or that also reads what no table has."""
     with FakeTensorMode():
         model = with_backend(construct(info.name).eval().requires_grad_(False), "eager")
         count = sum(p.numel() for p in model.parameters())
-        if not set(info.takes) <= {"image", "text", "audio"}:
+        known = set(info.takes) <= {"image", "text", "audio"}
+        if not known or set(getattr(model, "blanks", ())) > set(model.takes):
             return count, None
         # of fused kernels not all are counted
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
