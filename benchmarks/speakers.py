@@ -5,8 +5,8 @@ one modality each, also where cells are missing?
 
 Rows as in fusion_digits.py, of three of four speakers; the fourth's, with pictures never seen, are asked. Each fold
 trains three models by `plait.fit` with its defaults: on both, on the picture alone, on the sound alone. Late fusion
-adds the log-probabilities of the latter two, less the prior. Then half of the cells go, at random, the same for all. What
-is done already is not done again. Prints a table and writes --out/found.json.
+adds the log-probabilities of the latter two, less the prior. Then half of the cells go, at random, the same for all.
+What is done already is not done again. Prints a table and writes --out/found.json.
 """
 
 from __future__ import annotations
