@@ -39,7 +39,7 @@ from plait.runs.judge import Stopped, evaluated_rows, judge, seen
 from plait.runs.lock import locked
 from plait.runs.manifest import check, forget, rewriting, seal
 from plait.runs.pages import Ran, report
-from plait.runs.planning import estimate, make_plan, minutes_each, shortened, shortened_cost
+from plait.runs.planning import estimate, make_plan, micro_batch, minutes_each, shortened, shortened_cost
 from plait.runs.predict import answered, outputs, watched
 from plait.runs.prepare import Prepared, prepare, prepare_again
 from plait.runs.run import Run
@@ -159,6 +159,7 @@ def _fit(
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)  # of what a task puts around the system
             found = data.task.model(made.bind(system), objective(data.info))
+        found.micro_batch = micro_batch(settings, data.task, found)
         found.before_training(data.rows, data.splits["train"], seed)
         return found
 

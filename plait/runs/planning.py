@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import torch
 
+from plait.errors import UsageError
+from plait.parts.objectives.cached import apart
 from plait.runs.folds import Folds
 from plait.runs.job import TableJob
 from plait.runs.prepare import Prepared
@@ -49,6 +51,16 @@ def make_plan(settings: Settings, data: Prepared, model: TaskModel, device: torc
     )
     plan.precision = precision_for(settings, data, model, plan, device)
     return plan
+
+
+def micro_batch(settings: Settings, task: Task, model: TaskModel) -> int | None:
+    """Rows that are read at a time. Raises UsageError where pieces of a batch do not add up to it, or need not."""
+    if settings.micro_batch is None:
+        return None
+    if model.whole:
+        raise UsageError(f"micro_batch is for --task retrieve, and match by vectors; in {task.noun} {model.whole}")
+    apart(model)
+    return settings.micro_batch
 
 
 def faultless(task: Task) -> float | None:

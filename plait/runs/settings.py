@@ -151,6 +151,10 @@ class Settings:
     )
     epochs: int | None = setting("Passes over the rows; by default by their number.")
     batch_size: int | None = setting("Rows per step, or auto.", read=whole)
+    micro_batch: int | None = setting(
+        "Rows of a step that are read at a time: a contrastive batch of any size (retrieve, match) in that much memory.",
+        metavar="NUMBER",
+    )
     lr: float | None = setting("Learning rate.")
     weight_decay: float = setting("Weight decay.", 0.05)
     minutes: float | None = setting("A time budget for training.")
@@ -211,6 +215,7 @@ class Settings:
         for name in (
             "epochs",
             "batch_size",
+            "micro_batch",
             "lr",
             "minutes",
             "patience",

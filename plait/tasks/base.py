@@ -78,6 +78,8 @@ class TaskModel(nn.Module):
     steps: int | None = None
     seed: int = 0
     ladder: Any = None  # of simple models beneath, of tasks that answer rows
+    micro_batch: int | None = None  # rows that are read at once in training; None: all of a batch
+    whole: str = "the loss of its rows does not compare them: a smaller --batch-size needs less memory"  # why so
     silent: bool = False  # what was trained was found to add nothing, and does not answer
 
     def __init__(self, bound: Bound):

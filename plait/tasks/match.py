@@ -15,11 +15,12 @@ from plait.data.digest import cell_digests
 from plait.data.rows import Rows
 from plait.data.schema import Schema
 from plait.data.table import Table
-from plait.errors import DataError
+from plait.errors import DataError, UsageError
 from plait.evaluate import metrics, pictures
 from plait.evaluate.intervals import Score
 from plait.evaluate.report import Section
 from plait.parts.heads.parts import Features
+from plait.parts.objectives.cached import cached
 from plait.parts.objectives.contrastive import contrastive, same_content
 from plait.parts.objectives.late import late
 from plait.tasks.base import Answers, Objective, beside
@@ -143,6 +144,7 @@ class Agreement(Answer):
 
     def __init__(self, bound: Bound, names: list[str], prior: Tensor, loss: Loss, *, drop: float):
         super().__init__(bound, names, prior, loss, drop=drop)
+        self.whole = ""
         *self.others, self.last = bound.takes
         self.gain = nn.Parameter(torch.ones(len(self.others)))
         self.offset = nn.Parameter(torch.zeros(len(self.others)))
@@ -172,16 +174,30 @@ class Agreement(Answer):
         return {"outputs": self.head(f)[0].float() + self.agreement(f, vectors)}
 
     def forward(self, batch: dict, generator: torch.Generator) -> dict[str, Tensor]:
-        (f, vectors), target = self.features(batch), self.target(batch)
-        outputs = self.head(f)[0].float() + self.agreement(f, vectors)
-        losses = {"loss": mean_over(self.loss(outputs, target), known_rows(target) & f.anything())}
+        more: dict[str, Tensor] = {}  # losses of the system's layers
+
+        def read(some: dict) -> dict[str, Tensor]:
+            f, vectors = self.features(some)
+            if f.losses and self.micro_batch is not None:
+                raise UsageError(
+                    f"micro_batch: the system has losses of its own over a batch, {', '.join(f.losses)}, which its "
+                    "pieces do not add up to: leave micro_batch out"
+                )
+            more.update(f.losses or {})
+            outputs = self.head(f)[0].float() + self.agreement(f, vectors)
+            both = {f"both {s}": f.present[s] & f.present[self.last] for s in self.others}
+            return {"outputs": outputs, "anything": f.anything()} | both | vectors
+
+        found, target = cached(read, batch, self.micro_batch, self), self.target(batch)
+        known = known_rows(target) & found["anything"]
+        losses = {"loss": mean_over(self.loss(found["outputs"], target), known)}
         for s in self.others:
-            true = (target == 1) & f.present[s] & f.present[self.last]
+            true = (target == 1) & found[f"both {s}"]
             same = same_content(batch[s]) | same_content(batch[self.last])
             scale, compare = self.embedder.logit_scale, late(self.embedder)
-            found = contrastive(vectors[s], vectors[self.last], scale, same, true, compare)
-            losses[f"contrastive_{s}"] = found["contrastive"] / len(self.others)
-        return losses | (f.losses or {})
+            drawn = contrastive(found[s], found[self.last], scale, same, true, compare)
+            losses[f"contrastive_{s}"] = drawn["contrastive"] / len(self.others)
+        return losses | more
 
 
 def _loss(outputs: Tensor, target: Tensor) -> Tensor:

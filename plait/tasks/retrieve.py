@@ -19,6 +19,7 @@ from plait.evaluate import pictures
 from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.evaluate.report import Section
+from plait.parts.objectives.cached import cached
 from plait.parts.objectives.contrastive import contrastive
 from plait.parts.objectives.late import PLAIN, Late, late
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
@@ -43,6 +44,7 @@ class Pairs(TaskModel):
     def __init__(self, bound: Bound, sides: tuple[str, ...], objective: Objective | None = None):
         super().__init__(bound)
         self.sides, self.objective = sides, objective
+        self.whole = "" if objective is None else "the system's own loss reads a batch as a whole"
         self._state: list[nn.Module] = []  # a list, so that it is no part of this model's weights
 
     @property
@@ -76,7 +78,7 @@ class Pairs(TaskModel):
                 "same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))
             }
             return self.objective.losses(self.bound.system, ready, self.state, generator)
-        vectors = self.bound.vectors(batch)
+        vectors = cached(self.bound.vectors, batch, self.micro_batch, self.bound)
         a, b = (vectors[s][whole] for s in self.sides)
         group = ids[whole, 0]
         system = self.bound.system

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from plait.core.batches import count_rows, some_rows
 from plait.core.block import Layer
 from plait.core.roles import ROLES
-from plait.errors import PlaitError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -72,7 +72,7 @@ class Team:
         start, stop = rows * self.rank // self.size, rows * (self.rank + 1) // self.size
         weight = (stop - start) * self.size / rows
         part = slice(start, stop) if stop > start else slice(0, 1)
-        return to_device(_cut(batch, part), self.device), rows, weight
+        return to_device(some_rows(batch, part), self.device), rows, weight
 
     def agree(self, *numbers: float) -> list[float]:
         """The largest of each number over all processes."""
@@ -160,24 +160,8 @@ def _open(model: nn.Module) -> None:
                     setattr(module, name, opened(method))
 
 
-def count_rows(batch: dict) -> int:
-    """The number of rows of a batch: the first dimension of its first tensor."""
-    for value in batch.values():
-        if isinstance(value, Tensor):
-            return value.shape[0]
-        if isinstance(value, dict) and value:
-            return count_rows(value)
-    raise PlaitError("a batch without any tensor: expected a dict of tensors with the rows first")
-
-
 def to_device(value: Any, device: torch.device) -> Any:
     """All tensors of a nested dict on `device`; anything else stays as it is."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     return {k: to_device(v, device) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _cut(value: Any, part: slice) -> Any:
-    if isinstance(value, dict):
-        return {k: _cut(v, part) for k, v in value.items()}
-    return value[part] if isinstance(value, Tensor | list | tuple) else value

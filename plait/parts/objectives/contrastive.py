@@ -29,23 +29,31 @@ def contrastive(
     Returns {"contrastive": the mean of both directions}; 0 where no row is present. Scores are float32 whatever the
     inputs' type.
     """
-    n = a.shape[0]
-    right = torch.eye(n, dtype=torch.bool, device=a.device)
-    if same is not None:
-        right = right | same
-    there = torch.ones(n, dtype=torch.bool, device=a.device) if present is None else present
     with torch.autocast(a.device.type, enabled=False):
-        scores = logit_scale.float().clamp(max=math.log(100)).exp() * compare(a.float(), b.float())  # (B, B)
-        loss = (_match(scores, right, there) + _match(scores.mT, right.mT, there)) / 2
-    return {"contrastive": loss}
+        factor = logit_scale.float().clamp(max=math.log(100)).exp()
+        if compare.views == 1:  # the factor on the vectors: there are fewer of them than of scores
+            scores = compare(factor * a.float(), b.float())  # (B, B)
+        else:
+            scores = factor * compare(a.float(), b.float())
+        asked = scores if present is None else scores.masked_fill(~present, torch.finfo(scores.dtype).min)
+        other = scores if present is None else scores.masked_fill(~present[:, None], torch.finfo(scores.dtype).min)
+        every = asked.logsumexp(1) + other.logsumexp(0)  # (B,) of both directions
+        if same is None:
+            every = every - 2 * scores.diagonal()
+        else:
+            every = every - _right(scores, same, present)
+        if present is None:
+            return {"contrastive": every.mean() / 2}
+        return {"contrastive": every.masked_fill(~present, 0.0).sum() / present.sum().clamp(min=1) / 2}
 
 
-def _match(scores: Tensor, right: Tensor, there: Tensor) -> Tensor:
-    """Mean over the rows that are there of the cross-entropy to an even distribution over what is right."""
-    right = right & there
-    log = scores.masked_fill(~there, torch.finfo(scores.dtype).min).log_softmax(1)
-    loss = -(log.masked_fill(~right, 0.0).sum(1) / right.sum(1).clamp(min=1))  # (B,)
-    return loss.masked_fill(~there, 0.0).sum() / there.sum().clamp(min=1)
+def _right(scores: Tensor, same: Tensor, present: Tensor | None) -> Tensor:
+    """(B,): the mean score of what is right for each row of a, and that for each of b."""
+    right = same | torch.eye(len(same), dtype=torch.bool, device=same.device)
+    if present is not None:
+        right = right & present & present[:, None]
+    found = scores.masked_fill(~right, 0.0)
+    return found.sum(1) / right.sum(1).clamp(min=1) + found.sum(0) / right.sum(0).clamp(min=1)
 
 
 def same_content(x: Tensor) -> Tensor:
@@ -53,4 +61,13 @@ def same_content(x: Tensor) -> Tensor:
     flat = x.flatten(1)
     if flat.is_floating_point():  # equal rows have equal sums, and few others do
         flat = torch.stack([flat.sum(1), (flat * torch.linspace(0, 1, flat.shape[1], device=x.device)).sum(1)], 1)
+    elif flat.shape[1] > 2:  # so have whole numbers, times odd ones and round 2 ** 64, without all rows beside all
+        odd = torch.arange(1, flat.shape[1] + 1, device=x.device)
+        for factor in MIXED:
+            odd = odd * factor
+            odd = odd ^ (odd >> 29)
+        flat = (flat.long() * (odd | 1)).sum(1, keepdim=True)
     return (flat[:, None] == flat[None]).all(-1)
+
+
+MIXED = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB)  # of splitmix64, as far as they fit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from plait.core.block import FeedForward, Make, Stack
+from plait.core.reading import read_at
 from plait.core.tokens import Tokens
 from plait.parts.tokenizers.patch_embed import PatchEmbed
 from plait.parts.tokenizers.patches import PatchTokens
@@ -32,8 +33,16 @@ class PictureTower(nn.Module):
 
     def tokens(self, x: Tensor) -> Tokens:
         """As `forward`, before the last norm."""
+        return self.stack(self.start(x))
+
+    def start(self, x: Tensor) -> Tokens:
+        """Tokens (B, 1 + N, D), before the first layer."""
         t = self.patch_embed(x)
-        return self.stack(t.replace(x=self.before(t.x)))
+        return t.replace(x=self.before(t.x))
+
+    def read(self, x: Tensor) -> Tokens:
+        """The class token of `tokens` alone (B, 1, D), whose last layer makes no other."""
+        return read_at(self.stack, self.start(x), 0)
 
     def forward(self, x: Tensor) -> Tokens:
         t = self.tokens(x)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from plait.core.block import Attention, FeedForward, QuickGELU, Stack
+from plait.core.reading import read_at
 from plait.core.tokens import Tokens
 from plait.core.weights import Drop, Lift, Rename, Transpose, View
 from plait.parts.positions.learned import SequencePositions
-from plait.parts.tokenizers.words import WordTokens
+from plait.parts.tokenizers.words import WordTokens, cut
 from plait.parts.towers.encoder import Make, pre_norm_blocks
 from plait.parts.towers.layouts import clip_blocks, clip_vision, open_clip_blocks, open_clip_text
 from plait.parts.towers.pair import TwoTowers
@@ -35,7 +36,7 @@ class ImageTower(PictureTower):
         self.project = nn.Linear(width, embed, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.norm(self.tokens(x).x[:, 0]))
+        return self.project(self.norm(self.read(x).x[:, 0]))
 
 
 class TextTower(nn.Module):
@@ -50,14 +51,21 @@ class TextTower(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, embed, bias=False)
 
+    def start(self, ids: Tensor, keep: Tensor) -> Tokens:
+        """Tokens (B, N, D), before the first layer."""
+        return self.positions(self.words(ids, keep))
+
     def tokens(self, ids: Tensor, keep: Tensor) -> Tokens:
         """Tokens (B, N, D), before the last norm."""
-        return self.stack(self.positions(self.words(ids, keep)))
+        return self.stack(self.start(ids, keep))
 
     def forward(self, ids: Tensor, keep: Tensor) -> Tensor:
-        rows, places = (torch.arange(n, device=ids.device) for n in ids.shape)
-        last = (keep * places).amax(1)  # (B,)
-        return self.project(self.norm(self.tokens(ids, keep).x[rows, last]))
+        ids, keep, filled = cut(ids, keep)
+        t = self.start(ids, keep)
+        if filled:  # what is causal never looks at the padding behind it
+            t = t.replace(keep=None)
+        last = (keep * torch.arange(keep.shape[1], device=ids.device)).amax(1)  # (B,)
+        return self.project(self.norm(read_at(self.stack, t, last).x[:, 0]))
 
 
 class CLIP(TwoTowers):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.core.block import Attention, Block, Stack
+from plait.core.reading import read_at
 from plait.core.surgery import factors, fold_before, with_weights
 from plait.core.tokens import Tokens, prepend
 from plait.core.weights import Lift, Rename, View
@@ -158,7 +159,8 @@ class ViTTower(nn.Module):
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.stack(prepend(self.cls, self.positions(self.stem(x)))).x[:, 0]))
+        t = prepend(self.cls, self.positions(self.stem(x)))
+        return self.head(self.norm(read_at(self.stack, t, 0).x[:, 0]))
 
 
 class FilledTextTower(TextTower):
@@ -169,9 +171,9 @@ class FilledTextTower(TextTower):
         for block in self.stack.blocks:
             block.mix.f.attend.causal = False
 
-    def tokens(self, ids: Tensor, keep: Tensor) -> Tokens:
+    def start(self, ids: Tensor, keep: Tensor) -> Tokens:
         ids = F.pad(ids.masked_fill(~keep, 0), (0, self.positions.length - ids.shape[1]))
-        return self.stack(self.positions(self.words(ids)))
+        return self.positions(self.words(ids))
 
 
 class MobileCLIP(TwoTowers):
