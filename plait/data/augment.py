@@ -38,6 +38,8 @@ def augment(
         out[slot.name] = changed
         if change is not None:
             moved.setdefault(slot.kind, change)
+    if "negative" in batch:
+        out["negative"] = augment(batch["negative"], schema, generator, strength, whole=whole)
     for slot in schema.asked if "target" in batch else ():
         kind, name = KINDS[slot.kind], slot.columns[0]
         for change in (moved[k] for k in kind.follows if k in moved):

@@ -88,10 +88,11 @@ def guess_columns(
     allow_outside: bool,
     said: list[str],
     weight: str | None = None,
+    negative: str | None = None,
 ) -> list[Column]:
     """A column for each of the table's; `said` gets what had to be decided. See `Schema.guess`."""
     kinds, orders = _orders(kinds)
-    uses, file = _uses(table, kinds, inputs, targets, group, split, weight), file_style(table)
+    uses, file = _uses(table, kinds, inputs, targets, group=group, split=split, weight=weight, negative=negative), file_style(table)
     spare: dict[str, str] = {}
 
     def read(name: str) -> tuple[Column, list[str]]:
@@ -149,12 +150,10 @@ def _uses(
     kinds: dict,
     inputs: list | None,
     targets: list,
-    group: str | None,
-    split: str | None,
-    weight: str | None,
+    **others: str | None,
 ) -> dict[str, str]:
     asked = [("kind", n) for n in kinds] + [("input", n) for n in inputs or []] + [("target", n) for n in targets]
-    asked += [(use, n) for use, n in (("group", group), ("split", split), ("weight", weight)) if n is not None]
+    asked += [(use, n) for use, n in others.items() if n is not None]
     for what, name in asked:
         if name not in table.names:
             raise UsageError(f"{what} column {name!r} is not in {table.source}. {nearest(name, table.names)}")
@@ -179,7 +178,7 @@ def _uses(
 
 def _column(glance: Glance, use: str, forced: str | None, said: list[str], order: list[str] | None = None) -> Column:
     if glance.count == 0:
-        if use in ("target", "weight"):
+        if use in ("target", "weight", "negative"):
             raise DataError(f"the {use} {glance.name!r} has no value in any row.")
         return Column(glance.name, forced or "category", "no cell has a value", "ignored")
     words: list[str] = []

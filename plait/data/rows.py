@@ -43,7 +43,8 @@ class Rows:
     "never seen").
 
     asked: the target columns are decoded too, by the same kinds, and stand in batch["target"]; what is remarkable in a
-    cell that is asked for is listed among the bad cells. `derived` holds what is asked besides, {name: (n, ...)}, and
+    cell that is asked for is listed among the bad cells; and what does not answer, if the table has it, as a batch of
+    its own in batch["negative"]. `derived` holds what is asked besides, {name: (n, ...)}, and
     `weights` (n,) float64 how much each row counts, where a column says so: NaN where its cell cannot be used.
 
     keep: whether values are kept; without them rows make no batches, and a scan only tells what can be read.
@@ -78,11 +79,12 @@ class Rows:
                 f"{nearest(self.absent[0], table.names)}"
             )
         self.asked = schema.asked if asked else []
+        self.negatives = [s for s in schema.negatives if asked and table.has(s.columns[0])]
         self.derived: dict[str, torch.Tensor] = {}
         self.weights: np.ndarray | None = None
         for slot in self.asked:
             table.column(slot.columns[0])  # a DataError that names the nearest, where the target is not there
-        columns = schema.inputs + [slot.columns[0] for slot in self.asked]
+        columns = schema.inputs + [slot.columns[0] for slot in self.asked + self.negatives]
         self.places = {name: Place(table.root, self.allow_outside) for name in columns}
         self._stores: dict[str, Any] = {}  # slot -> filled store, or None where cells are decoded on demand
         self._shared: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> values (n, F), real (n, F)
@@ -114,7 +116,7 @@ class Rows:
         if not self.keep:
             names = [name for name in self.places if name not in self.absent]
             self._surveys = dict(zip(names, each(self._survey, names, len(self))))
-        slots = self.schema.slots + self.asked
+        slots = self.schema.slots + self.asked + self.negatives
         for slot in sorted(slots, key=lambda s: KINDS[self.schema.column(s.columns[0]).kind].own_slot):
             if not KINDS[slot.kind].own_slot:
                 self._encode_shared(slot.name, slot.columns)
@@ -176,12 +178,11 @@ class Rows:
                 if index.ndim == 1
                 else "expected (B,)"
             )
-        batch: dict = {"row": torch.from_numpy(index.copy()), "keep": {}, "present": {}}
-        for slot in self.schema.slots:
-            batch[slot.name], keep, present = self._values(slot, index)
-            if keep is not None:
-                batch["keep"][slot.name] = keep
-            batch["present"][slot.name] = present
+        batch: dict = {"row": torch.from_numpy(index.copy())} | self._read(self.schema.slots, index)
+        for slot in self.negatives:
+            like = self.schema.column(slot.columns[0]).style["like"]
+            name = next(s.name for s in self.schema.slots if like in s.columns)
+            batch["negative"] = self._read([slot], index, name)
         if self._windows:
             batch["window"] = {slot: windows[index] for slot, windows in self._windows.items()}
         if self.asked or self.derived:
@@ -189,6 +190,16 @@ class Rows:
         if self.weights is not None:
             batch["weight"] = torch.from_numpy(self.weights[index]).float()
         return batch
+
+    def _read(self, slots: Sequence[Slot], index: np.ndarray, called: str = "") -> dict:
+        """The slots' values by name, or as one is to be called, with "keep" and "present"."""
+        found: dict = {"keep": {}, "present": {}}
+        for slot in slots:
+            name = called or slot.name
+            found[name], keep, found["present"][name] = self._values(slot, index)
+            if keep is not None:
+                found["keep"][name] = keep
+        return found
 
     def target(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         """What is asked of the rows `index` (B,): {column: (B, ...)}, NaN or -100 where there is nothing."""
@@ -238,7 +249,7 @@ class Rows:
             if name in self.absent:
                 continue
             cells = self.table.column(name)
-            encode = kind.encode_column if column.use == "input" else kind.encode_target
+            encode = kind.encode_target if column.use == "target" else kind.encode_column
             found = encode(cells, column.params, self.places[name])
             for row, reason in found.bad:
                 self.bad.add(row, name, column.kind, reason, cells[row].as_py())
@@ -261,7 +272,7 @@ class Rows:
             return shared
         present = np.zeros(len(self), bool)
         self._present[slot] = present
-        late = column.use == "input" and len(self) > LATE
+        late = column.use != "target" and len(self) > LATE
         if (late or not self.keep) and self._surveyed(slot, name):
             return None  # cells are read when a batch asks for them
         store = kind.store(len(self), column.params)

@@ -71,6 +71,17 @@ class Schema:
         """A slot for each target column."""
         return [Slot(f"target:{c.name}", c.kind, [c.name]) for c in self.used("target")]
 
+    @property
+    def negatives(self) -> list[Slot]:
+        """A slot for the column of what does not answer its row, if there is one."""
+        return [Slot(f"negative:{c.name}", c.kind, [c.name]) for c in self.used("negative")]
+
+    def reject(self, like: str) -> None:
+        """Read what does not answer a row as the input `like` is, which answers it."""
+        for column in self.used("negative"):
+            column.kind, column.why = self.column(like).kind, f"read as {like!r} is, which it is no answer beside"
+            column.style = self.column(like).style | {"like": like}
+
     def ask(self, kind: str | None) -> None:
         """Take the target columns for that kind, whatever they look like; None leaves them."""
         for column in self.used("target") if kind is not None else ():
@@ -99,6 +110,7 @@ class Schema:
         group: str | None = None,
         split: str | None = None,
         weight: str | None = None,
+        negative: str | None = None,
         allow_outside: bool = False,
     ) -> Schema:
         """Guess the kind and the use of every column, and how its cells are written.
@@ -111,7 +123,8 @@ class Schema:
             kinds: {column: kind}, overriding the guess.
             inputs: the input columns; None means all that are not used otherwise.
             target: one or more target columns, or None.
-            group, split, weight: the columns that hold groups, ready-made splits, and how much each row counts.
+            group, split, weight, negative: the columns that hold groups, ready-made splits, how much each row counts,
+            and what does not answer it.
             A text names one column, or several by comma where no column is called so.
 
         Raises:
@@ -121,9 +134,9 @@ class Schema:
         kinds, said = kinds_of(table, kinds or {}), [*table.said]
         targets = names_of(table, [target] if isinstance(target, str) else list(target or []))
         inputs = None if inputs is None else names_of(table, inputs)
-        given = (None if name is None else names_of(table, [name])[0] for name in (group, split, weight))
-        group, split, weight = given
-        columns = guess_columns(table, kinds, inputs, targets, group, split, allow_outside, said, weight)
+        given = (None if name is None else names_of(table, [name])[0] for name in (group, split, weight, negative))
+        group, split, weight, negative = given
+        columns = guess_columns(table, kinds, inputs, targets, group, split, allow_outside, said, weight, negative)
         schema = cls(columns, allow_outside=allow_outside)
         schema.said = said
         if not schema.inputs:
@@ -207,6 +220,8 @@ class Schema:
             column.params = fit(taken(cells, some), told)
 
         each(learn, self.used("input") + self.used("target"), len(rows))
+        for column in self.used("negative"):
+            column.params = self.column(column.style["like"]).params
         return self
 
     def shape(self, slot: str) -> dict:

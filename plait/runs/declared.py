@@ -44,12 +44,13 @@ STYLE = Record(
         "order": list,
         "type": str,
         "ranked": bool,
+        "like": str,
     },
 )
 COLUMN = of_class(
     Column,
     kind=one_of(KINDS),
-    use=one_of(["input", "target", "group", "split", "weight", "ignored"]),
+    use=one_of(["input", "target", "group", "split", "weight", "negative", "ignored"]),
     style=STYLE,
 )
 FIELDS = Record({"columns": each(COLUMN), "slots": each(of_class(Slot, kind=one_of(KINDS)))})
@@ -208,7 +209,7 @@ def _refuse_apart(data: dict) -> None:
 def _rehearse(schema: Schema) -> None:
     """Encode a few cells of each column, so that what nobody vouches for is found before a user's cells are."""
     for i, column in enumerate(schema.columns):
-        if column.use not in ("input", "target"):
+        if column.use not in ("input", "target", "negative"):
             continue
         kind, place = KINDS[column.kind], Place()
         try:

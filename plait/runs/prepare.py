@@ -129,6 +129,8 @@ def prepare(
     parted_by = parted(schema, settings, drawn, table)
     if not kind.weighs and (settings.sample_weight or settings.class_weight):
         raise UsageError(f"weights are for {nouns(lambda t: t.weighs)}: this run does {kind.name}")
+    if settings.negative and not kind.rejects:
+        raise UsageError(f"negatives are for {nouns(lambda t: t.rejects)}: this run does {kind.name}")
     table, splits = kind.extend(table, schema, drawn, settings.seed)
     table = schema.read(table)
     if settings.system == "auto" or "category" in model_info(settings.system).takes:
@@ -300,7 +302,7 @@ def _scanned(
         schema,
         allow_outside=settings.allow_outside,
         workers=settings.workers,
-        asked=task.asks is not None,
+        asked=task.asks is not None or bool(schema.negatives),
         towers=towers.readers(schema, keep=keep),
         share=within.rows if within else None,
     )
@@ -337,6 +339,7 @@ def guess(table: Table, settings: Settings) -> Schema:
         group=settings.group,
         split=settings.split,
         weight=settings.sample_weight,
+        negative=settings.negative,
         allow_outside=settings.allow_outside,
     )
     if task and task.verb == "search" and not any(s.kind == "text" for s in schema.slots):

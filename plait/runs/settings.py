@@ -131,6 +131,9 @@ class Settings:
     sample_weight: str | None = setting(
         "How much each row counts in training and in scores: numbers from 0 on.", metavar="COLUMN"
     )
+    negative: str | None = setting(
+        "For retrieval: what does not answer the row, such as a mined passage.", metavar="COLUMN"
+    )
     class_weight: Any = setting(
         "How much each class counts in training: balanced, or each by name.",
         metavar="balanced|CLASS=W,...",

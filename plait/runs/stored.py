@@ -27,6 +27,7 @@ Splits = dict[str, np.ndarray]
 ROLES = {
     "split": "the split column ",
     "weight": "the weight column ",
+    "negative": "the column of negatives ",
     "group": "the group column ",
     "target": "the target ",
 }

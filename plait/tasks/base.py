@@ -134,6 +134,7 @@ class Task(ABC):
     words, and stand in one sequence. sides: the slots that find each other, of a task whose verb is search.
     shows: answers can be drawn onto pictures. mute: why it answers nothing and is worth no score, if that is so.
     on_towers: plait's own system can answer from vectors of frozen towers. weighs: rows may count differently.
+    rejects: a column may hold what does not answer its row.
     spans: it can say how far answers may be off; misses: of the validation rows, interval: the share that is asked for.
     metrics: those that can be chosen to judge it by; metric: the name of the chosen one.
     """
@@ -156,6 +157,7 @@ class Task(ABC):
     mute: ClassVar[str] = ""
     on_towers: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
+    rejects: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]] = {}
     metric: str | None = None
     spans: ClassVar[bool] = False

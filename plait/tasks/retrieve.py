@@ -14,14 +14,17 @@ from plait.core.roles import Model
 from plait.data.digest import cell_digests, same_digests
 from plait.data.rows import Rows
 from plait.data.schema import Schema
-from plait.errors import DataError
+from plait.data.table import Table
+from plait.errors import DataError, UsageError
 from plait.evaluate import pictures
 from plait.evaluate.intervals import Score
 from plait.evaluate.ranking import retrieval, retrieval_chance
 from plait.evaluate.report import Section
 from plait.parts.objectives.cached import cached
 from plait.parts.objectives.contrastive import contrastive
+from plait.parts.objectives.gathered import gathered
 from plait.parts.objectives.late import PLAIN, Late, late
+from plait.parts.objectives.mined import mined
 from plait.tasks.base import Answers, Objective, Pace, Task, TaskModel
 from plait.tasks.bind import Bound, EmbedderBound
 from plait.tasks.examples import picture_of
@@ -29,6 +32,7 @@ from plait.tasks.examples import picture_of
 ROLES = ("embedder",)
 
 PAIR = "pair"  # the name of what is asked, which stands in no column
+MINED = "mined"  # of the group that a negative answers
 PAIRS = 8_000_000  # of vectors that are compared at a time
 HALF = "pair of which a side cannot be read"
 
@@ -36,7 +40,8 @@ HALF = "pair of which a side cannot be read"
 class Pairs(TaskModel):
     """Two slots of an embedder, drawn together where they belong together.
 
-    objective: a system's own; None means the symmetric contrastive loss.
+    objective: a system's own; None means the symmetric contrastive loss, or, of a table with a column of negatives,
+    that of the side that asks among these too. Both are of the rows of all processes.
     """
 
     bound: EmbedderBound
@@ -78,11 +83,24 @@ class Pairs(TaskModel):
                 "same": torch.where(whole, ids[:, 0], -1 - torch.arange(len(ids), device=ids.device))
             }
             return self.objective.losses(self.bound.system, ready, self.state, generator)
-        vectors = cached(self.bound.vectors, batch, self.micro_batch, self.bound)
-        a, b = (vectors[s][whole] for s in self.sides)
-        group = ids[whole, 0]
-        system = self.bound.system
-        return contrastive(a, b, system.logit_scale, group[:, None] == group, compare=late(system))
+        vectors, system = self.vectors_of(batch), self.bound.system
+        whole = gathered(whole)
+        if len(whole) > len(ids):
+            whole = whole & _once(gathered(batch["row"]))
+        a, b = (gathered(vectors[s]) for s in self.sides)
+        group = gathered(ids[:, 0])
+        how: dict[str, Any] = dict(same=group[:, None] == group, present=whole, compare=late(system))
+        if "negative" not in batch:
+            return contrastive(a, b, system.logit_scale, **how)
+        answers = self.sides[1]
+        wrong = gathered(self.vectors_of(batch["negative"])[answers])
+        there = gathered(batch["negative"]["present"][answers]) & whole
+        may = (group[:, None] != gathered(batch["target"][MINED])) & there
+        return mined(a, b, wrong, system.logit_scale, may=may, **how)
+
+    def vectors_of(self, batch: dict) -> dict[str, Tensor]:
+        """{slot: (B, E)}, so many rows at a time as `micro_batch` says."""
+        return cached(self.bound.vectors, batch, self.micro_batch, self.bound)
 
 
 class Retrieve(Task):
@@ -90,7 +108,8 @@ class Retrieve(Task):
     numbers; a side that is missing is negative, and a row without either is -100. Answers are `vectors` (n, 2, E).
 
     Pairs that share a text or a picture (bytes alike) belong to one group: any of them is a right answer for the
-    others.
+    others. A column of negatives holds what does not answer its row, in the place of the side that does; MINED (n,) is
+    then the group of the pairs that it answers, -1 of none.
     """
 
     name = choice = "retrieve"
@@ -101,10 +120,18 @@ class Retrieve(Task):
     verb = "search"
     floor = "chance"
     answers_rows = False
+    rejects = True
 
-    def __init__(self, sides: tuple[str, ...], names: tuple[str, ...]):
-        self.sides, self.names = tuple(sides), tuple(names)
+    def __init__(self, sides: tuple[str, ...], names: tuple[str, ...], mined: bool = False):
+        self.sides, self.names, self.mined = tuple(sides), tuple(names), mined
         self.target = self.names[0]
+
+    @classmethod
+    def variant(cls, schema: Schema, table: Table) -> type[Task]:
+        found = super().variant(schema, table)
+        if schema.negatives:
+            schema.reject(cls.learn(schema).names[1])
+        return found
 
     @classmethod
     def learn(cls, schema: Schema) -> Retrieve:
@@ -112,13 +139,20 @@ class Retrieve(Task):
         if len(order) != 2 or any(len(s.columns) != 1 for s in order):
             found = ", ".join(f"{c} ({s.kind})" for s in schema.slots for c in s.columns)
             raise DataError(f"retrieval pairs two input columns, got {found}: choose two with --inputs A,B")
-        return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order))
+        return cls(tuple(s.name for s in order), tuple(s.columns[0] for s in order), bool(schema.negatives))
 
     def derive(self, rows: Rows) -> None:
         left, right = (same_digests(cell_digests(rows.table, rows.schema, name)) for name in self.names)
         pairs = np.stack([_groups(left, right), left, right], 1)
         pairs[(left < 0) & (right < 0)] = -100
         rows.derived[PAIR] = torch.from_numpy(pairs)
+        for slot in rows.negatives:
+            names = (self.names[1], slot.columns[0])
+            both = same_digests(np.concatenate([cell_digests(rows.table, rows.schema, n) for n in names]))
+            answers, wrong = both[: len(right)], both[len(right) :]
+            group = np.full(both.max(initial=0) + 1, -1)
+            group[answers[answers >= 0]] = pairs[answers >= 0, 0]
+            rows.derived[MINED] = torch.from_numpy(np.where(wrong < 0, -1, group[wrong]))
 
     def known(self, rows: Rows) -> np.ndarray:
         return (rows.derived[PAIR] != -100).any(1).numpy()
@@ -150,6 +184,11 @@ class Retrieve(Task):
         return super().pace(rows, system, own)._replace(batch=128)  # each row is compared with all of its batch
 
     def model(self, bound: Bound, objective: Objective | None = None) -> Pairs:
+        if objective is not None and self.mined:
+            raise UsageError(
+                f"negatives are for systems without an objective of their own, as sentence_encoder: got "
+                f"{type(bound.system).__name__}"
+            )
         return Pairs(bound, self.sides, objective)
 
     def finish(self, outputs: dict[str, np.ndarray]) -> Answers:
@@ -235,7 +274,12 @@ class Retrieve(Task):
 
     @classmethod
     def from_json(cls, state: dict, schema: Schema) -> Retrieve:
-        return cls(tuple(state["sides"]), tuple(state["names"]))
+        return cls(tuple(state["sides"]), tuple(state["names"]), bool(schema.negatives))
+
+
+def _once(rows: Tensor) -> Tensor:
+    """Row numbers (B,) -> (B,) bool: a process that is left without a row stands for one that another has."""
+    return ~(rows[:, None] == rows).tril(-1).any(1)
 
 
 def _late(answers: Answers) -> Late:
