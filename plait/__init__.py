@@ -23,6 +23,7 @@ _HOMES = {
     "load": "plait.runs.saved",
     "use": "plait.runs.use",
     "Reader": "plait.runs.reading",
+    "rocketqa": "plait.runs.rocketqa",
     "change": "plait.runs.change",
     "compare": "plait.runs.compare",
     "drift": "plait.runs.drift",

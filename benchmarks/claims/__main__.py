@@ -12,11 +12,11 @@ import fnmatch
 
 import torch
 
-from benchmarks.claims import methods, pairs, pictures, rankers, recalls, sequences, speed, texts
+from benchmarks.claims import methods, mining, pairs, pictures, rankers, recalls, sequences, speed, texts
 from benchmarks.claims.trial import record
 
 TRIALS = pictures.TRIALS | methods.TRIALS | pairs.TRIALS | sequences.TRIALS
-TRIALS |= speed.TRIALS | texts.TRIALS | rankers.TRIALS | recalls.TRIALS
+TRIALS |= speed.TRIALS | texts.TRIALS | rankers.TRIALS | recalls.TRIALS | mining.TRIALS
 
 
 def main() -> None:

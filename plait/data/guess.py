@@ -92,7 +92,8 @@ def guess_columns(
 ) -> list[Column]:
     """A column for each of the table's; `said` gets what had to be decided. See `Schema.guess`."""
     kinds, orders = _orders(kinds)
-    uses, file = _uses(table, kinds, inputs, targets, group=group, split=split, weight=weight, negative=negative), file_style(table)
+    others = {"group": group, "split": split, "weight": weight, "negative": negative}
+    uses, file = _uses(table, kinds, inputs, targets, others), file_style(table)
     spare: dict[str, str] = {}
 
     def read(name: str) -> tuple[Column, list[str]]:
@@ -150,7 +151,7 @@ def _uses(
     kinds: dict,
     inputs: list | None,
     targets: list,
-    **others: str | None,
+    others: dict[str, str | None],
 ) -> dict[str, str]:
     asked = [("kind", n) for n in kinds] + [("input", n) for n in inputs or []] + [("target", n) for n in targets]
     asked += [(use, n) for use, n in others.items() if n is not None]

@@ -42,7 +42,7 @@ class _Gathered(torch.autograd.Function):
         return found.bool() if flags else found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         asked = grad.contiguous().clone()
         dist.all_reduce(asked)
         return asked[ctx.own]
