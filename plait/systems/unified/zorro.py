@@ -2,16 +2,16 @@
 Hemsley, Zisserman, 2023. arXiv:2301.09595.
 
 New here: one transformer reads all modalities at once, and each stays pure. A modality's tokens attend to their own
-alone, a few learned fusion tokens to everything, and nobody to these. So one pass gives a vector of each modality that
-knows nothing of the others, fit to be contrasted with theirs, and one that has read them all; a modality alone reads
-as it does in company. Vectors are read by a learned query for each stream, which sees that stream alone.
+alone, a few learned fusion tokens to everything. So one pass gives a vector of each modality that knows nothing of the
+others, fit to be contrasted with theirs, and one that has read them all; a modality alone reads as it does in company.
+Vectors are read by a learned query for each stream, which sees that stream alone.
 
 Differs: pictures, texts and columns stand beside sounds, each read as in `meta_transformer`; a video's frames are not
 read. The mask is never made: each modality attends by itself, then the fusion tokens attend to all, which is the same
-and costs less. Vectors meet in a temperature that is learned. "base" is the ViT-B/16 of the paper, which published
-neither code nor weights: its eps is ViT's, how many fusion tokens it has is that of the public code (zorro-pytorch, not
-the authors'). "geglu_512" has that code's gated layers without biases. Its readouts of single modalities see all tokens
-alike, which its own mask forbids them (`a | b == c` is `(a | b) == c`); here they see their own.
+and costs less. The contrast's temperature is learned, as in CLIP. "base" is the ViT-B/16 of the paper, which came
+without code and weights: its eps is ViT's, the number of its fusion tokens that of the public code (zorro-pytorch, not
+the authors'). "geglu_512" has that code's gated layers without biases. There the readouts of single modalities are the
+mean of all tokens, since `a | b == c` is `(a | b) == c`; here they see their own.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Zorro(nn.Module):
 def objective(model: Zorro, batch: dict, state: None, generator: torch.Generator) -> dict[str, Tensor]:
     """{"A_B": ()} of each two streams: those that belong together find each other in the batch, of slots and, as the
     paper has it, of each slot and the fusion. batch may hold "same" (B,) int64, the group of each row."""
-    out = model({name: value for name, value in batch.items() if name != "same"})
+    out = model(batch)
     there, vectors = fill_absent(batch, model.blanks).present, out["vectors"] | {FUSION: out[FUSION]}
     group = batch.get("same", batch.get("row"))
     same = None if group is None else group[:, None] == group
