@@ -23,6 +23,7 @@ from plait.tasks.registry import TASKS
 from tests.contract.examples import example
 from tests.parity.compare import perturb
 from tests.parity.visual_bert import difference, peer
+from tests.peers import declare_torchvision
 
 TINY = dict(
     vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
@@ -57,6 +58,7 @@ def test_every_head_agrees_and_goes_back(name, arguments):
 
 
 def test_the_bare_encoder_has_a_layout():
+    declare_torchvision()
     from transformers import VisualBertConfig, VisualBertModel
 
     theirs = perturb(VisualBertModel(VisualBertConfig(**TINY)))
@@ -121,6 +123,9 @@ def test_what_is_not_a_region_is_not_looked_at():
         alone = model({"series": batch["series"][i : i + 1, :n], "text": batch["text"][i : i + 1]})["answer"]
         torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-4, atol=1e-5)
     assert not model.looks(holed)[2, ..., 1:].any()
+    with torch.enable_grad():
+        model(holed)["answer"].sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.regions.parameters())
 
 
 @torch.no_grad()

@@ -170,7 +170,7 @@ class VisualBERT(nn.Module):
         s = fill_absent(batch, self.blanks)
         ids, keep = s.values["text"], s.mask("text")
         hidden = concealed(luck["text"][:, : ids.shape[1]], keep)
-        t, _ = self.read({**batch, "text": ids.masked_fill(hidden, self.mask), "present": s.present})
+        t, _ = self.read({**batch, "text": ids.masked_fill(hidden, self.mask)})
         logits = wide(self.words(t.x[:, : ids.shape[1]]))
         costs = F.cross_entropy(logits.mT, ids, reduction="none") * hidden
         count = hidden.sum(1)
