@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +20,12 @@ def read_at(stack: nn.Module, t: Tokens, at: Tensor | int) -> Tokens:
     twelve or more are left out. A layer that is not `pre_norm`'s of attention, that is watched, or whose tokens say
     more of themselves than which are real, is computed whole.
     """
-    if type(stack) is Stack and len(stack.blocks) and not watched(stack) and _plain(stack.blocks[-1], t):
-        for block in stack.blocks[:-1]:
-            t = block(t)
-        return _last(stack.blocks[-1], t, at)
+    if type(stack) is Stack and len(stack.blocks) and not watched(stack):
+        *others, last = stack.blocks
+        if isinstance(last, Block) and _plain(last, t):
+            for block in others:
+                t = block(t)
+            return _last(last, t, at)
     t = stack(t)
     return t.replace(x=picked(t.x, at), **ALONE)
 
@@ -36,7 +40,7 @@ def picked(x: Tensor, at: Tensor | int) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device), at][:, None]
 
 
-def _plain(block: nn.Module, t: Tokens) -> bool:
+def _plain(block: Block, t: Tokens) -> bool:
     if type(block) is not Block or block.cross is not None or "forward" in vars(block):
         return False
     mix, feed = block.mix, block.feed
@@ -51,8 +55,8 @@ def _plain(block: nn.Module, t: Tokens) -> bool:
 
 
 def _last(block: Block, t: Tokens, at: Tensor | int) -> Tokens:
-    mix, feed = block.mix, block.feed
-    f, one = mix.f, t.replace(x=picked(t.x, at), **ALONE)
+    mix, feed = cast(Pre, block.mix), block.feed
+    f, one = cast(Attention, mix.f), t.replace(x=picked(t.x, at), **ALONE)
     inner = t.replace(x=mix.norm(t.x))
     if f.attend.causal:
         places = torch.arange(t.x.shape[1], device=t.x.device)

@@ -155,7 +155,7 @@ class Settings:
     epochs: int | None = setting("Passes over the rows; by default by their number.")
     batch_size: int | None = setting("Rows per step, or auto.", read=whole)
     micro_batch: int | None = setting(
-        "Rows of a step that are read at a time: a contrastive batch of any size (retrieve, match) in that much memory.",
+        "Rows of a step that are read at a time: a batch of any size in that much memory (retrieve, match).",
         metavar="NUMBER",
     )
     lr: float | None = setting("Learning rate.")

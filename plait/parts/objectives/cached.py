@@ -1,9 +1,9 @@
 """Gradients of a loss over a whole batch by pieces of it. Gao, Zhang, Han, Callan, 2021 (GradCache). arXiv:2101.06983.
 
 A contrastive loss compares each row with all others, so that a batch cannot be halved and its gradients added. But rows
-meet in their vectors alone: a first pass computes these and keeps nothing else, the loss over all of them says what each
-vector's gradient is, and a second pass, piece by piece, hands it on to the weights. Both passes draw the same random
-numbers. So the memory is that of a piece, whatever the batch (BASIC, arXiv:2111.10050, trains on 65,536 pairs so).
+meet in their vectors alone: a first pass computes these and keeps nothing else, the loss over all of them says what
+each vector's gradient is, and a second pass, piece by piece, hands it on to the weights. Both passes draw the same
+random numbers. So the memory is that of a piece, whatever the batch (as in BASIC, arXiv:2111.10050).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def cached(read: Read, batch: dict, size: int | None, model: nn.Module) -> dict[
     """`read(batch)`, computed `size` rows at a time and again, with a graph, when its gradients are asked for.
 
     read: what it says of a row must depend on no other row. model: whose parameters it uses; they get gradients, which
-    the caller's loss may use beside what is read. A batch of at most `size` rows is read at once, and so is any without a
-    size. Gradients of gradients are not known. Raises UsageError for a model in training of which a part mixes the rows of a batch.
+    the caller's loss may use beside what is read. A batch of at most `size` rows is read at once, and so is any without
+    a size. Gradients of gradients are not known. Raises UsageError for a model in training that norms whole batches.
     """
     rows = count_rows(batch)
     if size is None or rows <= size:
@@ -44,8 +44,8 @@ def apart(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise UsageError(
-                f"micro_batch: {name} is a {type(module).__name__}, which norms each row by its whole batch, and a piece "
-                "of it is another batch: leave micro_batch out, or take a system without batch norms"
+                f"micro_batch: {name} is a {type(module).__name__}, which norms each row by its whole batch, and a "
+                "piece of it is another batch: leave micro_batch out, or take a system without batch norms"
             )
 
 
