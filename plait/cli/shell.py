@@ -31,6 +31,7 @@ from plait.cli.new import new
 from plait.cli.output import Answer, as_json, clean
 from plait.cli.predict import predict
 from plait.cli.report import report
+from plait.cli.rocketqa import rocketqa
 from plait.cli.search import search
 from plait.cli.show import show
 from plait.cli.use import use
@@ -90,6 +91,7 @@ def application() -> typer.Typer:
     for command in (
         check,
         fit,
+        rocketqa,
         use,
         evaluate,
         compare,

@@ -128,13 +128,14 @@ class Steps:
     ):
         self.out, self.settings, self.console = out, settings, console
         table = read_table(source)
-        settings = Settings(**vars(settings) | {"inputs": list(inputs) if inputs else None})
-        schema = guess(table, settings)
+        words = [n for n in inputs or [] if table.has(n) and table.column(n).type in (pa.string(), pa.large_string())]
+        told = {"inputs": list(inputs) if inputs else None, "kinds": dict.fromkeys(words, "text")}
+        schema = guess(table, Settings(**vars(settings) | told))
         self.ask, self.reply = names = tuple(inputs) if inputs else Retrieve.learn(schema).names
         columns: list[Column] = [schema.column(name) for name in names]
         if [c.kind for c in columns] != ["text", "text"]:
-            told = " and ".join(f"{c.name} ({c.kind})" for c in columns)
-            raise DataError(f"expected a text that asks and one that answers, got {told}: choose them with inputs")
+            got = " and ".join(f"{c.name} ({c.kind})" for c in columns)
+            raise DataError(f"expected a text that asks and one that answers, got {got}: choose them with inputs")
         self.split, self.wrong, self.right = (unlike(name, names) for name in ("split", "negative", "right"))
         table = schema.read(table)
         there = np.all([_texts(table, name) != "" for name in names], axis=0)

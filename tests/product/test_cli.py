@@ -39,6 +39,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fil
 COMMANDS = (
     "check",
     "fit",
+    "rocketqa",
     "use",
     "evaluate",
     "compare",
