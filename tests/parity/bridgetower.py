@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import plait
 from plait.core.catalog import systems
-from plait.parts.presence import fill_absent
 from tests.parity.compare import Row, count, perturb, relative_error
 from tests.parity.norms import epsilons
 from tests.peers import declare_torchvision
@@ -82,8 +81,7 @@ def inputs(vocab: int, side: int, mask: int) -> dict:
 def difference(ours: nn.Module, found: nn.ModuleDict, batch: dict) -> float:
     keep = batch["keep"]["text"]
     given = dict(input_ids=batch["text"], attention_mask=keep.long(), pixel_values=batch["image"])
-    read = ours.read(fill_absent(batch, ours.blanks))
-    up, got, want = ours.cross(read, ours.said(read)), ours(batch), found["encoder"](**given)
+    up, got, want = ours.cross(*ours.read(batch)[:2]), ours(batch), found["encoder"](**given)
     pairs = [(up["text"].x[keep], want.text_features[keep]), (up["image"].x, want.image_features)]
     pairs += [(got["fused"], want.pooler_output)]
     if "match" in found:

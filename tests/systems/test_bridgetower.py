@@ -10,7 +10,6 @@ import plait
 from plait.core.catalog import model_info
 from plait.core.tokens import Tokens
 from plait.errors import PlaitError
-from plait.parts.presence import fill_absent
 from tests.contract.examples import example
 from tests.parity.bridgetower import HEADS, config, difference, inputs, peers, state_of
 from tests.parity.compare import count, perturb, whole_files
@@ -97,17 +96,19 @@ def test_without_a_bridge_other_things_are_said(slot, k):
 @pytest.mark.parametrize("slot", ["image", "text"])
 @pytest.mark.parametrize("height", [1, 2, 3])
 def test_each_of_the_top_layers_reaches_the_fusion_by_its_own_bridge(slot, height):
-    """What a layer says is changed on its bridge alone, its tower goes on as before: all three are heard, and the layer
-    below them is not."""
+    """What a layer says is changed on its bridge alone, its tower goes on as before: each of the three is heard."""
     model = toy(depth=3, image_depth=4, text_depth=4)
     batch = example(model)
-    s = fill_absent(batch, model.blanks)
-    found = model.read(s)
+    found, said, _ = model.read(batch)
     assert [len(t) for t in found.values()] == [3, 3]
-    said = model.said(found)
     before = model.pool(model.cross(found, said))
     said[slot][height - 1] = said[slot][height - 1].flip(2)
     assert (model.pool(model.cross(found, said)) - before).abs().max() > 1e-2
+
+
+def test_more_cross_modal_layers_than_a_tower_has_layers_are_refused():
+    with pytest.raises(PlaitError, match="got 3 cross-modal layers above towers of 2 and 3 layers"):
+        plait.create_model("bridgetower_toy", depth=3, image_depth=2)
 
 
 @torch.no_grad()

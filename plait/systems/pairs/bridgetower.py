@@ -30,7 +30,7 @@ from plait.core.weights import Drop, Lift, Rename, View, under
 from plait.errors import PlaitError
 from plait.parts.heads.words import WordHead, first_place
 from plait.parts.positions.learned import CountedPositions
-from plait.parts.presence import Streams, fill_absent, masked
+from plait.parts.presence import fill_absent, masked
 from plait.parts.tokenizers.text_embedding import TextEmbedding
 from plait.parts.towers.encoder import post_norm_blocks
 from plait.parts.towers.layouts import bert_input, bert_layers, bert_words, open_clip_blocks
@@ -86,6 +86,11 @@ class BridgeTower(nn.Module):
         mask=50264, width=768, text_depth=12, depth=6, heads=12, dropout=0.1, guess=False, match=False, embed_width=0,
     ):  # fmt: skip
         super().__init__()
+        if not 0 < depth <= min(image_depth, text_depth):
+            raise PlaitError(
+                f"depth: got {depth} cross-modal layers above towers of {image_depth} and {text_depth} layers, "
+                "expected one at least, and no more than each tower has layers to bridge from"
+            )
         self.width, self.embed_width, self.part_widths = 2 * width, embed_width, {}
         self.depth, self.mask = depth, mask
         self.blanks = {"image": ((3, *image), torch.float32), "text": ((1,), torch.int64)}
@@ -118,14 +123,16 @@ class BridgeTower(nn.Module):
         if self.logit_scale is not None:
             nn.init.constant_(self.logit_scale, math.log(1 / 0.07))
 
-    def read(self, s: Streams) -> dict[str, list[Tokens]]:
-        """{"image": Tokens (B, 1 + M, C), "text": Tokens (B, N, D)} from each of the towers' top layers, `depth` of
-        them, the lowest first."""
+    def read(self, batch: dict) -> tuple[dict[str, list[Tokens]], dict[str, list[Tensor]], dict[str, Tensor]]:
+        """What each tower's top layers say, `depth` of them, the lowest first: {"image": Tokens (B, 1 + M, C), "text":
+        Tokens (B, N, D)}; the same as it comes to the bridges, (B, N, D); and {slot: (B,)} what is present."""
+        s = fill_absent(batch, self.blanks)
         image = self.picture.patch_embed(s.values["image"])
         keep = masked(None, s.present["image"], image.x.shape[1])
         image = image.replace(x=self.picture.before(image.x), keep=keep)
         text = self.text_embedding(s.values["text"], s.mask("text"))
-        return {"image": self.top(image, self.picture.stack), "text": self.top(text, self.stack)}
+        found = {"image": self.top(image, self.picture.stack), "text": self.top(text, self.stack)}
+        return found, self.said(found), s.present
 
     def top(self, t: Tokens, tower: Stack) -> list[Tokens]:
         found = []
@@ -135,8 +142,8 @@ class BridgeTower(nn.Module):
         return found[-self.depth :]
 
     def said(self, found: dict[str, list[Tokens]]) -> dict[str, list[Tensor]]:
-        """What `read` found, as wide as the cross-modal layers and told apart: (B, N, D) each. Pictures are normed, all
-        of their layers by the tower's one last norm; texts are already."""
+        """As wide as the cross-modal layers, and told apart. Pictures are normed, all of their layers by the one last
+        norm of their tower; texts are already."""
         image = [self.lift["image"](self.picture.norm(t.x)) + self.kind[1] for t in found["image"]]
         return {"image": image, "text": [self.lift["text"](t.x) + self.kind[0] for t in found["text"]]}
 
@@ -155,12 +162,14 @@ class BridgeTower(nn.Module):
         """(B, 2 D) in [-1, 1], from the leading tokens of the text and the picture."""
         return torch.cat([self.dense[slot](up[slot].x[:, 0]).tanh() for slot in ("text", "image")], -1)
 
-    def vectors(self, found: dict[str, list[Tokens]], said: dict[str, list[Tensor]], s: Streams) -> dict[str, Tensor]:
+    def vectors(
+        self, found: dict[str, list[Tokens]], said: dict[str, list[Tensor]], present: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """As `embed`: of a picture what comes to its last bridge, of a text what its tower says."""
         if self.logit_scale is None:
             raise PlaitError("this BridgeTower puts nothing into one space: got embed_width=0, build it with a width")
         first = {"image": said["image"][-1][:, 0], "text": found["text"][-1].x[:, 0]}
-        return {slot: self.unit(slot, x) * s.present[slot][:, None] for slot, x in first.items()}
+        return {slot: self.unit(slot, x) * present[slot][:, None] for slot, x in first.items()}
 
     def unit(self, name: str, x: Tensor) -> Tensor:
         return F.normalize(wide(self.project[name](x)), dim=-1)
@@ -171,35 +180,30 @@ class BridgeTower(nn.Module):
 
     def embed(self, batch: dict) -> dict[str, Tensor]:
         """{"image", "text"}: (B, E) unit vectors, each of its tower alone; zeros in rows where the slot is absent."""
-        s = fill_absent(batch, self.blanks)
-        found = self.read(s)
-        return self.vectors(found, self.said(found), s)
+        return self.vectors(*self.read(batch))
 
     def fuse(self, batch: dict) -> dict:
         """{"fused": (B, 2 D), "parts": {}, "losses": {name: ()}}, and "vectors" as `embed` where they are built."""
-        s = fill_absent(batch, self.blanks)
-        found = self.read(s)
-        said = self.said(found)
+        found, said, present = self.read(batch)
         up = self.cross(found, said)
         out = {"fused": self.pool(up), "parts": {}, "losses": up["text"].losses or {}}
-        return out if self.logit_scale is None else out | {"vectors": self.vectors(found, said, s)}
+        return out if self.logit_scale is None else out | {"vectors": self.vectors(found, said, present)}
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
         """fused (B, 2 D); and for each head: match (B, 2) logits, words (B, V) logits of what stands in each row's
         first hidden place (its leading token where nothing is hidden), image, text and pair (B, E) unit vectors and
         logit_scale (1,)."""
-        s = fill_absent(batch, self.blanks)
-        found = self.read(s)
-        said = self.said(found)
+        found, said, present = self.read(batch)
         up = self.cross(found, said)
         out = {"fused": self.pool(up)}
         if self.match is not None:
             out["match"] = self.match(out["fused"])
         if self.guess is not None:
+            s = fill_absent(batch, self.blanks)
             hidden = (s.values["text"] == self.mask) & s.mask("text")
             out["words"] = self.words(first_place(up["text"].x, hidden))
         if self.logit_scale is not None:
-            out |= {**self.vectors(found, said, s), "pair": self.unit("pair", out["fused"])}
+            out |= {**self.vectors(found, said, present), "pair": self.unit("pair", out["fused"])}
             out["logit_scale"] = self.logit_scale
         return out
 
