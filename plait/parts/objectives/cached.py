@@ -68,10 +68,9 @@ class _Cached(torch.autograd.Function):
         for piece in pieces[:-1]:
             ctx.states.append(_drawn(device))
             found.append(read(piece))
-        torch.clear_autocast_cache()  # of weights that were cast without a graph
+        torch.clear_autocast_cache()  # of weights cast without a graph, which not every torch knows from others
         with torch.enable_grad():  # the last piece's graph is there when gradients come
             ctx.last = read(pieces[-1])
-        torch.clear_autocast_cache()
         found.append({name: x.detach() for name, x in ctx.last.items()})
         joined = _joined(found)
         names += joined
