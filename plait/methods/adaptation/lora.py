@@ -67,7 +67,7 @@ def wanted(model: nn.Module, targets: tuple[str, ...]) -> set[int]:
     if targets == ("all",):
         return {id(m) for m in linear.values()}
     if not targets:
-        around = [m for m in model.modules() if any(isinstance(part, Attend) for part in m.children())]
+        around = [m for m in model.modules() if attends(m)]
         found = {id(part) for m in around for part in parts(m) if type(part) is nn.Linear}
         if not found:
             raise PlaitError(
@@ -81,6 +81,12 @@ def wanted(model: nn.Module, targets: tuple[str, ...]) -> set[int]:
             f"{', '.join(sorted(set(last.values())))}"
         )
     return {id(linear[name]) for name, end in last.items() if end in targets}
+
+
+def attends(module: nn.Module) -> bool:
+    """Whether it holds an attention, or projects for one that several share."""
+    shared = "attend" in module._modules and module._modules["attend"] is None
+    return shared or any(isinstance(part, Attend) for part in module.children())
 
 
 def within(model: nn.Module, last: float) -> set[int]:
