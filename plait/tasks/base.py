@@ -1,4 +1,5 @@
-"""What a task is: everything that a run asks of it, and what it answers where a task does not say otherwise."""
+"""What a task is: everything that a run asks of it, and what it answers where a task does not say otherwise. Over 400
+lines, as all that is told in one place."""
 
 from __future__ import annotations
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +11,7 @@ import torch.nn.functional as F
 from plait.parts.objectives.gathered import gathered
 from plait.parts.objectives.mined import mined
 from tests.parts.gathering import CASES
+from tests.processes import both
 
 
 def vectors(rows: int, seed: int) -> torch.Tensor:
@@ -26,24 +22,7 @@ def vectors(rows: int, seed: int) -> torch.Tensor:
 def rows(tmp_path_factory) -> dict[str, dict]:
     """What `gathering.py` measured."""
     folder = tmp_path_factory.mktemp("gathering")
-    where = dict(cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
-    logs = [(folder / f"rank{rank}.log").open("w+") for rank in range(2)]
-    command = [sys.executable, "-m", "tests.parts.gathering"]
-    pair = [
-        subprocess.Popen([*command, str(r), str(folder / "store")], stdout=subprocess.PIPE, stderr=logs[r], **where)
-        for r in range(2)
-    ]
-    try:
-        said, _ = pair[0].communicate(timeout=300)
-        pair[1].wait(timeout=60)
-    finally:
-        for process in pair:
-            process.kill()
-            process.wait()
-    for process, log in zip(pair, logs):
-        log.seek(0)
-        assert process.returncode == 0, log.read()[-2000:]
-    return json.loads(said)
+    return both("tests.parts.gathering", folder)
 
 
 @pytest.mark.parametrize("case", CASES)

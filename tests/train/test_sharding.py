@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from inspect import isfunction
-from pathlib import Path
 
 import pytest
 
 from plait.core.catalog import model_info
 from plait.core.roles import ROLES
+from tests.processes import both
 
 # A system of each role, and what is asked of it.
 ASKED = {
@@ -36,26 +32,7 @@ CASES = [f"{name}.{method}" for name, methods in ASKED.items() for method in met
 def rows(tmp_path_factory) -> dict[str, dict]:
     """What `sharding.py` measured: one pair of processes for all."""
     folder = tmp_path_factory.mktemp("sharding")
-    where = dict(cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True)
-    command = [sys.executable, "-m", "tests.train.sharding"]
-    logs = [(folder / f"rank{rank}.log").open("w+") for rank in range(2)]
-    pair = [
-        subprocess.Popen(
-            [*command, str(r), str(folder / "store"), *CASES], stdout=subprocess.PIPE, stderr=logs[r], **where
-        )
-        for r in range(2)
-    ]
-    try:
-        said, _ = pair[0].communicate(timeout=300)
-        pair[1].wait(timeout=60)
-    finally:
-        for process in pair:
-            process.kill()
-            process.wait()
-    for process, log in zip(pair, logs):
-        log.seek(0)
-        assert process.returncode == 0, log.read()[-2000:]
-    return json.loads(said)
+    return both("tests.train.sharding", folder, *CASES)
 
 
 def test_every_role_and_every_method_is_asked():
